@@ -1,0 +1,39 @@
+"""Which images a run uses, and how they are parted, as a checked value (no image is opened here)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, NonNegativeInt
+
+from ffvit.value import Value
+
+
+class Data(Value):
+    """The images of a run.
+
+    What weights and epochs are chosen on is never what the final figure is measured on: `selection` images are held
+    out of the training part for choosing wherever the data does not bring three parts itself.
+    """
+
+    source: str = Field(
+        "digits",
+        description="digits; a folder with train/ and val/ (and test/), or of class folders; a .csv or .parquet list "
+        "of path and label; or a data set timm opens: torch/cifar10, hfds/..., wds/...",
+    )
+    root: Path | None = Field(
+        None, description="Where a data set that timm opens lies or is downloaded to (default: ~/.cache/ffvit)."
+    )
+    selection: Annotated[float, Field(ge=0, lt=1)] | None = Field(
+        None,
+        description="Share of the training images held out to choose epoch and weights on, where the data brings no "
+        "part for it. Default: 10 %, at most 10,000 images. 0: none, and the last weights are the result.",
+    )
+    test: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.2, description="Share of the images kept for the final figure, where the data brings no part for it."
+    )
+    split_seed: NonNegativeInt = Field(0, description="Decides which images fall into which part.")
+    bad_images: NonNegativeInt = Field(
+        100, description="Unreadable images to pass over (counted and listed) before the run stops."
+    )

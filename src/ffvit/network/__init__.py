@@ -1,0 +1,1 @@
+"""The networks: mixers, the one backbone, timm registration, weights in and out."""

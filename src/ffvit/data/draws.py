@@ -1,0 +1,38 @@
+"""Randomness that belongs to an image, not to the process that happens to load it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from numpy.random.mtrand import get_bit_generator, set_bit_generator
+
+
+@contextmanager
+def seed_everything_for(seed: int, epoch: int, index: int, view: int) -> Iterator[None]:
+    """Inside, what is drawn is a function of these numbers alone, in whatever process; after, all is as before.
+
+    Holds for the generators that timm's and torchvision's transforms draw from: Python's, numpy's global one and
+    torch's on the CPU.
+
+    Args:
+        seed: The run's.
+        epoch: Which pass over the images.
+        index: The image's place among its part.
+        view: Which of the views of the image in this epoch (repeated augmentation).
+    """
+    entropy = np.random.SeedSequence((seed, epoch, index, view))
+    words = entropy.generate_state(2)
+    before = random.getstate(), get_bit_generator(), torch.get_rng_state()
+    random.seed(int(words[0]))
+    set_bit_generator(np.random.PCG64(entropy))  # put in the global one's place: copying its state is slow
+    torch.default_generator.manual_seed(int(words[1]))  # torch.manual_seed would reach for the GPUs too
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        set_bit_generator(before[1])
+        torch.set_rng_state(before[2])

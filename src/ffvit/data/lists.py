@@ -1,0 +1,85 @@
+"""Lists of images: a CSV or Parquet table of path, label and, if the parts are given, split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from ffvit.data.images import FileImages, Labelled, numbered
+from ffvit.data.waiting import counted
+from ffvit.errors import UserError, nearest
+
+SUFFIXES = (".csv", ".parquet")
+
+_PARTS = {"train": "train", "val": "val", "validation": "val", "selection": "val", "test": "test"}
+
+
+def read_list(path: Path) -> dict[str, Labelled]:
+    """The parts that a list names in its column `split`, or without one all its images as train.
+
+    Paths are relative to the list's folder. Labels are names; numbers are names too.
+
+    Raises:
+        UserError: The table cannot be read, lacks a column or a label, names an unknown split, lists an image twice,
+            or lists files that do not exist.
+    """
+    table = _table(path)
+    empty = table[table["label"] == ""]
+    if len(empty):
+        raise UserError(f"{path}: {len(empty):,} rows have no label (first: {empty['path'].iloc[0]})")
+    twice = table["path"][table["path"].duplicated()]
+    if len(twice):
+        raise UserError(
+            f"{path}: {len(twice):,} images are listed more than once (first: {twice.iloc[0]}), and could fall into "
+            "training and test both; list each once"
+        )
+    missing = [
+        name
+        for name in counted(table["path"], f"looking for the images of {path}")
+        if not (path.parent / name).exists()
+    ]
+    if missing:
+        raise UserError(
+            f"{path}: {len(missing):,} of its {len(table):,} images do not exist (first: {path.parent / missing[0]}); "
+            "paths are relative to the list's folder"
+        )
+    parts: dict[str, Labelled] = {}
+    for part, rows in table.groupby(_split(path, table), sort=False):
+        classes, labels = numbered(rows["label"].tolist())
+        parts[str(part)] = Labelled(FileImages(path.parent, rows["path"].tolist(), labels), classes)
+    return parts
+
+
+def _table(path: Path) -> pd.DataFrame:
+    """The table, its columns as text."""
+    try:
+        if path.suffix.lower() == ".csv":
+            # A class may well be called NA or 007, so nothing is read as a number or as missing.
+            table = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
+        else:
+            table = pd.read_parquet(path)
+    except ImportError as error:
+        raise UserError(f"{path}: to read Parquet, pip install 'ffvit[sources]'") from error
+    except (OSError, ValueError) as error:  # pandas' and pyarrow's own errors are ValueErrors
+        raise UserError(f"{path}: cannot be read as a table ({error})") from error
+    wanted = [name for name in ("path", "label") if name not in table]
+    if wanted:
+        raise UserError(
+            f"{path}: has no column {' nor '.join(repr(name) for name in wanted)}; "
+            f"its columns are: {', '.join(str(name) for name in table)}"
+        )
+    if not len(table):
+        raise UserError(f"{path}: lists no image")
+    columns = table[[name for name in ("path", "label", "split") if name in table]]
+    return columns.astype(object).where(columns.notna(), "").astype(str)
+
+
+def _split(path: Path, table: pd.DataFrame) -> pd.Series:
+    """The part of each row."""
+    if "split" not in table:
+        return pd.Series("train", index=table.index)
+    for name in table["split"].unique():
+        if name not in _PARTS:
+            raise UserError(f"{path}: unknown split {name!r}{nearest(name, _PARTS)} (known: {', '.join(_PARTS)})")
+    return table["split"].map(_PARTS)

@@ -1,0 +1,233 @@
+"""Parting images into those to train on, to choose by, and to measure on at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from sklearn.datasets import load_digits
+
+from ffvit.data import folders, lists, timm_sets
+from ffvit.data.config import Data
+from ffvit.data.images import ArrayImages, Images, Labelled, Labels, Subset
+from ffvit.errors import UserError, nearest
+
+SELECTION_SHARE = 0.1
+SELECTION_LIMIT = 10_000
+"""What is held out of the training images to choose by, unless `data.selection` says otherwise."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The images of a run.
+
+    Attributes:
+        classes: Their names; labels count them.
+        train: To train on.
+        selection: To choose epoch and weights on. None: nothing is chosen.
+        test: For the final figure, and for nothing else.
+        account: For a person: how many images each part holds, and how it came to hold them.
+    """
+
+    classes: tuple[str, ...]
+    train: Images
+    selection: Images | None
+    test: Images
+    account: str
+
+
+def open_parts(data: Data) -> Parts:
+    """Find the images and part them: as the data does, and by class at random where it brings no such part.
+
+    Brought are train, val and test. Without a test part, val is the test part: the figure then compares with what
+    others report on it, and what is chosen by is held out of train.
+
+    Raises:
+        UserError: The source cannot be used as it is; says what is wrong, where, and what to do.
+    """
+    brought = {part: found for part, opened in _openers(data.source, data.root).items() if (found := opened())}
+    if "train" not in brought:
+        raise UserError(f"data.source: {data.source} has {' and '.join(brought) or 'no part'} but no train to train on")
+    classes = _same_classes(data.source, brought)
+    if len(classes) < 2:
+        raise UserError(
+            f"data.source: {data.source} has one class only, {classes[0]!r}; there must be two to tell apart"
+        )
+
+    train = brought["train"].images
+    selection = brought["val"].images if "val" in brought and "test" in brought else None
+    test = next((brought[part].images for part in ("test", "val") if part in brought), None)
+    select = selection is None and data.selection != 0
+    _check_sizes(data.source, classes, train.labels, parts=1 + (test is None) + select)
+
+    drawn = []
+    if test is None:
+        count = _count("data.test", data.test, len(train))
+        train, test = _hold_out(train, count, leave=1 + select, seed=data.split_seed)
+        drawn.append("test")
+    if select:
+        if data.selection is None:
+            count = min(round(SELECTION_SHARE * len(train)), SELECTION_LIMIT)
+        else:
+            count = _count("data.selection", data.selection, len(train))
+        train, selection = _hold_out(train, count, leave=1, seed=data.split_seed)
+        drawn.append("selection")
+    account = _account(data, len(classes), {"training": train, "selection": selection, "test": test}, drawn)
+    return Parts(classes, train, selection, test, account)
+
+
+def open_images(source: str, root: Path | None, classes: Sequence[str] | None) -> Images:
+    """Images to evaluate on: the test part a source brings, or else its val part, or else all of it.
+
+    Their labels count the network's classes, to which they are matched by name; some of the classes will do.
+
+    Args:
+        source: As in `Data.source`; of digits, the test part.
+        root: As in `Data.root`.
+        classes: The network's. None: they have no names, and are taken to be the source's in natural order, which is
+            ImageNet's (numbers, where a list or data set gives those, are the labels themselves).
+
+    Raises:
+        UserError: The source cannot be used, or has a class that the network does not know.
+    """
+    if source == "digits":
+        parts = open_parts(Data(source=source))
+        images, names = parts.test, parts.classes
+    else:
+        openers = _openers(source, root)
+        found = (openers[part]() for part in ("test", "val", "train") if part in openers)
+        labelled = next((labelled for labelled in found if labelled), None)
+        if labelled is None:
+            raise UserError(f"{source}: has no labels to compare answers with")
+        images, names = labelled
+    if classes is None:
+        numbers = all(name.isdecimal() for name in names) and not Path(source).expanduser().is_dir()
+        place = {name: int(name) if numbers else index for index, name in enumerate(names)}
+    else:
+        place = {name: index for index, name in enumerate(classes)}
+    unknown = [names[label] for label in np.unique(images.labels) if names[label] not in place]
+    if unknown:
+        raise UserError(
+            f"{source}: the network does not know {_listed(unknown)}{nearest(unknown[0], place)} "
+            f"(it knows {len(place)} classes: {_listed(list(place))})"
+        )
+    renumbered = np.array([place.get(name, -1) for name in names], dtype=np.int64)[images.labels]
+    return Subset(images, np.arange(len(images)), renumbered)
+
+
+def _openers(source: str, root: Path | None) -> dict[str, Callable[[], Labelled | None]]:
+    """What opens each part that a source brings: train, val, test, or only train if it is not parted."""
+    path = Path(source).expanduser()
+    prefix = source.split("/", 1)[0].lower()
+    if source == "digits":
+        return {"train": _digits}
+    if path.is_dir():
+        return {part: partial(folders.read_folder, folder) for part, folder in folders.part_folders(path).items()}
+    if path.is_file():
+        if path.suffix.lower() not in lists.SUFFIXES:
+            raise UserError(f"data.source: {source} is a file; give a folder of images, or a list (.csv, .parquet)")
+        return {part: partial(Labelled, *found) for part, found in lists.read_list(path).items()}
+    if "/" in source and prefix in timm_sets.NEEDS:
+        names = timm_sets.split_names(source, root)
+        return {part: partial(timm_sets.open_split, source, root, split) for part, split in names.items()}
+    raise UserError(_nowhere(source, path, prefix))
+
+
+def _digits() -> Labelled:
+    """8 x 8 scans of handwritten digits, which come with scikit-learn; they count ink from 0 to 16."""
+    digits = load_digits()
+    arrays = np.round(digits.images * (255 / 16)).astype(np.uint8)
+    return Labelled(ArrayImages("digits", arrays, digits.target.astype(np.int64)), tuple("0123456789"))
+
+
+def _nowhere(source: str, path: Path, prefix: str) -> str:
+    """What to say of a source that is neither here nor one of timm's."""
+    known = f"digits, or {'/..., '.join(timm_sets.NEEDS)}/..."
+    if "/" in source and (near := nearest(prefix, timm_sets.NEEDS)):
+        return f"data.source: there is no {source!r}, nor a kind of data set {prefix!r}{near} (known: {known})"
+    missing = path
+    while not missing.parent.is_dir():
+        missing = missing.parent
+    siblings = [entry.name for entry in folders.visible(missing.parent)]
+    near = nearest(missing.name, [*siblings, "digits"])
+    return f"data.source: there is no {missing.name!r} in {missing.parent.resolve()}{near} (or a name: {known})"
+
+
+def _same_classes(source: str, brought: dict[str, Labelled]) -> tuple[str, ...]:
+    classes = brought["train"].classes
+    for part, (_, others) in brought.items():
+        here, there = set(classes), set(others)
+        if here != there:
+            sides = [("train", classes, there, part), (part, others, here, "train")]
+            said = [
+                f"{_listed([name for name in names if name not in lacked])} in {has} but not in {lacks}"
+                for has, names, lacked, lacks in sides
+                if set(names) - lacked
+            ]
+            raise UserError(f"data.source: the parts of {source} differ in their classes: {'; '.join(said)}")
+        assert others == classes, f"{part} numbers the classes otherwise than train"
+    return classes
+
+
+def _listed(names: Sequence[str], limit: int = 5) -> str:
+    """The names, shortened if they are many."""
+    shown = ", ".join(repr(name) for name in names[:limit])
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit:,} more"
+
+
+def _check_sizes(source: str, classes: Sequence[str], labels: Labels, parts: int) -> None:
+    sizes = np.bincount(labels, minlength=len(classes))
+    small = [f"{name!r} ({size})" for name, size in zip(classes, sizes, strict=True) if size < parts]
+    if small:
+        few = ", ".join(small[:5]) + (f" and {len(small) - 5:,} more classes" if len(small) > 5 else "")
+        raise UserError(
+            f"data.source: too few images in {source} of {few}: every class needs {parts}, one for each part that is "
+            "made of them; add images or leave the class out"
+        )
+
+
+def _count(field: str, share: float, images: int) -> int:
+    """A share of the images as a number."""
+    count = round(share * images)
+    if not 0 < count < images:
+        what = "none of them; raise it" if count == 0 else "all of them, which leaves none to train on; lower it"
+        raise UserError(f"{field}: a share of {share:g} of {images:,} images is {what}")
+    return count
+
+
+def _hold_out(images: Images, count: int, leave: int, seed: int) -> tuple[Images, Images]:
+    """Part off `count` images at random, the same share of every class, within one image.
+
+    Every class gives at least one and keeps at least `leave`, so that no part lacks a class; scikit-learn's stratified
+    split leaves rare classes out of a small part, and refuses a part smaller than the number of classes.
+    """
+    labels = images.labels
+    sizes = np.bincount(labels)
+    share = sizes * (count / len(labels))
+    held = np.minimum(np.maximum(np.floor(share).astype(np.int64), 1), np.maximum(sizes - leave, 0))
+    short = np.flatnonzero((held < share) & (held < sizes - leave))
+    short = short[np.argsort(held[short] - share[short], kind="stable")]  # Largest remainders first
+    held[short[: max(count - held.sum(), 0)]] += 1
+
+    # RandomState: its numbers never change with numpy's version (NEP 19), and so neither does a split.
+    shuffled = np.random.RandomState(seed).permutation(len(labels))
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    place_in_class = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    is_held = np.zeros(len(labels), dtype=bool)
+    is_held[by_class] = place_in_class < np.repeat(held, sizes)
+    return Subset(images, np.flatnonzero(~is_held)), Subset(images, np.flatnonzero(is_held))
+
+
+def _account(data: Data, classes: int, parts: dict[str, Images | None], drawn: Sequence[str]) -> str:
+    sizes = {name: len(part) for name, part in parts.items() if part is not None}
+    total = sum(sizes.values())
+    counts = ", ".join(f"{size:,} for {name} ({size / total:.1%})" for name, size in sizes.items())
+    if drawn:
+        how = f"{' and '.join(drawn)} drawn at random, class by class, with split seed {data.split_seed}"
+    else:
+        how = "all parts as the data brings them"
+    unchosen = "" if "selection" in sizes else " Nothing is held out to choose by: the last weights are the result."
+    return f"{total:,} images of {classes:,} classes from {data.source}: {counts}; {how}.{unchosen}"

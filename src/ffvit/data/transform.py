@@ -1,0 +1,103 @@
+"""From an image to a tensor: timm's augmentation for training, resize and central crop for evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import PIL.Image
+import torch
+from jaxtyping import Float
+from timm.data import create_transform
+from timm.data.transforms import MaybeToTensor
+from torchvision.transforms import Compose, Grayscale
+
+from ffvit.errors import UserError
+from ffvit.recipe import Recipe
+
+Transform = Callable[[PIL.Image.Image], Float[torch.Tensor, "channels height width"]]
+
+
+def training_transform(
+    recipe: Recipe, image: tuple[int, int], channels: int, mean: Sequence[float], std: Sequence[float]
+) -> Transform:
+    """Random resized crop, flip, AutoAugment or RandAugment, normalisation, random erasing: as DeiT trains.
+
+    Args:
+        recipe: How strongly.
+        image: Height and width of what comes out.
+        channels: 3, or 1 for grey (made so just before the image becomes a tensor).
+        mean: Of each channel, subtracted.
+        std: Of each channel, divided by.
+
+    Raises:
+        UserError: Another number of channels, or an augmentation that timm does not know.
+    """
+    _check(channels, mean, std)
+
+    def stages(mean: tuple[float, ...]) -> tuple[Any, Any, Any]:
+        return create_transform(
+            (channels, *image),
+            is_training=True,
+            scale=recipe.crop_scale,
+            ratio=recipe.crop_ratio,
+            hflip=recipe.flip,
+            color_jitter=None,
+            auto_augment=recipe.auto_augment,
+            interpolation=recipe.interpolation,
+            mean=mean,
+            std=tuple(std),
+            re_prob=recipe.erase,
+            re_mode="pixel",
+            re_count=1,
+            separate=True,
+        )
+
+    try:
+        # Augmentation works on colour, and fills what it moves away with the mean colour, also where grey comes out
+        crop, augment, _ = stages(tuple(mean) * (3 // channels))
+    except Exception as error:  # timm asserts, or trips over a number that is none
+        raise UserError(
+            f"recipe.auto_augment: timm does not know {recipe.auto_augment!r} ({error or type(error).__name__}); "
+            "for example: rand-m9-mstd0.5-inc1"
+        ) from error
+    *_, finish = stages(tuple(mean))
+    return Compose([crop, augment, *([Grayscale()] if channels == 1 else []), finish])
+
+
+def evaluation_transform(
+    crop: float,
+    interpolation: str,
+    image: tuple[int, int],
+    channels: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> Transform:
+    """Resize so that the central crop is the given share of the shorter side, crop, normalise.
+
+    Args:
+        crop: Length of the crop as a share of the resized image's (0.875: 224 of 256).
+        interpolation: bicubic or bilinear.
+        image: Height and width of what comes out.
+        channels: 3, or 1 for grey.
+        mean: Of each channel, subtracted.
+        std: Of each channel, divided by.
+
+    Raises:
+        UserError: Another number of channels.
+    """
+    _check(channels, mean, std)
+    transform = create_transform(
+        (channels, *image), interpolation=interpolation, crop_pct=crop, mean=tuple(mean), std=tuple(std)
+    )
+    if channels == 1:
+        steps = transform.transforms
+        steps.insert(next(place for place, step in enumerate(steps) if isinstance(step, MaybeToTensor)), Grayscale())
+    return transform
+
+
+def _check(channels: int, mean: Sequence[float], std: Sequence[float]) -> None:
+    if channels not in (1, 3):
+        raise UserError(f"channels: images have 3 (colour) or 1 (grey); the network takes {channels}")
+    if not len(mean) == len(std) == channels:
+        raise UserError(f"mean and std: must have one number a channel ({channels}); got {len(mean)} and {len(std)}")

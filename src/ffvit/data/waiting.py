@@ -1,0 +1,29 @@
+"""Patience: a line on stderr for what turns out to take long, and silence for what does not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+
+Item = TypeVar("Item")
+
+
+def counted(items: Iterable[Item], what: str, after_seconds: float = 2.0) -> Iterator[Item]:
+    """The items, counted aloud on stderr once they have taken `after_seconds`."""
+    started = time.monotonic()
+    status = Console(stderr=True).status(what)
+    shown = False
+    try:
+        for count, item in enumerate(items, start=1):
+            if not shown and time.monotonic() - started > after_seconds:
+                status.start()
+                shown = True
+            if shown:
+                status.update(f"{what}: {count:,}")
+            yield item
+    finally:
+        if shown:
+            status.stop()

@@ -1,1 +1,103 @@
-"""Do you even need attention? Vision backbones trained and compared under one recipe."""
+"""Do you even need attention? Vision backbones with it, without it, and with anything in its place.
+
+    import ffvit
+
+    net = ffvit.create_model("ff_base_patch16_224", classes=10)
+    run = ffvit.train("ff_micro_patch2_8", data="digits", recipe="digits")
+
+What stands in `__all__` is promised; everything else may change. Nothing heavy is imported until it is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ffvit.architecture import NAMED, Architecture, Branch
+    from ffvit.data.config import Data
+    from ffvit.deploy.predict import predict
+    from ffvit.errors import RunStoppedError, UserError
+    from ffvit.evaluation.evaluate import evaluate
+    from ffvit.network.create import create_model
+    from ffvit.network.weights import load, save_weights
+    from ffvit.recipe import Recipe
+    from ffvit.run import Run
+    from ffvit.machine import Machine
+    from ffvit.training.train import train
+
+_HOME = {
+    "NAMED": "ffvit.architecture",
+    "Architecture": "ffvit.architecture",
+    "Branch": "ffvit.architecture",
+    "Data": "ffvit.data.config",
+    "Machine": "ffvit.machine",
+    "Recipe": "ffvit.recipe",
+    "Run": "ffvit.run",
+    "RunStoppedError": "ffvit.errors",
+    "UserError": "ffvit.errors",
+    "create_model": "ffvit.network.create",
+    "evaluate": "ffvit.evaluation.evaluate",
+    "load": "ffvit.network.weights",
+    "predict": "ffvit.deploy.predict",
+    "save_weights": "ffvit.network.weights",
+    "train": "ffvit.training.train",
+}
+
+__version__ = "0.1.0"
+__all__ = [  # noqa: RUF022 (as in _HOME)
+    "NAMED",
+    "Architecture",
+    "Branch",
+    "Data",
+    "Machine",
+    "Recipe",
+    "Run",
+    "RunStoppedError",
+    "UserError",
+    "create_model",
+    "evaluate",
+    "load",
+    "predict",
+    "save_weights",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'ffvit' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
+
+
+class _WhenTimmArrives(importlib.abc.MetaPathFinder):
+    """Registers our networks with timm as soon as a program imports it, without importing it for those who do not."""
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
+        if fullname != "timm":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        if spec is not None and spec.loader is not None:
+            load = spec.loader.exec_module
+
+            def load_and_register(module: Any) -> None:
+                load(module)
+                importlib.import_module("ffvit.network.named")
+
+            spec.loader.exec_module = load_and_register  # type: ignore[method-assign]
+        return spec
+
+
+if "timm" in sys.modules:
+    importlib.import_module("ffvit.network.named")
+else:
+    sys.meta_path.insert(0, _WhenTimmArrives())

@@ -211,6 +211,21 @@ class Architecture(Value):
         return size + size % 2 if branch.mixer == "gating" and branch.ratio is None else size
 
 
+class Network(Value):
+    """What it takes to build a network again: its architecture if it is ours, or its name and sizes if it is timm's."""
+
+    name: str | None = None
+    architecture: Architecture | None = None
+    classes: int | None = None
+    channels: int | None = None
+    image: Pair | None = None
+
+    @property
+    def title(self) -> str:
+        """What to call it before people."""
+        return self.name or "custom"
+
+
 # The named networks. Sizes: the paper, Table 1 (tiny and base are DeiT's; large is ViT-L).
 
 FF_ONLY = (Branch("feedforward", "features"), Branch("feedforward", "patches"))

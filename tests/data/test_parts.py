@@ -10,6 +10,7 @@ import PIL.Image
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.data import IterableDataset
 
 from ffvit.data import folders, timm_sets
 from ffvit.data.config import Data
@@ -204,7 +205,7 @@ class TestTimm:
         assert parts.test.name(3) == "torch/image_folder:validation[3]"
         same_photo(parts.test.open(3), photos / "val" / "leaves" / "0000.jpg")
 
-    class Stream:
+    class Stream(IterableDataset):
         """Like timm's IterableImageDataset."""
 
         def __init__(self, reader, count):

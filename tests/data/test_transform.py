@@ -55,6 +55,11 @@ def test_a_recipe_moves_what_it_names(photo):
     torch.testing.assert_close(transform(square), expected)
     still = training_transform(whole.replace(flip=0.0), (96, 96), 3, ZERO, ONE)
     torch.testing.assert_close(still(square), expected.flip(-1))
+    wide = training_transform(whole.replace(crop_scale=(0.5, 0.5), crop_ratio=(2.0, 2.0)), (96, 96), 3, ZERO, ONE)
+    y, x = np.mgrid[:96, :96].astype(np.uint8)
+    across, down, _ = wide(PIL.Image.fromarray(np.dstack([x, y, x]))).mul(255).unbind()
+    assert across.max() - across.min() > 90
+    assert down.max() - down.min() < 50
     noisy = training_transform(whole.replace(erase=1.0, flip=0.0), (96, 96), 3, ZERO, ONE)
     assert noisy(square).min() < 0
 

@@ -12,19 +12,17 @@ from numpy.random.mtrand import get_bit_generator, set_bit_generator
 
 
 @contextmanager
-def seed_everything_for(seed: int, epoch: int, index: int, view: int) -> Iterator[None]:
+def seed_everything_for(*numbers: int) -> Iterator[None]:
     """Inside, what is drawn is a function of these numbers alone, in whatever process; after, all is as before.
 
     Holds for the generators that timm's and torchvision's transforms draw from: Python's, numpy's global one and
     torch's on the CPU.
 
     Args:
-        seed: The run's.
-        epoch: Which pass over the images.
-        index: The image's place among its part.
-        view: Which of the views of the image in this epoch (repeated augmentation).
+        numbers: For an image: the run's seed, the epoch, the image's place among its part, and which of its views in
+            this epoch this is.
     """
-    entropy = np.random.SeedSequence((seed, epoch, index, view))
+    entropy = np.random.SeedSequence(numbers)
     words = entropy.generate_state(2)
     before = random.getstate(), get_bit_generator(), torch.get_rng_state()
     random.seed(int(words[0]))
@@ -36,3 +34,8 @@ def seed_everything_for(seed: int, epoch: int, index: int, view: int) -> Iterato
         random.setstate(before[0])
         set_bit_generator(before[1])
         torch.set_rng_state(before[2])
+
+
+def seed_of(*numbers: int) -> int:
+    """One seed made of several numbers, for a generator that takes only one."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])

@@ -214,7 +214,7 @@ def _eight_bits(grey: np.ndarray) -> np.ndarray:
 
 def _image_in(file: IO[bytes]) -> PIL.Image.Image:
     with file, PIL.Image.open(file) as image:
-        image.load()
+        image.load()  # first, so that what fails below is the EXIF
         try:
             upright = ImageOps.exif_transpose(image)
         except Exception:  # Damaged EXIF is no reason to do without the pixels

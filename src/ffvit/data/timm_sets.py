@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from timm.data import create_dataset
+from torch.utils.data import IterableDataset
 
 from ffvit.data.images import ArrayImages, Images, Labelled, Labels, TimmImages, as_rgb, numbered, read_image
 from ffvit.data.waiting import counted
@@ -55,11 +56,12 @@ def open_split(source: str, root: Path | None, split: str) -> Labelled | None:
     dataset = _open(source, root, split)
     with _as_user_error(source, split):
         images: Images
-        if hasattr(dataset, "__getitem__"):
+        names: tuple[str, ...] = ()
+        if isinstance(dataset, IterableDataset):
+            images = _held(source, split, dataset)
+        else:
             names, labels = _labels(dataset)
             images = TimmImages(f"{source}:{split}", dataset, labels)
-        else:
-            names, images = (), _held(source, split, dataset)
         if (images.labels < 0).any():
             return None
         known = names or _class_names(dataset)

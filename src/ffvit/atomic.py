@@ -1,0 +1,43 @@
+"""Files that are there whole or not at all: written beside their place, then moved into it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ffvit.errors import RunStoppedError
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """A temporary file to write to; what stands at `path` is replaced only when the block ends well.
+
+    Raises:
+        RunStoppedError: The disk is full (or a quota is); what stood at `path` is untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if full(error):
+            free = shutil.disk_usage(path.parent).free / 2**20
+            raise RunStoppedError(
+                f"{path}: the disk is full ({free:,.0f} MiB left); what was there before is untouched. "
+                "Free some space, then go on with --resume"
+            ) from None
+        raise
+
+
+def full(error: BaseException) -> bool:
+    """Whether an error says that there is no room; torch and safetensors say it in words of their own."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return any(sign in str(error) for sign in ("No space left on device", "PytorchStreamWriter failed", "os error 28"))

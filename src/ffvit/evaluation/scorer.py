@@ -1,0 +1,127 @@
+"""The one way a network is scored: in training, by `ffvit evaluate`, and by every tool that compares."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+
+from ffvit.data.images import BadImageError, Images
+from ffvit.data.loader import evaluation_loader, workers_for
+from ffvit.data.transform import evaluation_transform
+from ffvit.errors import UserError
+from ffvit.evaluation.answers import Answers
+from ffvit.network.create import input_of
+from ffvit.machine import gathered
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lightning_fabric import Fabric
+    from torch.utils.data import DataLoader
+
+    from ffvit.data.loader import Batch
+
+KEPT_LOGITS = 100_000_000
+"""At most so many logits are kept (400 MB) to fit a temperature on; of a larger set, those of evenly spaced images."""
+
+
+BATCH = 256
+"""Images at once on a device: enough to keep it busy. It moves no figure."""
+
+PER_IMAGE = ("labels", "predicted", "in_top5", "loss", "confidence")
+
+
+class Scorer:
+    """A network's answers to a set of images, exact on any number of processes.
+
+    Args:
+        fabric: Where to compute.
+        images: What to answer.
+        network: Tells what its images must look like.
+        classes: Names, in the order of the logits.
+        crop: Share of the resized image that the central crop keeps.
+        interpolation: How images are resized.
+        batch_size: Images at once on each device.
+        workers: Loading processes of each device; default: see `workers_for`.
+    """
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        images: Images,
+        network: nn.Module,
+        classes: tuple[str, ...],
+        crop: float,
+        interpolation: str,
+        batch_size: int,
+        workers: int | None = None,
+    ) -> None:
+        self.fabric, self.images, self.classes = fabric, images, classes
+        takes = input_of(network)
+        transform = evaluation_transform(crop, interpolation, takes.image, takes.channels, takes.mean, takes.std)
+        self.loader: DataLoader[Batch] = evaluation_loader(
+            images,
+            transform,
+            (takes.channels, *takes.image),
+            batch_size,
+            workers_for(images, fabric.world_size) if workers is None else workers,
+            fabric.global_rank,
+            fabric.world_size,
+        )
+
+    @torch.no_grad()
+    def __call__(
+        self, network: nn.Module, advance: Callable[[int], None] = lambda _: None
+    ) -> tuple[Answers, list[BadImageError]]:
+        """Score a network; `advance` is told of every batch's number of images.
+
+        Returns:
+            The answers to the images that could be read, in the order of the set, and the ones that could not.
+        """
+        keep_every = max(1, -(-len(self.images) * len(self.classes) // KEPT_LOGITS))
+        columns: dict[str, list[np.ndarray]] = defaultdict(list)
+        bad: list[BadImageError] = []
+        was_training = network.training
+        network.eval()
+        for batch in self.loader:
+            with self.fabric.autocast():
+                logits = network(batch.images.to(self.fabric.device, non_blocking=True))
+            bad.extend(batch.bad)
+            advance(len(batch.indices) * self.fabric.world_size)
+            read = batch.weights > 0
+            if read.any():
+                answers = Answers.of(logits.cpu()[read], batch.labels[read], self.classes)
+                index = torch.tensor(batch.indices)[read].numpy()
+                columns["index"].append(index)
+                columns["logits"].append(answers.logits[index % keep_every == 0])
+                for name in PER_IMAGE:
+                    columns[name].append(getattr(answers, name))
+        network.train(was_training)
+        mine = {name: np.concatenate(parts) for name, parts in columns.items()}
+        return self._together(mine, bad, keep_every)
+
+    def _together(
+        self, mine: dict[str, np.ndarray], bad: list[BadImageError], keep_every: int
+    ) -> tuple[Answers, list[BadImageError]]:
+        """The answers of all processes in the order of the set."""
+        of_all = gathered(self.fabric, (mine, bad))
+        all_bad = [each for _, its in of_all for each in its]
+        if not any(its for its, _ in of_all):
+            raise UserError(f"none of the {len(self.images)} images could be read; the first: {all_bad[0]}")
+        names = ("index", "logits", *PER_IMAGE)
+        column = {name: np.concatenate([its[name] for its, _ in of_all if its]) for name in names}
+        index = column.pop("index")
+        order = np.argsort(index)
+        logits = column.pop("logits")[np.argsort(index[index % keep_every == 0])]
+        answers = Answers(
+            **{name: values[order] for name, values in column.items()},
+            logits=logits,
+            logits_of=np.flatnonzero(index[order] % keep_every == 0),
+            classes=self.classes,
+        )
+        return answers, all_bad
+

@@ -1,0 +1,144 @@
+"""Where a run happens: devices, processes, precision. None of it is meant to move the result."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from ffvit.errors import RunStoppedError, UserError
+from ffvit.value import Value
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+    from torch import nn
+
+
+Thing = TypeVar("Thing")
+
+
+class Machine(Value):
+    """The hardware a run uses. Started by torchrun or SLURM, devices and nodes are what the launcher says."""
+
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Kind of device.")
+    devices: PositiveInt = Field(1, description="Devices (processes) on each machine.")
+    nodes: PositiveInt = Field(1, description="Machines.")
+    strategy: Literal["ddp", "fsdp"] = Field(
+        "ddp", description="With several devices: a copy of the network on each, or its weights sharded over them."
+    )
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = Field(
+        "auto", description="auto: bf16 on a GPU that has it, else fp16; fp32 on a CPU."
+    )
+    compile: bool = Field(False, description="Compile the network: faster steps after a slow start.")
+    workers: NonNegativeInt | None = Field(
+        None, description="Processes that load images, for each device. Default: what the processor has to spare."
+    )
+    micro_batch: PositiveInt | None = Field(
+        None, description="Images at once on a device, if the batch is too much for its memory: the rest accumulates."
+    )
+
+
+def start(machine: Machine) -> Fabric:
+    """Start the processes a run needs, and hand each its Fabric.
+
+    Raises:
+        UserError: The machine does not have such a device, or not so many.
+    """
+    import torch
+    from lightning_fabric import Fabric
+    from lightning_fabric.utilities.exceptions import MisconfigurationException
+
+    accelerator = machine.accelerator
+    if accelerator == "auto":
+        accelerator = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    there = torch.cuda.device_count() if accelerator == "cuda" else None
+    if accelerator == "cuda" and not there:
+        raise UserError("--accelerator cuda: PyTorch sees no CUDA device on this machine; use cpu")
+    devices, nodes = _launched(machine)
+    if there is not None and devices > there:
+        raise UserError(f"--devices {devices}: this machine has {there} CUDA device{'s' * (there > 1)}")
+    strategy: Any = "auto"
+    if devices * nodes > 1 or machine.strategy == "fsdp":
+        strategy = _sharded(devices * nodes) if machine.strategy == "fsdp" else "ddp"
+    try:
+        fabric = Fabric(
+            accelerator=accelerator,
+            devices=devices,
+            num_nodes=nodes,
+            strategy=strategy,
+            precision=_precision(machine.precision, accelerator),
+        )
+    except (MisconfigurationException, ValueError, RuntimeError) as error:
+        raise UserError(f"this machine cannot be used so: {error}") from None
+    fabric.launch()
+    return fabric
+
+
+def gathered(fabric: Fabric, thing: Thing) -> list[Thing]:
+    """What each process holds, in the order of the processes, on all of them."""
+    if fabric.world_size == 1:
+        return [thing]
+    import torch.distributed
+
+    things: list[Any] = [None] * fabric.world_size
+    torch.distributed.all_gather_object(things, thing)
+    return things
+
+
+def on_first(fabric: Fabric, do: Callable[[], Thing]) -> Thing:
+    """Do something on the first process only, and hand all of them its result, or its failure."""
+    result: Any = None
+    failure: Exception | None = None
+    if fabric.is_global_zero:
+        try:
+            result = do()
+        except (UserError, RunStoppedError) as error:
+            failure = error
+    result, failure = fabric.broadcast((result, failure))
+    if failure is not None:
+        raise failure
+    return result
+
+
+def _launched(machine: Machine) -> tuple[int, int]:
+    """Devices a machine and machines, as torchrun or SLURM say where one of them started this process."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        here = int(os.environ["LOCAL_WORLD_SIZE"])
+        return here, int(os.environ["WORLD_SIZE"]) // here
+    if "SLURM_NTASKS" in os.environ and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
+        nodes = int(os.environ.get("SLURM_NNODES", "1"))
+        return int(os.environ["SLURM_NTASKS"]) // nodes, nodes
+    return machine.devices, machine.nodes
+
+
+def _precision(precision: str, accelerator: str) -> Any:
+    import torch
+
+    if precision != "auto":
+        return precision
+    if accelerator != "cuda":
+        return "32-true"
+    return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+
+
+def _sharded(processes: int) -> Any:
+    from lightning_fabric.strategies import ModelParallelStrategy
+
+    return ModelParallelStrategy(
+        parallelize_fn=shard,
+        data_parallel_size=processes,
+        tensor_parallel_size=1,
+        save_distributed_checkpoint=False,
+    )
+
+
+def shard(network: nn.Module, mesh: Any) -> nn.Module:
+    """Shard a network over the data-parallel mesh, block by block, so that one block at a time is whole in memory."""
+    from torch.distributed.fsdp import fully_shard
+
+    for block in getattr(network, "blocks", []):
+        fully_shard(block, mesh=mesh["data_parallel"])
+    fully_shard(network, mesh=mesh["data_parallel"])
+    return network

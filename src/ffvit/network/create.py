@@ -1,0 +1,173 @@
+"""A network from a name, an `Architecture` or a file, ours and timm's through one door."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from typing import Any
+
+import timm
+from torch import nn
+
+from ffvit.architecture import NAMED, Architecture, Network
+from ffvit.errors import UserError, nearest
+from ffvit.network.backbone import Backbone
+from ffvit.network.named import build, input_config
+
+
+@dataclass(frozen=True)
+class Input:
+    """What a network takes: image size in pixels, channels, and the mean and deviation its pixels are scaled by."""
+
+    image: tuple[int, int]
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def create_model(
+    model: str | Architecture | Network,
+    classes: int | None = None,
+    *,
+    channels: int | None = None,
+    image: int | tuple[int, int] | None = None,
+    pretrained: bool = False,
+    dropout: float = 0.0,
+    drop_path: float = 0.0,
+) -> nn.Module:
+    """Build a network, with random start values unless `pretrained`.
+
+    Args:
+        model: A name of ours or of timm's, or an `Architecture`.
+        classes: Number of classes; default: the network's own.
+        channels: Channels of the image; default: the network's own.
+        image: Image size in pixels, (height, width) or one number for a square; default: the network's own.
+        pretrained: Fetch the published weights, through timm.
+        dropout: Rate inside the branches; for a timm network, what timm calls `drop_rate`.
+        drop_path: Stochastic depth of the last block.
+
+    Returns:
+        The network, in training mode, with `network_of(it)` telling how to build it again.
+
+    Raises:
+        UserError: The name is unknown (says the nearest), a size does not fit, or there are no published weights.
+    """
+    if isinstance(model, Network):
+        classes, channels, image = classes or model.classes, channels or model.channels, image or model.image
+        name, architecture = model.name, model.architecture
+    elif isinstance(model, Architecture):
+        name, architecture = None, model
+    else:
+        name, architecture = model, None
+    if isinstance(image, int):
+        image = (image, image)
+    if architecture is None:
+        assert name is not None
+        return _by_name(name, classes, channels, image, pretrained, dropout, drop_path)
+    if pretrained:
+        raise UserError("an architecture of your own has no published weights: leave out pretrained, or give a name")
+    backbone = build(architecture, classes, channels, image, proj_drop_rate=dropout, drop_path_rate=drop_path)
+    backbone.pretrained_cfg = input_config(backbone.architecture)
+    backbone.network = Network(name=name, architecture=backbone.architecture)
+    return backbone
+
+
+def _by_name(
+    name: str,
+    classes: int | None,
+    channels: int | None,
+    image: tuple[int, int] | None,
+    pretrained: bool,
+    dropout: float,
+    drop_path: float,
+) -> nn.Module:
+    known_name(name)
+    ours = name in NAMED
+    options: dict[str, Any] = {
+        "num_classes": classes,
+        "in_chans": channels,
+        "img_size": image,
+        "proj_drop_rate" if ours else "drop_rate": dropout or None,
+        "drop_path_rate": drop_path or None,
+    }
+    options = {option: value for option, value in options.items() if value is not None}
+    if pretrained and not timm.get_pretrained_cfg(name).has_weights:
+        raise UserError(f"no weights were published for {name}: leave out pretrained")
+    try:
+        network = timm.create_model(name, pretrained=pretrained, **options)
+    except TypeError as error:
+        refused = [option for option in options if f"'{option}'" in str(error)]
+        if refused == ["img_size"]:  # a convolutional network takes any size without being told
+            del options["img_size"]
+            network = timm.create_model(name, pretrained=pretrained, **options)
+        elif refused:
+            raise UserError(f"{name} has no {refused[0]}: set it to 0 in the recipe") from None
+        else:
+            raise
+    except (AssertionError, ValueError) as error:
+        if isinstance(error, UserError) or image is None:
+            raise
+        raise UserError(f"{name} cannot take images of {image[0]} x {image[1]}: {error}") from None
+    if isinstance(network, Backbone):
+        network.network = Network(name=name, architecture=network.architecture)
+    else:
+        network.network = Network(name=name, classes=classes, channels=channels, image=image)
+    if image is not None:
+        network.pretrained_cfg = {**network.pretrained_cfg, "input_size": (input_of(network).channels, *image)}
+    if channels is not None and channels != len(network.pretrained_cfg["mean"]):
+        scale = {key: (sum(network.pretrained_cfg[key]) / len(network.pretrained_cfg[key]),) * channels for key in ("mean", "std")}
+        network.pretrained_cfg = {**network.pretrained_cfg, **scale}
+    return network
+
+
+def known_name(name: str) -> None:
+    """Nothing, if there is a network of that name.
+
+    Raises:
+        UserError: There is none; says the nearest.
+    """
+    if not timm.is_model(name):
+        every = timm.list_models()
+        raise UserError(f"no network is called {name!r}{nearest(name, every)} (`ffvit models 'ff_*'` lists them)")
+
+
+def list_names(pattern: str) -> list[str]:
+    """The names that match a shell pattern, ours first, then timm's."""
+    ours = [name for name in NAMED if fnmatch(name, pattern)]
+    return ours + [name for name in timm.list_models(pattern) if name not in NAMED]
+
+
+def network_of(network: nn.Module) -> Network:
+    """How to build this network again.
+
+    Raises:
+        UserError: It was made neither by `create_model` nor by `load`, nor is it one of our backbones.
+    """
+    if isinstance(network, Backbone):
+        made: Network | None = getattr(network, "network", None)
+        return Network(name=made.name if made else None, architecture=network.architecture)
+    made = getattr(network, "network", None)
+    if made is not None:
+        return made.replace(classes=network.num_classes)
+    config = getattr(network, "pretrained_cfg", None)
+    if config and config.get("architecture"):  # straight from timm.create_model
+        _, *image = config["input_size"]
+        own = timm.get_pretrained_cfg(config["architecture"])
+        return Network(
+            name=config["architecture"],
+            classes=network.num_classes,
+            channels=getattr(network, "in_chans", None),
+            image=tuple(image) if own and tuple(own.input_size[1:]) != tuple(image) else None,
+        )
+    raise UserError("this network cannot be named, so it could not be built again: make it with ffvit.create_model")
+
+
+def input_of(network: nn.Module) -> Input:
+    """What the network takes."""
+    if isinstance(network, Backbone):
+        config = getattr(network, "pretrained_cfg", None) or input_config(network.architecture)
+        return Input(network.architecture.image, network.in_chans, tuple(config["mean"]), tuple(config["std"]))
+    config = network.pretrained_cfg
+    channels, height, width = config["input_size"]
+    channels = getattr(network, "in_chans", channels)
+    return Input((height, width), channels, tuple(config["mean"]), tuple(config["std"]))

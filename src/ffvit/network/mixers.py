@@ -1,0 +1,120 @@
+"""The mixers. Each mixes along the middle axis of `batch length width` and hands back the same shape.
+
+A branch along patches hands its mixer tokens as they are (length = tokens, width = features); a branch along features
+hands them transposed. So every mixer is written once, and knows neither which axis it is on nor what stands around it.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from jaxtyping import Float
+from timm.layers import Attention, GatedMlp
+from timm.models.mlp_mixer import SpatialGatingUnit
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ffvit.architecture import Architecture, Branch
+
+
+class FeedForward(nn.Module):
+    """Linear, exact GELU, linear along the axis (the paper, section 2): every row of the width alike."""
+
+    def __init__(self, length: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(length, hidden)
+        self.fc2 = nn.Linear(hidden, length)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Float[Tensor, "batch length width"]) -> Float[Tensor, "batch length width"]:
+        hidden = self.dropout(functional.gelu(self.fc1(x.mT)))
+        return self.dropout(self.fc2(hidden)).mT
+
+
+class Linear(nn.Module):
+    """One matrix along the axis (ResMLP's patch layer, arXiv 2105.03404, eq. 2)."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self.fc = nn.Linear(length, length)
+
+    def forward(self, x: Float[Tensor, "batch length width"]) -> Float[Tensor, "batch length width"]:
+        return self.fc(x.mT).mT
+
+
+class Pooling(nn.Module):
+    """Mean of the neighbours less the patch itself (PoolFormer, arXiv 2111.11418, eq. 4)."""
+
+    def __init__(self, kernel: int) -> None:
+        super().__init__()
+        self.kernel = kernel
+
+    def forward(self, x: Float[Tensor, "batch width rows columns"]) -> Float[Tensor, "batch width rows columns"]:
+        return functional.avg_pool2d(x, self.kernel, 1, self.kernel // 2, count_include_pad=False) - x
+
+
+class OverTheGrid(nn.Module):
+    """Lays the patches out as an image for a mixer that needs neighbours; adds nothing to a class token in front."""
+
+    def __init__(self, mixer: nn.Module, grid: tuple[int, int]) -> None:
+        super().__init__()
+        self.mixer = mixer
+        self.grid = grid
+
+    def forward(self, x: Float[Tensor, "batch length width"]) -> Float[Tensor, "batch length width"]:
+        rows, columns = self.grid
+        in_front = x.shape[1] - rows * columns
+        image = x[:, in_front:].mT.unflatten(2, (rows, columns))
+        return functional.pad(self.mixer(image).flatten(2).mT, (0, 0, in_front, 0))
+
+
+class Fourier(nn.Module):
+    """Real part of the discrete Fourier transform along the axis (FNet, arXiv 2105.03824, eq. 3; there along both).
+
+    Scaled by 1 / sqrt(length), which keeps the size of what the next branch reads; FNet leaves that to its norms.
+    """
+
+    def forward(self, x: Float[Tensor, "batch length width"]) -> Float[Tensor, "batch length width"]:
+        return torch.fft.fft(x.float(), dim=1, norm="ortho").real.to(x.dtype)  # no transform in half precision on a CPU
+
+
+class Random(nn.Module):
+    """A matrix that is drawn once and never trained (RandFormer, arXiv 2210.13452, eq. 5: softmax of uniform draws)."""
+
+    matrix: Tensor
+
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self.register_buffer("matrix", torch.rand(length, length).softmax(dim=-1))
+
+    def forward(self, x: Float[Tensor, "batch length width"]) -> Float[Tensor, "batch length width"]:
+        return self.matrix @ x
+
+
+def build_mixer(branch: Branch, architecture: Architecture, dropout: float) -> nn.Module:
+    """The mixer of a branch: `batch length width` to the same shape, with `length` the axis it mixes along."""
+    length, width = architecture.tokens, architecture.width
+    if branch.axis == "features":
+        length, width = width, length
+    match branch.mixer:
+        case "feedforward":
+            return FeedForward(length, architecture.hidden(branch), dropout)
+        case "attention":
+            return Attention(width, num_heads=branch.heads or 1, qkv_bias=True, proj_drop=dropout)
+        case "linear":
+            return Linear(length)
+        case "gating":  # gMLP, arXiv 2105.08050, section 2
+            gate = partial(SpatialGatingUnit, seq_len=length)
+            return GatedMlp(width, architecture.hidden(branch), gate_layer=gate, drop=dropout)
+        case "pooling":
+            return OverTheGrid(Pooling(branch.kernel or 3), architecture.grid)
+        case "convolution":
+            kernel = branch.kernel or 3
+            return OverTheGrid(nn.Conv2d(width, width, kernel, padding=kernel // 2, groups=width), architecture.grid)
+        case "fourier":
+            return Fourier()
+        case "random":
+            return Random(length)
+        case "none":
+            return nn.Identity()

@@ -1,0 +1,215 @@
+"""Weights in and out of files: read by what a file holds, not by what it is called; written as safetensors.
+
+A pickle is opened weights-only, with the one harmless class the paper's and DeiT's checkpoints need on the allow-list.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pickle
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from timm.data import ImageNetInfo
+from torch import Tensor, nn
+
+from ffvit.architecture import Architecture, Network
+from ffvit.atomic import writing
+from ffvit.errors import UserError
+from ffvit.network.create import create_model, network_of
+from ffvit.network.layouts import architecture_of, layout_of, to_ours
+from ffvit.value import parse
+
+WEIGHTS_OF_A_FOLDER = ("best.safetensors", "last.safetensors", "model.safetensors", "pytorch_model.bin")
+"""Where a folder's weights are: ours, then the Hub's."""
+
+ALLOWED = [argparse.Namespace]
+"""Classes a pickle may name beside tensors: released checkpoints carry their command line."""
+
+
+def save_weights(
+    path: Path, network: nn.Module, class_names: Sequence[str] | None, state: Mapping[str, Tensor] | None = None
+) -> None:
+    """Write weights as safetensors, the network and its class names in the metadata; whole or not at all.
+
+    Args:
+        path: The file.
+        network: Made by `create_model` or `load`, or a `Backbone`.
+        class_names: In the order of the logits.
+        state: The weights, where they are not simply the network's (sharded over processes).
+    """
+    about = {
+        "network": network_of(network).to_yaml(),
+        "class_names": json.dumps(list(class_names)) if class_names is not None else "null",
+    }
+    state = network.state_dict() if state is None else state
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
+    with writing(path) as temporary:
+        save_file(tensors, temporary, metadata={"format": "pt", **{f"ffvit.{key}": text for key, text in about.items()}})
+
+
+def load(
+    path: str | Path,
+    model: str | Architecture | None = None,
+    classes: int | None = None,
+    *,
+    dropout: float = 0.0,
+    drop_path: float = 0.0,
+) -> nn.Module:
+    """Load a network from a run folder, one of our files, the paper's released checkpoints, or DeiT's and timm's ViT.
+
+    Args:
+        path: A file or folder; what it is, is seen from its content.
+        model: The network, for weights that do not say (those of other timm networks): a name or an `Architecture`.
+        classes: Another number of classes than the weights have: the head is then new (see `new_head`).
+        dropout: As in `create_model`, for training on.
+        drop_path: Likewise.
+
+    Returns:
+        The network in evaluation mode. `class_names` is a tuple in the order of the logits (ImageNet's WordNet ids for
+        1,000 classes without names), or None; `new_head` is True if `classes` asked for a fresh head.
+
+    Raises:
+        UserError: There is no such file; it is truncated, would run code, or holds no weights; or it belongs to
+            another network (says which parameters are missing, extra, or of another shape).
+    """
+    state, about = read_weights(Path(path))
+    if model is not None:
+        network = model if isinstance(model, Architecture) else Network(name=model)
+    elif about.get("network"):
+        network = parse(Network, about["network"], f"{path}: network")
+    else:
+        found = architecture_of(state)
+        if found is None:
+            raise UserError(f"{path}: these weights do not tell which network they belong to: name it (--model NAME)")
+        network = found
+    of_file = _classes_in(state, network)
+    built = create_model(network, of_file, dropout=dropout, drop_path=drop_path)
+    fit(built, state, str(path))
+    names = about.get("class_names")
+    if names is None and of_file == 1000:
+        names = ImageNetInfo().label_names()
+    built.new_head = classes is not None and classes != built.num_classes
+    if built.new_head:
+        assert classes is not None
+        built.reset_classifier(classes)
+        names = None
+    built.class_names = tuple(names) if names is not None else None
+    return built.eval()
+
+
+def fit(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Put weights into a network, every one in its place.
+
+    Raises:
+        UserError: Some are missing, left over, or of another shape: says which and which shapes.
+    """
+    state = to_ours(state) if layout_of(network.state_dict()) == "ours" else state
+    wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    given = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    faults = {
+        "missing": [name for name in wanted if name not in given],
+        "not of this network": [name for name in given if name not in wanted],
+        "of another shape": [
+            f"{name} {_by(given[name])} for {_by(wanted[name])}"
+            for name in wanted
+            if name in given and given[name] != wanted[name]
+        ],
+    }
+    said = [f"{len(names)} {what} ({_first(names)})" for what, names in faults.items() if names]
+    if said:
+        raise UserError(f"{source}: weights of another network: {'; '.join(said)}")
+    network.load_state_dict(dict(state))
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The weights in a file or folder, and what its metadata says of `network` (fields) and `class_names`.
+
+    Raises:
+        UserError: As `load`.
+    """
+    if path.is_dir():
+        found = [path / name for name in WEIGHTS_OF_A_FOLDER if (path / name).is_file()]
+        if not found:
+            raise UserError(f"{path}: no weights in this folder (looked for {', '.join(WEIGHTS_OF_A_FOLDER)})")
+        path = found[0]
+    try:
+        with path.open("rb") as file:
+            head = file.read(16)
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such file") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    if not head:
+        raise UserError(f"{path}: the file is empty")
+    if head[8:9] == b"{":
+        return _read_safetensors(path)
+    if head[:2] == b"PK" or head[:1] == b"\x80":
+        return _weights_among(_read_pickle(path), path), {}
+    raise UserError(f"{path}: neither a PyTorch nor a safetensors file")
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    import yaml
+
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: truncated or damaged: {error}") from None
+    about: dict[str, Any] = {}
+    try:
+        about["network"] = yaml.safe_load(metadata.get("ffvit.network", "null"))
+        about["class_names"] = json.loads(metadata.get("ffvit.class_names", "null"))
+    except (yaml.YAMLError, json.JSONDecodeError) as error:
+        raise UserError(f"{path}: its metadata is damaged: {error}") from None
+    return state, about
+
+
+def _read_pickle(path: Path) -> object:
+    try:
+        with warnings.catch_warnings(), torch.serialization.safe_globals(ALLOWED):
+            warnings.simplefilter("ignore")  # a foreign file's age is nothing its reader can mend
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=None)
+    except pickle.UnpicklingError as error:
+        refused = re.search(r"(?:GLOBAL|global:?|Unsupported class) ([\w.]+)", str(error))
+        if refused or "Unsupported" in str(error) or "not an allowed" in str(error):
+            what = f" ({refused[1]})" if refused else ""
+            raise UserError(f"{path}: not opened: a pickle that asks to run code{what}, and weights need none") from None
+        raise UserError(f"{path}: truncated or damaged") from None
+    except (RuntimeError, EOFError, ValueError, OSError, KeyError, IndexError):
+        raise UserError(f"{path}: truncated or damaged") from None
+
+
+def _weights_among(content: object, path: Path) -> dict[str, Tensor]:
+    """The state dictionary in what a checkpoint holds: itself, or under the usual names."""
+    for key in ("model", "state_dict", "model_state_dict"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not content or not all(isinstance(each, Tensor) for each in content.values()):
+        raise UserError(f"{path}: no weights in this file (neither a state dictionary nor one under `model`)")
+    return {re.sub(r"^(module\.|_orig_mod\.)+", "", str(name)): tensor for name, tensor in content.items()}
+
+
+def _classes_in(state: Mapping[str, Tensor], network: Network | Architecture) -> int | None:
+    """How many classes the weights' head has, where a head can be told by its name."""
+    bias = next((state[name] for name in ("head.bias", "fc.bias", "classifier.bias", "head.fc.bias") if name in state), None)
+    if bias is not None:
+        return len(bias)
+    return network.classes
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape)) or "scalar"
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")

@@ -1,0 +1,185 @@
+"""The run folder: what a training leaves behind, and the one thing every later step reads.
+
+| file | what |
+|---|---|
+| `config.yaml` | everything needed to run it again, and what it ran on |
+| `metrics.jsonl` | a line an epoch |
+| `checkpoint/state.pt` | everything needed to go on, replaced whole |
+| `best.safetensors`, `last.safetensors` | weights, with the network and the class names inside |
+| `summary.json` | how good it is on the test part, with uncertainty |
+| `predictions.csv` | its answer to every test image |
+| `bad_images.csv` | images that could not be read, if any |
+| `tensorboard/` | curves |
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, NonNegativeInt
+
+from ffvit.architecture import Network
+from ffvit.atomic import writing
+from ffvit.data.config import Data
+from ffvit.errors import UserError
+from ffvit.machine import Machine
+from ffvit.recipe import Recipe
+from ffvit.value import Value, parse
+
+
+class Config(Value):
+    """Everything that decides what a run computes."""
+
+    network: Network
+    data: Data = Data()
+    recipe: Recipe
+    machine: Machine = Machine()
+    seed: NonNegativeInt = Field(0, description="Reaches the start values, the order of images and every draw.")
+    start_from: str | None = Field(None, description="Weights to start from: a file, a run folder, or `pretrained`.")
+
+
+class Run:
+    """A run folder.
+
+    Args:
+        path: The folder.
+
+    Raises:
+        UserError: It is no run folder.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not self.config_file.is_file():
+            reason = "holds no config.yaml" if self.path.is_dir() else "does not exist"
+            raise UserError(f"{self.path}: not a run folder: it {reason}")
+
+    config_file = property(lambda self: self.path / "config.yaml")
+    metrics_file = property(lambda self: self.path / "metrics.jsonl")
+    checkpoint_file = property(lambda self: self.path / "checkpoint" / "state.pt")
+    best_file = property(lambda self: self.path / "best.safetensors")
+    last_file = property(lambda self: self.path / "last.safetensors")
+    summary_file = property(lambda self: self.path / "summary.json")
+    predictions_file = property(lambda self: self.path / "predictions.csv")
+    bad_images_file = property(lambda self: self.path / "bad_images.csv")
+
+    @classmethod
+    def create(cls, path: Path, config: Config, overwrite: bool = False) -> Run:
+        """A new run folder with its configuration in it.
+
+        Raises:
+            UserError: The folder exists and is not empty, and `overwrite` was not given; or it is no run folder, which
+                is never deleted.
+        """
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            if not overwrite:
+                raise UserError(f"{path} exists: go on with it (--resume), replace it (--overwrite), or name another --out")
+            if not (path / "config.yaml").is_file():
+                raise UserError(f"{path} exists and is no run folder, so --overwrite does not delete it: name another --out")
+            shutil.rmtree(path)
+        try:
+            (path / "checkpoint").mkdir(parents=True)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be made: {error.strerror}") from None
+        text = config.to_yaml() + yaml.safe_dump({"made_with": made_with()}, sort_keys=False)
+        with writing(path / "config.yaml") as temporary:
+            temporary.write_text(text)
+        return cls(path)
+
+    @property
+    def config(self) -> Config:
+        """What the run computes."""
+        return read_config(self.config_file)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """A row for each finished epoch."""
+        if not self.metrics_file.exists():
+            return []
+        return [json.loads(line) for line in self.metrics_file.read_text().splitlines()]
+
+    def append_metrics(self, row: dict[str, Any]) -> None:
+        """Add the row of an epoch."""
+        with self.metrics_file.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def forget_after(self, epoch: int) -> None:
+        """Drop the rows of epochs that a run gone on from its checkpoint will do again."""
+        rows = [row for row in self.metrics() if row["epoch"] <= epoch]
+        with writing(self.metrics_file) as temporary:
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Write `summary.json`: its presence says that the run is finished."""
+        with writing(self.summary_file) as temporary:
+            temporary.write_text(json.dumps(summary, indent=2) + "\n")
+
+    def summary(self) -> dict[str, Any] | None:
+        """What the run reached, or None if it is not finished."""
+        return json.loads(self.summary_file.read_text()) if self.summary_file.exists() else None
+
+
+def read_config(path: Path) -> Config:
+    """Read a `config.yaml`, or one a person wrote like it.
+
+    Raises:
+        UserError: There is no such file, it is no YAML, or a field or value is wrong.
+    """
+    try:
+        fields = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not YAML: {error}") from None
+    if isinstance(fields, dict):
+        fields.pop("made_with", None)
+    return parse(Config, fields, str(path))
+
+
+def free_folder(name: str) -> Path:
+    """`runs/<name>`, or with a number behind it if there is one already."""
+    path, number = Path("runs") / name, 1
+    while path.exists():
+        number += 1
+        path = Path("runs") / f"{name}-{number}"
+    return path
+
+
+def made_with() -> dict[str, Any]:
+    """Versions, commit, hardware and command of this process."""
+    import torch
+
+    packages = ("ffvit", "torch", "torchvision", "timm", "lightning-fabric", "numpy", "pillow")
+    devices = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    return {
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in packages},
+        "commit": _commit(),
+        "system": platform.platform(),
+        "processor": torch.backends.cpu.get_cpu_capability() + f", {os.cpu_count()} cores",
+        "devices": devices,
+    }
+
+
+def _commit() -> str | None:
+    """The commit of ffvit's own source, if it runs from a checkout."""
+    try:
+        source = Path(__file__).parent
+        answer = subprocess.run(
+            ["git", "-C", str(source), "describe", "--always", "--dirty", "--abbrev=12"],  # noqa: S607
+            capture_output=True, text=True, timeout=5, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip() or None

@@ -1,0 +1,407 @@
+"""The loop of one run: batch, mixing, network, loss, step, average, look, score, save, in the order they happen."""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from rich.console import Group
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
+from torch.utils.data import DataLoader
+from torch.utils.tensorboard import SummaryWriter
+
+from ffvit.atomic import writing
+from ffvit.data.draws import seed_of
+from ffvit.data.images import BadImageError, Images
+from ffvit.data.loader import Batch, training_loader, workers_for
+from ffvit.data.order import TrainingOrder
+from ffvit.data.parts import Parts
+from ffvit.data.transform import training_transform
+from ffvit.errors import RunStoppedError, UserError
+from ffvit.evaluation.calibration import fit_temperature
+from ffvit.evaluation.measures import measure
+from ffvit.evaluation.report import report
+from ffvit.evaluation.scorer import BATCH, Scorer
+from ffvit.machine import gathered, on_first, shard
+from ffvit.network.create import input_of
+from ffvit.network.weights import read_weights, save_weights
+from ffvit.run import Config, Run
+from ffvit.training.average import WeightAverage
+from ffvit.training.checkpoint import WHOLE, Progress, load_checkpoint, save_checkpoint
+from ffvit.training.interruption import Interruption
+from ffvit.training.loss import Criterion, class_weights
+from ffvit.training.mixing import Mixing
+from ffvit.training.optimizer import build_optimizer
+from ffvit.training.progress import Display
+from ffvit.training.schedule import learning_rate
+
+LOOK_EVERY = 10
+"""Steps between looks at the losses on the device (one synchronisation each), at the clock and at the stop signal."""
+
+SAVE_EVERY = 600.0
+"""Seconds after which a checkpoint is written within an epoch; one is written after each epoch in any case."""
+
+
+class Loop:
+    """A run's moving parts.
+
+    Args:
+        fabric: The processes and devices.
+        config: What to compute.
+        run: Where to write.
+        network: With its start values.
+        teacher: To distil from, or None.
+        parts: The images.
+        display: Where to show progress.
+    """
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        config: Config,
+        run: Run,
+        network: nn.Module,
+        teacher: nn.Module | None,
+        parts: Parts,
+        display: Display,
+    ) -> None:
+        self.fabric, self.config, self.run, self.parts, self.display = fabric, config, run, parts, display
+        self.recipe, self.seed = config.recipe, config.seed
+        takes = input_of(network)
+
+        self.order = TrainingOrder(
+            images=len(parts.train),
+            seed=self.seed,
+            batch_size=self.recipe.batch_size,
+            group_size=self.recipe.mix_group,
+            repeats=self.recipe.repeats,
+            probabilities=_balanced(parts) if self.recipe.balance == "sampler" else None,
+            process=fabric.global_rank,
+            processes=fabric.world_size,
+            micro_batch=config.machine.micro_batch,
+        )
+        if not self.order.steps:
+            raise UserError(
+                f"recipe.batch_size {self.recipe.batch_size} is more than the {len(parts.train)} training images; "
+                f"try --recipe.batch-size {2 ** int(np.log2(max(2, len(parts.train) // 8)))}"
+            )
+        if self.recipe.batch_size < 2 * fabric.world_size * self.order.micro_batches:
+            raise UserError(f"recipe.batch_size {self.recipe.batch_size} is too small to share over {fabric.world_size} devices")
+        workers = config.machine.workers
+        self.workers = workers_for(parts.train, fabric.world_size) if workers is None else workers
+        self.loader: DataLoader[Batch] = training_loader(
+            parts.train,
+            training_transform(self.recipe, takes.image, takes.channels, takes.mean, takes.std),
+            (takes.channels, *takes.image),
+            self.order,
+            self.seed,
+            self.workers,
+        )
+        self.mixing = Mixing(self.recipe, len(parts.classes), self.seed)
+        weights = class_weights(parts.train.labels, len(parts.classes)) if self.recipe.balance == "weights" else None
+        self.criterion = Criterion(self.recipe, weights, teacher, takes.mean, takes.std).to(fabric.device)
+
+        self.plain = network  # the network without what Fabric puts around it
+        if teacher is not None and hasattr(network, "set_distilled_training"):
+            network.set_distilled_training(True)
+        self.average = WeightAverage(network, self.recipe.average_decay) if self.recipe.average_decay is not None else None
+        if config.machine.compile:
+            network.compile()
+        self.network = fabric.setup_module(network)
+        if self.average is not None:
+            if config.machine.strategy == "fsdp":
+                shard(self.average.network, fabric.strategy.device_mesh)
+            self.average.network.to(fabric.device)
+        self._optimizer = build_optimizer(network, self.recipe)
+        self.optimizer = fabric.setup_optimizers(self._optimizer)
+        self.pieces = 1  # a micro-batch is cut into so many if the device's memory is too small for it
+
+        self.selection = self.scorer(parts.selection) if parts.selection is not None else None
+        self.progress = Progress()
+
+    def scorer(self, images: Images) -> Scorer:
+        """Scores this run's network on images."""
+        return Scorer(
+            self.fabric,
+            images,
+            self.plain,
+            self.parts.classes,
+            self.recipe.evaluation_crop,
+            self.recipe.interpolation,
+            BATCH,
+            self.workers,
+        )
+
+    def go_on(self) -> None:
+        """Continue from the run's checkpoint."""
+        self.progress = load_checkpoint(
+            self.run.checkpoint_file, self.fabric, self.plain, self.average, self._optimizer
+        )
+        if self.fabric.is_global_zero:
+            self.run.forget_after(self.progress.epoch)
+
+    def fit(self) -> None:
+        """Train to the end of the recipe.
+
+        Raises:
+            RunStoppedError: Interrupted, a loss that is not finite, a full disk, or too many bad images.
+        """
+        progress, recipe = self.progress, self.recipe
+        self.began = self.saved = time.monotonic()
+        self.seconds_before = progress.seconds
+        self.display.begin(self.share())
+        with self.curves() as curves, Interruption(self.display.say) as interruption:
+            while self.share() < 1:
+                self.order.epoch, self.order.first_step = progress.epoch, progress.step
+                epoch_began, images_before = time.monotonic(), progress.images
+                micro_batches = iter(self.loader)
+                unseen: list[Tensor] = []
+                for step in range(progress.step, self.order.steps):
+                    rate = learning_rate(recipe, self.share(step) * recipe.epochs)
+                    for group in self.optimizer.param_groups:
+                        group["lr"] = rate
+                    unseen.append(self.step(progress.epoch, step, [next(micro_batches) for _ in range(self.order.micro_batches)]))
+                    progress.images += recipe.batch_size
+                    progress.step = step + 1
+                    if progress.step % LOOK_EVERY == 0 or progress.step == self.order.steps:
+                        out_of_time = self.look(unseen, rate, interruption)
+                        unseen.clear()
+                        if out_of_time:
+                            break
+                images_a_second = (progress.images - images_before) / (time.monotonic() - epoch_began)
+                self.end_epoch(rate, images_a_second, curves)
+                self.look([], rate, interruption)
+
+    def share(self, step: int | None = None) -> float:
+        """Share of the run that is done before a step (default: the next)."""
+        if self.recipe.minutes is not None:
+            return min(1.0, self.fabric.broadcast(self.seconds()) / (self.recipe.minutes * 60))
+        step = self.progress.step if step is None else step
+        return (self.progress.epoch + step / self.order.steps) / self.recipe.epochs
+
+    def seconds(self) -> float:
+        """Seconds that the run has taken, those before an interruption included."""
+        return self.seconds_before + time.monotonic() - self.began
+
+    def step(self, epoch: int, step: int, batches: list[Batch]) -> Tensor:
+        """One step of the optimizer; hands back the batch's loss (this process's part of it), still on the device."""
+        while True:
+            try:
+                loss = self._gradients(epoch, step, batches)
+                break
+            except torch.OutOfMemoryError:
+                if self.fabric.world_size > 1 or self.pieces >= len(batches[0].labels):
+                    raise RunStoppedError(
+                        "the device's memory is too small for this batch: use a smaller --micro-batch (the result stays "
+                        "the same), --strategy fsdp over several devices, or a smaller network"
+                    ) from None
+                self.pieces *= 2
+                self.optimizer.zero_grad()
+                torch.cuda.empty_cache()
+                self.display.say(f"memory is short: computing each batch in {self.pieces} parts (the result stays the same)")
+        if self.recipe.clip_gradients is not None:
+            self.fabric.clip_gradients(
+                self.network, self.optimizer, max_norm=self.recipe.clip_gradients, error_if_nonfinite=False
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.average is not None:
+            self.average.update(self.plain)
+        return loss
+
+    def _gradients(self, epoch: int, step: int, batches: list[Batch]) -> Tensor:
+        total = torch.zeros((), device=self.fabric.device)
+        for number, loaded in enumerate(batches):
+            self.note(loaded.bad)
+            batch = loaded.to(self.fabric.device)
+            images, targets, weights = self.mixing(batch.images, batch.labels, batch.weights, batch.groups, epoch, step)
+            cuts = list(zip(*(each.tensor_split(self.pieces) for each in (images, targets, weights)), strict=True))
+            for cut, (some, their_targets, their_weights) in enumerate(cuts):
+                last = number == len(batches) - 1 and cut == len(cuts) - 1
+                # Stochastic depth and dropout draw from here, so going on needs no generator's state.
+                torch.manual_seed(seed_of(self.seed, epoch, step, self.fabric.global_rank, number, cut))
+                with self.fabric.no_backward_sync(self.network, enabled=not last):
+                    output = self.network(some)
+                    with self.fabric.autocast():
+                        losses = self.criterion(output, their_targets, some)
+                    # Processes average their gradients, so each counts its images as a share of the whole batch.
+                    loss = (losses * their_weights).sum() * self.fabric.world_size / self.recipe.batch_size
+                    self.fabric.backward(loss)
+                total += loss.detach()
+        return total
+
+    def look(self, unseen: list[Tensor], rate: float, interruption: Interruption) -> bool:
+        """Fetch the losses of the last steps, and act on what all processes know; True when the time is up.
+
+        Raises:
+            RunStoppedError: A loss was not finite, too many images are bad, or someone asked to stop.
+        """
+        mine = torch.stack(unseen).tolist() if unseen else []
+        progress = self.progress
+        due = time.monotonic() - self.saved > SAVE_EVERY
+        of_all = gathered(self.fabric, (mine, interruption.asked, due, progress.bad_images))
+        losses = [sum(each) / len(each) for each in zip(*(its for its, *_ in of_all), strict=True)]
+        for back, loss in enumerate(reversed(losses)):
+            if not np.isfinite(loss):
+                kept = self.run.checkpoint_file.exists()
+                raise RunStoppedError(
+                    f"the loss became {loss} at step {progress.step - back} of epoch {progress.epoch + 1} "
+                    f"(after {progress.images - back * self.recipe.batch_size:,} images); "
+                    + ("the last good checkpoint is kept. " if kept else "no checkpoint was written yet. ")
+                    + "A lower --recipe.learning-rate, a --recipe.clip-gradients, or --precision 32-true may help"
+                )
+        progress.losses += losses
+        for _, _, _, bad in of_all:
+            progress.bad_images.update(bad)
+        if len(progress.bad_images) > self.config.data.bad_images:
+            self.write_bad_images()
+            raise RunStoppedError(
+                f"{len(progress.bad_images)} images could not be read, more than --data.bad-images "
+                f"{self.config.data.bad_images} allows; they are listed in {self.run.bad_images_file}"
+            )
+        share = self.share()
+        if losses:
+            self.display.step(self.epoch_name(), share, progress.images, losses[-1], rate)
+        asked = any(asked for _, asked, *_ in of_all)
+        if asked or of_all[0][2]:
+            self.save()
+        if asked and share < 1:
+            raise RunStoppedError(f"stopped; go on with: ffvit train --out {self.run.path} --resume")
+        return share >= 1
+
+    def note(self, bad: list[BadImageError]) -> None:
+        """Keep images that could not be read for the list."""
+        for each in bad:
+            self.progress.bad_images.setdefault(each.name, each.reason)
+
+    def end_epoch(self, rate: float, images_a_second: float, curves: SummaryWriter | None) -> None:
+        """Score the weights and their average on the selection part, keep the best, write the epoch down, save."""
+        progress = self.progress
+        row: dict[str, Any] = {
+            "epoch": progress.epoch + 1,
+            "images": progress.images,
+            "loss": float(np.mean(progress.losses)),
+            "learning_rate": rate,
+        }
+        if self.selection is not None:
+            self.display.scoring("selection part")
+            candidates = {"weights": self.network}
+            if self.average is not None:
+                candidates["average"] = self.average.network
+            for name, network in candidates.items():
+                answers, bad = self.selection(network)
+                self.note(bad)
+                row[name] = {"top1": float(answers.correct.mean()), "loss": float(answers.loss.mean(dtype=np.float64))}
+                self.keep_if_best(name, row)
+        row |= {"images_per_second": images_a_second, "seconds": self.seconds()}
+        progress.epoch, progress.step, progress.losses = progress.epoch + 1, 0, []
+        if curves is not None:  # the first process
+            self.run.append_metrics(row)
+            for key, value in _flat(row):
+                curves.add_scalar(key, value, row["images"])
+        self.write_bad_images()
+        self.save()
+        self.display.epoch(row, self.recipe.epochs if self.recipe.minutes is None else None)
+
+    def keep_if_best(self, name: str, row: dict[str, Any]) -> None:
+        """Write `best.safetensors` if this candidate has the highest top-1 on the selection part (then: lowest loss)."""
+        best, here = self.progress.best, row[name]
+        if not best or (here["top1"], -here["loss"]) > (best["top1"], -best["loss"]):
+            self.progress.best = {"epoch": row["epoch"], "which": name, **here}
+            self.save_weights(self.run.best_file, self.plain if name == "weights" else self.average.network)
+
+    def save_weights(self, path: Path, network: nn.Module) -> None:
+        """Write a file of weights, gathered from all processes by the first."""
+        state = get_model_state_dict(network, options=WHOLE)
+        on_first(self.fabric, lambda: save_weights(path, network, self.parts.classes, state))
+
+    def write_bad_images(self) -> None:
+        """List the images that could not be read."""
+        bad: dict[str, str] = {}
+        for its in gathered(self.fabric, self.progress.bad_images):
+            bad.update(its)
+        self.progress.bad_images = bad
+        if bad and self.fabric.is_global_zero:
+            with writing(self.run.bad_images_file) as temporary, temporary.open("w", newline="") as file:
+                csv.writer(file).writerows([("image", "reason"), *sorted(bad.items())])
+
+    def save(self) -> None:
+        """Write the checkpoint."""
+        self.saved = time.monotonic()
+        self.progress.seconds = self.seconds()
+        save_checkpoint(
+            self.run.checkpoint_file, self.fabric, self.plain, self.average, self._optimizer, self.progress
+        )
+
+    def finish(self) -> Group:
+        """Score what the selection part chose on the test part, once, and write it down; hands back the report."""
+        self.save_weights(self.run.last_file, self.plain)
+        best, temperature = self.progress.best, None
+        if self.selection is not None:
+            state, _ = read_weights(self.run.best_file)
+            set_model_state_dict(self.plain, state, options=StateDictOptions(full_state_dict=True))
+            chosen, _ = self.selection(self.network)
+            temperature = fit_temperature(chosen.logits, chosen.labels[chosen.logits_of])
+        test = self.parts.test
+        self.display.scoring("test part")
+        answers, bad = self.scorer(test)(self.network)
+        self.note(bad)
+        self.write_bad_images()
+        evaluation = measure(answers, temperature)
+        weights = f"the {best['which']} of epoch {best['epoch']}" if best else "the last weights"
+
+        def write() -> None:
+            unread = {each.name for each in bad}
+            names = [name for name in map(test.name, range(len(test))) if name not in unread]
+            answers.to_csv(self.run.predictions_file, names)
+            self.run.write_summary(
+                {
+                    "network": self.config.network.title,
+                    "parameters": sum(each.numel() for each in self.plain.parameters()),
+                    "images": self.parts.account,
+                    "weights": weights,
+                    "selection": best or None,
+                    "temperature": temperature,
+                    "test": evaluation.to_dict(),
+                    "bad_images": len(self.progress.bad_images),
+                    "images_seen": self.progress.images,
+                    "seconds": self.progress.seconds,
+                }
+            )
+
+        on_first(self.fabric, write)
+        return report(evaluation, f"Test part, with {weights}")
+
+    def curves(self) -> AbstractContextManager[SummaryWriter | None]:
+        """TensorBoard's curves, over images seen; what a run gone on will draw again is cut off."""
+        if not self.fabric.is_global_zero:
+            return nullcontext()
+        return SummaryWriter(str(self.run.path / "tensorboard"), purge_step=self.progress.images + 1)
+
+    def epoch_name(self) -> str:
+        """The running epoch as people count."""
+        of = f"/{self.recipe.epochs}" if self.recipe.minutes is None else ""
+        return f"epoch {self.progress.epoch + 1}{of}"
+
+
+def _balanced(parts: Parts) -> np.ndarray:
+    """Probabilities by which every class is drawn equally often."""
+    labels = parts.train.labels
+    each = 1.0 / np.bincount(labels)[labels]
+    return each / each.sum()
+
+
+def _flat(row: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    for key, value in row.items():
+        if isinstance(value, dict):
+            yield from ((f"{key}/{inner}", number) for inner, number in value.items())
+        elif key not in ("epoch", "images"):
+            yield f"training/{key}", value

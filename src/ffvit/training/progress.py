@@ -1,0 +1,102 @@
+"""What a person sees while a run trains: a bar on a terminal, a line for each epoch everywhere."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+
+class _TimeLeft(ProgressColumn):
+    """Time left of the whole run, from the share of it that is done."""
+
+    def render(self, task: Task) -> Text:
+        """The cell."""
+        share, elapsed = task.fields["share"] - task.fields["from_share"], task.elapsed or 0.0
+        left = elapsed / share * (1 - task.fields["share"]) if share > 0 else None
+        return Text("" if left is None else f"{duration(left)} left", style="cyan")
+
+
+class Display:
+    """Shows a run's progress, on the first process only.
+
+    Args:
+        console: Where.
+        shown: Whether this process shows anything.
+    """
+
+    def __init__(self, console: Console, shown: bool) -> None:
+        self.console = console
+        self.shown = shown
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[figures]}"),
+            _TimeLeft(),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=not (shown and console.is_terminal),
+            expand=True,
+        )
+        self._task = self._bar.add_task("starting", total=1, figures="", share=0.0, from_share=0.0)
+        self._mark: tuple[float, int] | None = None
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._bar.stop()
+
+    def begin(self, share: float) -> None:
+        """The run begins, or goes on, at this share of the whole."""
+        self._bar.update(self._task, from_share=share, share=share)
+
+    def step(self, epoch: str, share: float, images: int, loss: float, rate: float) -> None:
+        """So far: the share of the run that is done, images seen, last loss, learning rate."""
+        now = time.perf_counter()
+        speed = ""
+        if self._mark is not None and images > self._mark[1]:
+            speed = f"{(images - self._mark[1]) / (now - self._mark[0]):,.0f} images/s  "
+        self._mark = (now, images)
+        figures = f"{speed}loss {loss:.3f}  rate {rate:.1e}"
+        self._bar.update(self._task, description=epoch, completed=share, share=share, figures=figures)
+
+    def scoring(self, what: str) -> None:
+        """Images are being scored, which trains nothing."""
+        self._bar.update(self._task, figures=f"scoring the {what}")
+        self._mark = None
+
+    def say(self, words: Any) -> None:
+        """Something a person should know, above the bar."""
+        if self.shown:
+            self.console.print(words, highlight=False, soft_wrap=isinstance(words, str))
+
+    def epoch(self, row: dict[str, Any], epochs: int | None) -> None:
+        """An epoch is done: its row of metrics as a line."""
+        parts = [
+            f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}" if epochs else f"epoch {row['epoch']:>3}",
+            f"loss {row['loss']:.3f}",
+            *(
+                f"{label} top-1 {row[key]['top1']:5.1%}".replace("%", " %")
+                for key, label in (("weights", "weights"), ("average", "average"))
+                if key in row
+            ),
+            f"{row['images_per_second']:,.0f} images/s",
+        ]
+        self.say("  ".join(parts))
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: 42 s, 3 min 5 s, 2 h 10 min, 3 d 4 h."""
+    seconds = round(seconds)
+    for unit, size, smaller, small in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
+        if seconds >= size:
+            return f"{seconds // size} {unit} {seconds % size // small} {smaller}"
+    return f"{seconds} s"

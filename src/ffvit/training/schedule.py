@@ -1,0 +1,34 @@
+"""The learning rate as a function of how far training is, and of nothing else."""
+
+from __future__ import annotations
+
+import math
+
+from ffvit.recipe import Recipe
+
+
+def learning_rate(recipe: Recipe, epochs_done: float) -> float:
+    """The rate at a point of training: linear warm-up, then cosine or constant.
+
+    Args:
+        recipe: Its schedule fields say how, DeiT's quirks among them.
+        epochs_done: Epochs behind this step, fractions included.
+
+    Returns:
+        The learning rate of the next step. With `deit`, equal to what DeiT's code runs at in every epoch.
+    """
+    if recipe.schedule_per == "epoch":
+        epochs_done = math.floor(epochs_done)
+    if recipe.schedule_late:
+        epochs_done = max(epochs_done - 1, 0)
+    peak, start, final = recipe.peak_learning_rate, recipe.warmup_learning_rate, recipe.final_learning_rate
+    if epochs_done < recipe.warmup_epochs:
+        return start + (peak - start) * epochs_done / recipe.warmup_epochs
+    if recipe.schedule == "constant":
+        return peak
+    length = recipe.epochs - recipe.cooldown_epochs
+    if not recipe.cosine_under_warmup:
+        epochs_done, length = epochs_done - recipe.warmup_epochs, length - recipe.warmup_epochs
+    if epochs_done >= length:
+        return final
+    return final + (peak - final) * (1 + math.cos(math.pi * epochs_done / length)) / 2

@@ -1,0 +1,200 @@
+"""Training a network: what was asked for, made ready, run, and scored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from torch import nn
+
+from ffvit import recipe as recipes
+from ffvit.architecture import Architecture, Network
+from ffvit.atomic import full
+from ffvit.data.config import Data
+from ffvit.data.parts import Parts, open_parts
+from ffvit.errors import RunStoppedError, UserError
+from ffvit.machine import Machine, on_first, start
+from ffvit.network.create import create_model, input_of
+from ffvit.network.weights import load
+from ffvit.recipe import Recipe
+from ffvit.run import Config, Run, free_folder
+from ffvit.training.loop import Loop
+from ffvit.training.progress import Display
+
+
+def train(
+    model: str | Architecture | Network | None = None,
+    data: str | Path | Data | None = None,
+    recipe: str | Recipe | None = None,
+    *,
+    machine: Machine | None = None,
+    seed: int = 0,
+    start_from: str | Path | None = None,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    console: Console | None = None,
+) -> Run:
+    """Train a network on images and score it on images that chose nothing.
+
+    Args:
+        model: A name of ours or of timm's, or an `Architecture`. Default: ff_micro for the digits, else ff_tiny.
+        data: A folder, a list, a data set that timm opens, or a `Data` that also says how it is parted.
+        recipe: A name or a `Recipe`. Default: `digits` for the digits, else `small`.
+        machine: Devices and precision. Default: one device, a GPU if there is one.
+        seed: Reaches every draw: same seed, same numbers.
+        start_from: Weights to start from (a file or run folder), or `pretrained` for the published ones.
+        out: The run folder. Default: a new one in `runs/`.
+        overwrite: Replace a run folder that exists.
+        console: Where to show progress.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        UserError: Something that was given cannot be used.
+        RunStoppedError: The run was interrupted, its loss was no longer finite, the disk is full, or too many images
+            were unreadable. What was reached is kept, and `resume` goes on.
+    """
+    config = configure(model, data, recipe, machine=machine, seed=seed, start_from=start_from)
+    return run_config(config, out=out, overwrite=overwrite, console=console)
+
+
+def configure(
+    model: str | Architecture | Network | None = None,
+    data: str | Path | Data | None = None,
+    recipe: str | Recipe | None = None,
+    *,
+    machine: Machine | None = None,
+    seed: int = 0,
+    start_from: str | Path | None = None,
+) -> Config:
+    """What `train` was asked for, with the defaults filled in."""
+    if not isinstance(data, Data):
+        data = Data(source=str(data)) if data is not None else Data()
+    digits = data.source == "digits"
+    if recipe is None:
+        recipe = "digits" if digits else "small"
+    if isinstance(recipe, str):
+        recipe = recipes.named(recipe)
+    if model is None:
+        model = "ff_micro_patch2_8" if digits else "ff_tiny_patch16_224"
+    if isinstance(model, Architecture):
+        model = Network(architecture=model)
+    elif isinstance(model, str):
+        model = Network(name=model)
+    return Config(
+        network=model,
+        data=data,
+        recipe=recipe,
+        machine=machine or Machine(),
+        seed=seed,
+        start_from=str(start_from) if start_from is not None else None,
+    )
+
+
+def run_config(
+    config: Config, out: str | Path | None = None, overwrite: bool = False, console: Console | None = None
+) -> Run:
+    """Train what a configuration says; see `train`."""
+    fabric = start(config.machine)
+    name = f"{config.network.title}-{Path(config.data.source).stem or 'data'}"
+
+    def folder() -> str:
+        path = Path(out) if out is not None else free_folder(name)
+        return str(Run.create(path, config, overwrite).path)
+
+    return _run(fabric, config, Run(on_first(fabric, folder)), console, go_on=False)
+
+
+def resume(out: str | Path, machine: Machine | None = None, console: Console | None = None) -> Run:
+    """Go on with a run from its last checkpoint; the same as if it had never stopped.
+
+    Args:
+        out: The run folder.
+        machine: Another machine than the run's own, if given.
+        console: Where to show progress.
+
+    Raises:
+        UserError: It is no run folder, has no checkpoint, or is finished.
+        RunStoppedError: As `train`.
+    """
+    run = Run(out)
+    if run.summary() is not None:
+        raise UserError(f"{run.path}: this run is finished; its figures are in {run.summary_file}")
+    config = run.config
+    if machine is not None:
+        config = config.replace(machine=machine)
+    return _run(start(config.machine), config, run, console, go_on=True)
+
+
+def _run(fabric: Fabric, config: Config, run: Run, console: Console | None, go_on: bool) -> Run:
+    try:
+        with Display(console or Console(), shown=fabric.is_global_zero) as display:
+            with fabric.rank_zero_first():  # one process downloads, the others find it done
+                parts = open_parts(config.data)
+            torch.manual_seed(config.seed)
+            network, about = _network(config, len(parts.classes))
+            teacher = _teacher(config.recipe, len(parts.classes))
+            loop = Loop(fabric, config, run, network, teacher, parts, display)
+            display.say(_headline(config, run, parts, network, loop, about))
+            if go_on:
+                loop.go_on()
+            loop.fit()
+            display.say(loop.finish())
+    except OSError as error:
+        if full(error):
+            raise RunStoppedError(f"{run.path}: the disk is full. Free some space, then go on with --resume") from None
+        raise
+    return run
+
+
+def _network(config: Config, classes: int) -> tuple[nn.Module, str]:
+    """The network with its start values, and words on where they came from."""
+    rates = {"dropout": config.recipe.dropout, "drop_path": config.recipe.drop_path}
+    if config.start_from is None or config.start_from == "pretrained":
+        pretrained = config.start_from == "pretrained"
+        network = create_model(config.network, classes, pretrained=pretrained, **rates)
+        return network, "published weights" if pretrained else f"random start values (seed {config.seed})"
+    model = config.network.architecture or config.network.name
+    network = load(config.start_from, model, classes, **rates)
+    head = f", with a new head for {classes} classes" if network.new_head else ""
+    return network.train(), f"weights of {config.start_from}{head}"
+
+
+def _teacher(recipe: Recipe, classes: int) -> nn.Module | None:
+    if recipe.teacher is None:
+        return None
+    if Path(recipe.teacher).exists():
+        teacher = load(recipe.teacher)
+    else:
+        teacher = create_model(recipe.teacher, pretrained=True).eval()
+    if teacher.num_classes != classes:
+        raise UserError(
+            f"recipe.teacher: {recipe.teacher} answers with {teacher.num_classes} classes, the data has {classes}; "
+            "train it on this data first and give its run folder"
+        )
+    return teacher
+
+
+def _headline(config: Config, run: Run, parts: Parts, network: nn.Module, loop: Loop, about: str) -> Table:
+    """What is about to happen, in a few lines."""
+    takes = input_of(network)
+    parameters = sum(each.numel() for each in network.parameters())
+    length = f"{config.recipe.minutes:g} minutes" if config.recipe.minutes else f"{config.recipe.epochs} epochs"
+    processes = loop.fabric.world_size
+    where = f"{processes} x {loop.fabric.device.type}, {loop.fabric.strategy.precision.precision}"
+    rows = {
+        "network": f"{config.network.title}, {parameters / 1e6:.2f} M parameters, {about}",
+        "images": f"{takes.image[0]} x {takes.image[1]} px, {takes.channels} channel{'s' * (takes.channels > 1)}; {parts.account}",
+        "recipe": f"{length}, {config.recipe.batch_size} images a step, rate {config.recipe.peak_learning_rate:.1e}",
+        "machine": f"{where}, {loop.workers} loading processes each",
+        "run folder": str(run.path),
+    }
+    table = Table.grid(padding=(0, 2))
+    for name, words in rows.items():
+        table.add_row(f"[bold]{name}[/bold]", escape(words))
+    return table

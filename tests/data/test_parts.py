@@ -115,6 +115,11 @@ class TestFolders:
         for part in (parts.train, parts.selection, parts.test):
             assert classes_in_paths(part, parts.classes)
 
+    def test_a_class_of_three_is_in_every_part(self, tmp_path):
+        parts = open_parts(Data(source=str(fill(tmp_path, rare=3, common=60)), test=0.6))
+        for part in (parts.train, parts.selection, parts.test):
+            assert (part.labels == 1).sum() == 1
+
     def test_a_folder_of_nothing_but_train_is_split_like_a_single_one(self, single, tmp_path):
         (tmp_path / "train").symlink_to(single)
         by_link, plain = open_parts(Data(source=str(tmp_path))), open_parts(Data(source=str(single)))
@@ -190,6 +195,9 @@ class TestLists:
         labels = [2, 10, "NA", "007"] * 4
         pd.DataFrame({"path": [f"x/{n}.jpg" for n in range(16)], "label": labels}).to_csv(path, index=False)
         assert open_parts(Data(source=str(path))).classes == ("2", "007", "10", "NA")
+        codes = ["007", "7.0"] * 8
+        pd.DataFrame({"path": [f"x/{n}.jpg" for n in range(16)], "label": codes}).to_csv(path, index=False)
+        assert open_parts(Data(source=str(path))).classes == ("007", "7.0")
         numbers = tmp_path / "list.parquet"
         pd.DataFrame({"path": [f"x/{n}.jpg" for n in range(16)], "label": [3, 1] * 8}).to_parquet(numbers)
         assert open_parts(Data(source=str(numbers))).classes == ("1", "3")
@@ -318,6 +326,15 @@ class TestOpenImages:
     def test_unnamed_classes_are_the_folders_in_order(self, photos):
         images = open_images(str(photos / "val"), None, None)
         assert images.labels.tolist() == [0] * 3 + [1] * 3 + [2] * 3 + [3] * 3
+
+    def test_folders_named_by_numbers_are_counted_like_any_others(self, tmp_path):
+        fill(tmp_path, **{"10": 1, "1": 1, "2": 1})
+        images = open_images(str(tmp_path), None, None)
+        assert {Path(images.name(index)).parent.name: images.labels[index] for index in range(3)} == {
+            "1": 0,
+            "2": 1,
+            "10": 2,
+        }
 
     def test_unnamed_classes_are_the_numbers_of_a_list(self, tmp_path):
         fill(tmp_path, x=2)

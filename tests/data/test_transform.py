@@ -75,7 +75,19 @@ def test_every_recipe_makes_tensors_of_the_networks_size(photo, named, channels)
         assert made.isfinite().all()
 
 
-def test_grey_is_the_grey_of_the_augmented_colour():
+def test_grey_is_the_grey_of_the_augmented_colour(photo):
+    strong = recipe.named("deit").replace(erase=0.0)
+    grey, colour = (training_transform(strong, (40, 60), n, (0.5,) * n, (1.0,) * n) for n in (1, 3))
+    for index in range(40):
+        with seed_everything_for(0, 0, index, 0):
+            made = grey(photo)
+        with seed_everything_for(0, 0, index, 0):
+            pixels = ((colour(photo) + 0.5) * 255).round().byte().permute(1, 2, 0).numpy()
+        expected = np.asarray(PIL.Image.fromarray(pixels).convert("L"))
+        np.testing.assert_array_equal(((made[0] + 0.5) * 255).round(), expected)
+
+
+def test_grey_of_one_colour():
     red = PIL.Image.new("RGB", (20, 20), (200, 0, 0))
     expected = torch.full((1, 12, 12), (round(200 * 0.299) / 255 - 0.5) / 0.25)
     still = recipe.Recipe(crop_scale=(0.5, 1), flip=0.5)
@@ -83,9 +95,11 @@ def test_grey_is_the_grey_of_the_augmented_colour():
     torch.testing.assert_close(evaluation_transform(1.0, "bicubic", (12, 12), 1, (0.5,), (0.25,))(red), expected)
 
 
-@pytest.mark.parametrize(("size", "between"), [(224, 256), (384, 438)])
-def test_evaluation_resizes_the_shorter_side_and_crops_the_centre(photo, size, between):
-    transform = evaluation_transform(0.875, "bicubic", (size, size), 3, ZERO, ONE)
+@pytest.mark.parametrize(
+    ("size", "crop", "between"), [(224, 0.875, 256), (384, 0.875, 438), (96, 1.0, 96), (96, 0.5, 192)]
+)
+def test_evaluation_resizes_the_shorter_side_and_crops_the_centre(photo, size, crop, between):
+    transform = evaluation_transform(crop, "bicubic", (size, size), 3, ZERO, ONE)
     width, height = photo.size
     assert width > height
     wide = int(between * width / height)

@@ -20,7 +20,7 @@ class Data(Value):
     source: str = Field(
         "digits",
         description="digits; a folder with train/ and val/ (and test/), or of class folders; a .csv or .parquet list "
-        "of path and label; or a data set timm opens: torch/cifar10, hfds/..., wds/...",
+        "with columns path, label and, where the parts are given, split; or a data set timm opens: torch/cifar10, hfds/..., wds/...",
     )
     root: Path | None = Field(
         None, description="Where a data set that timm opens lies or is downloaded to (default: ~/.cache/ffvit)."

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from ffvit.deploy.predict import predict
     from ffvit.errors import RunStoppedError, UserError
     from ffvit.evaluation.evaluate import evaluate
+    from ffvit.machine import Machine
     from ffvit.network.create import create_model
     from ffvit.network.weights import load, save_weights
     from ffvit.recipe import Recipe
     from ffvit.run import Run
-    from ffvit.machine import Machine
     from ffvit.training.train import train
 
 _HOME = {
@@ -49,7 +49,7 @@ _HOME = {
 }
 
 __version__ = "0.1.0"
-__all__ = [  # noqa: RUF022 (as in _HOME)
+__all__ = [
     "NAMED",
     "Architecture",
     "Branch",
@@ -81,7 +81,7 @@ def __dir__() -> list[str]:
 class _WhenTimmArrives(importlib.abc.MetaPathFinder):
     """Registers our networks with timm as soon as a program imports it, without importing it for those who do not."""
 
-    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
+    def find_spec(self, fullname: str, _path: Any = None, _target: Any = None) -> importlib.machinery.ModuleSpec | None:
         if fullname != "timm":
             return None
         sys.meta_path.remove(self)

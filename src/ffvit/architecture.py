@@ -12,7 +12,7 @@ changes one field of it. "The paper" is L. Melas-Kyriazi, Do You Even Need Atten
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
@@ -68,10 +68,8 @@ class Branch(Value):
     kernel: PositiveInt | None = None
 
     def __init__(self, mixer: Mixer | None = None, axis: Axis | None = None, **fields: Any) -> None:
-        for name, value in (("mixer", mixer), ("axis", axis)):
-            if value is not None:
-                fields[name] = value
-        super().__init__(**fields)
+        named = {"mixer": mixer, "axis": axis}
+        super().__init__(**{name: value for name, value in named.items() if value is not None}, **fields)
 
     @field_validator("mixer", mode="before")
     @classmethod
@@ -81,7 +79,7 @@ class Branch(Value):
         return value
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _consistent(self) -> Branch:
         read = OPTIONS[self.mixer]
         for name in ("ratio", "hidden", "heads", "kernel"):
             if getattr(self, name) is not None and name not in read:
@@ -153,7 +151,7 @@ class Architecture(Value):
         return (value, value) if isinstance(value, int) else value
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _consistent(self) -> Architecture:
         if not self.block:
             raise ValueError("block: a block needs at least one branch")
         for side, image, patch in zip(("height", "width"), self.image, self.patch, strict=True):

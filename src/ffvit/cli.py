@@ -1,0 +1,320 @@
+"""The command line: one thin function a command. What it does is done by the functions Python users call."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import cyclopts
+from cyclopts import App, Parameter
+from pydantic import PositiveInt, ValidationError
+
+from ffvit import __version__
+from ffvit.data.config import Data
+from ffvit.errors import RunStoppedError, UserError
+from ffvit.machine import Machine
+from ffvit.recipe import Recipe
+from ffvit.value import sentences
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ffvit.run import Config
+    from ffvit.value import Value
+
+app = App(
+    name="ffvit",
+    version=__version__,
+    help="Do you even need attention? Train, score and compare image classifiers with it and without it.",
+    help_epilogue="""Examples:
+
+  ffvit train                              FF-only on handwritten digits
+  ffvit train ff_small_patch16_224 --data photos/ --out runs/photos
+  ffvit evaluate runs/photos --data photos/val
+  ffvit predict runs/photos holiday.jpg --top 3""",
+    help_format="plaintext",
+    default_parameter=Parameter(negative=()),
+)
+
+
+@app.command
+def train(
+    model: str | None = None,
+    *,
+    data: str | None = None,
+    recipe: str | None = None,
+    out: Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    config: Path | None = None,
+    start_from: str | None = None,
+    seed: int | None = None,
+    dry_run: bool = False,
+    machine: Annotated[Machine | None, Parameter(name="*", group="Machine", show_default=False)] = None,
+    data_fields: Annotated[Data | None, Parameter(name="--data", group="Images", show_default=False)] = None,
+    recipe_fields: Annotated[Recipe | None, Parameter(name="--recipe", group="Recipe", show_default=False)] = None,
+) -> None:
+    """Train a network and score it on images that chose nothing.
+
+    Parameters
+    ----------
+    model
+        A network of ours or of timm's (`ffvit models` lists them). Default: ff_micro_patch2_8 for the digits, else
+        ff_tiny_patch16_224.
+    data
+        Images: digits; a folder with train/ and val/ (and test/), or of class folders; a .csv or .parquet list; or what
+        timm opens: torch/cifar10, hfds/..., wds/... Default: digits.
+    recipe
+        deit (the paper's), small or digits; single fields are changed below. Default: digits for the digits, else small.
+    out
+        The run folder. Default: a new one in runs/.
+    resume
+        Go on with the run in --out from its last checkpoint.
+    overwrite
+        Replace the run folder in --out.
+    config
+        Run what a config.yaml says again; other arguments change it.
+    start_from
+        Weights to start from: a file, a run folder, or `pretrained` for the published ones.
+    seed
+        Same seed, same numbers. Default: 0.
+    dry_run
+        Print the whole configuration and stop.
+    machine
+        Where to compute.
+    data_fields
+        How the images are parted.
+    recipe_fields
+        Single fields of the recipe.
+    """
+    from ffvit.training.train import resume as go_on
+    from ffvit.training.train import run_config
+
+    if resume:
+        given = (model, data, recipe, config, start_from, seed, data_fields, recipe_fields)
+        if out is None:
+            raise UserError("--resume needs the run folder to go on with: --out FOLDER")
+        if overwrite or any(each is not None for each in given):
+            raise UserError("--resume goes on with the run as it was begun: give it only --out and where to compute")
+        go_on(out, machine=_changed(_config_of(out).machine, machine) if machine else None)
+        return
+    chosen = _chosen(model, data, recipe, config, start_from, seed, machine, data_fields, recipe_fields)
+    if dry_run:
+        _console().print(chosen.to_yaml(), highlight=False, markup=False)
+        return
+    run_config(chosen, out=out, overwrite=overwrite)
+
+
+@app.command
+def evaluate(
+    weights: Path,
+    *,
+    data: str = "digits",
+    model: str | None = None,
+    batch_size: PositiveInt = 256,
+    crop: float | None = None,
+    interpolation: Literal["bicubic", "bilinear"] | None = None,
+    root: Path | None = None,
+    json_file: Annotated[Path | None, Parameter(name="--json")] = None,
+    predictions: Path | None = None,
+    machine: Annotated[Machine | None, Parameter(name="*", group="Machine", show_default=False)] = None,
+) -> None:
+    """Score weights on images: accuracy with its uncertainty, calibration, classes, mistakes.
+
+    Example: `ffvit evaluate linear-base-checkpoint.pth --data /data/imagenet/val`
+
+    Parameters
+    ----------
+    weights
+        A run folder, or a file: ours, the paper's released checkpoints, DeiT's and timm's ViT.
+    data
+        As for train; classes are matched to the network's by name. Of digits, the test part.
+    model
+        The network's name, for weights that do not say.
+    batch_size
+        Images at once on each device.
+    crop
+        Share of the resized image that the central crop keeps. Default: the run's, or the network's own.
+    interpolation
+        How images are resized. Default: likewise.
+    root
+        Where a data set that timm opens lies.
+    json_file
+        Write the figures here too. Default: `evaluation.json` beside the weights of a run.
+    predictions
+        Write the answer to every image to this .csv.
+    machine
+        Where to compute.
+    """
+    from ffvit.evaluation.evaluate import evaluate as score
+    from ffvit.evaluation.report import report
+
+    result = score(
+        weights,
+        data,
+        model=model,
+        machine=machine,
+        batch_size=batch_size,
+        crop=crop,
+        interpolation=interpolation,
+        root=root,
+    )
+    console = _console()
+    console.print(report(result.evaluation, f"{weights} on {data}"))
+    for bad in result.bad:
+        print(f"not read: {bad}", file=sys.stderr)
+    if json_file is None and weights.is_dir():
+        json_file = weights / "evaluation.json"
+    if json_file is not None:
+        figures = {"weights": str(weights), "data": data, **result.evaluation.to_dict()}
+        json_file.write_text(json.dumps(figures, indent=2) + "\n")
+        console.print(f"figures in {json_file}", highlight=False)
+    if predictions is not None:
+        result.answers.to_csv(predictions, result.names)
+        console.print(f"answers in {predictions}", highlight=False)
+
+
+@app.command
+def predict(
+    weights: Path,
+    images: Annotated[list[Path], Parameter(negative=())],
+    *,
+    top: PositiveInt = 5,
+    format: Literal["table", "csv", "json"] = "table",  # noqa: A002 (the option's name)
+    model: str | None = None,
+    machine: Annotated[Machine | None, Parameter(name="*", group="Machine", show_default=False)] = None,
+) -> None:
+    """Name what pictures show, with calibrated probabilities.
+
+    Example: `ffvit predict runs/flowers photo.jpg folder/ --top 3 --format csv`
+
+    Parameters
+    ----------
+    weights
+        A run folder, or a file of weights.
+    images
+        Image files, and folders of them at any depth.
+    top
+        How many classes each image gets.
+    format
+        A table to read, or csv (image, rank, class, probability) or json (a line an image) for programs.
+    model
+        The network's name, for weights that do not say.
+    machine
+        Where to compute.
+    """
+    from ffvit.deploy.predict import predict as predictions
+    from ffvit.deploy.predict import written
+
+    read = written(predictions(weights, images, top=top, model=model, machine=machine), format, _console())
+    if not read:
+        raise UserError("none of these images could be read")
+
+
+@app.command
+def models(pattern: str = "*ff_*") -> None:
+    """List networks: parameters, operations, published accuracy and its source.
+
+    Examples: `ffvit models 'ff_*'`, `ffvit models 'deit*'`
+
+    Parameters
+    ----------
+    pattern
+        Names to list, with * and ? as in a shell; ours and timm's.
+    """
+    from ffvit.cost.listing import listing
+
+    listing(pattern, _console())
+
+
+def _chosen(
+    model: str | None,
+    data: str | None,
+    recipe: str | None,
+    config: Path | None,
+    start_from: str | None,
+    seed: int | None,
+    machine: Machine | None,
+    data_fields: Data | None,
+    recipe_fields: Recipe | None,
+) -> Config:
+    """The configuration: from a file or the defaults, with what was given on the command line put over it."""
+    from ffvit import recipe as recipes
+    from ffvit.run import read_config
+    from ffvit.training.train import configure
+
+    base = read_config(config) if config is not None else None
+    images = _changed(base.data if base else Data(), data_fields)
+    if data is not None:
+        images = images.replace(source=data)
+    how: Recipe | str | None = recipe if recipe is not None else (base.recipe if base else None)
+    if recipe_fields is not None:
+        if how is None:
+            how = "digits" if images.source == "digits" else "small"
+        how = _changed(recipes.named(how) if isinstance(how, str) else how, recipe_fields)
+    return configure(
+        model if model is not None else (base.network if base else None),
+        images,
+        how,
+        machine=_changed(base.machine if base else Machine(), machine),
+        seed=seed if seed is not None else (base.seed if base else 0),
+        start_from=start_from if start_from is not None else (base.start_from if base else None),
+    )
+
+
+def _changed(value: Any, given: Value | None) -> Any:
+    """A value with the fields that were given on the command line put over its own."""
+    if given is None:
+        return value
+    return value.replace(**{name: getattr(given, name) for name in given.model_fields_set})
+
+
+def _config_of(folder: Path) -> Config:
+    from ffvit.run import Run
+
+    return Run(folder).config
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console()
+
+
+def main() -> None:
+    """What the `ffvit` command runs."""
+    # OpenMP's threads burn their time slice while they wait; where other programs share the processor, that is the
+    # time the next step needs. Must be set before PyTorch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        app(exit_on_error=False, print_error=False)
+    except (UserError, RunStoppedError) as error:
+        _fail(str(error), 2 if isinstance(error, UserError) else 1)
+    except cyclopts.CycloptsError as error:
+        cause = error.__cause__
+        _fail(_sentences(cause) if isinstance(cause, ValidationError) else str(error), 2)
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+    except BrokenPipeError:  # `ffvit models | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _sentences(error: ValidationError) -> str:
+    """What pydantic refused on the way in, as the options were typed."""
+    kind = next(each for each in (Recipe, Data, Machine) if each.__name__ in error.title)
+    return sentences(error, kind, {Recipe: "--recipe", Data: "--data", Machine: "-"}[kind])
+
+
+def _fail(words: str, code: int) -> None:
+    """Say what went wrong, once for all processes of a run, and leave."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        for line in words.splitlines():
+            print(f"ffvit: {line}", file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

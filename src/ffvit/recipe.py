@@ -6,7 +6,7 @@ DeiT's code does something it does not say, that is a field here whose other val
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
@@ -103,7 +103,7 @@ class Recipe(Value):
     distillation_temperature: PositiveFloat = Field(1.0, description="Temperature of soft distillation.")
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _consistent(self) -> Recipe:
         for name in ("crop_scale", "crop_ratio"):
             low, high = getattr(self, name)
             if low > high or low == 0:

@@ -21,7 +21,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -83,9 +83,13 @@ class Run:
         """
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             if not overwrite:
-                raise UserError(f"{path} exists: go on with it (--resume), replace it (--overwrite), or name another --out")
+                raise UserError(
+                    f"{path} exists: go on with it (--resume), replace it (--overwrite), or name another --out"
+                )
             if not (path / "config.yaml").is_file():
-                raise UserError(f"{path} exists and is no run folder, so --overwrite does not delete it: name another --out")
+                raise UserError(
+                    f"{path} exists and is no run folder, so --overwrite does not delete it: name another --out"
+                )
             shutil.rmtree(path)
         try:
             (path / "checkpoint").mkdir(parents=True)
@@ -162,7 +166,7 @@ def made_with() -> dict[str, Any]:
     devices = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     return {
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in packages},
         "commit": _commit(),
@@ -176,7 +180,7 @@ def _commit() -> str | None:
     """The commit of ffvit's own source, if it runs from a checkout."""
     try:
         source = Path(__file__).parent
-        answer = subprocess.run(
+        answer = subprocess.run(  # noqa: S603
             ["git", "-C", str(source), "describe", "--always", "--dirty", "--abbrev=12"],  # noqa: S607
             capture_output=True, text=True, timeout=5, check=True,
         )  # fmt: skip

@@ -5,14 +5,16 @@ Whatever a person gives (keyword, YAML, command line) passes through here once; 
 
 from __future__ import annotations
 
-from typing import Any, Self, TypeVar, get_args
+from collections.abc import Callable
+from typing import Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
+from pydantic import BaseModel, ConfigDict, ValidationError, model_serializer
 
 from ffvit.errors import UserError, nearest
 
 Model = TypeVar("Model", bound=BaseModel)
+Same = TypeVar("Same", bound="Value")
 
 
 class Value(BaseModel):
@@ -21,7 +23,7 @@ class Value(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     @model_serializer(mode="wrap")
-    def _without_empty(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_empty(self, handler: Callable[[Any], Any]) -> dict[str, Any]:
         """Leave out what is None by default and still None; a None that was chosen is kept."""
         fields = type(self).model_fields
         return {
@@ -30,7 +32,7 @@ class Value(BaseModel):
             if value is not None or fields[name].default is not None
         }
 
-    def replace(self, **fields: Any) -> Self:
+    def replace(self: Same, **fields: Any) -> Same:
         """A copy with some fields changed, checked again.
 
         Raises:
@@ -43,7 +45,7 @@ class Value(BaseModel):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
     @classmethod
-    def from_yaml(cls, text: str) -> Self:
+    def from_yaml(cls: type[Same], text: str) -> Same:
         """Read what `to_yaml` wrote, or what a person wrote like it.
 
         Raises:
@@ -69,7 +71,12 @@ def parse(model: type[Model], fields: object, where: str | None = None) -> Model
     try:
         return model.model_validate(fields)
     except ValidationError as error:
-        raise UserError("\n".join(_sentence(model, fault, where) for fault in error.errors())) from None
+        raise UserError(sentences(error, model, where)) from None
+
+
+def sentences(error: ValidationError, model: type[BaseModel], where: str) -> str:
+    """What a validation found wrong with the fields of a model, a line a fault."""
+    return "\n".join(_sentence(model, fault, where) for fault in error.errors())
 
 
 def _sentence(model: type[BaseModel], fault: Any, where: str) -> str:

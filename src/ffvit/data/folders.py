@@ -40,7 +40,7 @@ def read_folder(folder: Path) -> Labelled:
     Raises:
         UserError: There is no image in a class folder, or a folder cannot be listed.
     """
-    found = list(counted(_files(folder), f"looking through {folder}"))
+    found = list(counted(image_files(folder), f"looking through {folder}"))
     paths = [path for path in found if os.sep in path]
     if not paths:
         if found:
@@ -53,8 +53,8 @@ def read_folder(folder: Path) -> Labelled:
     return Labelled(FileImages(folder, paths, labels), classes)
 
 
-def _files(folder: Path) -> Iterator[str]:
-    """Image files below the folder, relative to it."""
+def image_files(folder: Path) -> Iterator[str]:
+    """Image files below the folder, relative to it, however deep; a loop of links is walked once."""
 
     def below(path: Path, prefix: str, above: frozenset[str]) -> Iterator[str]:
         real = os.path.realpath(path)

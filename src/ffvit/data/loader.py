@@ -77,8 +77,8 @@ class _ForTraining(_Opened[View]):
         self.seed = seed
 
     def __getitem__(self, item: View) -> _Loaded:
-        with seed_everything_for(self.seed, item.epoch, item.index, item.view):
-            return self.load(item.index, item.group)
+        with seed_everything_for(self.seed, item.epoch, item.image, item.view):
+            return self.load(item.image, item.group)
 
 
 class _ForEvaluation(_Opened[int]):

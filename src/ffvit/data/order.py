@@ -20,7 +20,7 @@ class View(NamedTuple):
     """One image to load for training."""
 
     epoch: int
-    index: int
+    image: int
     view: int
     group: int
 

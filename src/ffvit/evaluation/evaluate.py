@@ -9,13 +9,13 @@ from torch import nn
 
 from ffvit.data.images import BadImageError, Images
 from ffvit.data.parts import open_images
-from ffvit.errors import UserError
 from ffvit.evaluation.answers import Answers
 from ffvit.evaluation.measures import Evaluation, measure
+from ffvit.evaluation.ready import ready_to_answer
 from ffvit.evaluation.scorer import BATCH, Scorer
 from ffvit.machine import Machine, start
-from ffvit.network.weights import load
-from ffvit.run import Run
+from ffvit.network.create import classes_of
+
 
 @dataclass(frozen=True)
 class Score:
@@ -59,23 +59,20 @@ def evaluate(
     Raises:
         UserError: The weights or the images cannot be used.
     """
-    network = weights if isinstance(weights, nn.Module) else load(weights, model)
-    config = getattr(network, "pretrained_cfg", None) or {}
-    temperature = None
-    crop_of, interpolation_of = config.get("crop_pct", 0.875), config.get("interpolation", "bicubic")
-    if not isinstance(weights, nn.Module) and (Path(weights) / "config.yaml").is_file():
-        run = Run(weights)
-        crop_of, interpolation_of = run.config.recipe.evaluation_crop, run.config.recipe.interpolation
-        temperature = (run.summary() or {}).get("temperature")
-    names: tuple[str, ...] | None = getattr(network, "class_names", None)
-    images, classes = open_images(str(data), root, names)
-    if len(classes) != network.num_classes:
-        raise UserError(f"{data}: {len(classes)} classes, but the network answers with {network.num_classes}")
-    fabric = start(machine or Machine())
-    network = network.to(fabric.device)
+    ready = ready_to_answer(weights, model)
+    machine = machine or Machine()
+    classes = ready.class_names or tuple(map(str, range(classes_of(ready.network))))
+    images = open_images(str(data), root, ready.class_names)
+    fabric = start(machine)
     scorer = Scorer(
-        fabric, images, network, classes, crop or crop_of, interpolation or interpolation_of, batch_size,
-        (machine or Machine()).workers,
-    )  # fmt: skip
-    answers, bad = scorer(network)
-    return Score(measure(answers, temperature), answers, images, bad)
+        fabric,
+        images,
+        ready.network,
+        classes,
+        crop if crop is not None else ready.crop,
+        interpolation or ready.interpolation,
+        batch_size,
+        machine.workers,
+    )
+    answers, bad = scorer(ready.network.to(fabric.device))
+    return Score(measure(answers, ready.temperature), answers, images, bad)

@@ -14,8 +14,8 @@ from ffvit.data.loader import evaluation_loader, workers_for
 from ffvit.data.transform import evaluation_transform
 from ffvit.errors import UserError
 from ffvit.evaluation.answers import Answers
-from ffvit.network.create import input_of
 from ffvit.machine import gathered
+from ffvit.network.create import input_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -124,4 +124,3 @@ class Scorer:
             classes=self.classes,
         )
         return answers, all_bad
-

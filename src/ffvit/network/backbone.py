@@ -44,7 +44,9 @@ class PositionMap(nn.Module):
         self.grid = architecture.grid
         rows, columns = architecture.position_grid or architecture.grid
         self.map = nn.Parameter(torch.empty(1, architecture.width, rows, columns))
-        self.class_token = nn.Parameter(torch.empty(1, 1, architecture.width)) if _has_class_token(architecture) else None
+        self.class_token = (
+            nn.Parameter(torch.empty(1, 1, architecture.width)) if _has_class_token(architecture) else None
+        )
 
     def forward(self, tokens: Float[Tensor, "batch tokens features"]) -> Float[Tensor, "batch tokens features"]:
         resized = functional.interpolate(self.map, size=self.grid, mode="bilinear", align_corners=False).flatten(2).mT
@@ -117,11 +119,13 @@ class Backbone(nn.Module):
         self.position = positions[architecture.position](architecture)
         self.blocks = nn.Sequential(
             *(
-                nn.Sequential(*(ResidualBranch(each, architecture, proj_drop_rate, rate) for each in architecture.block))
+                nn.Sequential(
+                    *(ResidualBranch(each, architecture, proj_drop_rate, rate) for each in architecture.block)
+                )
                 for rate in calculate_drop_path_rates(drop_path_rate, architecture.depth)
             )
         )
-        self.norm = nn.LayerNorm(architecture.width, eps=EPSILON)
+        self.norm: nn.Module = nn.LayerNorm(architecture.width, eps=EPSILON)
         self.head_drop = nn.Dropout(drop_rate)
         self.head = nn.Linear(architecture.width, architecture.classes) if architecture.classes else nn.Identity()
         self.init_weights()
@@ -139,9 +143,7 @@ class Backbone(nn.Module):
             if isinstance(module, SpatialGatingUnit):  # its gate starts open: a property of the mixer
                 module.init_weights()
 
-    def embed(
-        self, images: Float[Tensor, "batch channels height width"]
-    ) -> Float[Tensor, "batch tokens features"]:
+    def embed(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch tokens features"]:
         """Patches as tokens, the class token in front, positions added."""
         if images.shape[1:] != (self.in_chans, *self.architecture.image):
             height, width = self.architecture.image
@@ -202,7 +204,7 @@ class Backbone(nn.Module):
             self.global_pool = global_pool
         self.num_classes = num_classes
         self.architecture = self.architecture.replace(classes=num_classes)
-        anchor = self.norm.weight
+        anchor = self.patch_embed.proj.weight
         self.head = nn.Identity()
         if num_classes:
             self.head = nn.Linear(self.embed_dim, num_classes, device=anchor.device, dtype=anchor.dtype)

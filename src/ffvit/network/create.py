@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from typing import Any
+from typing import Any, cast
 
 import timm
 from torch import nn
@@ -66,7 +66,7 @@ def create_model(
         return _by_name(name, classes, channels, image, pretrained, dropout, drop_path)
     if pretrained:
         raise UserError("an architecture of your own has no published weights: leave out pretrained, or give a name")
-    backbone = build(architecture, classes, channels, image, proj_drop_rate=dropout, drop_path_rate=drop_path)
+    backbone: Any = build(architecture, classes, channels, image, proj_drop_rate=dropout, drop_path_rate=drop_path)
     backbone.pretrained_cfg = input_config(backbone.architecture)
     backbone.network = Network(name=name, architecture=backbone.architecture)
     return backbone
@@ -93,6 +93,7 @@ def _by_name(
     options = {option: value for option, value in options.items() if value is not None}
     if pretrained and not timm.get_pretrained_cfg(name).has_weights:
         raise UserError(f"no weights were published for {name}: leave out pretrained")
+    network: Any
     try:
         network = timm.create_model(name, pretrained=pretrained, **options)
     except TypeError as error:
@@ -108,14 +109,17 @@ def _by_name(
         if isinstance(error, UserError) or image is None:
             raise
         raise UserError(f"{name} cannot take images of {image[0]} x {image[1]}: {error}") from None
-    if isinstance(network, Backbone):
-        network.network = Network(name=name, architecture=network.architecture)
-    else:
-        network.network = Network(name=name, classes=classes, channels=channels, image=image)
+    sizes = (
+        {"architecture": network.architecture} if ours else {"classes": classes, "channels": channels, "image": image}
+    )
+    network.network = Network(name=name, **sizes)
     if image is not None:
         network.pretrained_cfg = {**network.pretrained_cfg, "input_size": (input_of(network).channels, *image)}
     if channels is not None and channels != len(network.pretrained_cfg["mean"]):
-        scale = {key: (sum(network.pretrained_cfg[key]) / len(network.pretrained_cfg[key]),) * channels for key in ("mean", "std")}
+        scale = {
+            key: (sum(network.pretrained_cfg[key]) / len(network.pretrained_cfg[key]),) * channels
+            for key in ("mean", "std")
+        }
         network.pretrained_cfg = {**network.pretrained_cfg, **scale}
     return network
 
@@ -148,18 +152,23 @@ def network_of(network: nn.Module) -> Network:
         return Network(name=made.name if made else None, architecture=network.architecture)
     made = getattr(network, "network", None)
     if made is not None:
-        return made.replace(classes=network.num_classes)
+        return made.replace(classes=classes_of(network))
     config = getattr(network, "pretrained_cfg", None)
     if config and config.get("architecture"):  # straight from timm.create_model
         _, *image = config["input_size"]
         own = timm.get_pretrained_cfg(config["architecture"])
         return Network(
             name=config["architecture"],
-            classes=network.num_classes,
+            classes=classes_of(network),
             channels=getattr(network, "in_chans", None),
             image=tuple(image) if own and tuple(own.input_size[1:]) != tuple(image) else None,
         )
     raise UserError("this network cannot be named, so it could not be built again: make it with ffvit.create_model")
+
+
+def classes_of(network: nn.Module) -> int:
+    """How many classes the network answers with."""
+    return cast("int", network.num_classes)
 
 
 def input_of(network: nn.Module) -> Input:
@@ -167,7 +176,7 @@ def input_of(network: nn.Module) -> Input:
     if isinstance(network, Backbone):
         config = getattr(network, "pretrained_cfg", None) or input_config(network.architecture)
         return Input(network.architecture.image, network.in_chans, tuple(config["mean"]), tuple(config["std"]))
-    config = network.pretrained_cfg
+    config = cast("dict[str, Any]", network.pretrained_cfg)
     channels, height, width = config["input_size"]
     channels = getattr(network, "in_chans", channels)
     return Input((height, width), channels, tuple(config["mean"]), tuple(config["std"]))

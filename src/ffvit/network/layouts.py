@@ -40,7 +40,9 @@ _TELLING = {
     "released": {"pos_encoding.pos_embed", "blocks.0.mlp1.fc1.weight", "blocks.0.mlp2.fc1.weight"},
     "timm ViT": {"pos_embed", "cls_token", "blocks.0.attn.qkv.weight", "blocks.0.mlp.fc1.weight"},
 }
-_NOT_PLAIN_VIT = re.compile(r"dist_token|reg_token|\.ls1\.|q_norm|fc_norm|norm_pre|relative_position|\.norm3\.|attn_pool")
+_NOT_PLAIN_VIT = re.compile(
+    r"dist_token|reg_token|\.ls1\.|q_norm|fc_norm|norm_pre|relative_position|\.norm3\.|attn_pool"
+)
 
 
 def layout_of(names: Mapping[str, object]) -> str | None:

@@ -25,7 +25,7 @@ RELEASED = {
 
 
 def input_config(architecture: Architecture) -> dict[str, Any]:
-    """timm's `default_cfg` of a network: what goes in, how it is scaled, where its first and last layers are."""
+    """Timm's `default_cfg` of a network: what goes in, how it is scaled, where its first and last layers are."""
     three = architecture.channels == 3
     return {
         "url": "",
@@ -75,7 +75,7 @@ def build(
     return network
 
 
-def _released_to_ours(state: dict[str, Any], network: nn.Module) -> dict[str, Tensor]:
+def _released_to_ours(state: dict[str, Any], _network: nn.Module) -> dict[str, Tensor]:
     """What timm does to a downloaded file before it loads it."""
     return to_ours(state.get("model", state))
 

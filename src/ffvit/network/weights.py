@@ -30,7 +30,7 @@ from ffvit.value import parse
 WEIGHTS_OF_A_FOLDER = ("best.safetensors", "last.safetensors", "model.safetensors", "pytorch_model.bin")
 """Where a folder's weights are: ours, then the Hub's."""
 
-ALLOWED = [argparse.Namespace]
+ALLOWED: list[Any] = [argparse.Namespace]
 """Classes a pickle may name beside tensors: released checkpoints carry their command line."""
 
 
@@ -52,7 +52,9 @@ def save_weights(
     state = network.state_dict() if state is None else state
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
     with writing(path) as temporary:
-        save_file(tensors, temporary, metadata={"format": "pt", **{f"ffvit.{key}": text for key, text in about.items()}})
+        save_file(
+            tensors, temporary, metadata={"format": "pt", **{f"ffvit.{key}": text for key, text in about.items()}}
+        )
 
 
 def load(
@@ -91,7 +93,7 @@ def load(
             raise UserError(f"{path}: these weights do not tell which network they belong to: name it (--model NAME)")
         network = found
     of_file = _classes_in(state, network)
-    built = create_model(network, of_file, dropout=dropout, drop_path=drop_path)
+    built: Any = create_model(network, of_file, dropout=dropout, drop_path=drop_path)
     fit(built, state, str(path))
     names = about.get("class_names")
     if names is None and of_file == 1000:
@@ -183,7 +185,9 @@ def _read_pickle(path: Path) -> object:
         refused = re.search(r"(?:GLOBAL|global:?|Unsupported class) ([\w.]+)", str(error))
         if refused or "Unsupported" in str(error) or "not an allowed" in str(error):
             what = f" ({refused[1]})" if refused else ""
-            raise UserError(f"{path}: not opened: a pickle that asks to run code{what}, and weights need none") from None
+            raise UserError(
+                f"{path}: not opened: a pickle that asks to run code{what}, and weights need none"
+            ) from None
         raise UserError(f"{path}: truncated or damaged") from None
     except (RuntimeError, EOFError, ValueError, OSError, KeyError, IndexError):
         raise UserError(f"{path}: truncated or damaged") from None
@@ -194,14 +198,20 @@ def _weights_among(content: object, path: Path) -> dict[str, Tensor]:
     for key in ("model", "state_dict", "model_state_dict"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
-    if not isinstance(content, Mapping) or not content or not all(isinstance(each, Tensor) for each in content.values()):
+    if (
+        not isinstance(content, Mapping)
+        or not content
+        or not all(isinstance(each, Tensor) for each in content.values())
+    ):
         raise UserError(f"{path}: no weights in this file (neither a state dictionary nor one under `model`)")
     return {re.sub(r"^(module\.|_orig_mod\.)+", "", str(name)): tensor for name, tensor in content.items()}
 
 
 def _classes_in(state: Mapping[str, Tensor], network: Network | Architecture) -> int | None:
     """How many classes the weights' head has, where a head can be told by its name."""
-    bias = next((state[name] for name in ("head.bias", "fc.bias", "classifier.bias", "head.fc.bias") if name in state), None)
+    bias = next(
+        (state[name] for name in ("head.bias", "fc.bias", "classifier.bias", "head.fc.bias") if name in state), None
+    )
     if bias is not None:
         return len(bias)
     return network.classes

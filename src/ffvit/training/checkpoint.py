@@ -45,7 +45,12 @@ class Progress:
 
 
 def save_checkpoint(
-    path: Path, fabric: Fabric, network: nn.Module, average: WeightAverage | None, optimizer: Optimizer, progress: Progress
+    path: Path,
+    fabric: Fabric,
+    network: nn.Module,
+    average: WeightAverage | None,
+    optimizer: Optimizer,
+    progress: Progress,
 ) -> None:
     """Write the checkpoint, on all processes together.
 
@@ -83,7 +88,9 @@ def load_checkpoint(
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise UserError(f"{path.parent.parent}: nothing to go on from yet (no checkpoint); start it with --overwrite") from None
+        raise UserError(
+            f"{path.parent.parent}: nothing to go on from yet (no checkpoint); start it with --overwrite"
+        ) from None
     except Exception as error:  # truncated and damaged files fail in many ways
         raise UserError(f"{path}: the checkpoint is damaged ({type(error).__name__})") from None
     set_state_dict(

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -94,7 +94,9 @@ class Loop:
                 f"try --recipe.batch-size {2 ** int(np.log2(max(2, len(parts.train) // 8)))}"
             )
         if self.recipe.batch_size < 2 * fabric.world_size * self.order.micro_batches:
-            raise UserError(f"recipe.batch_size {self.recipe.batch_size} is too small to share over {fabric.world_size} devices")
+            raise UserError(
+                f"recipe.batch_size {self.recipe.batch_size} is too small to share over {fabric.world_size} devices"
+            )
         workers = config.machine.workers
         self.workers = workers_for(parts.train, fabric.world_size) if workers is None else workers
         self.loader: DataLoader[Batch] = training_loader(
@@ -111,8 +113,10 @@ class Loop:
 
         self.plain = network  # the network without what Fabric puts around it
         if teacher is not None and hasattr(network, "set_distilled_training"):
-            network.set_distilled_training(True)
-        self.average = WeightAverage(network, self.recipe.average_decay) if self.recipe.average_decay is not None else None
+            cast("Any", network).set_distilled_training(True)
+        self.average = (
+            WeightAverage(network, self.recipe.average_decay) if self.recipe.average_decay is not None else None
+        )
         if config.machine.compile:
             network.compile()
         self.network = fabric.setup_module(network)
@@ -168,7 +172,9 @@ class Loop:
                     rate = learning_rate(recipe, self.share(step) * recipe.epochs)
                     for group in self.optimizer.param_groups:
                         group["lr"] = rate
-                    unseen.append(self.step(progress.epoch, step, [next(micro_batches) for _ in range(self.order.micro_batches)]))
+                    unseen.append(
+                        self.step(progress.epoch, step, [next(micro_batches) for _ in range(self.order.micro_batches)])
+                    )
                     progress.images += recipe.batch_size
                     progress.step = step + 1
                     if progress.step % LOOK_EVERY == 0 or progress.step == self.order.steps:
@@ -206,7 +212,9 @@ class Loop:
                 self.pieces *= 2
                 self.optimizer.zero_grad()
                 torch.cuda.empty_cache()
-                self.display.say(f"memory is short: computing each batch in {self.pieces} parts (the result stays the same)")
+                self.display.say(
+                    f"memory is short: computing each batch in {self.pieces} parts (the result stays the same)"
+                )
         if self.recipe.clip_gradients is not None:
             self.fabric.clip_gradients(
                 self.network, self.optimizer, max_norm=self.recipe.clip_gradients, error_if_nonfinite=False
@@ -293,14 +301,14 @@ class Loop:
         }
         if self.selection is not None:
             self.display.scoring("selection part")
-            candidates = {"weights": self.network}
+            candidates: dict[str, tuple[nn.Module, nn.Module]] = {"weights": (self.network, self.plain)}
             if self.average is not None:
-                candidates["average"] = self.average.network
-            for name, network in candidates.items():
+                candidates["average"] = (self.average.network, self.average.network)
+            for name, (network, plain) in candidates.items():
                 answers, bad = self.selection(network)
                 self.note(bad)
                 row[name] = {"top1": float(answers.correct.mean()), "loss": float(answers.loss.mean(dtype=np.float64))}
-                self.keep_if_best(name, row)
+                self.keep_if_best(name, plain, row)
         row |= {"images_per_second": images_a_second, "seconds": self.seconds()}
         progress.epoch, progress.step, progress.losses = progress.epoch + 1, 0, []
         if curves is not None:  # the first process
@@ -311,16 +319,16 @@ class Loop:
         self.save()
         self.display.epoch(row, self.recipe.epochs if self.recipe.minutes is None else None)
 
-    def keep_if_best(self, name: str, row: dict[str, Any]) -> None:
+    def keep_if_best(self, name: str, network: nn.Module, row: dict[str, Any]) -> None:
         """Write `best.safetensors` if this candidate has the highest top-1 on the selection part (then: lowest loss)."""
         best, here = self.progress.best, row[name]
         if not best or (here["top1"], -here["loss"]) > (best["top1"], -best["loss"]):
             self.progress.best = {"epoch": row["epoch"], "which": name, **here}
-            self.save_weights(self.run.best_file, self.plain if name == "weights" else self.average.network)
+            self.save_weights(self.run.best_file, network)
 
     def save_weights(self, path: Path, network: nn.Module) -> None:
         """Write a file of weights, gathered from all processes by the first."""
-        state = get_model_state_dict(network, options=WHOLE)
+        state = cast("dict[str, Tensor]", get_model_state_dict(network, options=WHOLE))
         on_first(self.fabric, lambda: save_weights(path, network, self.parts.classes, state))
 
     def write_bad_images(self) -> None:
@@ -337,9 +345,7 @@ class Loop:
         """Write the checkpoint."""
         self.saved = time.monotonic()
         self.progress.seconds = self.seconds()
-        save_checkpoint(
-            self.run.checkpoint_file, self.fabric, self.plain, self.average, self._optimizer, self.progress
-        )
+        save_checkpoint(self.run.checkpoint_file, self.fabric, self.plain, self.average, self._optimizer, self.progress)
 
     def finish(self) -> Group:
         """Score what the selection part chose on the test part, once, and write it down; hands back the report."""
@@ -347,7 +353,7 @@ class Loop:
         best, temperature = self.progress.best, None
         if self.selection is not None:
             state, _ = read_weights(self.run.best_file)
-            set_model_state_dict(self.plain, state, options=StateDictOptions(full_state_dict=True))
+            set_model_state_dict(self.plain, dict(state), options=StateDictOptions(full_state_dict=True))
             chosen, _ = self.selection(self.network)
             temperature = fit_temperature(chosen.logits, chosen.labels[chosen.logits_of])
         test = self.parts.test

@@ -55,9 +55,7 @@ class Mixing:
         groups: Sequence[int],
         epoch: int,
         step: int,
-    ) -> tuple[
-        Float[Tensor, "batch channels height width"], Float[Tensor, "batch classes"], Float[Tensor, " batch"]
-    ]:
+    ) -> tuple[Float[Tensor, "batch channels height width"], Float[Tensor, "batch classes"], Float[Tensor, " batch"]]:
         """Mix in place, and hand back images, soft targets and weights.
 
         Args:

@@ -20,7 +20,7 @@ def parameter_groups(network: nn.Module, recipe: Recipe) -> list[dict[str, Any]]
     None on those of one dimension (biases, norms) and on what the network names itself (class token, positions),
     except a position map where the recipe says so, as in the paper's released code.
     """
-    spared = set(network.no_weight_decay()) if hasattr(network, "no_weight_decay") else set()
+    spared: set[str] = set(getattr(network, "no_weight_decay", set)())
     if recipe.decay_position_map:
         spared -= set(MAP)
     groups: dict[float, list[nn.Parameter]] = {0.0: [], recipe.weight_decay: []}
@@ -39,7 +39,9 @@ def build_optimizer(network: nn.Module, recipe: Recipe) -> Optimizer:
     """
     known = list_optimizers()
     if recipe.optimizer not in known:
-        raise UserError(f"recipe.optimizer: timm has none called {recipe.optimizer!r}{nearest(recipe.optimizer, known)}")
+        raise UserError(
+            f"recipe.optimizer: timm has none called {recipe.optimizer!r}{nearest(recipe.optimizer, known)}"
+        )
     settings: dict[str, Any] = {"betas": recipe.betas, "eps": recipe.epsilon} if "adam" in recipe.optimizer else {}
     try:
         return create_optimizer_v2(

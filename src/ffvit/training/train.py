@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -18,7 +19,7 @@ from ffvit.data.config import Data
 from ffvit.data.parts import Parts, open_parts
 from ffvit.errors import RunStoppedError, UserError
 from ffvit.machine import Machine, on_first, start
-from ffvit.network.create import create_model, input_of
+from ffvit.network.create import classes_of, create_model, input_of
 from ffvit.network.weights import load
 from ffvit.recipe import Recipe
 from ffvit.run import Config, Run, free_folder
@@ -154,13 +155,15 @@ def _run(fabric: Fabric, config: Config, run: Run, console: Console | None, go_o
 
 def _network(config: Config, classes: int) -> tuple[nn.Module, str]:
     """The network with its start values, and words on where they came from."""
-    rates = {"dropout": config.recipe.dropout, "drop_path": config.recipe.drop_path}
+    dropout, drop_path = config.recipe.dropout, config.recipe.drop_path
     if config.start_from is None or config.start_from == "pretrained":
         pretrained = config.start_from == "pretrained"
-        network = create_model(config.network, classes, pretrained=pretrained, **rates)
+        network: Any = create_model(
+            config.network, classes, pretrained=pretrained, dropout=dropout, drop_path=drop_path
+        )
         return network, "published weights" if pretrained else f"random start values (seed {config.seed})"
     model = config.network.architecture or config.network.name
-    network = load(config.start_from, model, classes, **rates)
+    network = load(config.start_from, model, classes, dropout=dropout, drop_path=drop_path)
     head = f", with a new head for {classes} classes" if network.new_head else ""
     return network.train(), f"weights of {config.start_from}{head}"
 
@@ -172,9 +175,9 @@ def _teacher(recipe: Recipe, classes: int) -> nn.Module | None:
         teacher = load(recipe.teacher)
     else:
         teacher = create_model(recipe.teacher, pretrained=True).eval()
-    if teacher.num_classes != classes:
+    if classes_of(teacher) != classes:
         raise UserError(
-            f"recipe.teacher: {recipe.teacher} answers with {teacher.num_classes} classes, the data has {classes}; "
+            f"recipe.teacher: {recipe.teacher} answers with {classes_of(teacher)} classes, the data has {classes}; "
             "train it on this data first and give its run folder"
         )
     return teacher

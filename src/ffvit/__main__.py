@@ -1,0 +1,5 @@
+"""`python -m ffvit`."""
+
+from ffvit.cli import main
+
+main()

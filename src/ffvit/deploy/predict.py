@@ -1,0 +1,141 @@
+"""What a network sees in pictures: its likeliest classes for files and folders."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from rich.console import Console
+from timm.data import ImageNetInfo
+from torch import nn
+
+from ffvit.data.folders import image_files
+from ffvit.data.images import BadImageError, FileImages
+from ffvit.data.loader import evaluation_loader, workers_for
+from ffvit.data.transform import evaluation_transform
+from ffvit.errors import UserError
+from ffvit.evaluation.ready import ready_to_answer
+from ffvit.machine import Machine, start
+from ffvit.network.create import classes_of, input_of
+
+BATCH = 32
+"""Images at once: few, so that the first answers come soon."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The likeliest classes of an image, likeliest first, with their probabilities (0 to 1)."""
+
+    image: str
+    classes: tuple[str, ...]
+    probabilities: tuple[float, ...]
+
+
+def predict(
+    weights: str | Path | nn.Module,
+    images: Sequence[str | Path],
+    *,
+    top: int = 5,
+    model: str | None = None,
+    machine: Machine | None = None,
+) -> Iterator[Prediction | BadImageError]:
+    """Name what pictures show.
+
+    Probabilities are calibrated with the temperature that the run fitted on its selection part, where there is one.
+
+    Args:
+        weights: A run folder, a file of weights, or a network.
+        images: Image files, and folders of them at any depth.
+        top: How many classes an image gets.
+        model: The network's name, for weights that do not say.
+        machine: Where to compute.
+
+    Yields:
+        For each image in turn its prediction, or the error that says why it could not be read.
+
+    Raises:
+        UserError: The weights cannot be used, a path does not exist, or there is no image.
+    """
+    paths = [path for given in images for path in _paths(Path(given))]
+    if not paths:
+        raise UserError(f"there is no image in {', '.join(map(str, images)) or 'nothing'}")
+    ready = ready_to_answer(weights, model)
+    network, takes = ready.network, input_of(ready.network)
+    names = _readable(ready.class_names or tuple(map(str, range(classes_of(network)))))
+    fabric = start(machine or Machine())
+    network.to(fabric.device)
+    files = FileImages(Path(), paths, np.zeros(len(paths), dtype=np.int64))
+    transform = evaluation_transform(
+        ready.crop, ready.interpolation, takes.image, takes.channels, takes.mean, takes.std
+    )
+    workers = workers_for(files, 1) if len(paths) > 2 * BATCH else 0
+    for batch in evaluation_loader(files, transform, (takes.channels, *takes.image), BATCH, workers):
+        with torch.inference_mode(), fabric.autocast():
+            logits = network(batch.images.to(fabric.device)).float().cpu()
+        likeliest = (logits / (ready.temperature or 1.0)).softmax(dim=1).topk(min(top, logits.shape[1]), dim=1)
+        bad = iter(batch.bad)
+        for row, (index, weight) in enumerate(zip(batch.indices, batch.weights.tolist(), strict=True)):
+            if not weight:
+                yield next(bad)
+                continue
+            yield Prediction(
+                files.name(index),
+                tuple(names[number] for number in likeliest.indices[row].tolist()),
+                tuple(likeliest.values[row].tolist()),
+            )
+
+
+def _paths(path: Path) -> list[str]:
+    if path.is_dir():
+        return [str(path / each) for each in image_files(path)]
+    if not path.exists():
+        raise UserError(f"{path}: there is no such file or folder")
+    return [str(path)]
+
+
+def _readable(names: tuple[str, ...]) -> tuple[str, ...]:
+    """ImageNet's WordNet ids in words; other names as they are."""
+    info = ImageNetInfo()
+    if names != tuple(info.label_names()):
+        return names
+    return tuple(info.index_to_description(number) for number in range(len(names)))
+
+
+def written(
+    predictions: Iterator[Prediction | BadImageError], form: Literal["table", "csv", "json"], console: Console
+) -> int:
+    """Write predictions as they come, unreadable images to stderr; hands back how many could be read."""
+    writer = csv.writer(sys.stdout)
+    if form == "csv":
+        writer.writerow(("image", "rank", "class", "probability"))
+    read = 0
+    for each in predictions:
+        if isinstance(each, BadImageError):
+            print(f"not read: {each}", file=sys.stderr)
+            continue
+        read += 1
+        pairs = list(zip(each.classes, each.probabilities, strict=True))
+        if form == "csv":
+            writer.writerows((each.image, rank, name, f"{share:.6f}") for rank, (name, share) in enumerate(pairs, 1))
+        elif form == "json":
+            print(
+                json.dumps(
+                    {"image": each.image, "classes": [{"class": name, "probability": share} for name, share in pairs]}
+                )
+            )
+        else:
+            console.print(each.image, style="bold", highlight=False, markup=False)
+            for name, share in pairs:
+                console.print(
+                    f"  {share:6.1%} ".replace("%", " %") + f" {'█' * round(20 * share):<20} {name}",
+                    highlight=False,
+                    markup=False,
+                )
+    return read

@@ -187,11 +187,17 @@ def test_a_given_temperature_is_used_and_a_fitted_one_lowers_the_error():
 def test_calibration_is_of_the_images_with_logits():
     whole = random_answers()
     kept = np.arange(0, 397, 3)
-    part = measure(replace(whole, logits=whole.logits[kept], logits_of=kept), temperature=1.0)
-    assert part.images == 397
+    part = measure(replace(whole, logits=whole.logits[kept], logits_of=kept))
+    alone = measure(Answers.of(torch.tensor(whole.logits[kept]), torch.tensor(whole.labels[kept]), whole.classes))
+    assert part.top1 == measure(whole).top1
     assert part.calibration_images == len(kept)
-    assert part.calibration_error_at_temperature == pytest.approx(part.calibration_error, abs=1e-6)
-    none = measure(replace(whole, logits=whole.logits[:0], logits_of=kept[:0]))
+    for name in ("calibration_error", "temperature", "calibration_error_at_temperature"):
+        assert getattr(part, name) == pytest.approx(getattr(alone, name))
+
+
+def test_without_logits_there_is_no_calibration():
+    whole = random_answers()
+    none = measure(replace(whole, logits=whole.logits[:0], logits_of=np.arange(0)))
     assert (none.calibration_error, none.temperature, none.calibration_error_at_temperature) == (None, None, None)
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import io
+import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -51,6 +53,12 @@ def test_says_where_the_temperature_comes_from():
     assert "was fitted on other images" in given
 
 
+def test_says_how_many_images_the_calibration_is_of():
+    part = replace(THREE, logits=THREE.logits[:5], logits_of=THREE.logits_of[:5])
+    assert "Calibration is of the 5 images whose logits were kept." in " ".join(printed(part).split())
+    assert "logits were kept" not in printed(THREE)
+
+
 @pytest.mark.parametrize("classes", [1, 2, 12, 13, 25, 26, 300])
 def test_fits_80_columns_with_whole_numbers(classes: int):
     names = [f"a fairly long name for class {each}" for each in range(classes)]
@@ -59,6 +67,7 @@ def test_fits_80_columns_with_whole_numbers(classes: int):
     text = printed(answers_of(labels, predicted, names))
     assert max(map(len, text.splitlines())) <= 80
     assert "\N{HORIZONTAL ELLIPSIS}" not in text
+    assert not re.search(r"(?<!\d )\(\d", text), "a share and its interval are on one line"
     assert ("Confusion" in text) == (classes <= 12)
     assert (f"The 10 classes of lowest F1, of {classes} with images" in text) == (classes > 25)
 
@@ -75,7 +84,10 @@ def test_the_worst_classes_come_first_and_those_without_images_not_at_all():
 
 def test_without_a_terminal_there_is_no_escape_code_and_with_one_the_matrix_is_shaded():
     assert "\x1b" not in printed(THREE)
-    assert "\x1b[30;48;2;" in printed(THREE, terminal=True)
+    text = printed(answers_of([0] * 100 + [1], [0] * 99 + [1] * 2, ["cat", "dog"]), terminal=True)
+    # 1 of 100 is 0.2 + 0.8 * 0.1 of the way from white to (178, 24, 43); 99 of 100 is 0.996 of the way to blue.
+    assert re.search(r"48;2;34;103;172m *99", text)
+    assert re.search(r"48;2;233;190;196m *1", text)
 
 
 def test_names_are_not_markup():

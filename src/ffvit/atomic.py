@@ -24,6 +24,7 @@ def writing(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask())  # safetensors makes files that only their owner can read
         temporary.replace(path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
@@ -41,3 +42,9 @@ def full(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     return any(sign in str(error) for sign in ("No space left on device", "PytorchStreamWriter failed", "os error 28"))
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -85,6 +85,17 @@ def pairs_of(batch_size: int, group_size: int) -> tuple[Int64[np.ndarray, "pairs
     return np.concatenate(rows), np.concatenate(group_of)
 
 
+def mirrored(
+    pairs: Int64[np.ndarray, "pairs 2"], group_of: Int64[np.ndarray, " pairs"], part: slice
+) -> list[tuple[int, int]]:
+    """Positions of some pairs with their groups, in an order in which flipping a group swaps its partners."""
+    laid = []
+    for group in np.unique(group_of[part]):
+        first, last = pairs[part][group_of[part] == group].T
+        laid += [(int(position), int(group)) for position in (*first, *last[::-1]) if position != ALONE]
+    return laid
+
+
 class TrainingOrder(Sampler[list[View]]):
     """The micro-batches of one process in one epoch, from one step on; set `epoch` and `first_step` before iterating.
 
@@ -114,11 +125,13 @@ class TrainingOrder(Sampler[list[View]]):
     ) -> None:
         self.images, self.seed, self.batch_size = images, seed, batch_size
         self.repeats, self.probabilities = repeats, probabilities
-        self.process, self.processes = process, processes
-        self.pairs, self.group_of = pairs_of(batch_size, group_size)
-        share = -(-len(self.pairs) // processes)
+        pairs, group_of = pairs_of(batch_size, group_size)
+        share = -(-len(pairs) // processes)
         at_once = max(1, min(share, (micro_batch or batch_size) // 2))
         self.micro_batches = -(-share // at_once)
+        bounds = np.linspace(0, len(pairs), processes * self.micro_batches + 1).round().astype(int)
+        mine = range(process * self.micro_batches, (process + 1) * self.micro_batches)
+        self.layout = [mirrored(pairs, group_of, slice(bounds[part], bounds[part + 1])) for part in mine]
         self.epoch = self.first_step = 0
 
     @property
@@ -132,21 +145,10 @@ class TrainingOrder(Sampler[list[View]]):
 
     def __iter__(self) -> Iterator[list[View]]:
         order, view = epoch_order(self.images, self.seed, self.epoch, self.repeats, self.probabilities)
-        parts = self.processes * self.micro_batches
-        bounds = np.linspace(0, len(self.pairs), parts + 1).round().astype(int)
         for step in range(self.first_step, self.steps):
             at = step * self.batch_size
-            for micro in range(self.micro_batches):
-                part = self.process * self.micro_batches + micro
+            for part in self.layout:
                 yield [
                     View(self.epoch, int(order[at + position]), int(view[at + position]), group)
-                    for group, position in self._mirrored(bounds[part], bounds[part + 1])
+                    for position, group in part
                 ]
-
-    def _mirrored(self, begin: int, end: int) -> Iterator[tuple[int, int]]:
-        """Positions of some pairs, group by group, laid out so that flipping a group's run swaps the partners."""
-        for group in np.unique(self.group_of[begin:end]):
-            pairs = self.pairs[begin:end][self.group_of[begin:end] == group]
-            for position in (*pairs[:, 0], *pairs[::-1, 1]):
-                if position != ALONE:
-                    yield int(group), int(position)

@@ -46,15 +46,13 @@ def save_weights(
         state: The weights, where they are not simply the network's (sharded over processes).
     """
     about = {
-        "network": network_of(network).to_yaml(),
-        "class_names": json.dumps(list(class_names)) if class_names is not None else "null",
+        "network": network_of(network).model_dump(mode="json"),
+        "class_names": list(class_names) if class_names is not None else None,
     }
     state = network.state_dict() if state is None else state
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
     with writing(path) as temporary:
-        save_file(
-            tensors, temporary, metadata={"format": "pt", **{f"ffvit.{key}": text for key, text in about.items()}}
-        )
+        save_file(tensors, temporary, metadata={"ffvit": json.dumps(about)})  # one key: several come in random order
 
 
 def load(
@@ -159,21 +157,13 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    import yaml
-
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, OSError) as error:
+        return state, json.loads(metadata.get("ffvit", "{}"))
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
         raise UserError(f"{path}: truncated or damaged: {error}") from None
-    about: dict[str, Any] = {}
-    try:
-        about["network"] = yaml.safe_load(metadata.get("ffvit.network", "null"))
-        about["class_names"] = json.loads(metadata.get("ffvit.class_names", "null"))
-    except (yaml.YAMLError, json.JSONDecodeError) as error:
-        raise UserError(f"{path}: its metadata is damaged: {error}") from None
-    return state, about
 
 
 def _read_pickle(path: Path) -> object:

@@ -257,7 +257,7 @@ class Loop:
         due = time.monotonic() - self.saved > SAVE_EVERY
         of_all = gathered(self.fabric, (mine, interruption.asked, due, progress.bad_images))
         losses = [sum(each) / len(each) for each in zip(*(its for its, *_ in of_all), strict=True)]
-        for back, loss in enumerate(reversed(losses)):
+        for back, loss in zip(reversed(range(len(losses))), losses, strict=True):
             if not np.isfinite(loss):
                 kept = self.run.checkpoint_file.exists()
                 raise RunStoppedError(

@@ -305,7 +305,8 @@ def main() -> None:
 def _sentences(error: ValidationError) -> str:
     """What pydantic refused on the way in, as the options were typed."""
     kind = next(each for each in (Recipe, Data, Machine) if each.__name__ in error.title)
-    return sentences(error, kind, {Recipe: "--recipe", Data: "--data", Machine: "-"}[kind])
+    options = {Recipe: "--recipe.", Data: "--data.", Machine: "--"}[kind]
+    return "\n".join(options + line for line in sentences(error, kind, "").splitlines())
 
 
 def _fail(words: str, code: int) -> None:

@@ -78,6 +78,25 @@ class Run:
         """A new run folder with its configuration in it.
 
         Raises:
+            UserError: As `check_free`, or the folder cannot be made.
+        """
+        cls.check_free(path, overwrite)
+        try:
+            if path.exists():
+                shutil.rmtree(path)
+            (path / "checkpoint").mkdir(parents=True)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be made: {error.strerror}") from None
+        text = config.to_yaml() + yaml.safe_dump({"made_with": made_with()}, sort_keys=False)
+        with writing(path / "config.yaml") as temporary:
+            temporary.write_text(text)
+        return cls(path)
+
+    @staticmethod
+    def check_free(path: Path, overwrite: bool = False) -> None:
+        """Nothing, if a run folder may be made there.
+
+        Raises:
             UserError: The folder exists and is not empty, and `overwrite` was not given; or it is no run folder, which
                 is never deleted.
         """
@@ -90,15 +109,6 @@ class Run:
                 raise UserError(
                     f"{path} exists and is no run folder, so --overwrite does not delete it: name another --out"
                 )
-            shutil.rmtree(path)
-        try:
-            (path / "checkpoint").mkdir(parents=True)
-        except OSError as error:
-            raise UserError(f"{path}: cannot be made: {error.strerror}") from None
-        text = config.to_yaml() + yaml.safe_dump({"made_with": made_with()}, sort_keys=False)
-        with writing(path / "config.yaml") as temporary:
-            temporary.write_text(text)
-        return cls(path)
 
     @property
     def config(self) -> Config:

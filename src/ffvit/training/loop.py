@@ -51,29 +51,29 @@ SAVE_EVERY = 600.0
 
 
 class Loop:
-    """A run's moving parts.
+    """A run's moving parts. Set `run`, where it writes, before `fit`.
 
     Args:
         fabric: The processes and devices.
         config: What to compute.
-        run: Where to write.
         network: With its start values.
         teacher: To distil from, or None.
         parts: The images.
         display: Where to show progress.
     """
 
+    run: Run
+
     def __init__(
         self,
         fabric: Fabric,
         config: Config,
-        run: Run,
         network: nn.Module,
         teacher: nn.Module | None,
         parts: Parts,
         display: Display,
     ) -> None:
-        self.fabric, self.config, self.run, self.parts, self.display = fabric, config, run, parts, display
+        self.fabric, self.config, self.parts, self.display = fabric, config, parts, display
         self.recipe, self.seed = config.recipe, config.seed
         takes = input_of(network)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -103,12 +104,13 @@ def run_config(
     """Train what a configuration says; see `train`."""
     fabric = start(config.machine)
     name = f"{config.network.title}-{Path(config.data.source).stem or 'data'}"
+    path = Path(on_first(fabric, lambda: str(out if out is not None else free_folder(name))))
+    on_first(fabric, lambda: Run.check_free(path, overwrite))
 
-    def folder() -> str:
-        path = Path(out) if out is not None else free_folder(name)
-        return str(Run.create(path, config, overwrite).path)
+    def folder() -> Run:
+        return on_first(fabric, lambda: Run.create(path, config, overwrite))
 
-    return _run(fabric, config, Run(on_first(fabric, folder)), console, go_on=False)
+    return _run(fabric, config, folder, console, go_on=False)
 
 
 def resume(out: str | Path, machine: Machine | None = None, console: Console | None = None) -> Run:
@@ -129,10 +131,11 @@ def resume(out: str | Path, machine: Machine | None = None, console: Console | N
     config = run.config
     if machine is not None:
         config = config.replace(machine=machine)
-    return _run(start(config.machine), config, run, console, go_on=True)
+    return _run(start(config.machine), config, lambda: run, console, go_on=True)
 
 
-def _run(fabric: Fabric, config: Config, run: Run, console: Console | None, go_on: bool) -> Run:
+def _run(fabric: Fabric, config: Config, folder: Callable[[], Run], console: Console | None, go_on: bool) -> Run:
+    """Train and score; the run folder is made only once everything that was asked for has proved possible."""
     try:
         with Display(console or Console(), shown=fabric.is_global_zero) as display:
             with fabric.rank_zero_first():  # one process downloads, the others find it done
@@ -140,7 +143,8 @@ def _run(fabric: Fabric, config: Config, run: Run, console: Console | None, go_o
             torch.manual_seed(config.seed)
             network, about = _network(config, len(parts.classes))
             teacher = _teacher(config.recipe, len(parts.classes))
-            loop = Loop(fabric, config, run, network, teacher, parts, display)
+            loop = Loop(fabric, config, network, teacher, parts, display)
+            run = loop.run = folder()
             display.say(_headline(config, run, parts, network, loop, about))
             if go_on:
                 loop.go_on()
@@ -148,7 +152,7 @@ def _run(fabric: Fabric, config: Config, run: Run, console: Console | None, go_o
             display.say(loop.finish())
     except OSError as error:
         if full(error):
-            raise RunStoppedError(f"{run.path}: the disk is full. Free some space, then go on with --resume") from None
+            raise RunStoppedError("the disk is full: free some space, then go on with --resume") from None
         raise
     return run
 

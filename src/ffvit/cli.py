@@ -17,13 +17,17 @@ from ffvit.data.config import Data
 from ffvit.errors import RunStoppedError, UserError
 from ffvit.machine import Machine
 from ffvit.recipe import Recipe
-from ffvit.value import sentences
+from ffvit.value import loose, sentences
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from ffvit.run import Config
     from ffvit.value import Value
+
+    RecipeFields = Recipe
+else:
+    RecipeFields = loose(Recipe)  # of whichever recipe is named: only together with it are they checked
 
 app = App(
     name="ffvit",
@@ -46,6 +50,7 @@ def train(
     *,
     data: str | None = None,
     recipe: str | None = None,
+    image: Annotated[list[PositiveInt] | None, Parameter(consume_multiple=True)] = None,
     out: Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -55,7 +60,9 @@ def train(
     dry_run: bool = False,
     machine: Annotated[Machine | None, Parameter(name="*", group="Machine", show_default=False)] = None,
     data_fields: Annotated[Data | None, Parameter(name="--data", group="Images", show_default=False)] = None,
-    recipe_fields: Annotated[Recipe | None, Parameter(name="--recipe", group="Recipe", show_default=False)] = None,
+    recipe_fields: Annotated[
+        RecipeFields | None, Parameter(name="--recipe", group="Recipe", show_default=False)
+    ] = None,
 ) -> None:
     """Train a network and score it on images that chose nothing.
 
@@ -69,6 +76,8 @@ def train(
         timm opens: torch/cifar10, hfds/..., wds/... Default: digits.
     recipe
         deit (the paper's), small or digits; single fields are changed below. Default: digits for the digits, else small.
+    image
+        Image size in pixels: one number for a square, or height and width. Default: the network's own.
     out
         The run folder. Default: a new one in runs/.
     resume
@@ -94,14 +103,14 @@ def train(
     from ffvit.training.train import run_config
 
     if resume:
-        given = (model, data, recipe, config, start_from, seed, data_fields, recipe_fields)
+        given = (model, data, recipe, image, config, start_from, seed, data_fields, recipe_fields)
         if out is None:
             raise UserError("--resume needs the run folder to go on with: --out FOLDER")
         if overwrite or any(each is not None for each in given):
             raise UserError("--resume goes on with the run as it was begun: give it only --out and where to compute")
         go_on(out, machine=_changed(_config_of(out).machine, machine) if machine else None)
         return
-    chosen = _chosen(model, data, recipe, config, start_from, seed, machine, data_fields, recipe_fields)
+    chosen = _chosen(model, data, recipe, image, config, start_from, seed, machine, data_fields, recipe_fields)
     if dry_run:
         _console().print(chosen.to_yaml(), highlight=False, markup=False)
         return
@@ -234,6 +243,7 @@ def _chosen(
     model: str | None,
     data: str | None,
     recipe: str | None,
+    image: list[int] | None,
     config: Path | None,
     start_from: str | None,
     seed: int | None,
@@ -255,10 +265,13 @@ def _chosen(
         if how is None:
             how = "digits" if images.source == "digits" else "small"
         how = _changed(recipes.named(how) if isinstance(how, str) else how, recipe_fields)
+    if image is not None and len(image) > 2:
+        raise UserError(f"--image: give one number for a square, or height and width; got {len(image)} numbers")
     return configure(
         model if model is not None else (base.network if base else None),
         images,
         how,
+        image=(image[0], image[-1]) if image is not None else None,
         machine=_changed(base.machine if base else Machine(), machine),
         seed=seed if seed is not None else (base.seed if base else 0),
         start_from=start_from if start_from is not None else (base.start_from if base else None),
@@ -306,7 +319,8 @@ def _sentences(error: ValidationError) -> str:
     """What pydantic refused on the way in, as the options were typed."""
     kind = next(each for each in (Recipe, Data, Machine) if each.__name__ in error.title)
     options = {Recipe: "--recipe.", Data: "--data.", Machine: "--"}[kind]
-    return "\n".join(options + line for line in sentences(error, kind, "").splitlines())
+    lines = (line.split(": ", 1) for line in sentences(error, kind, "").splitlines())
+    return "\n".join(f"{options}{field.replace('_', '-')}: {words}" for field, words in lines)
 
 
 def _fail(words: str, code: int) -> None:

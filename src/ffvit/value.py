@@ -6,10 +6,19 @@ Whatever a person gives (keyword, YAML, command line) passes through here once; 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar, get_args
+from types import NoneType
+from typing import Annotated, Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, model_serializer
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    ValidationError,
+    ValidationInfo,
+    create_model,
+    field_validator,
+    model_serializer,
+)
 
 from ffvit.errors import UserError, nearest
 
@@ -72,6 +81,24 @@ def parse(model: type[Model], fields: object, where: str | None = None) -> Model
         return model.model_validate(fields)
     except ValidationError as error:
         raise UserError(sentences(error, model, where)) from None
+
+
+def loose(model: type[BaseModel]) -> Any:
+    """The fields of a value, each checked by itself but not against the others: for changes to a value not yet known.
+
+    Written as text, `none` is None where a field may be None.
+    """
+
+    def absent(given: object, info: ValidationInfo) -> object:
+        may_be_none = NoneType in get_args(model.model_fields[str(info.field_name)].annotation)
+        return None if may_be_none and str(given).lower() == "none" else given
+
+    fields: dict[str, Any] = {
+        name: (Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation, field)
+        for name, field in model.model_fields.items()
+    }
+    validators: dict[str, Any] = {"absent": field_validator("*", mode="before")(absent)}
+    return create_model(model.__name__, __base__=Value, __validators__=validators, **fields)
 
 
 def sentences(error: ValidationError, model: type[BaseModel], where: str) -> str:

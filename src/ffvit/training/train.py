@@ -33,6 +33,7 @@ def train(
     data: str | Path | Data | None = None,
     recipe: str | Recipe | None = None,
     *,
+    image: int | tuple[int, int] | None = None,
     machine: Machine | None = None,
     seed: int = 0,
     start_from: str | Path | None = None,
@@ -46,6 +47,7 @@ def train(
         model: A name of ours or of timm's, or an `Architecture`. Default: ff_micro for the digits, else ff_tiny.
         data: A folder, a list, a data set that timm opens, or a `Data` that also says how it is parted.
         recipe: A name or a `Recipe`. Default: `digits` for the digits, else `small`.
+        image: Image size in pixels, (height, width) or one number for a square. Default: the network's own.
         machine: Devices and precision. Default: one device, a GPU if there is one.
         seed: Reaches every draw: same seed, same numbers.
         start_from: Weights to start from (a file or run folder), or `pretrained` for the published ones.
@@ -61,7 +63,7 @@ def train(
         RunStoppedError: The run was interrupted, its loss was no longer finite, the disk is full, or too many images
             were unreadable. What was reached is kept, and `resume` goes on.
     """
-    config = configure(model, data, recipe, machine=machine, seed=seed, start_from=start_from)
+    config = configure(model, data, recipe, image=image, machine=machine, seed=seed, start_from=start_from)
     return run_config(config, out=out, overwrite=overwrite, console=console)
 
 
@@ -70,6 +72,7 @@ def configure(
     data: str | Path | Data | None = None,
     recipe: str | Recipe | None = None,
     *,
+    image: int | tuple[int, int] | None = None,
     machine: Machine | None = None,
     seed: int = 0,
     start_from: str | Path | None = None,
@@ -88,6 +91,8 @@ def configure(
         model = Network(architecture=model)
     elif isinstance(model, str):
         model = Network(name=model)
+    if image is not None:
+        model = model.replace(image=(image, image) if isinstance(image, int) else image)
     return Config(
         network=model,
         data=data,

@@ -18,8 +18,8 @@ fp32 is without TF32, torch's default; bf16 is autocast, as in `ffvit train`, an
 it slower than fp32. The first GPU is used if there is one; with `CUDA_VISIBLE_DEVICES=` before it, the command measures
 the processor instead.
 
-OMP_WAIT_POLICY is left as it is, and shown if set: PASSIVE, which the `ffvit` command sets, was two to four times as
-fast beside other programs that keep the processor busy, but nothing showed that it helps on a quiet machine.
+OMP_WAIT_POLICY is left as it is, and shown if set: PASSIVE, which the `ffvit` command sets, was up to four times as fast
+beside other programs that kept both cores busy, but nothing showed that it helps on a quiet machine.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def main(
     works = {name: _works(network.to(device), batch, device) for name, network in subjects.items()}
     rates: dict[tuple[str, str], list[float]] = {key: [] for key in every(precisions, PASSES)}
     speeds: dict[tuple[str, str, str], list[float]] = {key: [] for key in every(precisions, PASSES, peers)}
-    with Console(stderr=True).status("") as status:
+    with Console(stderr=True).status("", refresh_per_second=1) as status:
         for number, dtype, work in every(range(rounds), precisions, PASSES):
             status.update(f"round {number + 1} of {rounds}, {dtype}, {work}")
             rates[dtype, work].append(2 * size**3 / _time(_product(size, DTYPE[dtype], device), seconds / 2))
@@ -131,7 +131,9 @@ def main(
     console.print(where, soft_wrap=markdown)
     results: list[dict[str, Any]] = []
     for (dtype, work), rate in rates.items():
-        table = Table(box=box.MARKDOWN if markdown else box.SIMPLE_HEAD, pad_edge=markdown, collapse_padding=True)
+        table = Table(
+            box=box.MARKDOWN if markdown else box.SIMPLE_HEAD, pad_edge=markdown, collapse_padding=not markdown
+        )
         table.add_column("network", overflow="fold")
         for head in HEADS:
             table.add_column(head.replace("\n", " ") if markdown else head, justify="right", no_wrap=True)

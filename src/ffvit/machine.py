@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -59,6 +60,8 @@ def start(machine: Machine) -> Fabric:
     devices, nodes = _launched(machine)
     if there is not None and devices > there:
         raise UserError(f"--devices {devices}: this machine has {there} CUDA device{'s' * (there > 1)}")
+    # The gradient of a class token that was expanded over the batch has odd strides, and costs nothing for it.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     strategy: Any = "auto"
     if devices * nodes > 1 or machine.strategy == "fsdp":
         strategy = _sharded(devices * nodes) if machine.strategy == "fsdp" else "ddp"

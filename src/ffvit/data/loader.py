@@ -35,6 +35,7 @@ class Batch:
     weights: Float[Tensor, " batch"]
     indices: list[int]
     groups: list[int]
+    positions: list[int]
     bad: list[BadImageError]
 
     def pin_memory(self) -> Batch:
@@ -52,8 +53,9 @@ class _Loaded:
     image: Tensor | None
     label: int
     index: int
-    group: int = 0
     bad: BadImageError | None = None
+    group: int = 0
+    position: int = 0
 
 
 class _Opened(Dataset, Generic[Item]):
@@ -63,12 +65,12 @@ class _Opened(Dataset, Generic[Item]):
         self.images = images
         self.transform = transform
 
-    def load(self, index: int, group: int = 0) -> _Loaded:
+    def load(self, index: int) -> _Loaded:
         label = int(self.images.labels[index])
         try:
-            return _Loaded(self.transform(self.images.open(index)), label, index, group)
+            return _Loaded(self.transform(self.images.open(index)), label, index)
         except BadImageError as error:
-            return _Loaded(None, label, index, group, error)
+            return _Loaded(None, label, index, error)
 
 
 class _ForTraining(_Opened[View]):
@@ -78,7 +80,7 @@ class _ForTraining(_Opened[View]):
 
     def __getitem__(self, item: View) -> _Loaded:
         with seed_everything_for(self.seed, item.epoch, item.image, item.view):
-            return self.load(item.image, item.group)
+            return replace(self.load(item.image), group=item.group, position=item.position)
 
 
 class _ForEvaluation(_Opened[int]):
@@ -98,6 +100,7 @@ class _Collate:
             weights=torch.tensor([float(each.image is not None) for each in loaded]),
             indices=[each.index for each in loaded],
             groups=[each.group for each in loaded],
+            positions=[each.position for each in loaded],
             bad=[each.bad for each in loaded if each.bad is not None],
         )
 

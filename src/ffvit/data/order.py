@@ -23,6 +23,7 @@ class View(NamedTuple):
     image: int
     view: int
     group: int
+    position: int  # in the whole batch
 
 
 def epoch_order(
@@ -149,6 +150,6 @@ class TrainingOrder(Sampler[list[View]]):
             at = step * self.batch_size
             for part in self.layout:
                 yield [
-                    View(self.epoch, int(order[at + position]), int(view[at + position]), group)
+                    View(self.epoch, int(order[at + position]), int(view[at + position]), group, position)
                     for position, group in part
                 ]

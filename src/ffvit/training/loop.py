@@ -36,6 +36,7 @@ from ffvit.network.weights import read_weights, save_weights
 from ffvit.run import Config, Run
 from ffvit.training.average import WeightAverage
 from ffvit.training.checkpoint import WHOLE, Progress, load_checkpoint, save_checkpoint
+from ffvit.training.depth import Draws
 from ffvit.training.interruption import Interruption
 from ffvit.training.loss import Criterion, class_weights
 from ffvit.training.mixing import Mixing
@@ -114,6 +115,7 @@ class Loop:
         self.plain = network  # the network without what Fabric puts around it
         if teacher is not None and hasattr(network, "set_distilled_training"):
             cast("Any", network).set_distilled_training(True)
+        self.depth = Draws(network, self.recipe.batch_size)
         self.average = (
             WeightAverage(network, self.recipe.average_decay) if self.recipe.average_decay is not None else None
         )
@@ -231,10 +233,12 @@ class Loop:
             self.note(loaded.bad)
             batch = loaded.to(self.fabric.device)
             images, targets, weights = self.mixing(batch.images, batch.labels, batch.weights, batch.groups, epoch, step)
-            cuts = list(zip(*(each.tensor_split(self.pieces) for each in (images, targets, weights)), strict=True))
-            for cut, (some, their_targets, their_weights) in enumerate(cuts):
+            whole = (images, targets, weights, torch.tensor(batch.positions))
+            cuts = list(zip(*(each.tensor_split(self.pieces) for each in whole), strict=True))
+            for cut, (some, their_targets, their_weights, places) in enumerate(cuts):
                 last = number == len(batches) - 1 and cut == len(cuts) - 1
-                # Stochastic depth and dropout draw from here, so going on needs no generator's state.
+                # All that is drawn within the network is seeded here, so going on needs no generator's state.
+                self.depth.make(seed_of(self.seed, epoch, step), places.tolist(), self.fabric.device)
                 torch.manual_seed(seed_of(self.seed, epoch, step, self.fabric.global_rank, number, cut))
                 with self.fabric.no_backward_sync(self.network, enabled=not last):
                     output = self.network(some)

@@ -1,15 +1,43 @@
-"""The command line as a person types it: a process of its own."""
+"""The command line as a person types it, in this process (which has PyTorch loaded) or in one of its own."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
+from unittest import mock
+
+import torch
+
+from ffvit.cli import main
+
+
+def here(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run `ffvit ...` in this process; stdout, stderr and the exit code as they were."""
+    out, err, code, threads = io.StringIO(), io.StringIO(), 0, torch.get_num_threads()
+    torch.set_num_threads(1)
+    with (
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        contextlib.chdir(cwd or Path.cwd()),
+        mock.patch.dict(os.environ, {"COLUMNS": "200"}),
+        mock.patch.object(sys, "argv", ["ffvit", *map(str, arguments)]),
+        warnings.catch_warnings(),
+    ):
+        try:
+            main()
+        except SystemExit as left:
+            code = int(left.code or 0)
+    torch.set_num_threads(threads)
+    return subprocess.CompletedProcess(sys.argv, code, out.getvalue(), err.getvalue())
 
 
 def ffvit(*arguments: object, cwd: Path | None = None, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    """Run `ffvit ...` to its end; stdout, stderr and the exit code as they were."""
+    """Run `ffvit ...` in a process of its own to its end."""
     return subprocess.run(
         command(*arguments), cwd=cwd, env=environment(), capture_output=True, text=True, timeout=timeout, check=False
     )

@@ -41,7 +41,8 @@ def full(error: BaseException) -> bool:
     """Whether an error says that there is no room; torch and safetensors say it in words of their own."""
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    return any(sign in str(error) for sign in ("No space left on device", "PytorchStreamWriter failed", "os error 28"))
+    signs = ("No space left on device", "PytorchStreamWriter failed", "unexpected pos", "os error 28")
+    return any(sign in str(error) for sign in signs)
 
 
 def _umask() -> int:

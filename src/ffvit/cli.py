@@ -17,13 +17,12 @@ from ffvit.data.config import Data
 from ffvit.errors import RunStoppedError, UserError
 from ffvit.machine import Machine
 from ffvit.recipe import Recipe
-from ffvit.value import loose, sentences
+from ffvit.value import Value, loose, sentences
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from ffvit.run import Config
-    from ffvit.value import Value
 
     RecipeFields = Recipe
 else:
@@ -249,7 +248,7 @@ def _chosen(
     seed: int | None,
     machine: Machine | None,
     data_fields: Data | None,
-    recipe_fields: Recipe | None,
+    recipe_fields: Value | None,
 ) -> Config:
     """The configuration: from a file or the defaults, with what was given on the command line put over it."""
     from ffvit import recipe as recipes
@@ -303,7 +302,7 @@ def main() -> None:
     # time the next step needs. Must be set before PyTorch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        app(exit_on_error=False, print_error=False)
+        app(sys.argv[1:], exit_on_error=False, print_error=False)
     except (UserError, RunStoppedError) as error:
         _fail(str(error), 2 if isinstance(error, UserError) else 1)
     except cyclopts.CycloptsError as error:

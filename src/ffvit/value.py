@@ -14,7 +14,6 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     ValidationError,
-    ValidationInfo,
     create_model,
     field_validator,
     model_serializer,
@@ -89,7 +88,7 @@ def loose(model: type[BaseModel]) -> Any:
     Written as text, `none` is None where a field may be None.
     """
 
-    def absent(given: object, info: ValidationInfo) -> object:
+    def absent(given: object, info: Any) -> object:
         may_be_none = NoneType in get_args(model.model_fields[str(info.field_name)].annotation)
         return None if may_be_none and str(given).lower() == "none" else given
 

@@ -40,7 +40,7 @@ def test_numbers_and_units():
     assert "balanced accuracy 58.3 %" in lines
     assert "cat 4 60.0 (23.1-88.2) 75.0 (30.1-95.4) 66.7 (31.6-89.6)" in lines
     assert "emu 2 - 0.0 (0.0-65.8) 0.0 (0.0-79.3)" in lines
-    assert "1 cat 3 1 ." in lines
+    assert "cat 3 1 ." in lines
     assert "emu cat 2 100.0 %" in lines
     loss = next(line for line in lines if line.startswith("loss"))
     assert loss.count("nats") == 2

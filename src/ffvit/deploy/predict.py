@@ -22,6 +22,7 @@ from ffvit.data.loader import evaluation_loader, workers_for
 from ffvit.data.transform import evaluation_transform
 from ffvit.errors import UserError
 from ffvit.evaluation.ready import ready_to_answer
+from ffvit.evaluation.report import percent
 from ffvit.machine import Machine, start
 from ffvit.network.create import classes_of, input_of
 
@@ -133,9 +134,6 @@ def written(
         else:
             console.print(each.image, style="bold", highlight=False, markup=False)
             for name, share in pairs:
-                console.print(
-                    f"  {share:6.1%} ".replace("%", " %") + f" {'█' * round(20 * share):<20} {name}",
-                    highlight=False,
-                    markup=False,
-                )
+                line = f"  {percent(share):>7}  {'█' * round(20 * share):<20} {name}"
+                console.print(line, highlight=False, markup=False)
     return read

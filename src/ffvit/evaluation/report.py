@@ -54,13 +54,14 @@ def _table() -> Table:
     return Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="")
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
+    """A share as people write it: 97.2 %."""
     return f"{100 * share:.1f} %"
 
 
 def _summary(evaluation: Evaluation) -> Table:
     def share(name: str, proportion: Proportion) -> tuple[str, str, str]:
-        return name, _percent(proportion.value), f"{100 * proportion.low:.1f} to {100 * proportion.high:.1f} %"
+        return name, percent(proportion.value), f"{100 * proportion.low:.1f} to {100 * proportion.high:.1f} %"
 
     table = _table()
     table.add_column("")
@@ -69,18 +70,18 @@ def _summary(evaluation: Evaluation) -> Table:
     table.add_row(*share("top-1 accuracy", evaluation.top1))
     if evaluation.top5:
         table.add_row(*share("top-5 accuracy", evaluation.top5))
-    table.add_row("balanced accuracy", _percent(evaluation.balanced_accuracy))
-    table.add_row("macro precision", _percent(evaluation.macro_precision))
-    table.add_row("macro F1", _percent(evaluation.macro_f1))
+    table.add_row("balanced accuracy", percent(evaluation.balanced_accuracy))
+    table.add_row("macro precision", percent(evaluation.macro_precision))
+    table.add_row("macro F1", percent(evaluation.macro_f1))
     loss = evaluation.loss
     table.add_row(
         "loss", f"{loss.value:.3f} nats", "" if loss.low is None else f"{loss.low:.3f} to {loss.high:.3f} nats"
     )
     if evaluation.calibration_error is not None:
-        table.add_row("calibration error", _percent(evaluation.calibration_error))
+        table.add_row("calibration error", percent(evaluation.calibration_error))
     if evaluation.calibration_error_at_temperature is not None:
         name = f"  at temperature {evaluation.temperature:.2f}"
-        table.add_row(name, _percent(evaluation.calibration_error_at_temperature))
+        table.add_row(name, percent(evaluation.calibration_error_at_temperature))
     return table
 
 
@@ -113,15 +114,17 @@ def _confusion(evaluation: Evaluation) -> Table:
     table = _table()
     table.add_column("class", overflow="fold")
     numbers = range(1, len(evaluation.per_class) + 1)
+    names = [each.name for each in evaluation.per_class]
+    short = all(len(name) <= 3 for name in names)  # then they stand above the columns themselves, not numbers
     width = len(str(evaluation.confusion.max()))
-    for number in numbers:
-        table.add_column(str(number), justify="right", overflow="fold", min_width=width)
+    for number, name in zip(numbers, names, strict=True):
+        table.add_column(Text(name if short else str(number)), justify="right", overflow="fold", min_width=width)
     for number, each, row in zip(numbers, evaluation.per_class, evaluation.confusion.tolist(), strict=True):
         cells = [
             Text(str(count), style=_shade(count / each.support, right=answer == number)) if count else Text(".")
             for answer, count in zip(numbers, row, strict=True)
         ]
-        table.add_row(Text(f"{number:2} {each.name}"), *cells)
+        table.add_row(Text(each.name if short else f"{number:2} {each.name}"), *cells)
     return table
 
 
@@ -141,5 +144,5 @@ def _worst_pairs(evaluation: Evaluation) -> Table:
     table.add_column("images", justify="right", no_wrap=True)
     table.add_column("of the truth", justify="right", no_wrap=True)
     for pair in evaluation.worst_pairs:
-        table.add_row(Text(pair.truth), Text(pair.answer), f"{pair.count:,}", _percent(pair.share))
+        table.add_row(Text(pair.truth), Text(pair.answer), f"{pair.count:,}", percent(pair.share))
     return table

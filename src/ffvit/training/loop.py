@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from rich.console import Group
+from rich.markup import escape
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 from torch.utils.data import DataLoader
@@ -28,7 +29,7 @@ from ffvit.data.transform import training_transform
 from ffvit.errors import RunStoppedError, UserError
 from ffvit.evaluation.calibration import fit_temperature
 from ffvit.evaluation.measures import measure
-from ffvit.evaluation.report import report
+from ffvit.evaluation.report import percent, report
 from ffvit.evaluation.scorer import BATCH, Scorer
 from ffvit.machine import gathered, on_first, shard
 from ffvit.network.create import input_of
@@ -41,7 +42,7 @@ from ffvit.training.interruption import Interruption
 from ffvit.training.loss import Criterion, class_weights
 from ffvit.training.mixing import Mixing
 from ffvit.training.optimizer import build_optimizer
-from ffvit.training.progress import Display
+from ffvit.training.progress import Display, duration
 from ffvit.training.schedule import learning_rate
 
 LOOK_EVERY = 10
@@ -388,7 +389,12 @@ class Loop:
             )
 
         on_first(self.fabric, write)
-        return report(evaluation, f"Test part, with {weights}")
+        top1 = evaluation.top1
+        reached = (
+            f"\n[bold]top-1 {percent(top1.value)}[/bold] (95 % interval {percent(top1.low)} to {percent(top1.high)}) on "
+            f"{evaluation.images:,} test images, after {duration(self.progress.seconds)}; everything is in "
+        )
+        return Group(report(evaluation, f"Test part, with {weights}"), f"{reached}{escape(str(self.run.path))}")
 
     def curves(self) -> AbstractContextManager[SummaryWriter | None]:
         """TensorBoard's curves, over images seen; what a run gone on will draw again is cut off."""

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from ffvit.evaluation.report import percent
+
 
 class _TimeLeft(ProgressColumn):
     """Time left of the whole run, from the share of it that is done."""
@@ -86,7 +88,7 @@ class Display:
             f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}" if epochs else f"epoch {row['epoch']:>3}",
             f"loss {row['loss']:.3f}",
             *(
-                f"{label} top-1 {row[key]['top1']:5.1%}".replace("%", " %")
+                f"{label} top-1 {percent(row[key]['top1']):>7}"
                 for key, label in (("weights", "weights"), ("average", "average"))
                 if key in row
             ),

@@ -1,0 +1,246 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import pickle
+import resource
+import shutil
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from commands import command, environment, here
+from commands import ffvit as in_its_own_process
+from ffvit.run import Run
+
+FAST = ("--recipe.epochs", 2, "--recipe.warmup-epochs", 1, "--recipe.batch-size", 128)
+FEW = ("--recipe.epochs", 2, "--recipe.warmup-epochs", 1, "--recipe.batch-size", 16, "--workers", 0)
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "digits"
+    done = here("train", "--out", out, *FAST)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.fixture(scope="module")
+def flowers(tmp_path_factory, photos) -> Path:
+    """A timm network trained by name on photographs."""
+    out = tmp_path_factory.mktemp("runs") / "flowers"
+    done = here("train", "resmlp_12_224", "--data", photos, "--image", 32, "--out", out, *FEW)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def refused(*arguments: object, code: int = 2, cwd: Path | None = None) -> str:
+    """What is said of a command that cannot be: on stderr, and no traceback."""
+    done = here(*arguments, cwd=cwd)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert all(line.startswith("ffvit: ") for line in done.stderr.splitlines() if "Warning" not in line)
+    return done.stderr
+
+
+def test_help_is_there_with_examples():
+    done = in_its_own_process("--help")
+    assert done.returncode == 0
+    assert all(word in done.stdout for word in ("train", "evaluate", "predict", "models", "Examples:"))
+    for name in ("train", "evaluate", "predict", "models"):
+        assert here(name, "--help").returncode == 0
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; sys.argv = ['ffvit', '--help']\nfrom ffvit.cli import main\ntry: main()\nexcept SystemExit: pass\n"
+    )
+    code += (
+        "heavy = {'torch', 'timm', 'numpy', 'pandas', 'scipy', 'sklearn'} & set(sys.modules); assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_train_prints_what_it_is_about_to_do_and_what_it_reached(digits):
+    done = here("train", "--config", digits / "config.yaml", "--out", digits.parent / "again")
+    assert done.returncode == 0, done.stderr
+    for word in ("ff_micro_patch2_8, 0.14 M parameters", "1,294 for training", "selection", "run folder", "epoch 2/2"):
+        assert word in done.stdout
+    assert "95 % interval" in done.stdout.splitlines()[-1]
+    assert (digits.parent / "again" / "best.safetensors").read_bytes() == (digits / "best.safetensors").read_bytes()
+
+
+def test_dry_run_shows_the_whole_configuration_and_does_nothing(tmp_path):
+    done = here("train", "--recipe", "deit", "--recipe.average-decay", "none", "--dry-run", cwd=tmp_path)
+    shown = yaml.safe_load(done.stdout)
+    assert shown["recipe"]["epochs"] == 300
+    assert shown["recipe"]["average_decay"] is None
+    assert not list(tmp_path.iterdir())
+
+
+def test_runs_without_a_name_get_one_each(tmp_path):
+    for _ in range(2):
+        assert here("train", *FAST, "--data.selection", 0, cwd=tmp_path).returncode == 0
+    assert sorted(each.name for each in (tmp_path / "runs").iterdir()) == [
+        "ff_micro_patch2_8-digits",
+        "ff_micro_patch2_8-digits-2",
+    ]
+
+
+def test_a_timm_network_by_name_is_trained_evaluated_and_predicts(flowers, photos):
+    assert Run(flowers).summary()["network"] == "resmlp_12_224"
+    done = here("evaluate", flowers, "--data", photos / "val")
+    assert done.returncode == 0, done.stderr
+    figures = json.loads((flowers / "evaluation.json").read_text())
+    assert figures["top1"] == Run(flowers).summary()["test"]["top1"]
+    done = here("predict", flowers, photos / "val", "--top", 2, "--format", "csv")
+    rows = list(csv.DictReader(io.StringIO(done.stdout)))
+    assert len(rows) == 2 * len(list((photos / "val").rglob("*.jpg")))
+    assert {row["class"] for row in rows} <= {"dahlia", "leaves", "pagoda", "sky"}
+
+
+def test_predictions_in_every_form(flowers, photos, tmp_path):
+    image = next((photos / "val").rglob("*.jpg"))
+    (tmp_path / "broken.jpg").write_bytes(image.read_bytes()[:300])
+    table = here("predict", flowers, image, tmp_path)
+    assert table.returncode == 0
+    assert str(image) in table.stdout
+    assert "%" in table.stdout
+    assert "not read: " in table.stderr
+    assert "broken.jpg" in table.stderr
+    done = here("predict", flowers, image, "--format", "json")
+    classes = json.loads(done.stdout)["classes"]
+    assert sum(each["probability"] for each in classes) == pytest.approx(1, abs=1e-5)  # all 4 of them
+    done = here("predict", flowers, tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.endswith("ffvit: none of these images could be read\n")
+
+
+def test_models_lists_what_it_costs_and_what_was_published():
+    done = here("models", "ff_*")
+    for word in ("ff_tiny_patch16_224", "7.68 M", "2.88", "61.4 %", "arXiv 2105.02723"):
+        assert word in done.stdout
+    assert "ff_small_patch16_224" in here("models", "*small_patch16_224").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["train", "ff_tinny_patch16_224"], "no network is called 'ff_tinny_patch16_224', did you mean 'ff_tiny_patch16_224'?"),
+        (["train", "--recipe", "diet"], "none is called 'diet', did you mean 'deit'?"),
+        (["train", "--recipe.epoch", 3], "Unknown option: --recipe.epoch. Did you mean --recipe.epochs?"),
+        (["train", "--recipe.epochs", "three"], "--recipe.epochs: input should be a valid integer"),
+        (["train", "--recipe.loss", "bse"], "--recipe.loss: must be 'soft target' or 'bce'; got 'bse', did you mean 'bce'?"),
+        (["train", "--recipe.mixup", -1], "--recipe.mixup: input should be greater than or equal to 0; got '-1'"),
+        (["train", "--precision", "fp8"], "--precision: must be 'auto', '32-true', 'bf16-mixed' or '16-mixed'; got 'fp8'"),
+        (["train", "--recipe.auto-augment", "brand-m9"], "timm does not know 'brand-m9'"),
+        (["train", "ff_tiny_patch16_224", "--image", 225], "image: height 225 is no multiple of the patch's 16; the nearest is 224 or 240"),
+        (["train", "--image", 8, 8, 8], "--image: give one number for a square, or height and width; got 3 numbers"),
+        (["train", "--resume"], "--resume needs the run folder to go on with: --out FOLDER"),
+        (["train", "--resume", "--out", "x", "--seed", 3], "--resume goes on with the run as it was begun"),
+        (["train", "--data", "nowhere"], "there is no 'nowhere' in"),
+        (["train", "--start-from", "nowhere.pth"], "nowhere.pth: there is no such file"),
+        (["train", "resnet18", "--recipe.dropout", 2], "--recipe.dropout: input should be less than or equal to 1"),
+        (["evaluate", "nowhere.pth"], "nowhere.pth: there is no such file"),
+        (["predict", "nowhere.pth", "x.jpg"], "there is no"),
+        (["models", "zz*"], "no network matches 'zz*'"),
+        (["tran"], 'Unknown command "tran". Did you mean "train"?'),
+    ],
+)  # fmt: skip
+def test_a_users_mistake_gets_one_sentence_and_exit_code_2(arguments, sentence, tmp_path):
+    assert sentence in refused(*arguments, cwd=tmp_path)
+    assert not list(tmp_path.iterdir())  # and nothing is left behind
+
+
+def test_folders_that_cannot_be_used(tmp_path, photos):
+    (tmp_path / "empty").mkdir()
+    assert "there is no image in it" in refused("train", "--data", tmp_path / "empty")
+    shutil.copytree(photos / "train" / "sky", tmp_path / "one" / "sky")
+    assert "has one class only, 'sky'" in refused("train", "--data", tmp_path / "one")
+    shutil.copytree(photos, tmp_path / "differ")
+    (tmp_path / "differ" / "val" / "sky").rename(tmp_path / "differ" / "val" / "sea")
+    said = refused("train", "--data", tmp_path / "differ")
+    assert "'sky' in train but not in val; 'sea' in val but not in train" in said
+
+
+def test_a_folder_that_exists(digits, tmp_path):
+    assert "exists: go on with it (--resume), replace it (--overwrite)" in refused("train", "--out", digits, *FAST)
+    (tmp_path / "letter.txt").write_text("dear")
+    assert "does not delete it" in refused("train", "--out", tmp_path, "--overwrite", *FAST)
+    assert "this run is finished" in refused("train", "--out", digits, "--resume")
+
+
+def test_weights_that_cannot_be_used(digits, tmp_path):
+    class Harm:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path / 'harmed'}",)
+
+    (tmp_path / "harm.pth").write_bytes(pickle.dumps({"model": Harm()}))
+    assert "a pickle that asks to run code" in refused("evaluate", tmp_path / "harm.pth")
+    torch.save({"model": Harm()}, tmp_path / "zipped.pth")
+    assert "a pickle that asks to run code" in refused("evaluate", tmp_path / "zipped.pth")
+    assert not (tmp_path / "harmed").exists()
+    whole = (digits / "best.safetensors").read_bytes()
+    (tmp_path / "half.safetensors").write_bytes(whole[: len(whole) // 2])
+    assert "truncated or damaged" in refused("evaluate", tmp_path / "half.safetensors")
+    said = refused("evaluate", digits / "best.safetensors", "--model", "vit_micro_patch2_8")
+    assert "weights of another network" in said
+    assert "blocks.0.0.mixer.qkv.weight" in said
+
+
+def test_an_absurdly_large_image_is_refused_before_it_is_decoded(flowers, tmp_path):
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 200_000, 200_000, 8, 2, 0, 0, 0)
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    (tmp_path / "bomb.png").write_bytes(png)
+    said = here("predict", flowers, tmp_path / "bomb.png")
+    assert said.returncode == 2
+    assert "bomb.png: has more than" in said.stderr
+    assert "pixels, and is not decoded" in said.stderr
+
+
+def test_evaluating_on_classes_the_network_does_not_know(flowers, photos, tmp_path):
+    shutil.copytree(photos / "val", tmp_path / "val")
+    (tmp_path / "val" / "sky").rename(tmp_path / "val" / "skies")
+    assert "the network does not know 'skies' (it knows 4 classes" in refused(
+        "evaluate", flowers, "--data", tmp_path / "val"
+    )
+
+
+def test_a_full_disk_stops_the_run_with_a_sentence(tmp_path):
+    """A limit on the size of files stands in for the disk: the first checkpoint does not fit."""
+    out = tmp_path / "run"
+    limit = 1_000_000
+    done = subprocess.run(
+        command("train", "--out", out, *FAST),
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+    assert done.returncode == 1, done.stderr
+    assert "state.pt: the disk is full" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(out.rglob(".*.tmp"))
+
+
+def test_a_loss_that_is_not_finite(tmp_path):
+    said = refused(
+        "train", "--out", tmp_path / "run", *FAST, "--recipe.learning-rate", 1e30, "--recipe.clip-gradients", "none",
+        "--recipe.warmup-learning-rate", 1e20, code=1,
+    )  # fmt: skip
+    assert "the loss became" in said
+    assert "of epoch 1" in said
+    assert "A lower --recipe.learning-rate" in said

@@ -7,6 +7,7 @@ moves. Its name and reason travel with the batch.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
@@ -150,10 +151,12 @@ def _loader(
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_one_thread,
+        worker_init_fn=_begin_worker,
         generator=torch.Generator(),  # the loader draws a seed at each start: not from the network's generator
     )
 
 
-def _one_thread(_: int) -> None:
+def _begin_worker(_: int) -> None:
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the training one decides what follows
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -45,8 +45,8 @@ from ffvit.training.optimizer import build_optimizer
 from ffvit.training.progress import Display, duration
 from ffvit.training.schedule import learning_rate
 
-LOOK_EVERY = 10
-"""Steps between looks at the losses on the device (one synchronisation each), at the clock and at the stop signal."""
+LOOK_EVERY = 1.0
+"""Seconds, about, between looks at the losses on the device (one synchronisation), the clock and the stop signal."""
 
 SAVE_EVERY = 600.0
 """Seconds after which a checkpoint is written within an epoch; one is written after each epoch in any case."""
@@ -162,7 +162,8 @@ class Loop:
             RunStoppedError: Interrupted, a loss that is not finite, a full disk, or too many bad images.
         """
         progress, recipe = self.progress, self.recipe
-        self.began = self.saved = time.monotonic()
+        self.began = self.saved = self.looked = time.monotonic()
+        self.look_after = 1
         self.seconds_before = progress.seconds
         self.display.begin(self.share())
         with self.curves() as curves, Interruption(self.display.say) as interruption:
@@ -180,7 +181,7 @@ class Loop:
                     )
                     progress.images += recipe.batch_size
                     progress.step = step + 1
-                    if progress.step % LOOK_EVERY == 0 or progress.step == self.order.steps:
+                    if len(unseen) >= self.look_after or progress.step == self.order.steps:
                         out_of_time = self.look(unseen, rate, interruption)
                         unseen.clear()
                         if out_of_time:
@@ -258,9 +259,13 @@ class Loop:
             RunStoppedError: A loss was not finite, too many images are bad, or someone asked to stop.
         """
         mine = torch.stack(unseen).tolist() if unseen else []
-        progress = self.progress
-        due = time.monotonic() - self.saved > SAVE_EVERY
-        of_all = gathered(self.fabric, (mine, interruption.asked, due, progress.bad_images))
+        progress, now = self.progress, time.monotonic()
+        steps_a_look = int(LOOK_EVERY * len(mine) / (now - self.looked)) if mine else self.look_after
+        self.looked = now
+        due = now - self.saved > SAVE_EVERY
+        of_all = gathered(self.fabric, (mine, interruption.asked, progress.bad_images, due, steps_a_look))
+        *_, due, steps_a_look = of_all[0]  # the first process's clock holds for all
+        self.look_after = max(1, min(steps_a_look, 50))
         losses = [sum(each) / len(each) for each in zip(*(its for its, *_ in of_all), strict=True)]
         for back, loss in zip(reversed(range(len(losses))), losses, strict=True):
             if not np.isfinite(loss):
@@ -272,7 +277,7 @@ class Loop:
                     + "A lower --recipe.learning-rate, a --recipe.clip-gradients, or --precision 32-true may help"
                 )
         progress.losses += losses
-        for _, _, _, bad in of_all:
+        for _, _, bad, *_ in of_all:
             progress.bad_images.update(bad)
         if len(progress.bad_images) > self.config.data.bad_images:
             self.write_bad_images()
@@ -284,7 +289,7 @@ class Loop:
         if losses:
             self.display.step(self.epoch_name(), share, progress.images, losses[-1], rate)
         asked = any(asked for _, asked, *_ in of_all)
-        if asked or of_all[0][2]:
+        if asked or due:
             self.save()
         if asked and share < 1:
             raise RunStoppedError(f"stopped; go on with: ffvit train --out {self.run.path} --resume")

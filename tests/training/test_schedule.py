@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from timm.scheduler import CosineLRScheduler
+
+from ffvit import recipe as recipes
+from ffvit.training.schedule import learning_rate
+
+DEIT = recipes.NAMED["deit"]
+REFERENCE = json.loads((Path(__file__).parents[1] / "reference" / "deit_learning_rate.json").read_text())
+
+
+def test_deit_runs_at_the_rates_of_deits_code():
+    assert DEIT.peak_learning_rate == REFERENCE["base_learning_rate"]
+    for epoch, rate in enumerate(REFERENCE["learning_rate_in_epoch"]):
+        for step in (0.0, 0.7):  # it moves once an epoch
+            assert learning_rate(DEIT, epoch + step) == pytest.approx(rate, rel=1e-12, abs=1e-18)
+
+
+def test_without_the_late_start_it_is_the_schedule_itself():
+    sane = DEIT.replace(schedule_late=False)
+    assert [learning_rate(sane, epoch) for epoch in range(300)] == pytest.approx(REFERENCE["schedule"][:300], rel=1e-12)
+
+
+@pytest.mark.parametrize("under_warmup", [True, False])
+def test_it_is_timms_cosine(under_warmup):
+    recipe = DEIT.replace(schedule_late=False, cosine_under_warmup=under_warmup, epochs=31, warmup_epochs=7)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=recipe.peak_learning_rate)
+    timms = CosineLRScheduler(
+        optimizer,
+        t_initial=31 if under_warmup else 24,
+        lr_min=recipe.final_learning_rate,
+        warmup_t=7,
+        warmup_lr_init=recipe.warmup_learning_rate,
+        warmup_prefix=not under_warmup,
+    )
+    for epoch in range(31):
+        timms.step(epoch)
+        assert learning_rate(recipe, epoch) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-12)
+
+
+def test_by_the_step_it_moves_within_an_epoch():
+    recipe = DEIT.replace(schedule_late=False, schedule_per="step")
+    rates = [learning_rate(recipe, done) for done in (2, 2.25, 2.5, 2.75, 3)]
+    assert rates == sorted(set(rates))
+
+
+def test_the_cooldown_stays_at_the_final_rate():
+    recipe = DEIT.replace(schedule_late=False, cooldown_epochs=10)
+    assert learning_rate(recipe, 289) > recipe.final_learning_rate
+    assert [learning_rate(recipe, epoch) for epoch in (290, 299)] == [recipe.final_learning_rate] * 2
+
+
+def test_constant_stays_at_the_peak():
+    recipe = recipes.NAMED["small"].replace(schedule="constant")
+    assert learning_rate(recipe, 5) == learning_rate(recipe, 99) == recipe.peak_learning_rate

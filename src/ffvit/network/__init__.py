@@ -1,1 +1,3 @@
 """The networks: mixers, the one backbone, timm registration, weights in and out."""
+
+from ffvit.network import named as named  # registers our networks with timm, whichever module is asked for first

@@ -80,8 +80,8 @@ def _released_to_ours(state: dict[str, Any], _network: nn.Module) -> dict[str, T
     return to_ours(state.get("model", state))
 
 
-def _entry_point(name: str) -> Callable[..., Backbone]:
-    def create(pretrained: bool = False, **kwargs: Any) -> Backbone:
+def _entry_point(name: str) -> Callable[..., nn.Module]:
+    def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         return build_model_with_cfg(
             build,
             name,

@@ -67,7 +67,8 @@ class Branch(Value):
     heads: PositiveInt | None = None
     kernel: PositiveInt | None = None
 
-    def __init__(self, mixer: Mixer | None = None, axis: Axis | None = None, **fields: Any) -> None:
+    def __init__(self, mixer: str | None = None, axis: str | None = None, **fields: Any) -> None:
+        # Any string: which are right is checked below, with words.
         named = {"mixer": mixer, "axis": axis}
         super().__init__(**{name: value for name, value in named.items() if value is not None}, **fields)
 

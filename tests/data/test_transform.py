@@ -170,3 +170,13 @@ class TestSeedEverythingFor:
             outside()
             raise ZeroDivisionError
         assert outside() == expected
+
+
+def test_posterizing_to_nothing_is_black_whatever_pillow_says():
+    """timm's rand-m9-mstd0.5-inc1 asks for 0 bits now and then; Pillow 13 refuses them."""
+    augment = training_transform(
+        recipe.Recipe(auto_augment="rand-m10-inc1-n1-p1"), (8, 8), 3, (0.0,) * 3, (1.0,) * 3
+    ).transforms[1]
+    operations = augment.transforms[0].ops
+    (posterize,) = [each for each in operations if each.name == "PosterizeIncreasing"]
+    assert not any(posterize(PIL.Image.new("RGB", (4, 4), "red")).getextrema()[0])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import PIL.Image
 import torch
 from jaxtyping import Float
 from timm.data import create_transform
+from timm.data.auto_augment import AugmentOp, posterize
 from timm.data.transforms import MaybeToTensor
 from torchvision.transforms import Compose, Grayscale
 
@@ -61,6 +62,9 @@ def training_transform(
             f"recipe.auto_augment: timm does not know {recipe.auto_augment!r} ({error or type(error).__name__}); "
             "for example: rand-m9-mstd0.5-inc1"
         ) from error
+    for operation in _operations(augment):
+        if operation.aug_fn is posterize:
+            operation.aug_fn = _posterize
     *_, finish = stages(tuple(mean))
     return Compose([crop, augment, *([Grayscale()] if channels == 1 else []), finish])
 
@@ -94,6 +98,24 @@ def evaluation_transform(
         steps = transform.transforms
         steps.insert(next(place for place, step in enumerate(steps) if isinstance(step, MaybeToTensor)), Grayscale())
     return transform
+
+
+def _operations(augment: Any) -> Iterator[AugmentOp]:
+    """Every operation within timm's RandAugment, AutoAugment or AugMix."""
+    if isinstance(augment, AugmentOp):
+        yield augment
+    elif isinstance(augment, list | tuple):
+        for each in augment:
+            yield from _operations(each)
+    elif isinstance(augment, Compose):
+        yield from _operations(augment.transforms)
+    else:
+        yield from _operations([getattr(augment, name) for name in ("ops", "policy") if hasattr(augment, name)])
+
+
+def _posterize(image: PIL.Image.Image, bits: int, **_: Any) -> PIL.Image.Image:
+    """As timm's. At full strength it keeps 0 bits: black, as ever, where Pillow from 13 on would refuse."""
+    return posterize(image, bits) if bits > 0 else PIL.Image.new(image.mode, image.size)
 
 
 def _check(channels: int, mean: Sequence[float], std: Sequence[float]) -> None:

@@ -168,9 +168,10 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def _read_pickle(path: Path) -> object:
     try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals(ALLOWED):
+        # Opened here, for PyTorch goes by the name of a file it opens itself.
+        with warnings.catch_warnings(), torch.serialization.safe_globals(ALLOWED), path.open("rb") as file:
             warnings.simplefilter("ignore")  # a foreign file's age is nothing its reader can mend
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=None)
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         refused = re.search(r"(?:GLOBAL|global:?|Unsupported class) ([\w.]+)", str(error))
         if refused or "Unsupported" in str(error) or "not an allowed" in str(error):

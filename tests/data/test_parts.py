@@ -54,8 +54,8 @@ class TestDigits:
         assert parts.classes == tuple("0123456789")
         assert (len(parts.train), len(parts.selection), len(parts.test)) == (1294, 144, 359)
         assert parts.account == (
-            "1,797 images of 10 classes from digits: 1,294 for training (72.0%), 144 for selection (8.0%), 359 for "
-            "test (20.0%); test and selection drawn at random, class by class, with split seed 0."
+            "1,797 images of 10 classes from digits: 1,294 for training (72.0 %), 144 for selection (8.0 %), 359 for "
+            "test (20.0 %); test and selection drawn at random, class by class, with split seed 0."
         )
         everything = [*names(parts.train), *names(parts.selection), *names(parts.test)]
         assert sorted(everything) == sorted(f"digits[{number}]" for number in range(1797))

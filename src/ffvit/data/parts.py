@@ -224,7 +224,7 @@ def _hold_out(images: Images, count: int, leave: int, seed: int) -> tuple[Images
 def _account(data: Data, classes: int, parts: dict[str, Images | None], drawn: Sequence[str]) -> str:
     sizes = {name: len(part) for name, part in parts.items() if part is not None}
     total = sum(sizes.values())
-    counts = ", ".join(f"{size:,} for {name} ({size / total:.1%})" for name, size in sizes.items())
+    counts = ", ".join(f"{size:,} for {name} ({100 * size / total:.1f} %)" for name, size in sizes.items())
     if drawn:
         how = f"{' and '.join(drawn)} drawn at random, class by class, with split seed {data.split_seed}"
     else:

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
 from rich.text import Text
 
 from ffvit.evaluation.report import percent
@@ -40,7 +40,6 @@ class Display:
             BarColumn(bar_width=None),
             TextColumn("{task.fields[figures]}"),
             _TimeLeft(),
-            TimeElapsedColumn(),
             console=console,
             transient=True,
             disable=not (shown and console.is_terminal),

@@ -150,9 +150,10 @@ def _run(fabric: Fabric, config: Config, folder: Callable[[], Run], console: Con
             teacher = _teacher(config.recipe, len(parts.classes))
             loop = Loop(fabric, config, network, teacher, parts, display)
             run = loop.run = folder()
-            display.say(_headline(config, run, parts, network, loop, about))
             if go_on:
                 loop.go_on()
+                about = f"as it was after {loop.progress.images:,} images"
+            display.say(_headline(config, run, parts, network, loop, about))
             loop.fit()
             display.say(loop.finish())
     except OSError as error:

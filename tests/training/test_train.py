@@ -170,6 +170,28 @@ def test_going_on_in_the_middle_of_an_epoch(tmp_path, monkeypatch):
     assert_same(undisturbed, train.resume(tmp_path / "two", console=Console(quiet=True)))
 
 
+def test_stopped_at_the_very_end_of_an_epoch(tmp_path, monkeypatch):
+    undisturbed = quick(tmp_path / "one")
+    steps = iter(range(1, 100))
+    update = loop.WeightAverage.update
+
+    class Asking(loop.Interruption):
+        asked = False
+
+    def count(*arguments):
+        Asking.asked = next(steps) == 10  # the last step of the first epoch
+        update(*arguments)
+
+    monkeypatch.setattr(loop.WeightAverage, "update", count)
+    monkeypatch.setattr(loop, "Interruption", Asking)
+    monkeypatch.setattr(Asking, "__init__", lambda self, say: self.__dict__.update(_say=say, _before={}))
+    with pytest.raises(ffvit.RunStoppedError, match="stopped; go on with"):
+        quick(tmp_path / "two")
+    monkeypatch.undo()
+    assert torch.load(tmp_path / "two/checkpoint/state.pt", weights_only=True)["progress"]["step"] == 10
+    assert_same(undisturbed, train.resume(tmp_path / "two", console=Console(quiet=True)))
+
+
 def cut_off(do, first):
     def both(*arguments):
         first(*arguments)

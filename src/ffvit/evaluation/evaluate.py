@@ -12,7 +12,7 @@ from ffvit.data.parts import open_images
 from ffvit.evaluation.answers import Answers
 from ffvit.evaluation.measures import Evaluation, measure
 from ffvit.evaluation.ready import ready_to_answer
-from ffvit.evaluation.scorer import BATCH, Scorer
+from ffvit.evaluation.scorer import BATCH, Scorer, answered
 from ffvit.machine import Machine, start
 from ffvit.network.create import classes_of
 
@@ -29,8 +29,7 @@ class Score:
     @property
     def names(self) -> list[str]:
         """The images answered, in the order of the answers."""
-        bad = {each.name for each in self.bad}
-        return [name for name in map(self.images.name, range(len(self.images))) if name not in bad]
+        return answered(self.images, self.bad)
 
 
 def evaluate(

@@ -35,6 +35,12 @@ BATCH = 256
 PER_IMAGE = ("labels", "predicted", "in_top5", "loss", "confidence")
 
 
+def answered(images: Images, bad: list[BadImageError]) -> list[str]:
+    """The names of the images that have an answer, in the order of the answers."""
+    unread = {each.name for each in bad}
+    return [name for name in map(images.name, range(len(images))) if name not in unread]
+
+
 class Scorer:
     """A network's answers to a set of images, exact on any number of processes.
 

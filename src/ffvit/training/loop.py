@@ -12,10 +12,8 @@ from typing import Any, cast
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from rich.console import Group
-from rich.markup import escape
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
+from torch.distributed.checkpoint.state_dict import get_model_state_dict
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
@@ -27,13 +25,10 @@ from ffvit.data.order import TrainingOrder
 from ffvit.data.parts import Parts
 from ffvit.data.transform import training_transform
 from ffvit.errors import RunStoppedError, UserError
-from ffvit.evaluation.calibration import fit_temperature
-from ffvit.evaluation.measures import measure
-from ffvit.evaluation.report import percent, report
 from ffvit.evaluation.scorer import BATCH, Scorer
 from ffvit.machine import gathered, on_first, shard
 from ffvit.network.create import input_of
-from ffvit.network.weights import read_weights, save_weights
+from ffvit.network.weights import save_weights
 from ffvit.run import Config, Run
 from ffvit.training.average import WeightAverage
 from ffvit.training.checkpoint import WHOLE, Progress, load_checkpoint, save_checkpoint
@@ -42,7 +37,7 @@ from ffvit.training.interruption import Interruption
 from ffvit.training.loss import Criterion, class_weights
 from ffvit.training.mixing import Mixing
 from ffvit.training.optimizer import build_optimizer
-from ffvit.training.progress import Display, duration
+from ffvit.training.progress import Display
 from ffvit.training.schedule import learning_rate
 
 LOOK_EVERY = 1.0
@@ -173,22 +168,21 @@ class Loop:
                 micro_batches = iter(self.loader)
                 unseen: list[Tensor] = []
                 for step in range(progress.step, self.order.steps):
-                    rate = learning_rate(recipe, self.share(step) * recipe.epochs)
                     for group in self.optimizer.param_groups:
-                        group["lr"] = rate
+                        group["lr"] = learning_rate(recipe, self.share(step) * recipe.epochs)
                     unseen.append(
                         self.step(progress.epoch, step, [next(micro_batches) for _ in range(self.order.micro_batches)])
                     )
                     progress.images += recipe.batch_size
                     progress.step = step + 1
                     if len(unseen) >= self.look_after or progress.step == self.order.steps:
-                        out_of_time = self.look(unseen, rate, interruption)
+                        out_of_time = self.look(unseen, interruption)
                         unseen.clear()
                         if out_of_time:
                             break
                 images_a_second = (progress.images - images_before) / (time.monotonic() - epoch_began)
-                self.end_epoch(rate, images_a_second, curves)
-                self.look([], rate, interruption)
+                self.end_epoch(images_a_second, curves)
+                self.look([], interruption)
 
     def share(self, step: int | None = None) -> float:
         """Share of the run that is done before a step (default: the next)."""
@@ -196,6 +190,11 @@ class Loop:
             return min(1.0, self.fabric.broadcast(self.seconds()) / (self.recipe.minutes * 60))
         step = self.progress.step if step is None else step
         return (self.progress.epoch + step / self.order.steps) / self.recipe.epochs
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the last step."""
+        return float(self.optimizer.param_groups[0]["lr"])
 
     def seconds(self) -> float:
         """Seconds that the run has taken, those before an interruption included."""
@@ -252,7 +251,7 @@ class Loop:
                 total += loss.detach()
         return total
 
-    def look(self, unseen: list[Tensor], rate: float, interruption: Interruption) -> bool:
+    def look(self, unseen: list[Tensor], interruption: Interruption) -> bool:
         """Fetch the losses of the last steps, and act on what all processes know; True when the time is up.
 
         Raises:
@@ -287,7 +286,7 @@ class Loop:
             )
         share = self.share()
         if losses:
-            self.display.step(self.epoch_name(), share, progress.images, losses[-1], rate)
+            self.display.step(self.epoch_name(), share, progress.images, losses[-1], self.rate)
         asked = any(asked for _, asked, *_ in of_all)
         if asked or due:
             self.save()
@@ -300,14 +299,14 @@ class Loop:
         for each in bad:
             self.progress.bad_images.setdefault(each.name, each.reason)
 
-    def end_epoch(self, rate: float, images_a_second: float, curves: SummaryWriter | None) -> None:
+    def end_epoch(self, images_a_second: float, curves: SummaryWriter | None) -> None:
         """Score the weights and their average on the selection part, keep the best, write the epoch down, save."""
         progress = self.progress
         row: dict[str, Any] = {
             "epoch": progress.epoch + 1,
             "images": progress.images,
             "loss": float(np.mean(progress.losses)),
-            "learning_rate": rate,
+            "learning_rate": self.rate,
         }
         if self.selection is not None:
             self.display.scoring("selection part")
@@ -356,50 +355,6 @@ class Loop:
         self.saved = time.monotonic()
         self.progress.seconds = self.seconds()
         save_checkpoint(self.run.checkpoint_file, self.fabric, self.plain, self.average, self._optimizer, self.progress)
-
-    def finish(self) -> Group:
-        """Score what the selection part chose on the test part, once, and write it down; hands back the report."""
-        self.save_weights(self.run.last_file, self.plain)
-        best, temperature = self.progress.best, None
-        if self.selection is not None:
-            state, _ = read_weights(self.run.best_file)
-            set_model_state_dict(self.plain, dict(state), options=StateDictOptions(full_state_dict=True))
-            chosen, _ = self.selection(self.network)
-            temperature = fit_temperature(chosen.logits, chosen.labels[chosen.logits_of])
-        test = self.parts.test
-        self.display.scoring("test part")
-        answers, bad = self.scorer(test)(self.network)
-        self.note(bad)
-        self.write_bad_images()
-        evaluation = measure(answers, temperature)
-        weights = f"the {best['which']} of epoch {best['epoch']}" if best else "the last weights"
-
-        def write() -> None:
-            unread = {each.name for each in bad}
-            names = [name for name in map(test.name, range(len(test))) if name not in unread]
-            answers.to_csv(self.run.predictions_file, names)
-            self.run.write_summary(
-                {
-                    "network": self.config.network.title,
-                    "parameters": sum(each.numel() for each in self.plain.parameters()),
-                    "images": self.parts.account,
-                    "weights": weights,
-                    "selection": best or None,
-                    "temperature": temperature,
-                    "test": evaluation.to_dict(),
-                    "bad_images": len(self.progress.bad_images),
-                    "images_seen": self.progress.images,
-                    "seconds": self.progress.seconds,
-                }
-            )
-
-        on_first(self.fabric, write)
-        top1 = evaluation.top1
-        reached = (
-            f"\n[bold]top-1 {percent(top1.value)}[/bold] (95 % interval {percent(top1.low)} to {percent(top1.high)}) on "
-            f"{evaluation.images:,} test images, after {duration(self.progress.seconds)}; everything is in "
-        )
-        return Group(report(evaluation, f"Test part, with {weights}"), f"{reached}{escape(str(self.run.path))}")
 
     def curves(self) -> AbstractContextManager[SummaryWriter | None]:
         """TensorBoard's curves, over images seen; what a run gone on will draw again is cut off."""

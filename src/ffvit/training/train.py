@@ -24,6 +24,7 @@ from ffvit.network.create import classes_of, create_model, input_of
 from ffvit.network.weights import load
 from ffvit.recipe import Recipe
 from ffvit.run import Config, Run, free_folder
+from ffvit.training.finish import finish
 from ffvit.training.loop import Loop
 from ffvit.training.progress import Display
 
@@ -155,7 +156,7 @@ def _run(fabric: Fabric, config: Config, folder: Callable[[], Run], console: Con
                 about = f"as it was after {loop.progress.images:,} images"
             display.say(_headline(config, run, parts, network, loop, about))
             loop.fit()
-            display.say(loop.finish())
+            display.say(finish(loop))
     except OSError as error:
         if full(error):
             raise RunStoppedError("the disk is full: free some space, then go on with --resume") from None

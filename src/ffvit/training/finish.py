@@ -1,0 +1,59 @@
+"""What comes after the last epoch: the chosen weights are scored once on images that chose nothing."""
+
+from __future__ import annotations
+
+from rich.console import Group
+from rich.markup import escape
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+
+from ffvit.evaluation.calibration import fit_temperature
+from ffvit.evaluation.measures import measure
+from ffvit.evaluation.report import percent, report
+from ffvit.evaluation.scorer import answered
+from ffvit.machine import on_first
+from ffvit.network.weights import read_weights
+from ffvit.training.loop import Loop
+from ffvit.training.progress import duration
+
+
+def finish(loop: Loop) -> Group:
+    """Score what the selection part chose on the test part, write it down, and hand back the report."""
+    run, progress, test = loop.run, loop.progress, loop.parts.test
+    loop.save_weights(run.last_file, loop.plain)
+    best, temperature = progress.best, None
+    if loop.selection is not None:
+        state, _ = read_weights(run.best_file)
+        set_model_state_dict(loop.plain, dict(state), options=StateDictOptions(full_state_dict=True))
+        chosen, _ = loop.selection(loop.network)
+        temperature = fit_temperature(chosen.logits, chosen.labels[chosen.logits_of])
+    loop.display.scoring("test part")
+    answers, bad = loop.scorer(test)(loop.network)
+    loop.note(bad)
+    loop.write_bad_images()
+    evaluation = measure(answers, temperature)
+    weights = f"the {best['which']} of epoch {best['epoch']}" if best else "the last weights"
+
+    def write() -> None:
+        answers.to_csv(run.predictions_file, answered(test, bad))
+        run.write_summary(
+            {
+                "network": loop.config.network.title,
+                "parameters": sum(each.numel() for each in loop.plain.parameters()),
+                "images": loop.parts.account,
+                "weights": weights,
+                "selection": best or None,
+                "temperature": temperature,
+                "test": evaluation.to_dict(),
+                "bad_images": len(progress.bad_images),
+                "images_seen": progress.images,
+                "seconds": progress.seconds,
+            }
+        )
+
+    on_first(loop.fabric, write)
+    top1 = evaluation.top1
+    reached = (
+        f"\n[bold]top-1 {percent(top1.value)}[/bold] (95 % interval {percent(top1.low)} to {percent(top1.high)}) on "
+        f"{evaluation.images:,} test images, after {duration(progress.seconds)}; everything is in {escape(str(run.path))}"
+    )
+    return Group(report(evaluation, f"Test part, with {weights}"), reached)

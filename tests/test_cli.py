@@ -108,12 +108,20 @@ def test_a_timm_network_by_name_is_trained_evaluated_and_predicts(flowers, photo
     assert {row["class"] for row in rows} <= {"dahlia", "leaves", "pagoda", "sky"}
 
 
+def test_evaluating_on_two_processes_speaks_once_and_says_the_same(digits):
+    one = here("evaluate", digits, "--data", "digits")
+    two = in_its_own_process("evaluate", digits, "--data", "digits", "--devices", 2)
+    assert two.returncode == 0, two.stderr
+    assert two.stdout == one.stdout
+    assert "predicting uses one device" in refused("predict", digits, digits, "--devices", 2)
+
+
 def test_predictions_in_every_form(flowers, photos, tmp_path):
     image = next((photos / "val").rglob("*.jpg"))
     (tmp_path / "broken.jpg").write_bytes(image.read_bytes()[:300])
     table = here("predict", flowers, image, tmp_path)
     assert table.returncode == 0
-    assert str(image) in table.stdout
+    assert table.stdout.startswith(f"{image}\n")
     assert "%" in table.stdout
     assert "not read: " in table.stderr
     assert "broken.jpg" in table.stderr

@@ -15,7 +15,7 @@ from pydantic import PositiveInt, ValidationError
 from ffvit import __version__
 from ffvit.data.config import Data
 from ffvit.errors import RunStoppedError, UserError
-from ffvit.machine import Machine
+from ffvit.machine import Machine, is_first
 from ffvit.recipe import Recipe
 from ffvit.value import Value, loose, sentences
 
@@ -170,6 +170,8 @@ def evaluate(
         interpolation=interpolation,
         root=root,
     )
+    if not is_first():
+        return
     console = _console()
     console.print(report(result.evaluation, f"{weights} on {data}"))
     for bad in result.bad:

@@ -90,6 +90,13 @@ def gathered(fabric: Fabric, thing: Thing) -> list[Thing]:
     return things
 
 
+def is_first() -> bool:
+    """Whether this process is the only one, or the first of several: the one that speaks and writes."""
+    import torch.distributed
+
+    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+
+
 def on_first(fabric: Fabric, do: Callable[[], Thing]) -> Thing:
     """Do something on the first process only, and hand all of them its result, or its failure."""
     result: Any = None

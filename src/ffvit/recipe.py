@@ -170,7 +170,7 @@ NAMED: dict[str, Recipe] = {
     ),
     # 8 x 8 handwritten digits: a mirrored 2 is no 2, and a crop must keep the stroke.
     "digits": Recipe(
-        epochs=30,
+        epochs=25,
         batch_size=64,
         learning_rate=2e-3,
         weight_decay=0.05,

@@ -64,13 +64,16 @@ def predict(
     Raises:
         UserError: The weights cannot be used, a path does not exist, or there is no image.
     """
+    machine = machine or Machine()
+    if machine.devices * machine.nodes > 1:
+        raise UserError("predicting uses one device: leave out --devices and --nodes")
     paths = [path for given in images for path in _paths(Path(given))]
     if not paths:
         raise UserError(f"there is no image in {', '.join(map(str, images)) or 'nothing'}")
     ready = ready_to_answer(weights, model)
     network, takes = ready.network, input_of(ready.network)
     names = _readable(ready.class_names or tuple(map(str, range(classes_of(network)))))
-    fabric = start(machine or Machine())
+    fabric = start(machine)
     network.to(fabric.device)
     files = FileImages(Path(), paths, np.zeros(len(paths), dtype=np.int64))
     transform = evaluation_transform(
@@ -84,10 +87,10 @@ def predict(
         bad = iter(batch.bad)
         for row, (index, weight) in enumerate(zip(batch.indices, batch.weights.tolist(), strict=True)):
             if not weight:
-                yield next(bad)
+                yield BadImageError(paths[index], next(bad).reason)
                 continue
             yield Prediction(
-                files.name(index),
+                paths[index],
                 tuple(names[number] for number in likeliest.indices[row].tolist()),
                 tuple(likeliest.values[row].tolist()),
             )

@@ -25,7 +25,8 @@ def finish(loop: Loop) -> Group:
         state, _ = read_weights(run.best_file)
         set_model_state_dict(loop.plain, dict(state), options=StateDictOptions(full_state_dict=True))
         chosen, _ = loop.selection(loop.network)
-        temperature = fit_temperature(chosen.logits, chosen.labels[chosen.logits_of])
+        if not chosen.correct.all():  # without a mistake, ever more certain is ever better: nothing to fit
+            temperature = fit_temperature(chosen.logits, chosen.labels[chosen.logits_of])
     loop.display.scoring("test part")
     answers, bad = loop.scorer(test)(loop.network)
     loop.note(bad)

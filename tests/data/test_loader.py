@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from ffvit import Data, recipe
+from ffvit.data.images import Subset
 from ffvit.data.loader import PADDING, evaluation_loader, training_loader, workers_for
-from ffvit.data.order import TrainingOrder
+from ffvit.data.order import TrainingOrder, View
 from ffvit.data.parts import open_parts
 from ffvit.data.transform import evaluation_transform, training_transform
 
@@ -17,8 +19,8 @@ STATISTICS = ((0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
 RECIPE = recipe.NAMED["deit"].replace(batch_size=8)
 
 
-def loaded(images, workers=0, epoch=0, first_step=0, seed=0):
-    order = TrainingOrder(len(images), seed, 8, 8, repeats=3)
+def loaded(images, workers=0, epoch=0, first_step=0, seed=0, **shared):
+    order = TrainingOrder(len(images), seed, 8, 8, repeats=3, **shared)
     order.epoch, order.first_step = epoch, first_step
     return list(
         training_loader(images, training_transform(RECIPE, SHAPE[1:], 3, *STATISTICS), SHAPE, order, seed, workers)
@@ -38,7 +40,43 @@ def test_pixels_do_not_depend_on_who_loads_them(images):
     assert torch.equal(loaded(images)[0].images, loaded(images)[0].images)
 
 
-def test_pixels_belong_to_seed_epoch_image_and_view(images):
+@pytest.mark.parametrize("shared", [{"processes": 2}, {"processes": 4}, {"micro_batch": 4}])
+def test_pixels_do_not_depend_on_how_a_batch_is_shared(images, shared):
+    whole = loaded(images)
+    processes = shared.get("processes", 1)
+    parts = [loaded(images, **shared, process=process) for process in range(processes)]
+    a_step = len(parts[0]) // len(whole)
+    for step, batch in enumerate(whole):
+        of_step = [part for its in parts for part in its[step * a_step : (step + 1) * a_step]]
+        assert len(of_step) > 1
+        expected = dict(zip(batch.positions, batch.images, strict=True))
+        got = {place: image for part in of_step for place, image in zip(part.positions, part.images, strict=True)}
+        assert expected.keys() == got.keys()
+        assert all(torch.equal(got[place], image) for place, image in expected.items())
+
+
+def test_pixels_are_a_function_of_seed_epoch_image_and_view_alone(images):
+    transform = training_transform(RECIPE, SHAPE[1:], 3, *STATISTICS)
+
+    def pixels(seed=1, epoch=2, image=3, view=0, group=0, position=0):
+        order = TrainingOrder(len(images), seed, 8, 8)
+        dataset = training_loader(images, transform, SHAPE, order, seed, 0).dataset
+        return dataset[View(epoch, image, view, group, position)].image
+
+    assert torch.equal(pixels(), pixels(group=5, position=7))
+    for other in ({"seed": 2}, {"epoch": 1}, {"image": 4}, {"view": 1}, {"epoch": 3, "image": 2}):
+        assert not torch.equal(pixels(), pixels(**other))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_loading_leaves_every_generator_as_it_was(images, workers):
+    before = np.random.get_state()[1].tolist(), torch.get_rng_state()  # noqa: NPY002  (beartype draws from Python's)
+    loaded(images, workers)
+    assert np.random.get_state()[1].tolist() == before[0]  # noqa: NPY002
+    assert torch.equal(torch.get_rng_state(), before[1])
+
+
+def test_views_of_an_image_differ_and_a_later_step_is_the_rest(images):
     first = loaded(images)[0]
     assert not torch.equal(first.images, loaded(images, epoch=1)[0].images)
     views = [row for row, index in enumerate(first.indices) if index == first.indices[0]]
@@ -47,14 +85,14 @@ def test_pixels_belong_to_seed_epoch_image_and_view(images):
     assert torch.equal(loaded(images, first_step=2)[0].images, loaded(images)[2].images)
 
 
-def test_a_bad_image_keeps_its_place_with_weight_0(photos, tmp_path):
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_bad_image_keeps_its_place_with_weight_0(photos, tmp_path, workers):
     folder = shutil.copytree(photos, tmp_path / "photos")
     before = open_parts(Data(source=str(folder))).train
     whole = loaded(before)
     bad = whole[0].indices[3]
-    with open(before.name(bad), "wb") as file:  # noqa: PTH123
-        file.write(b"no image")
-    after = loaded(open_parts(Data(source=str(folder))).train)
+    Path(before.name(bad)).write_bytes(b"no image")
+    after = loaded(open_parts(Data(source=str(folder))).train, workers)
     for old, new in zip(whole, after, strict=True):
         hit = torch.tensor(new.indices) == bad
         assert torch.equal(new.weights, (~hit).float())
@@ -68,13 +106,40 @@ def test_evaluation_shows_every_image_once_in_equally_many_batches(images, proce
     transform = evaluation_transform(0.875, "bicubic", SHAPE[1:], 3, *STATISTICS)
     loaders = [list(evaluation_loader(images, transform, SHAPE, 5, 0, p, processes)) for p in range(processes)]
     assert len({len(each) for each in loaders}) == 1
+    assert len({tuple(len(batch.indices) for batch in each) for each in loaders}) == 1
     batches = [batch for each in loaders for batch in each]
     seen = [index for batch in batches for index in batch.indices if index != PADDING]
     assert sorted(seen) == list(range(len(images)))
     for batch in batches:
         assert torch.equal(batch.weights, (torch.tensor(batch.indices) != PADDING).float())
+        for index, label, pixels in zip(batch.indices, batch.labels.tolist(), batch.images, strict=True):
+            assert torch.equal(pixels, torch.zeros(SHAPE) if index == PADDING else transform(images.open(index)))
+            assert label == (0 if index == PADDING else images.labels[index])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_evaluation_names_a_bad_image_and_weighs_it_0(photos, tmp_path, workers):
+    folder = shutil.copytree(photos, tmp_path / "photos")
+    images = open_parts(Data(source=str(folder))).test
+    Path(images.name(7)).write_bytes(b"no image")
+    transform = evaluation_transform(0.875, "bicubic", SHAPE[1:], 3, *STATISTICS)
+    batches = list(evaluation_loader(images, transform, SHAPE, 5, workers))
+    assert [index for batch in batches for index in batch.indices] == list(range(12))
+    weights = torch.cat([batch.weights for batch in batches])
+    assert torch.equal(weights, (torch.arange(12) != 7).float())
+    assert [str(each) for batch in batches for each in batch.bad] == [
+        f"{images.name(7)}: is empty, damaged, or no image"
+    ]
 
 
 def test_images_in_memory_need_no_other_process(images):
-    assert workers_for(open_parts(Data()).train, 1) == 0
-    assert workers_for(images, 1) >= 1
+    digits = open_parts(Data()).train
+    some = np.arange(4)
+    for in_memory in (digits, Subset(digits, some), Subset(Subset(digits, some), some)):
+        assert workers_for(in_memory, 1) == 0
+
+
+def test_files_share_the_processor_among_the_processes(images, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(12)))
+    some = Subset(images, np.arange(4))
+    assert [workers_for(some, processes) for processes in (1, 2, 3, 12, 100)] == [8, 6, 4, 1, 1]

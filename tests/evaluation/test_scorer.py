@@ -150,8 +150,11 @@ def test_a_set_without_a_readable_image_is_refused():
 def test_the_network_keeps_its_mode_and_gradients(training):
     net = network().train(training)
     net.head.weight.grad = torch.ones_like(net.head.weight)
+    net.head.register_forward_hook(lambda *_: tracked.append(torch.is_grad_enabled()))
+    tracked: list[bool] = []
     Scorer(start(Machine(accelerator="cpu")), Some(5), net, CLASSES, 0.8, "bilinear", 4)(net)
     assert net.training == net.blocks[0].training == training
+    assert tracked == [False, False]
     assert net.head.weight.requires_grad
     assert net.head.weight.grad.eq(1).all()
 

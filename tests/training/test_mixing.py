@@ -30,28 +30,39 @@ def mixed(recipe: Recipe, part, epoch=0, step=0, bad=()):
     return places, out
 
 
-def test_a_group_is_mixed_as_timm_mixes_a_batch():
+@pytest.mark.parametrize("fields", [{}, {"mixup": 0.0}, {"cutmix": 0.0}, {"mix_probability": 0.5}])
+@pytest.mark.parametrize("step", range(4))
+def test_a_group_is_mixed_as_timm_mixes_a_batch(fields, step):
     (part,) = parts(1, None)
-    places, (images, targets, _) = mixed(MIXED, part)
-    first = [row for row, (_, group) in enumerate(part) if group == 0]
+    recipe = MIXED.replace(cutmix_probability=0.3, **fields)
+    places, (images, targets, _) = mixed(recipe, part, epoch=2, step=step)
     generator = torch.Generator().manual_seed(0)
-    plain = torch.randn(24, 3, 6, 5, generator=generator)[[places[row] for row in first]]
-    timms = Mixup(mixup_alpha=0.8, cutmix_alpha=1.0, label_smoothing=0.1, num_classes=5)
-    with seed_everything_for(3, 0, 0, 0):
-        expected, expected_targets = timms(plain, torch.tensor([places[row] % 5 for row in first]))
-    assert torch.equal(images[first], expected)
-    assert torch.equal(targets[first], expected_targets)
+    plain = torch.randn(24, 3, 6, 5, generator=generator)[places]
+    timms = Mixup(
+        mixup_alpha=recipe.mixup, cutmix_alpha=recipe.cutmix, prob=recipe.mix_probability, switch_prob=0.3,
+        label_smoothing=0.1, num_classes=5,
+    )  # fmt: skip
+    for group in range(3):
+        rows = [row for row, (_, its) in enumerate(part) if its == group]
+        with seed_everything_for(3, 2, step, group):
+            expected, expected_targets = timms(plain[rows], torch.tensor([places[row] % 5 for row in rows]))
+        assert torch.equal(images[rows], expected)
+        assert torch.equal(targets[rows], expected_targets)
 
 
 @pytest.mark.parametrize(("processes", "micro_batch"), [(2, None), (3, 4), (1, 6)])
 def test_parts_together_are_the_whole(processes, micro_batch):
     (whole,) = parts(1, None)
-    places, (images, targets, _) = mixed(MIXED, whole)
-    expected = {place: (image, target) for place, image, target in zip(places, images, targets, strict=True)}
+    bad = (2, 10)
+    places, mixed_whole = mixed(MIXED, whole, bad=bad)
+    expected = dict(zip(places, zip(*mixed_whole, strict=True), strict=True))
+    seen = []
     for part in parts(processes, micro_batch):
-        for place, image, target in zip(part, *mixed(MIXED, part)[1][:2], strict=True):
-            assert torch.equal(image, expected[place[0]][0])
-            assert torch.equal(target, expected[place[0]][1])
+        places, mixed_part = mixed(MIXED, part, bad=bad)
+        for place, got in zip(places, zip(*mixed_part, strict=True), strict=True):
+            assert all(torch.equal(mine, its) for mine, its in zip(got, expected[place], strict=True))
+            seen.append(place)
+    assert sorted(seen) == list(range(24))
 
 
 def test_draws_differ_by_step_epoch_and_group():

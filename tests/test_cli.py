@@ -102,6 +102,20 @@ def test_a_timm_network_by_name_is_trained_evaluated_and_predicts(flowers, photo
     assert done.returncode == 0, done.stderr
     figures = json.loads((flowers / "evaluation.json").read_text())
     assert figures["top1"] == Run(flowers).summary()["test"]["top1"]
+    again = here(
+        "train",
+        "resmlp_12_224",
+        "--data",
+        photos,
+        "--image",
+        32,
+        "--start-from",
+        flowers,
+        "--out",
+        flowers.parent / "on",
+        *FEW,
+    )
+    assert f"weights of {flowers}" in again.stdout, again.stderr
     done = here("predict", flowers, photos / "val", "--top", 2, "--format", "csv")
     rows = list(csv.DictReader(io.StringIO(done.stdout)))
     assert len(rows) == 2 * len(list((photos / "val").rglob("*.jpg")))

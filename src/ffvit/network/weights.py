@@ -57,7 +57,7 @@ def save_weights(
 
 def load(
     path: str | Path,
-    model: str | Architecture | None = None,
+    model: str | Architecture | Network | None = None,
     classes: int | None = None,
     *,
     dropout: float = 0.0,
@@ -81,8 +81,9 @@ def load(
             another network (says which parameters are missing, extra, or of another shape).
     """
     state, about = read_weights(Path(path))
+    network: Network | Architecture
     if model is not None:
-        network = model if isinstance(model, Architecture) else Network(name=model)
+        network = Network(name=model) if isinstance(model, str) else model
     elif about.get("network"):
         network = parse(Network, about["network"], f"{path}: network")
     else:

@@ -134,7 +134,7 @@ def resume(out: str | Path, machine: Machine | None = None, console: Console | N
     run = Run(out)
     if run.summary() is not None:
         raise UserError(f"{run.path}: this run is finished; its figures are in {run.summary_file}")
-    config = run.config
+    config = run.config.replace(start_from=None)  # all weights come from the checkpoint
     if machine is not None:
         config = config.replace(machine=machine)
     return _run(start(config.machine), config, lambda: run, console, go_on=True)
@@ -173,8 +173,7 @@ def _network(config: Config, classes: int) -> tuple[nn.Module, str]:
             config.network, classes, pretrained=pretrained, dropout=dropout, drop_path=drop_path
         )
         return network, "published weights" if pretrained else f"random start values (seed {config.seed})"
-    model = config.network.architecture or config.network.name
-    network = load(config.start_from, model, classes, dropout=dropout, drop_path=drop_path)
+    network = load(config.start_from, config.network, classes, dropout=dropout, drop_path=drop_path)
     head = f", with a new head for {classes} classes" if network.new_head else ""
     return network.train(), f"weights of {config.start_from}{head}"
 

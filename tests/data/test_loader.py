@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ffvit import Data, recipe
-from ffvit.data.images import Subset
+from ffvit.data.images import ArrayImages, Subset
 from ffvit.data.loader import PADDING, evaluation_loader, training_loader, workers_for
 from ffvit.data.order import TrainingOrder, View
 from ffvit.data.parts import open_parts
@@ -56,11 +56,13 @@ def test_pixels_do_not_depend_on_how_a_batch_is_shared(images, shared):
 
 
 def test_pixels_are_a_function_of_seed_epoch_image_and_view_alone(images):
+    photo = np.asarray(images.open(0))
+    alike = ArrayImages("alike", [photo] * 5, np.zeros(5, dtype=np.int64))  # what differs is drawn
     transform = training_transform(RECIPE, SHAPE[1:], 3, *STATISTICS)
 
     def pixels(seed=1, epoch=2, image=3, view=0, group=0, position=0):
-        order = TrainingOrder(len(images), seed, 8, 8)
-        dataset = training_loader(images, transform, SHAPE, order, seed, 0).dataset
+        order = TrainingOrder(len(alike), seed, 4, 4)
+        dataset = training_loader(alike, transform, SHAPE, order, seed, 0).dataset
         return dataset[View(epoch, image, view, group, position)].image
 
     assert torch.equal(pixels(), pixels(group=5, position=7))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -20,24 +21,37 @@ from ffvit.run import Run
 CPU = ffvit.Machine(accelerator="cpu")
 
 
+@contextmanager
+def one_thread():
+    """A second one costs more than it brings on networks this small."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    with one_thread():
+        yield
+
+
 @pytest.fixture(scope="session")
 def run(tmp_path_factory) -> Run:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # a second one costs more than it brings on networks this small
-    trained = ffvit.train(
-        "ff_micro_patch2_8",
-        recipe=recipes.NAMED["digits"].replace(epochs=2, warmup_epochs=1, batch_size=128),
-        machine=CPU,
-        out=tmp_path_factory.mktemp("evaluate") / "run",
-        console=Console(quiet=True),
-    )
-    torch.set_num_threads(before)
-    return trained
+    with one_thread():
+        return ffvit.train(
+            "ff_micro_patch2_8",
+            recipe=recipes.NAMED["digits"].replace(epochs=2, warmup_epochs=1, batch_size=128),
+            machine=CPU,
+            out=tmp_path_factory.mktemp("evaluate") / "run",
+            console=Console(quiet=True),
+        )
 
 
 @pytest.fixture(scope="session")
 def whole(run) -> Score:
-    return ffvit.evaluate(run.path, machine=CPU)
+    with one_thread():
+        return ffvit.evaluate(run.path, machine=CPU)
 
 
 def write_digits(folder: Path, classes: str, called=str) -> tuple[Path, np.ndarray]:

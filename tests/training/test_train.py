@@ -326,6 +326,9 @@ def test_a_teacher_of_other_classes_is_refused(tmp_path, undisturbed, photos):
     recipe = QUICK.replace(teacher=str(undisturbed.path), batch_size=8)
     with pytest.raises(ffvit.UserError, match="answers with 10 classes, the data has 4"):
         quick(tmp_path / "run", data=photos, model=SMALL, recipe=recipe)
+    colour = ffvit.NAMED["ff_micro_patch2_8"].replace(channels=3)
+    with pytest.raises(ffvit.UserError, match="takes images of 1 channels, the network of 3"):
+        quick(tmp_path / "run", model=colour, recipe=QUICK.replace(teacher=str(undisturbed.path)))
 
 
 def test_compiled_learns_the_same(tmp_path, undisturbed):

@@ -148,7 +148,7 @@ def _run(fabric: Fabric, config: Config, folder: Callable[[], Run], console: Con
                 parts = open_parts(config.data)
             torch.manual_seed(config.seed)
             network, about = _network(config, len(parts.classes))
-            teacher = _teacher(config.recipe, len(parts.classes))
+            teacher = _teacher(config.recipe, len(parts.classes), input_of(network).channels)
             loop = Loop(fabric, config, network, teacher, parts, display)
             run = loop.run = folder()
             if go_on:
@@ -178,7 +178,7 @@ def _network(config: Config, classes: int) -> tuple[nn.Module, str]:
     return network.train(), f"weights of {config.start_from}{head}"
 
 
-def _teacher(recipe: Recipe, classes: int) -> nn.Module | None:
+def _teacher(recipe: Recipe, classes: int, channels: int) -> nn.Module | None:
     if recipe.teacher is None:
         return None
     if Path(recipe.teacher).exists():
@@ -189,6 +189,11 @@ def _teacher(recipe: Recipe, classes: int) -> nn.Module | None:
         raise UserError(
             f"recipe.teacher: {recipe.teacher} answers with {classes_of(teacher)} classes, the data has {classes}; "
             "train it on this data first and give its run folder"
+        )
+    if input_of(teacher).channels != channels:
+        raise UserError(
+            f"recipe.teacher: {recipe.teacher} takes images of {input_of(teacher).channels} channels, the network of "
+            f"{channels}: they must see the same"
         )
     return teacher
 

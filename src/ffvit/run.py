@@ -123,12 +123,14 @@ class Run:
 
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Add the row of an epoch."""
-        with self.metrics_file.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        self._write_metrics([*self.metrics(), row])
 
     def forget_after(self, epoch: int) -> None:
         """Drop the rows of epochs that a run gone on from its checkpoint will do again."""
-        rows = [row for row in self.metrics() if row["epoch"] <= epoch]
+        self._write_metrics([row for row in self.metrics() if row["epoch"] <= epoch])
+
+    def _write_metrics(self, rows: list[dict[str, Any]]) -> None:
+        """Write the file anew: on a full disk an appended line would end in its middle, and no one could read on."""
         with writing(self.metrics_file) as temporary:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
 

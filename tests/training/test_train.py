@@ -225,6 +225,23 @@ def test_a_full_disk_keeps_the_checkpoint_and_leaves_nothing_behind(tmp_path, mo
     assert_same(quick(tmp_path / "other"), train.resume(tmp_path / "run", console=Console(quiet=True)))
 
 
+def test_a_disk_that_fills_while_an_epoch_is_written_down_leaves_whole_lines(tmp_path, monkeypatch):
+    write = Path.write_text
+
+    def full(path, text):
+        if "metrics" in path.name and text.count("\n") == 2:
+            write(path, text[:-20])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(path, text)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(ffvit.RunStoppedError, match=r"metrics\.jsonl: the disk is full"):
+        quick(tmp_path / "run")
+    monkeypatch.undo()
+    assert [row["epoch"] for row in Run(tmp_path / "run").metrics()] == [1]
+    assert_same(quick(tmp_path / "other"), train.resume(tmp_path / "run", console=Console(quiet=True)))
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(tmp_path, monkeypatch):
     rate = loop.learning_rate
     monkeypatch.setattr(loop, "learning_rate", lambda recipe, done: rate(recipe, done) if done < 1.25 else 1e30)

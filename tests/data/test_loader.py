@@ -63,7 +63,7 @@ def test_pixels_are_a_function_of_seed_epoch_image_and_view_alone(images):
     def pixels(seed=1, epoch=2, image=3, view=0, group=0, position=0):
         order = TrainingOrder(len(alike), seed, 4, 4)
         dataset = training_loader(alike, transform, SHAPE, order, seed, 0).dataset
-        return dataset[View(epoch, image, view, group, position)].image
+        return dataset.__getitems__([View(epoch, image, view, group, position)])[0].image
 
     assert torch.equal(pixels(), pixels(group=5, position=7))
     for other in ({"seed": 2}, {"epoch": 1}, {"image": 4}, {"view": 1}, {"epoch": 3, "image": 2}):

@@ -7,9 +7,10 @@ import PIL.Image
 import pytest
 import torch
 from timm.data import create_transform
+from torchvision.transforms import functional
 
 from ffvit import recipe
-from ffvit.data.draws import seed_everything_for
+from ffvit.data.draws import generators_kept, seed_everything_for, seed_torch
 from ffvit.data.transform import evaluation_transform, training_transform
 from ffvit.errors import UserError
 
@@ -144,6 +145,18 @@ def test_what_cannot_be_is_said(call, message):
         call()
 
 
+@pytest.mark.parametrize(
+    ("mode", "mean", "std"), [("RGB", MEAN, STD), ("L", (0.1307,), (0.3081,)), ("L", (0.5,), (0.5,))]
+)
+def test_tensors_are_torchvisions_to_the_bit(mode, mean, std):
+    levels = PIL.Image.fromarray(np.arange(256, dtype=np.uint8).reshape(8, 32))
+    image = PIL.Image.merge("RGB", [levels.transpose(PIL.Image.Transpose.FLIP_LEFT_RIGHT), levels, levels])
+    made = evaluation_transform(1.0, "bilinear", (8, 32), len(mean), mean, std)(image)
+    expected = functional.normalize(functional.to_tensor(image.convert(mode)), mean, std)
+    assert made.is_contiguous()
+    assert torch.equal(made, expected)
+
+
 class TestSeedEverythingFor:
     def draws(self, *numbers):
         with seed_everything_for(*numbers):
@@ -170,6 +183,14 @@ class TestSeedEverythingFor:
             outside()
             raise ZeroDivisionError
         assert outside() == expected
+
+
+def test_seeding_torch_past_the_gpus_is_seeding_torch():
+    with generators_kept():
+        torch.manual_seed(5)
+        expected = torch.rand(3)
+        seed_torch(5, torch.device("cpu"))
+        assert torch.equal(torch.rand(3), expected)
 
 
 def test_posterizing_to_nothing_is_black_whatever_pillow_says():

@@ -159,6 +159,31 @@ def test_the_network_keeps_its_mode_and_gradients(training):
     assert net.head.weight.grad.eq(1).all()
 
 
+@pytest.mark.parametrize(("kept", "times"), [(25 * 3 * 8 * 10 * 4, 1), (25 * 3 * 8 * 10 * 4 - 1, 2)])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_small_set_is_loaded_once_however_often_it_is_scored(monkeypatch, kept, times, workers):
+    monkeypatch.setattr(scorer, "KEPT_IMAGES", kept)
+    loads: list[int] = []
+    load = scorer.evaluation_loader
+    monkeypatch.setattr(scorer, "evaluation_loader", lambda *arguments: Counted(load(*arguments), loads))
+    images, net = Some(*SETS["bad"]), network()
+    scores = Scorer(start(Machine(accelerator="cpu")), images, net, CLASSES, 0.8, "bilinear", 4, workers)
+    (first, bad), (second, bad_again) = scores(net), scores(net)
+    assert sum(loads) == times
+    assert [str(each) for each in bad] == [str(each) for each in bad_again]
+    for name in (*PER_IMAGE, "logits", "logits_of"):
+        np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
+
+
+class Counted:
+    def __init__(self, loader, times: list[int]) -> None:
+        self.loader, self.times = loader, times
+
+    def __iter__(self):
+        self.times.append(1)
+        return iter(self.loader)
+
+
 def test_progress_is_told_batch_by_batch():
     seen: list[int] = []
     scored(Some(10), advance=seen.append)

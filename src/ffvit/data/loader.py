@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ffvit.data.draws import seed_everything_for
+from ffvit.data.draws import generators_kept, seed_everything
 from ffvit.data.images import ArrayImages, BadImageError, Images, Subset
 from ffvit.data.order import TrainingOrder, View
 from ffvit.data.transform import Transform
@@ -66,12 +66,12 @@ class _Opened(Dataset, Generic[Item]):
         self.images = images
         self.transform = transform
 
-    def load(self, index: int) -> _Loaded:
+    def load(self, index: int, group: int = 0, position: int = 0) -> _Loaded:
         label = int(self.images.labels[index])
         try:
-            return _Loaded(self.transform(self.images.open(index)), label, index)
+            return _Loaded(self.transform(self.images.open(index)), label, index, None, group, position)
         except BadImageError as error:
-            return _Loaded(None, label, index, error)
+            return _Loaded(None, label, index, error, group, position)
 
 
 class _ForTraining(_Opened[View]):
@@ -79,9 +79,14 @@ class _ForTraining(_Opened[View]):
         super().__init__(images, transform)
         self.seed = seed
 
-    def __getitem__(self, item: View) -> _Loaded:
-        with seed_everything_for(self.seed, item.epoch, item.image, item.view):
-            return replace(self.load(item.image), group=item.group, position=item.position)
+    def __getitems__(self, items: list[View]) -> list[_Loaded]:
+        """A whole batch, as the loader asks for it: putting the generators back costs as much as seeding them."""
+        with generators_kept():
+            return [self.seeded(item) for item in items]
+
+    def seeded(self, item: View) -> _Loaded:
+        seed_everything(self.seed, item.epoch, item.image, item.view)
+        return self.load(item.image, item.group, item.position)
 
 
 class _ForEvaluation(_Opened[int]):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from copy import deepcopy
+from functools import cached_property, partial
+from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,16 +21,17 @@ from ffvit.machine import gathered
 from ffvit.network.create import input_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from lightning_fabric import Fabric
-    from torch.utils.data import DataLoader
 
     from ffvit.data.loader import Batch
 
 KEPT_LOGITS = 100_000_000
 """At most so many logits are kept (400 MB) to fit a temperature on; of a larger set, those of evenly spaced images."""
 
+KEPT_IMAGES = 2**28
+"""Bytes: a set whose images fit in so many is loaded once and kept, to be scored again (a selection part: twice an epoch)."""
 
 BATCH = 256
 """Images at once on a device: enough to keep it busy. It moves no figure."""
@@ -69,15 +73,25 @@ class Scorer:
         self.fabric, self.images, self.classes = fabric, images, classes
         takes = input_of(network)
         transform = evaluation_transform(crop, interpolation, takes.image, takes.channels, takes.mean, takes.std)
-        self.loader: DataLoader[Batch] = evaluation_loader(
+        shape = takes.channels, *takes.image
+        self.small = 4 * len(images) * prod(shape) <= KEPT_IMAGES
+        self.open: Callable[[], Iterable[Batch]] = partial(
+            evaluation_loader,
             images,
             transform,
-            (takes.channels, *takes.image),
+            shape,
             batch_size,
             workers_for(images, fabric.world_size) if workers is None else workers,
             fabric.global_rank,
             fabric.world_size,
         )
+
+    @cached_property
+    def batches(self) -> Iterable[Batch]:
+        """This process's batches, for any number of times."""
+        if self.small:  # as copies: what a worker hands over occupies /dev/shm, which may be small
+            return [deepcopy(batch) for batch in self.open()]
+        return self.open()
 
     @torch.no_grad()
     def __call__(
@@ -93,7 +107,7 @@ class Scorer:
         bad: list[BadImageError] = []
         was_training = network.training
         network.eval()
-        for batch in self.loader:
+        for batch in self.batches:
             with self.fabric.autocast():
                 logits = network(batch.images.to(self.fabric.device, non_blocking=True))
             bad.extend(batch.bad)

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
 from ffvit.atomic import writing
-from ffvit.data.draws import seed_of
+from ffvit.data.draws import seed_of, seed_torch
 from ffvit.data.images import BadImageError, Images
 from ffvit.data.loader import Batch, training_loader, workers_for
 from ffvit.data.order import TrainingOrder
@@ -240,7 +240,8 @@ class Loop:
                 last = number == len(batches) - 1 and cut == len(cuts) - 1
                 # All that is drawn within the network is seeded here, so going on needs no generator's state.
                 self.depth.make(seed_of(self.seed, epoch, step), places.tolist(), self.fabric.device)
-                torch.manual_seed(seed_of(self.seed, epoch, step, self.fabric.global_rank, number, cut))
+                place = self.fabric.global_rank, number, cut
+                seed_torch(seed_of(self.seed, epoch, step, *place), self.fabric.device)
                 with self.fabric.no_backward_sync(self.network, enabled=not last):
                     output = self.network(some)
                     with self.fabric.autocast():

@@ -44,7 +44,7 @@ def build_optimizer(network: nn.Module, recipe: Recipe) -> Optimizer:
         )
     settings: dict[str, Any] = {"betas": recipe.betas, "eps": recipe.epsilon} if "adam" in recipe.optimizer else {}
     try:
-        return create_optimizer_v2(
+        optimizer = create_optimizer_v2(
             parameter_groups(network, recipe),
             opt=recipe.optimizer,
             lr=recipe.peak_learning_rate,
@@ -53,3 +53,7 @@ def build_optimizer(network: nn.Module, recipe: Recipe) -> Optimizer:
         )
     except (TypeError, AssertionError) as error:
         raise UserError(f"recipe.optimizer {recipe.optimizer!r}: {error}") from None
+    for group in optimizer.param_groups:
+        if group.get("foreach", False) is None:  # PyTorch's choice: yes on a GPU only, though a CPU gains by it too
+            group["foreach"] = True
+    return optimizer

@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import ffvit
+from ffvit import recipe
+from ffvit.training.optimizer import build_optimizer
+
+
+def stepped(name: str, foreach: bool) -> nn.Module:
+    torch.manual_seed(0)
+    network = ffvit.create_model("ff_micro_patch2_8")
+    optimizer = build_optimizer(network, recipe.Recipe(optimizer=name))
+    assert all(group["foreach"] for group in optimizer.param_groups)
+    for group in optimizer.param_groups:
+        group["foreach"] = foreach
+    for step in range(1, 21):
+        for parameter in network.parameters():
+            parameter.grad = torch.randn_like(parameter) * 10 ** -(step % 6)
+        optimizer.step()
+    return network
+
+
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd", "nadamw", "rmsprop"])
+def test_all_tensors_at_once_step_to_the_bits_of_one_by_one(name):
+    one, other = stepped(name, foreach=False), stepped(name, foreach=True)
+    assert all(torch.equal(*pair) for pair in zip(one.parameters(), other.parameters(), strict=True))

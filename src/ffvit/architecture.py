@@ -133,6 +133,7 @@ class Architecture(Value):
         position: A `map` of the patch grid, resized bilinearly to it, with a vector for the class token (the paper);
             one of the `vectors` for every token (ViT); or `none`.
         position_grid: Height and width of the position map; default: the patch grid. The paper's is 14 x 14 throughout.
+        start: Start values of linear layers: the `paper`'s (truncated normal of 0.02, zero biases) or `pytorch`'s own.
     """
 
     width: PositiveInt
@@ -145,6 +146,7 @@ class Architecture(Value):
     readout: Literal["class token", "mean"] = "class token"
     position: Literal["map", "vectors", "none"] = "map"
     position_grid: Pair | None = None
+    start: Literal["paper", "pytorch"] = "paper"
 
     @field_validator("image", "patch", "position_grid", mode="before")
     @classmethod

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import cyclopts
 from cyclopts import App, Parameter
-from pydantic import PositiveInt, ValidationError
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError
 
 from ffvit import __version__
 from ffvit.data.config import Data
@@ -37,7 +37,8 @@ app = App(
   ffvit train                              FF-only on handwritten digits
   ffvit train ff_small_patch16_224 --data photos/ --out runs/photos
   ffvit evaluate runs/photos --data photos/val
-  ffvit predict runs/photos holiday.jpg --top 3""",
+  ffvit predict runs/photos holiday.jpg --top 3
+  ffvit compare --data photos/ --minutes 30""",
     help_format="plaintext",
     default_parameter=Parameter(negative=()),
 )
@@ -238,6 +239,150 @@ def models(pattern: str = "*ff_*") -> None:
     from ffvit.cost.listing import listing
 
     listing(pattern, _console())
+
+
+@app.command
+def compare(
+    networks: list[str] | None = None,
+    *,
+    data: str | None = None,
+    study: Path | None = None,
+    out: Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    recipe: str | None = None,
+    image: Annotated[list[PositiveInt] | None, Parameter(consume_multiple=True)] = None,
+    seeds: PositiveInt | None = None,
+    folds: PositiveInt | None = None,
+    minutes: PositiveFloat | None = None,
+    budget: Literal["epochs", "flops", "parameters", "time", "latency"] | None = None,
+    margin: NonNegativeFloat | None = None,
+    floors: Annotated[bool | None, Parameter(negative="--no-floors")] = None,
+    search: Annotated[bool | None, Parameter(negative="--no-search")] = None,
+    until_settled: bool | None = None,
+    max_seeds: PositiveInt | None = None,
+    workers: PositiveInt | None = None,
+    cluster: str | None = None,
+    dry_run: bool = False,
+    machine: Annotated[Machine | None, Parameter(name="*", group="Machine", show_default=False)] = None,
+    data_fields: Annotated[Data | None, Parameter(name="--data", group="Images", show_default=False)] = None,
+    recipe_fields: Annotated[
+        RecipeFields | None, Parameter(name="--recipe", group="Recipe", show_default=False)
+    ] = None,
+) -> None:
+    """Compare networks in a controlled study: a table, a verdict with its uncertainty, a report.
+
+    Examples:
+      ffvit compare                                        the question itself, on handwritten digits
+      ffvit compare --data photos/ --minutes 30            on your images; sizes and recipe are chosen to fit
+      ffvit compare ff_small_patch16_224 deit_small_patch16_224 --data photos/ --seeds 5 --out studies/photos
+      ffvit compare --study studies/attention-grid.yaml    a plan
+      ffvit compare --study studies/photos --resume        go on; runs that are done are never done again
+
+    Parameters
+    ----------
+    networks
+        Networks to compare as they are, ours and timm's. Default: the question's arms (feed-forward, attention,
+        attention only) on a body that fits the images and the time.
+    data
+        Images, as for train. Default: digits.
+    study
+        A plan (.yaml), or the folder of a study that was begun; other arguments change it.
+    out
+        The study folder. Default: a new one in studies/.
+    resume
+        Go on with the study in --study or --out.
+    overwrite
+        Replace the study folder in --out.
+    recipe
+        deit, small or digits; single fields are changed below.
+    image
+        Image size in pixels for all networks: one number for a square, or height and width.
+    seeds
+        Runs of each arm. Default: 3, or what the minutes allow.
+    folds
+        Cross-validate over so many parts, for small sets.
+    minutes
+        What the whole study may take. Default: 30, where the plan is chosen for you.
+    budget
+        What all arms have alike: epochs, training flops, parameters, training time, or latency.
+    margin
+        `As good as` means within so many points of top-1. Default: 1.
+    floors
+        Also train the body without mixing, and with a frozen random mixer. Default: yes.
+    search
+        Tune each arm's learning rate alike, on images that are not tested on. Default: yes.
+    until_settled
+        Add seeds until every question is settled, or --max-seeds is reached (error rates hold).
+    max_seeds
+        With --until-settled. Default: 20.
+    workers
+        Runs at once. Default: one a GPU, or as many as cores and memory carry.
+    cluster
+        Address of a Ray cluster to run on; `auto` for the one this machine belongs to.
+    dry_run
+        Print the plan with predicted time and memory, and stop.
+    machine
+        Where one run computes.
+    data_fields
+        How the images are parted.
+    recipe_fields
+        Single fields of the recipe.
+    """
+    from ffvit.run import free_folder
+    from ffvit.study import compare as studies
+    from ffvit.study.asked import planned
+
+    folder = out if study is None else study if study.is_dir() else out
+    if resume and folder is None:
+        raise UserError("--resume needs the study to go on with: --study FOLDER")
+    if study is not None and study.is_dir() and not resume and out is None:
+        raise UserError(f"{study} is a study that was begun: go on with it (--resume), or give a new one --out")
+    plan = planned(
+        networks=networks or [],
+        source=data,
+        study=study if study is not None else folder if resume else None,
+        recipe=recipe,
+        recipe_fields=recipe_fields,
+        data_fields=data_fields,
+        image=image,
+        machine=machine,
+        minutes=minutes,
+        changes={
+            "seeds": seeds,
+            "folds": folds,
+            "budget": budget,
+            "margin": margin,
+            "floors": floors,
+            "search": search,
+            "until_settled": until_settled,
+            "max_seeds": max_seeds,
+        },
+    )
+    console = _console()
+    if dry_run:
+        studies.show_plan(plan, studies.look_ahead(plan, workers), console)
+        console.print(f"\n{plan.to_yaml()}", highlight=False, markup=False)
+        return
+    name = study.stem if study is not None else Path(plan.data.source).stem or "data"
+    where = folder if folder is not None and (resume or folder is out) else free_folder(name, "studies")
+    studies.compare(plan, where, resume=resume, overwrite=overwrite, workers=workers, cluster=cluster, console=console)
+
+
+@app.command
+def report(study: Path) -> None:
+    """Make the report of a study anew, from its runs alone.
+
+    Example: `ffvit report studies/flowers`
+
+    Parameters
+    ----------
+    study
+        The study folder.
+    """
+    from ffvit.study.compare import rebuild
+
+    rebuild(study, _console())
 
 
 def _chosen(

@@ -117,6 +117,12 @@ class Recipe(Value):
             raise ValueError("mixup and CutMix mix images in pairs: batch_size and mix_group must be even")
         return self
 
+    def lasting(self, epochs: int) -> Recipe:
+        """This recipe drawn out or cut to so many epochs, with warm-up and cool-down in proportion."""
+        warmup = min(round(self.warmup_epochs * epochs / self.epochs), epochs - 1)
+        cooldown = min(round(self.cooldown_epochs * epochs / self.epochs), epochs - 1 - warmup)
+        return self.replace(epochs=epochs, warmup_epochs=warmup, cooldown_epochs=cooldown)
+
     @property
     def mixes(self) -> bool:
         """Whether images are mixed with each other."""

@@ -161,12 +161,12 @@ def read_config(path: Path) -> Config:
     return parse(Config, fields, str(path))
 
 
-def free_folder(name: str) -> Path:
+def free_folder(name: str, under: str = "runs") -> Path:
     """`runs/<name>`, or with a number behind it if there is one already."""
-    path, number = Path("runs") / name, 1
+    path, number = Path(under) / name, 1
     while path.exists():
         number += 1
-        path = Path("runs") / f"{name}-{number}"
+        path = Path(under) / f"{name}-{number}"
     return path
 
 

@@ -107,21 +107,22 @@ def sentences(error: ValidationError, model: type[BaseModel], where: str) -> str
 
 def _sentence(model: type[BaseModel], fault: Any, where: str) -> str:
     place = ".".join(str(part) for part in (where, *fault["loc"]) if part != "")
+    place = f"{place}: " if place else ""
     match fault["type"]:
         case "extra_forbidden":
-            return f"{place}: there is no such field{nearest(str(fault['loc'][-1]), _fields_at(model, fault['loc']))}"
+            return f"{place}there is no such field{nearest(str(fault['loc'][-1]), _fields_at(model, fault['loc']))}"
         case "missing":
-            return f"{place}: is needed"
+            return f"{place}is needed"
         case "value_error":
-            return f"{place}: {fault['ctx']['error']}"
+            return f"{place}{fault['ctx']['error']}"
         case "literal_error":
             allowed = [each.strip("'") for each in fault["ctx"]["expected"].replace(" or ", ", ").split(", ")]
             hint = nearest(str(fault["input"]), allowed)
-            return f"{place}: must be {fault['ctx']['expected']}; got {fault['input']!r}{hint}"
+            return f"{place}must be {fault['ctx']['expected']}; got {fault['input']!r}{hint}"
         case "model_type":
-            return f"{place}: must be fields and their values; got {fault['input']!r}"
+            return f"{place}must be fields and their values; got {fault['input']!r}"
         case _:
-            return f"{place}: {fault['msg'][0].lower()}{fault['msg'][1:]}; got {fault['input']!r}"
+            return f"{place}{fault['msg'][0].lower()}{fault['msg'][1:]}; got {fault['input']!r}"
 
 
 def _fields_at(model: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:

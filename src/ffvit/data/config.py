@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, NonNegativeInt
+from pydantic import Field, NonNegativeInt, model_validator
 
 from ffvit.value import Value
 
@@ -34,6 +34,19 @@ class Data(Value):
         0.2, description="Share of the images kept for the final figure, where the data brings no part for it."
     )
     split_seed: NonNegativeInt = Field(0, description="Decides which images fall into which part.")
+    folds: Annotated[int, Field(ge=2)] | None = Field(
+        None,
+        description="Cross-validation: part the images into so many folds of equal classes; `fold` is the test part.",
+    )
+    fold: NonNegativeInt | None = Field(None, description="Which of the folds is the test part, from 0.")
     bad_images: NonNegativeInt = Field(
         100, description="Unreadable images to pass over (counted and listed) before the run stops."
     )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Data:
+        if (self.folds is None) != (self.fold is None):
+            raise ValueError("folds: how many there are, and fold: which is the test part, go together")
+        if self.folds is not None and self.fold is not None and self.fold >= self.folds:
+            raise ValueError(f"fold: of {self.folds} folds the last is {self.folds - 1}; got {self.fold}")
+        return self

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from sklearn.datasets import load_digits
+from sklearn.model_selection import StratifiedKFold
 
 from ffvit.data import folders, lists, timm_sets
 from ffvit.data.config import Data
@@ -61,10 +62,17 @@ def open_parts(data: Data) -> Parts:
     selection = brought["val"].images if "val" in brought and "test" in brought else None
     test = next((brought[part].images for part in ("test", "val") if part in brought), None)
     select = selection is None and data.selection != 0
-    _check_sizes(data.source, classes, train.labels, parts=1 + (test is None) + select)
+    if data.folds is not None and test is not None:
+        raise UserError(
+            f"data.folds: {data.source} brings its own test part; cross-validation needs images that are not parted yet"
+        )
+    _check_sizes(data.source, classes, train.labels, parts=data.folds or 1 + (test is None) + select)
 
     drawn = []
-    if test is None:
+    if data.folds is not None:
+        train, test = _fold(train, data)
+        drawn.append(f"test (fold {data.fold} of {data.folds})")
+    elif test is None:
         count = _count("data.test", data.test, len(train))
         train, test = _hold_out(train, count, leave=1 + select, seed=data.split_seed)
         drawn.append("test")
@@ -219,6 +227,13 @@ def _hold_out(images: Images, count: int, leave: int, seed: int) -> tuple[Images
     is_held = np.zeros(len(labels), dtype=bool)
     is_held[by_class] = place_in_class < np.repeat(held, sizes)
     return Subset(images, np.flatnonzero(~is_held)), Subset(images, np.flatnonzero(is_held))
+
+
+def _fold(images: Images, data: Data) -> tuple[Images, Images]:
+    """All folds but one, and that one: every image is in just one fold, and every fold holds its share of each class."""
+    folds = StratifiedKFold(data.folds, shuffle=True, random_state=data.split_seed)
+    kept, held = list(folds.split(images.labels, images.labels))[data.fold or 0]
+    return Subset(images, kept), Subset(images, held)
 
 
 def _account(data: Data, classes: int, parts: dict[str, Images | None], drawn: Sequence[str]) -> str:

@@ -136,7 +136,7 @@ class Backbone(nn.Module):
             if name == "cls_token" or name.startswith("position."):
                 trunc_normal_(parameter, std=0.02)
         for module in self.modules():
-            if isinstance(module, nn.Linear):
+            if isinstance(module, nn.Linear) and self.architecture.start == "paper":
                 trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
         for module in self.modules():

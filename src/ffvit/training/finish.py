@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import resource
+import sys
+
+import torch
 from rich.console import Group
 from rich.markup import escape
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
@@ -14,6 +18,14 @@ from ffvit.machine import on_first
 from ffvit.network.weights import read_weights
 from ffvit.training.loop import Loop
 from ffvit.training.progress import duration
+
+
+def _peak_memory(device: torch.device) -> float:
+    """MiB that this process has held at most: on a GPU its tensors, else all that is resident, PyTorch included."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    unit = 1 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
 def finish(loop: Loop) -> Group:
@@ -48,6 +60,7 @@ def finish(loop: Loop) -> Group:
                 "bad_images": len(progress.bad_images),
                 "images_seen": progress.images,
                 "seconds": progress.seconds,
+                "peak_memory_mib": _peak_memory(loop.fabric.device),
             }
         )
 

@@ -1,0 +1,188 @@
+"""The arms of a study: the cells that a plan's factors span, and the floors under them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import product
+from typing import Any, Literal
+
+from ffvit import recipe as recipes
+from ffvit.architecture import NAMED, Architecture, Branch, Network
+from ffvit.errors import UserError, nearest
+from ffvit.recipe import Recipe
+from ffvit.study.plan import Plan
+from ffvit.value import Value
+
+FLOORS = {"no mixing": "none", "random mixing": "random"}
+"""The floors' names, and what stands in the place of the base's mixers over patches."""
+
+
+class Arm(Value):
+    """One variant: a network and the recipe it is trained by."""
+
+    name: str
+    role: Literal["arm", "floor", "guest"] = "arm"
+    network: Network
+    recipe: Recipe
+
+
+def arms_of(plan: Plan) -> tuple[Arm, ...]:
+    """Every cell of the plan's factors, crossed, then the floors.
+
+    Raises:
+        UserError: A cell is impossible (says which and why), two cells are the same, a path names no field, or a
+            comparison names no arm.
+    """
+    levels = [[(factor, level, changes) for level, changes in its.items()] for factor, its in plan.factors.items()]
+    arms: list[Arm] = []
+    for cell in product(*levels):
+        arm = _arm(plan, cell)
+        for other in arms:
+            if (other.network.architecture or other.network.name, other.recipe) == (
+                arm.network.architecture or arm.network.name,
+                arm.recipe,
+            ):
+                raise UserError(f"factors: {other.name!r} and {arm.name!r} are the same network and recipe")
+        arms.append(arm)
+    if plan.floors:
+        arms += _floors(arms)
+    names = [arm.name for arm in arms]
+    for name in (plan.against, *(name for pair in plan.comparisons or () for name in pair), *plan.published):
+        if name is not None and name not in names:
+            raise UserError(f"there is no arm {name!r}{nearest(name, names)} (there are: {', '.join(names)})")
+    for one, against in plan.comparisons or ():
+        if one == against:
+            raise UserError(f"comparisons: {one!r} is compared with itself")
+    return tuple(arms)
+
+
+def questions_of(plan: Plan, arms: tuple[Arm, ...]) -> tuple[tuple[str, str], ...]:
+    """The pairs (arm, against) that the study asks about, the main one first."""
+    if plan.comparisons is not None:
+        return plan.comparisons
+    asked = [arm for arm in arms if arm.role != "floor"]
+    against = plan.against or next((arm.name for arm in asked if has_attention(arm)), asked[0].name)
+    others = [arm.name for arm in sorted(asked, key=lambda arm: not without_attention(arm)) if arm.name != against]
+    if not others:  # one arm alone is asked whether its mixing is worth anything
+        others = [arm.name for arm in arms if arm.role == "floor"]
+        return tuple((against, other) for other in others)
+    return tuple((other, against) for other in others)
+
+
+def has_attention(arm: Arm) -> bool:
+    """Whether attention over patches is in the network, as far as its description or its name tells."""
+    if arm.network.architecture is not None:
+        return any(each.mixer == "attention" and each.axis == "patches" for each in arm.network.architecture.block)
+    return any(part in str(arm.network.name) for part in ("vit", "deit", "swin", "cait", "xcit", "beit", "eva"))
+
+
+def without_attention(arm: Arm) -> bool:
+    """Whether the network is ours and has attention nowhere."""
+    block = arm.network.architecture.block if arm.network.architecture is not None else ()
+    return bool(block) and all(each.mixer != "attention" for each in block)
+
+
+def _arm(plan: Plan, cell: tuple[tuple[str, str, dict[str, Any]], ...]) -> Arm:
+    where = "the cell " + ", ".join(f"{factor} = {level}" for factor, level, _ in cell) if cell else "the base"
+    try:
+        network, recipe = _resolved(plan.network), plan.recipe
+        changes = {path: value for _, _, its in cell for path, value in its.items()}
+        if "network" in changes:
+            network = _resolved(Network(name=str(changes.pop("network")), image=plan.network.image))
+        if "recipe" in changes:
+            recipe = recipes.named(str(changes.pop("recipe")))
+        of_recipe = {path: value for path, value in changes.items() if path.split(".")[0] in Recipe.model_fields}
+        of_network = {path: value for path, value in changes.items() if path not in of_recipe}
+        for path in of_network:
+            if path.split(".")[0] not in Architecture.model_fields:
+                known = [*Architecture.model_fields, *Recipe.model_fields]
+                raise UserError(f"neither an architecture nor a recipe has a field {path!r}{nearest(path, known)}")
+        if of_recipe:
+            recipe = Recipe.model_validate(_put(recipe.model_dump(exclude_unset=True), of_recipe))
+        if of_network:
+            if network.architecture is None:
+                raise UserError(f"{network.name} has a body of its own: {', '.join(of_network)} cannot be set in it")
+            fields = _put(network.architecture.model_dump(), of_network)
+            network = Network(architecture=Architecture.model_validate(fields))
+    except ValueError as error:
+        raise UserError(f"factors: {where} is impossible: {_words(error)}") from None
+    name = ", ".join(level for _, level, _ in cell) or network.title
+    return Arm(name=name, role="guest" if network.architecture is None else "arm", network=network, recipe=recipe)
+
+
+def _words(error: ValueError) -> str:
+    """What a check said, in words; a pydantic error says it of each field."""
+    from pydantic import ValidationError
+
+    from ffvit.value import sentences
+
+    if isinstance(error, ValidationError):
+        return sentences(error, Architecture if error.title == "Architecture" else Recipe, "").replace("\n", "; ")
+    return str(error)
+
+
+def _resolved(network: Network) -> Network:
+    """The network with its architecture, if it is one of ours, and nothing said beside it."""
+    architecture = network.architecture or NAMED.get(str(network.name))
+    if architecture is None:
+        return network
+    said = {name: getattr(network, name) for name in ("classes", "channels", "image")}
+    said = {name: value for name, value in said.items() if value is not None}
+    return Network(name=network.name, architecture=architecture.replace(**said) if said else architecture)
+
+
+def _put(fields: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields with some of them, deep inside perhaps, replaced.
+
+    Raises:
+        UserError: A path leads nowhere.
+    """
+    for path, value in changes.items():
+        *way, last = path.split(".")
+        inside: Any = fields
+        for number, part in enumerate(way):
+            key: Any = int(part) if isinstance(inside, list | tuple) and part.isdecimal() else part
+            try:
+                found = inside[key]
+            except (KeyError, IndexError, TypeError):
+                raise UserError(f"{path}: there is no {'.'.join(way[: number + 1])!r} to change") from None
+            inside[key] = list(found) if isinstance(found, tuple) else found
+            inside = inside[key]
+        if isinstance(inside, list):
+            if not last.isdecimal() or int(last) >= len(inside):
+                raise UserError(f"{path}: there is no {path!r} to change")
+            inside[int(last)] = value
+        elif isinstance(inside, dict):
+            if last == "mixer" and inside.get("mixer") != value:  # another mixer's settings mean nothing to this one
+                for setting in ("ratio", "hidden", "heads", "kernel", "norm"):
+                    if f"{path.removesuffix('mixer')}{setting}" not in changes:
+                        inside.pop(setting, None)
+            inside[last] = value
+        else:
+            raise UserError(f"{path}: there is no {path!r} to change")
+    return fields
+
+
+def _floors(arms: list[Arm]) -> list[Arm]:
+    """The first body of ours with no mixing over patches, and with a random one, trained by that arm's recipe.
+
+    Without mixing the class token would hear nothing of the image, so there the mean over patches is read.
+    """
+    body = next((arm for arm in arms if arm.network.architecture is not None), None)
+    if body is None or body.network.architecture is None:
+        return []
+    architecture, floors = body.network.architecture, []
+    for name, mixer in FLOORS.items():
+        block = tuple(Branch(mixer, "patches") if branch.axis == "patches" else branch for branch in architecture.block)
+        # Attention and gating along features read vectors of patches: they would mix those.
+        if any(each.spreads_patches for each in block if each.axis == "features"):
+            block = tuple(
+                Branch("feedforward", "features") if each.axis == "features" and each.spreads_patches else each
+                for each in block
+            )
+        readout = "mean" if mixer == "none" else architecture.readout
+        network = Network(architecture=architecture.replace(block=block, readout=readout))
+        if any(arm.network.architecture == network.architecture and arm.recipe == body.recipe for arm in arms):
+            continue  # the plan has it already
+        floors.append(Arm(name=name, role="floor", network=network, recipe=body.recipe))
+    return floors

@@ -1,0 +1,190 @@
+"""The study folder: the plan, the runs, and what was made of them.
+
+| file | what |
+|---|---|
+| `study.yaml` | the plan |
+| `arms.yaml` | every arm spelled out, with the budget held |
+| `search/` | the run folders of the trials |
+| `runs/` | the run folders that count |
+| `logs/` | what the runs said |
+| `failures.csv` | runs that crashed, and why |
+| `costs.json` | what each arm costs to use, measured |
+| `results.csv` | a row a run, with nothing in it that a clock decides |
+| `report.html`, `report.md`, `figures/` | what it shows |
+"""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ffvit.atomic import writing
+from ffvit.errors import UserError
+from ffvit.study.budget import Held
+from ffvit.study.jobs import Job, differences
+from ffvit.study.plan import Plan, read_plan
+from ffvit.value import Value, parse
+
+_EXTENDABLE = (
+    "title",
+    "seeds",
+    "margin",
+    "against",
+    "comparisons",
+    "until_settled",
+    "max_seeds",
+    "minutes",
+    "published",
+    "machine",
+)
+"""Fields of a plan that may change while its runs stay what they are."""
+
+
+class Ground(Value):
+    """What a study stands on, as found when it began.
+
+    Attributes:
+        held: Its arms, with the budget held.
+        classes: How many the data has.
+        images: What images there are, for a person.
+        threads: Processor threads a run, on which the last bits of its result depend.
+    """
+
+    held: Held
+    classes: int
+    images: str
+    threads: int
+
+
+class Study:
+    """A study folder.
+
+    Args:
+        path: The folder.
+
+    Raises:
+        UserError: It is no study folder.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not self.plan_file.is_file():
+            reason = "holds no study.yaml" if self.path.is_dir() else "does not exist"
+            raise UserError(f"{self.path}: not a study folder: it {reason}")
+
+    plan_file = property(lambda self: self.path / "study.yaml")
+    arms_file = property(lambda self: self.path / "arms.yaml")
+    logs = property(lambda self: self.path / "logs")
+    failures_file = property(lambda self: self.path / "failures.csv")
+    costs_file = property(lambda self: self.path / "costs.json")
+    results_file = property(lambda self: self.path / "results.csv")
+    report_file = property(lambda self: self.path / "report.html")
+
+    @classmethod
+    def create(cls, path: Path, plan: Plan, overwrite: bool = False) -> Study:
+        """A new study folder with its plan in it.
+
+        Raises:
+            UserError: The folder exists and is not empty, and `overwrite` was not given; or it is no study folder,
+                which is never deleted; or it cannot be made.
+        """
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            if not overwrite:
+                raise UserError(
+                    f"{path} exists: go on with it (--resume), replace it (--overwrite), or name another --out"
+                )
+            if not (path / "study.yaml").is_file():
+                raise UserError(
+                    f"{path} exists and is no study folder, so --overwrite does not delete it: name another --out"
+                )
+        try:
+            if path.exists():
+                with cls(path).locked():
+                    shutil.rmtree(path)
+            path.mkdir(parents=True)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be made: {error.strerror}") from None
+        with writing(path / "study.yaml") as temporary:
+            temporary.write_text(plan.to_yaml())
+        return cls(path)
+
+    @property
+    def plan(self) -> Plan:
+        """What the study is."""
+        return read_plan(self.plan_file)
+
+    def replan(self, plan: Plan) -> None:
+        """Write a changed plan down, if the runs that are there are still part of it.
+
+        Raises:
+            UserError: Something was changed that runs depend on; says what.
+        """
+        kept = {field for field in Plan.model_fields if field not in _EXTENDABLE}
+        before, after = (each.model_dump(mode="json", include=kept) for each in (self.plan, plan))
+        if changed := differences(before, after):
+            raise UserError(
+                f"{self.plan_file}: the plan was changed since the study began: {'; '.join(changed[:5])}. Its runs are "
+                "of the old plan: put it back as it was, or give the new one another --out"
+            )
+        with writing(self.plan_file) as temporary:
+            temporary.write_text(plan.to_yaml())
+
+    def ground(self) -> Ground | None:
+        """What the study stands on, as it was when it began."""
+        if not self.arms_file.exists():
+            return None
+        return parse(Ground, yaml.safe_load(self.arms_file.read_text()), str(self.arms_file))
+
+    def stand_on(self, ground: Ground) -> None:
+        """Write down what the study stands on."""
+        with writing(self.arms_file) as temporary:
+            temporary.write_text(ground.to_yaml())
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from working on the study meanwhile; a process that dies lets go.
+
+        Raises:
+            UserError: Another one is at it.
+        """
+        with (self.path / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise UserError(
+                    f"{self.path}: another `ffvit compare` is working on this study: wait for it, or end it"
+                ) from None
+            yield
+
+    def note_failure(self, job: Job, reason: str) -> None:
+        """Add a run's failure to the list."""
+        new = not self.failures_file.exists()
+        with self.failures_file.open("a", newline="") as file:
+            rows = csv.writer(file)
+            if new:
+                rows.writerow(("run", "reason"))
+            rows.writerow((str(job.folder.relative_to(self.path)), " ".join(reason.split())))
+
+    def failures(self) -> dict[str, str]:
+        """The last failure of each run that had one, by its folder within the study."""
+        if not self.failures_file.exists():
+            return {}
+        with self.failures_file.open(newline="") as file:
+            return {row["run"]: row["reason"] for row in csv.DictReader(file)}
+
+    def costs(self) -> dict[str, Any]:
+        """What was measured of each arm, by name; and of the machine, under `machine`."""
+        return json.loads(self.costs_file.read_text()) if self.costs_file.exists() else {}
+
+    def write_costs(self, costs: dict[str, Any]) -> None:
+        """Write down what was measured."""
+        with writing(self.costs_file) as temporary:
+            temporary.write_text(json.dumps(costs, indent=2) + "\n")

@@ -1,0 +1,141 @@
+"""What a run will take, before it starts: a few steps are done and timed, and what they keep for the way back counted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from ffvit.architecture import Network
+from ffvit.cost.measure import device_here
+from ffvit.data.images import BadImageError
+from ffvit.data.parts import Parts
+from ffvit.data.transform import Transform, evaluation_transform, training_transform
+from ffvit.network.create import create_model, input_of
+from ffvit.recipe import Recipe
+
+START = 2.0
+"""Seconds of a run before its first step and after its last."""
+
+STATE = 5
+"""Numbers kept for each parameter while training: itself, its gradient, AdamW's two, the moving average."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What one run will take.
+
+    Attributes:
+        seconds: From start to end.
+        memory: MiB that its network and one batch need, at most.
+    """
+
+    seconds: float
+    memory: float
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Seconds an image takes on this machine, with so many threads, in each part of a run; bytes it keeps."""
+
+    step: float
+    answer: float
+    augment: float
+    prepare: float
+    kept: float
+    state: float
+
+    def run(self, recipe: Recipe, parts: Parts) -> Prediction:
+        """What a run by this recipe will take, on these images."""
+        selection = len(parts.selection) if parts.selection is not None else 0
+        looks = 2 if recipe.average_decay is not None else 1
+        epoch = len(parts.train) * (self.step + self.augment) + looks * selection * (self.answer + self.prepare)
+        seconds = START + recipe.epochs * epoch + (len(parts.test) + selection) * (self.answer + self.prepare)
+        if recipe.minutes is not None:
+            seconds = START + 60 * recipe.minutes + len(parts.test) * (self.answer + self.prepare)
+        return Prediction(seconds, (self.state + recipe.batch_size * self.kept) / 2**20)
+
+
+def measure(network: Network, recipe: Recipe, parts: Parts, threads: int) -> Speed:
+    """Time a few steps of a network, and the way of a few images, as a run would do them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        return _measured(network, recipe, parts)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _measured(network: Network, recipe: Recipe, parts: Parts) -> Speed:
+    model = create_model(network, len(parts.classes), drop_path=recipe.drop_path, dropout=recipe.dropout)
+    takes, device = input_of(model), device_here()
+    model.to(device)
+    small = (takes.image[0] * takes.image[1]) <= 64**2
+    batch = min(recipe.batch_size, 64 if small else 8)  # small steps are all overhead, which the batch shares
+    images = torch.rand(batch, takes.channels, *takes.image, device=device)
+    labels = torch.zeros(batch, dtype=torch.int64, device=device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
+    kept = 0
+
+    def count(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal kept
+        kept += tensor.nbytes
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        loss = cross_entropy(model(images), labels)
+    loss.backward()
+
+    def step() -> None:
+        cross_entropy(model(images), labels).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    def answer() -> None:
+        with torch.inference_mode():
+            model(images)
+
+    return Speed(
+        step=_seconds(step, device) / batch,
+        answer=_seconds(answer, device) / batch,
+        augment=_image(parts, training_transform(recipe, takes.image, takes.channels, takes.mean, takes.std)),
+        prepare=_image(
+            parts,
+            evaluation_transform(
+                recipe.evaluation_crop, recipe.interpolation, takes.image, takes.channels, takes.mean, takes.std
+            ),
+        ),
+        kept=kept / batch,
+        state=float(sum(each.nbytes for each in model.parameters()) * STATE),
+    )
+
+
+def _seconds(call: Callable[[], None], device: torch.device) -> float:
+    """The median of a few times."""
+    times: list[float] = []
+    began = time.monotonic()
+    while len(times) < 2 or (len(times) < 10 and time.monotonic() - began < 0.3):
+        start = time.perf_counter()
+        call()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return median(times)
+
+
+def _image(parts: Parts, transform: Transform) -> float:
+    """Seconds to open and transform an image."""
+    began, done = time.perf_counter(), 0
+    for index in range(min(len(parts.train), 64)):
+        try:
+            transform(parts.train.open(index))
+        except BadImageError:
+            continue
+        done += 1
+        if time.perf_counter() - began > 0.3:
+            break
+    return (time.perf_counter() - began) / max(done, 1)

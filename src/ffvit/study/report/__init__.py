@@ -1,0 +1,1 @@
+"""A study's findings on paper: terminal, page, Markdown, figures."""

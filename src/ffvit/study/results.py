@@ -1,0 +1,111 @@
+"""What a study's runs say, read from their folders: a row a run, and the answers image by image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool
+
+from ffvit.atomic import writing
+from ffvit.errors import UserError
+from ffvit.run import Run
+from ffvit.study.arms import Arm
+from ffvit.study.budget import counted
+from ffvit.study.folder import Study
+from ffvit.study.jobs import Job
+from ffvit.study.plan import Plan
+
+Key = tuple[int, int | None]
+"""Seed and fold of a run."""
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """A finished run that counts."""
+
+    job: Job
+    summary: Mapping[str, Any]
+    metrics: Sequence[Mapping[str, Any]]
+    answers: pd.DataFrame
+
+    @property
+    def key(self) -> Key:
+        """Its seed and fold: runs of different arms with the same key are a pair."""
+        return self.job.seed, self.job.fold
+
+    @property
+    def correct(self) -> Bool[np.ndarray, " images"]:
+        """Whether each test image was answered rightly."""
+        return self.answers["correct"].to_numpy(dtype=bool)
+
+
+def read_results(jobs: Sequence[Job]) -> list[Result]:
+    """The finished runs among these."""
+    results = []
+    for job in jobs:
+        if not job.finished():
+            continue
+        run = Run(job.folder)
+        summary = run.summary()
+        assert summary is not None
+        answers = pd.read_csv(run.predictions_file, dtype={"image": str, "label": str, "predicted": str})
+        results.append(Result(job, summary, run.metrics(), answers))
+    return results
+
+
+def paired(arm: Sequence[Result], against: Sequence[Result]) -> list[tuple[Result, Result]]:
+    """The runs of two arms that have seed and fold in common, in order.
+
+    Raises:
+        UserError: Two runs of a pair answered different images.
+    """
+    others = {result.key: result for result in against}
+    pairs = [(one, others[one.key]) for one in sorted(arm, key=_order) if one.key in others]
+    for one, other in pairs:
+        if not one.answers["image"].equals(other.answers["image"]):
+            raise UserError(
+                f"{one.job.folder} and {other.job.folder} answered different test images (some could not be read, or "
+                "the folder of images changed between them), so they cannot be paired"
+            )
+    return pairs
+
+
+def _order(result: Result) -> tuple[int, int]:
+    return result.key[0], result.key[1] or 0
+
+
+def write_results(study: Study, plan: Plan, arms: Sequence[Arm], results: Sequence[Result], classes: int) -> Path:
+    """Write `results.csv`, a row a run: the same runs make the same bytes, however often they were interrupted."""
+    rows = []
+    costs = {arm.name: counted(arm.network, classes) for arm in arms}
+    place = {arm.name: number for number, arm in enumerate(arms)}
+    by_name = {arm.name: arm for arm in arms}
+    for result in sorted(results, key=lambda result: (place[result.job.arm], *_order(result))):
+        test, recipe = result.summary["test"], result.job.config.recipe
+        row: dict[str, Any] = {
+            "arm": result.job.arm,
+            "role": by_name[result.job.arm].role,
+            "seed": result.job.seed,
+            "fold": result.job.fold,
+            "top1": test["top1"]["value"],
+            "loss": test["loss"]["value"],
+            "balanced_accuracy": test["balanced_accuracy"],
+            "macro_f1": test["macro_f1"],
+            "test_images": test["images"],
+            "weights": result.summary["weights"],
+            "epochs": recipe.epochs if recipe.minutes is None else None,
+            "images_seen": result.summary["images_seen"],
+            "parameters": result.summary["parameters"],
+            "flops": costs[result.job.arm].flops,
+        }
+        if plan.search is not None:
+            row[plan.search.field] = getattr(recipe, plan.search.field)
+        rows.append(row)
+    with writing(study.results_file) as temporary:
+        pd.DataFrame(rows).to_csv(temporary, index=False, lineterminator="\n")
+    return study.results_file

@@ -1,0 +1,268 @@
+"""Means and paired differences of a study's runs, with intervals that account for both seeds and test images.
+
+Seeds and images are crossed: every run answers the same images. With d[s, i] the difference (or the answer itself) of
+seed s on image i, `d = mean + seed + image + residual`, all random, and
+
+    variance of the mean = seed / S + image / N + residual / (S N),
+
+estimated from the mean squares of the two-way table, MS(seed) + max(MS(image) - MS(residual), 0), over S N. That is the
+analysis of many readers and many cases in diagnostic imaging (Obuchowski and Rockette 1995, with seeds as readers), with
+the degrees of freedom of Hillis (2007). `docs/statistics.md` says why this and not another, with simulations.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf, sqrt
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy import stats
+
+Outcome = Literal["better", "worse", "as good", "not worse", "open"]
+
+POWER = 0.8
+"""Probability with which more seeds should settle a question, if the differences stay what they are."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with its interval; `level` is its confidence, 0.95 unless questions share it."""
+
+    value: float
+    low: float
+    high: float
+    level: float
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A paired difference of two arms, first less second.
+
+    Attributes:
+        value: Mean over seeds and images.
+        low: Where its interval begins.
+        high: Where it ends.
+        level: The interval's confidence.
+        standard_error: Of the value.
+        degrees: Degrees of freedom of Student's t; infinite with one seed.
+        p_value: Two-sided, of no difference.
+        seeds: How many (with folds: how many times all folds were run).
+        images: How many test images.
+        seed_variance: Of a seed's true difference; 0 with one seed, which cannot show it.
+        image_variance: Of an image's true difference.
+        residual_variance: What is left, of one seed on one image.
+    """
+
+    value: float
+    low: float
+    high: float
+    level: float
+    standard_error: float
+    degrees: float
+    p_value: float
+    seeds: int
+    images: int
+    seed_variance: float
+    image_variance: float
+    residual_variance: float
+
+    def half_width(self, level: float) -> float:
+        """Half of the interval of another confidence."""
+        return float(stats.t.ppf((1 + level) / 2, self.degrees)) * self.standard_error
+
+
+def mean(correct: Bool[np.ndarray, "seeds images"], level: float = 0.95) -> Interval:
+    """The accuracy of an arm, with an interval over seeds and images; with one seed, over images (Wilson).
+
+    An arm that answers everything rightly, or nothing, has no spread to measure: its interval is Wilson's too, as if
+    its seeds were one.
+    """
+    value = correct.mean().item()
+    if len(correct) == 1 or not 0 < value < 1:
+        images = correct.shape[1]
+        wilson = stats.binomtest(round(value * images), images).proportion_ci(level, "wilson")
+        return Interval(value, min(float(wilson.low), value), max(float(wilson.high), value), level)
+    parts = _parts(correct.astype(np.float64))
+    half = float(stats.t.ppf((1 + level) / 2, parts.degrees)) * parts.standard_error
+    return Interval(value, max(0.0, value - half), min(1.0, value + half), level)
+
+
+def difference(
+    first: Bool[np.ndarray, "seeds images"], second: Bool[np.ndarray, "seeds images"], level: float = 0.95
+) -> Difference:
+    """The difference in accuracy of two arms whose runs are paired by seed and answered the same images.
+
+    With one seed the interval is of the images alone: Agresti and Min's (2005), one discordant answer added each way
+    and half of it to the rest; the p-value is McNemar's, exact.
+    """
+    table = first.astype(np.float64) - second
+    seeds, images = table.shape
+    value = table.mean().item()
+    if seeds == 1:
+        only_first, only_second = int((table > 0).sum()), int((table < 0).sum())
+        discordant, padded = only_first + only_second, images + 2
+        p_value = stats.binomtest(only_first, discordant).pvalue if discordant else 1.0
+        middle = (only_first - only_second) / padded
+        error = sqrt((discordant + 1) / padded - middle**2) / sqrt(padded)
+        half = float(stats.norm.ppf((1 + level) / 2)) * error
+        low, high = min(middle - half, value), max(middle + half, value)
+        return Difference(value, low, high, level, error, inf, float(p_value), 1, images, 0.0, 0.0, table.var().item())
+    parts = _parts(table)
+    return _with_interval(value, parts, level, seeds, images)
+
+
+def fold_difference(
+    differences: Float[np.ndarray, "repeats folds"], test_over_train: float, images: int, level: float = 0.95
+) -> Difference:
+    """The difference in accuracy by repeated cross-validation, from its differences run by run.
+
+    Folds share most of their training images, so their differences are not independent: the variance of their mean is
+    taken as (1 / J + test / train) s^2, with J - 1 degrees of freedom, J = repeats x folds (Nadeau and Bengio 2003;
+    Bouckaert and Frank 2004).
+
+    Args:
+        differences: One a run.
+        test_over_train: Test images of a run over its training images.
+        images: How many there are in all.
+        level: Of the interval.
+    """
+    error, degrees = _resampled(differences, test_over_train, 2.0 / images**2)
+    parts = _Parts(error, degrees, 0.0, 0.0, differences.var(ddof=1).item())
+    return _with_interval(differences.mean().item(), parts, level, len(differences), images)
+
+
+def fold_mean(accuracies: Float[np.ndarray, "repeats folds"], test_over_train: float, level: float = 0.95) -> Interval:
+    """The accuracy of an arm by repeated cross-validation; see `fold_difference`."""
+    error, degrees = _resampled(accuracies, test_over_train, 0.0)
+    value, half = accuracies.mean().item(), float(stats.t.ppf((1 + level) / 2, degrees)) * error
+    return Interval(value, max(0.0, value - half), min(1.0, value + half), level)
+
+
+def equivalence(difference: Difference, margin: float) -> float:
+    """The p-value of `as good`: two one-sided t-tests against the margin, of which the worse counts (Schuirmann 1987)."""
+    if margin <= 0:
+        return 1.0
+    below = stats.t.sf((difference.value + margin) / difference.standard_error, difference.degrees)
+    above = stats.t.cdf((difference.value - margin) / difference.standard_error, difference.degrees)
+    return max(float(below), float(above))
+
+
+def outcome(difference: Difference, margin: float) -> Outcome:
+    """What a difference shows, at an error rate of 1 less its level for each of the statements.
+
+    `as good` if equivalence within the margin is shown, even where the difference is also real; else `better` or
+    `worse` if its interval leaves 0 out; else `not worse` if it is shown to be worse by less than the margin.
+    """
+    alpha = 1 - difference.level
+    if equivalence(difference, margin) <= alpha:
+        return "as good"
+    if difference.low > 0:
+        return "better"
+    if difference.high < 0:
+        return "worse"
+    t = (difference.value + margin) / difference.standard_error
+    return "not worse" if margin > 0 and float(stats.t.sf(t, difference.degrees)) <= alpha else "open"
+
+
+def level_for(questions: int, level: float = 0.95) -> float:
+    """The level of each interval, for all of so many questions to hold at once at `level` (Bonferroni)."""
+    return 1 - (1 - level) / questions
+
+
+def looks(first: int, most: int) -> tuple[int, ...]:
+    """The numbers of seeds at which a study may be looked at: from the first on, each about 1.6 times the one before.
+
+    Each look is a question more for `level_for`: by the union bound the error rate holds however the looks depend.
+    """
+    counts = [first]
+    while counts[-1] < most:
+        counts.append(min(most, max(counts[-1] + 1, round(counts[-1] * 1.6))))
+    return tuple(counts)
+
+
+def seeds_to_settle(difference: Difference, margin: float, most: int = 100) -> int | None:
+    """How many more seeds would likely settle a question: 0 if it is; None if no number up to `most` would.
+
+    Likely is with a probability of 80 %, if the difference and the variances stay what they are; a difference of the
+    size of its own error may of course turn out otherwise. What the test images leave open, no seed closes.
+    """
+    if outcome(difference, margin) in ("better", "worse", "as good"):
+        return 0
+    now = difference.seeds
+    for seeds in range(now + 1, now + most + 1):
+        variance = (
+            difference.seed_variance / seeds
+            + difference.image_variance / difference.images
+            + difference.residual_variance / (seeds * difference.images)
+        )
+        error, degrees = sqrt(variance), seeds - 1
+        real = float(stats.t.ppf((1 + difference.level) / 2, degrees))
+        equal = float(stats.t.ppf(difference.level, degrees))
+        shift = difference.value / error
+        shown_real = stats.norm.cdf(abs(shift) - real)
+        inside = margin / error - equal
+        shown_equal = max(0.0, float(stats.norm.cdf(inside - shift) - stats.norm.cdf(-inside - shift)))
+        if max(float(shown_real), shown_equal) >= POWER:
+            return seeds - now
+    return None
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """The standard error of a mean, its degrees of freedom, and the variances behind it."""
+
+    standard_error: float
+    degrees: float
+    seed: float
+    image: float
+    residual: float
+
+
+def _parts(table: Float[np.ndarray, "seeds images"]) -> _Parts:
+    """The two-way analysis of variance without replication."""
+    seeds, images = table.shape
+    by_seed, by_image = table.mean(axis=1), table.mean(axis=0)
+    of_seeds = images * by_seed.var(ddof=1).item()
+    of_images = seeds * by_image.var(ddof=1).item()
+    squares = table.var().item() * table.size - (seeds - 1) * of_seeds - (images - 1) * of_images
+    residual = max(squares, 0.0) / ((seeds - 1) * (images - 1))
+    both = of_seeds + max(of_images - residual, 0.0)
+    # One discordant answer more each way: the least that so many answers could have failed to show.
+    least = 2.0 / table.size
+    if both < least:
+        return _Parts(sqrt(least / table.size), seeds - 1.0, 0.0, 0.0, max(residual, least))
+    degrees = (both / of_seeds) ** 2 * (seeds - 1) if of_seeds > 0 else inf
+    return _Parts(
+        standard_error=sqrt(both / table.size),
+        degrees=min(degrees, float((seeds - 1) * (images - 1))),
+        seed=max(of_seeds - residual, 0.0) / images,
+        image=max(of_images - residual, 0.0) / seeds,
+        residual=residual,
+    )
+
+
+def _resampled(values: Float[np.ndarray, "repeats folds"], test_over_train: float, least: float) -> tuple[float, float]:
+    count = values.size
+    variance = values.var(ddof=1).item()
+    return sqrt(max((1 / count + test_over_train) * variance, least, 1e-12)), count - 1.0
+
+
+def _with_interval(value: float, parts: _Parts, level: float, seeds: int, images: int) -> Difference:
+    half = float(stats.t.ppf((1 + level) / 2, parts.degrees)) * parts.standard_error
+    p_value = 2 * float(stats.t.sf(abs(value) / parts.standard_error, parts.degrees))
+    return Difference(
+        value=value,
+        low=value - half,
+        high=value + half,
+        level=level,
+        standard_error=parts.standard_error,
+        degrees=parts.degrees,
+        p_value=p_value,
+        seeds=seeds,
+        images=images,
+        seed_variance=parts.seed,
+        image_variance=parts.image,
+        residual_variance=parts.residual,
+    )

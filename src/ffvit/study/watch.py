@@ -1,0 +1,119 @@
+"""What a person sees while a study runs: a live table of its runs on a terminal, a line a run everywhere."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from statistics import median
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from ffvit.evaluation.report import percent
+from ffvit.run import Run
+from ffvit.study.jobs import Job
+from ffvit.study.work import Outcome
+from ffvit.training.progress import duration
+
+
+class Watch:
+    """Shows a study's progress.
+
+    Args:
+        console: Where.
+        slots: How many runs go on at once.
+    """
+
+    def __init__(self, console: Console, slots: int) -> None:
+        self.console, self.slots = console, slots
+        self._live = Live(console=console, transient=True, auto_refresh=False)
+        self._began: dict[str, float] = {}
+        self._seconds: dict[bool, list[float]] = {True: [], False: []}  # of trials, and of the runs that count
+        self._done = 0
+        self._total = 0
+        self._what = ""
+
+    def __enter__(self) -> Watch:
+        if self.console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+    def begin(self, what: str, jobs: Sequence[Job]) -> None:
+        """The next part of the study, with its runs; some may be done already."""
+        self._what, self._total = what, len(jobs)
+        self._done = sum(job.finished() for job in jobs)
+        before = f", {self._done} of them done before" if self._done else ""
+        self.say(f"[bold]{what}[/bold]: {len(jobs)} runs{before}, {self.slots} at once")
+
+    def say(self, words: str) -> None:
+        """Something a person should know."""
+        self.console.print(words, highlight=False, soft_wrap=True)
+
+    def ended(self, job: Job, outcome: Outcome) -> None:
+        """A run has ended: a line for it."""
+        began = self._began.pop(job.title, time.monotonic())
+        if outcome.status != "done":
+            return
+        self._done += 1
+        self._seconds[job.trial is not None].append(time.monotonic() - began)
+        summary = Run(job.folder).summary() or {}
+        if job.trial is not None:
+            chosen = summary.get("selection") or {}
+            figure = f"selection top-1 {percent(chosen['top1'])}" if chosen else ""
+        else:
+            figure = f"top-1 {percent(summary['test']['top1']['value'])}"
+        number = f"{self._done:>{len(str(self._total))}}/{self._total}"
+        self.say(f"{number}  {escape(job.title)}  {figure}  {duration(summary['seconds'])}")
+
+    def look(self, running: Sequence[Job], waiting: Sequence[Job]) -> None:
+        """Draw the runs that go on."""
+        now = time.monotonic()
+        for job in running:
+            self._began.setdefault(job.title, now)
+        if not self.console.is_terminal:
+            return
+        table = Table.grid(padding=(0, 2))
+        for job in running:
+            epoch, figures = _last(job)
+            bar = ProgressBar(total=job.config.recipe.epochs, completed=epoch, width=20)
+            took = duration(now - self._began[job.title])
+            table.add_row(Text(job.title), bar, f"epoch {epoch}/{job.config.recipe.epochs}", figures, took)
+        left = self._left(running, waiting, now)
+        whole = Table.grid(padding=(0, 2))
+        whole.add_row(self._what, ProgressBar(total=self._total, completed=self._done, width=30), left)
+        self._live.update(Group(table, whole), refresh=True)
+
+    def round_seconds(self, runs: int) -> float | None:
+        """How long so many runs that count would take, going by those that are done."""
+        took = self._seconds[False]
+        return median(took) * runs / self.slots if took else None
+
+    def _left(self, running: Sequence[Job], waiting: Sequence[Job], now: float) -> str:
+        of_kind = [job.trial is not None for job in (*running, *waiting)]
+        if not of_kind or not self._seconds[of_kind[0]]:
+            return f"{self._done}/{self._total} runs"
+        each = median(self._seconds[of_kind[0]])
+        spent = sum(min(now - self._began.get(job.title, now), each) for job in running)
+        return f"{self._done}/{self._total} runs, {duration(max(0.0, (len(of_kind) * each - spent) / self.slots))} left"
+
+
+def _last(job: Job) -> tuple[int, str]:
+    """The last finished epoch of a run, and its figures."""
+    try:
+        row: dict[str, Any] = json.loads((job.folder / "metrics.jsonl").read_text().splitlines()[-1])
+    except (OSError, IndexError, ValueError):
+        return 0, ""
+    top1 = max((row[key]["top1"] for key in ("weights", "average") if key in row), default=None)
+    return row["epoch"], f"loss {row['loss']:.3f}" + (f"  top-1 {percent(top1)}" if top1 is not None else "")

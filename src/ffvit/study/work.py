@@ -1,0 +1,104 @@
+"""One run of a study, in a process of its own: begun, or gone on with from its checkpoint."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ffvit.errors import RunStoppedError, UserError
+from ffvit.run import Config
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run's process ended: `done`; `stopped` as it was asked to; `refused`, which it would be again; `crashed`."""
+
+    status: Literal["done", "stopped", "refused", "crashed"]
+    reason: str = ""
+
+
+def carry_out(config: Config, folder: Path, log: Path, threads: int) -> Outcome:
+    """Do a run, from its checkpoint if it has one, with its words going to a log file.
+
+    Args:
+        config: What to compute.
+        folder: The run folder.
+        log: Where its words go; added to.
+        threads: How many the processor may spend on it; the last bits of the result depend on it.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as words, contextlib.redirect_stdout(words), contextlib.redirect_stderr(words):
+        try:
+            if config.machine.devices * config.machine.nodes > 1:
+                return launched(command(config, folder, log), log)
+            _here(config, folder, threads, words)
+        except UserError as error:
+            return Outcome("refused", str(error))
+        except RunStoppedError as error:
+            if str(error).startswith("stopped"):
+                return Outcome("stopped", str(error))
+            return Outcome("crashed" if "memory" in str(error) else "refused", str(error))
+        except BaseException as error:  # whatever it is, a run's fault must not end the study
+            traceback.print_exc(file=words)
+            return Outcome("crashed", f"{type(error).__name__}: {error}")
+    return Outcome("done")
+
+
+def _here(config: Config, folder: Path, threads: int, words: Any) -> None:
+    import torch
+    from rich.console import Console
+
+    from ffvit.training.train import resume, run_config
+
+    torch.set_num_threads(threads)
+    console = Console(file=words, width=120)
+    if (folder / "checkpoint" / "state.pt").is_file():
+        resume(folder, machine=config.machine, console=console)
+        return
+    if folder.exists():  # killed before its first checkpoint, perhaps before its configuration was written
+        shutil.rmtree(folder)
+    run_config(config, out=folder, console=console)
+
+
+def command(config: Config, folder: Path, log: Path) -> list[str]:
+    """What a user would type to do a run over several processes, from its checkpoint if it has one."""
+    if (folder / "checkpoint" / "state.pt").is_file():
+        return ["ffvit", "train", "--out", str(folder), "--resume"]
+    shutil.rmtree(folder, ignore_errors=True)
+    file = log.with_suffix(".yaml")
+    file.write_text(config.to_yaml())
+    return ["ffvit", "train", "--out", str(folder), "--config", str(file)]
+
+
+def launched(command: list[str], log: Path) -> Outcome:
+    """Run such a command to its end: the processes it starts find each other as ever."""
+    with log.open("a") as words:
+        code = subprocess.run(  # noqa: S603
+            [sys.executable, "-m", *command], stdout=words, stderr=words, check=False
+        ).returncode
+    last = log.read_text().strip().splitlines()[-1:] or [""]
+    return Outcome("done") if code == 0 else Outcome("refused" if code == 2 else "crashed", last[0])
+
+
+def process(
+    send: Callable[[Outcome], None], wait_for_parent: Callable[[], Any], environment: dict[str, str], *job: Any
+) -> None:
+    """What a run's own process does: apart from the terminal's signals, and gone as soon as the study is."""
+    os.setpgid(0, 0)  # Ctrl-C is the study's to answer: it asks each run to save and stop
+    os.environ.update(environment)
+
+    def leave_with_parent() -> None:
+        wait_for_parent()
+        os._exit(1)
+
+    threading.Thread(target=leave_with_parent, daemon=True).start()
+    send(carry_out(*job))

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ffvit.architecture import NAMED, Branch
+from ffvit.errors import UserError
+from ffvit.study.arms import arms_of, has_attention, questions_of, without_attention
+from ffvit.study.asked import planned
+from ffvit.study.plan import Plan
+
+STUDIES = Path(__file__).parents[2] / "studies"
+BODY = {
+    "width": 32,
+    "depth": 2,
+    "image": 8,
+    "patch": 2,
+    "channels": 1,
+    "readout": "mean",
+    "position": "vectors",
+    "block": [{"mixer": "feedforward", "axis": "patches"}, {"mixer": "feedforward", "axis": "features"}],
+}
+ATTENTION = {"mixer": "attention", "axis": "patches", "heads": 2}
+
+
+def plan(**fields) -> Plan:
+    return Plan(**{"network": BODY, "recipe": "digits", **fields})
+
+
+def test_factors_are_crossed():
+    arms = arms_of(
+        plan(factors={"width": [32, 48], "mixer": {"FF": {}, "attention": {"block.0": ATTENTION}}}, floors=False)
+    )
+    assert [arm.name for arm in arms] == ["width 32, FF", "width 32, attention", "width 48, FF", "width 48, attention"]
+    assert [arm.network.architecture.width for arm in arms] == [32, 32, 48, 48]
+    assert arms[3].network.architecture.block[0] == Branch(**ATTENTION)
+
+
+def test_only_what_a_level_says_is_changed():
+    one, two = arms_of(plan(factors={"mixer": {"FF": {}, "attention": {"block.0": ATTENTION}}}, floors=False))
+    assert two.network.architecture.replace(block=one.network.architecture.block) == one.network.architecture
+    assert two.recipe == one.recipe
+
+
+def test_a_recipes_field_is_varied_by_its_name():
+    arms = arms_of(plan(factors={"drop_path": [0.0, 0.1]}, floors=False))
+    assert [arm.recipe.drop_path for arm in arms] == [0.0, 0.1]
+
+
+def test_another_mixer_loses_the_settings_of_the_one_before():
+    body = {**BODY, "block": [ATTENTION, BODY["block"][1]]}
+    (arm,) = arms_of(plan(network=body, factors={"mixer": {"FF": {"block.0.mixer": "feedforward"}}}, floors=False))
+    assert arm.network.architecture.block[0] == Branch("feedforward", "patches")
+
+
+def test_floors_are_the_body_without_mixing_and_with_a_random_one():
+    arms = {arm.name: arm for arm in arms_of(plan(factors={"mixer": {"FF": {}, "attention": {"block.0": ATTENTION}}}))}
+    base = arms["FF"].network.architecture
+    for name, mixer in (("no mixing", "none"), ("random mixing", "random")):
+        floor = arms[name]
+        assert floor.role == "floor"
+        assert floor.network.architecture.block == (Branch(mixer, "patches"), base.block[1])
+        assert floor.network.architecture.replace(block=base.block) == base
+
+
+def test_a_floor_without_mixing_reads_the_mean_where_the_body_has_a_class_token():
+    arms = {arm.name: arm for arm in arms_of(Plan(network="ff_micro_patch2_8", recipe="digits"))}
+    assert arms["no mixing"].network.architecture.readout == "mean"
+    assert arms["random mixing"].network.architecture.readout == "class token"
+
+
+def test_a_network_of_timms_is_a_guest_and_gets_no_floor():
+    names = ["vit_tiny_patch16_224", "resmlp_12_224"]
+    arms = arms_of(Plan(network=names[0], recipe="small", factors={"network": names}))
+    assert [arm.role for arm in arms] == ["guest", "guest"]
+
+
+def test_image_size_reaches_every_network():
+    names = ["ff_tiny_patch16_224", "vit_tiny_patch16_224"]
+    network = {"name": names[0], "image": [64, 64]}
+    ours, theirs = arms_of(Plan(network=network, recipe="small", factors={"network": names}, floors=False))
+    assert ours.network.architecture.image == (64, 64)
+    assert theirs.network.image == (64, 64)
+
+
+@pytest.mark.parametrize(
+    ("factors", "words"),
+    [
+        (
+            {"mixer": {"pool": {"block.0.mixer": "pooling", "block.0.axis": "features"}}},
+            "cell mixer = pool is impossible",
+        ),
+        ({"patch": [2, 3]}, "the cell patch = patch 3 is impossible: image: height 8 is no multiple"),
+        ({"widht": [2]}, "did you mean 'width'?"),
+        ({"x": {"a": {"block.7.mixer": "none"}}}, "block.7"),
+        ({"x": {"a": {"width.deep": 3}}}, "width.deep"),
+        ({"x": {"a": {"learning_rate": -1}}}, "learning_rate"),
+        ({"network": ["vit_tiny_patch16_224"], "width": [64]}, "vit_tiny_patch16_224 has a body of its own"),
+        ({"x": {"a": {}, "b": {}}}, "'a' and 'b' are the same network and recipe"),
+    ],
+)
+def test_an_impossible_cell_is_named_with_the_reason(factors: dict, words: str):
+    with pytest.raises(UserError) as error:
+        arms_of(plan(factors=factors))
+    assert words in str(error.value)
+
+
+def test_a_comparison_with_an_arm_that_is_not_there():
+    with pytest.raises(UserError, match="no arm 'atention', did you mean 'attention'"):
+        arms_of(plan(factors={"mixer": {"FF": {}, "attention": {"block.0": ATTENTION}}}, against="atention"))
+    with pytest.raises(UserError, match="compared with itself"):
+        arms_of(plan(factors={"mixer": {"FF": {}, "attention": {"block.0": ATTENTION}}}, comparisons=[["FF", "FF"]]))
+
+
+def test_the_question_is_of_attention_where_an_arm_has_it():
+    its = plan(
+        factors={"mixer": {"attention": {"block.0": ATTENTION}, "linear": {"block.0.mixer": "linear"}, "FF": {}}}
+    )
+    arms = arms_of(its)
+    assert questions_of(its, arms) == (("linear", "attention"), ("FF", "attention"))
+    assert has_attention(arms[0])
+    assert without_attention(arms[1])
+
+
+def test_one_arm_is_asked_whether_its_mixing_is_worth_anything():
+    its = plan(factors={"mixer": {"FF": {}}})
+    assert questions_of(its, arms_of(its)) == (("FF", "no mixing"), ("FF", "random mixing"))
+
+
+@pytest.mark.parametrize("file", sorted(STUDIES.glob("*.yaml")), ids=lambda file: file.stem)
+def test_the_ready_plans_can_be_built(file: Path):
+    its = planned(study=file)
+    arms = arms_of(its)
+    assert len(questions_of(its, arms)) >= 3
+
+
+def test_table1_is_the_papers_networks():
+    arms = {arm.name: arm.network.architecture for arm in arms_of(planned(study=STUDIES / "table1.yaml"))}
+    for size in ("tiny", "base", "large"):
+        name = next(name for name in NAMED if name.startswith(f"ff_{size}"))
+        assert arms[f"FF only, {size}"] == NAMED[name]
+        assert arms[f"attention, {size}"].width == NAMED[name].width
+    assert arms["attention only, tiny"] == NAMED["attention_only_tiny_patch16_224"]

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import pytest
+
+from ffvit.errors import UserError
+from ffvit.study.arms import arms_of
+from ffvit.study.budget import TOLERANCE, counted, hold
+from ffvit.study.plan import Plan
+
+BODY = {
+    "width": 64,
+    "depth": 4,
+    "image": 32,
+    "patch": 4,
+    "readout": "mean",
+    "position": "vectors",
+    "block": [{"mixer": "feedforward", "axis": "patches"}, {"mixer": "feedforward", "axis": "features"}],
+}
+ATTENTION = {"mixer": "attention", "axis": "patches", "heads": 2}
+MIXERS = {
+    "FF": {},
+    "attention": {"block.0": ATTENTION},
+    "attention only": {"block.0": ATTENTION, "block.1": {"mixer": "attention", "axis": "features", "heads": 1}},
+    "gating": {"block.0.mixer": "gating"},
+    "linear": {"block.0.mixer": "linear"},
+}
+
+
+def held(budget: str, **fields):
+    plan = Plan(
+        **{
+            "network": BODY,
+            "recipe": {"base": "small", "epochs": 40},
+            "factors": {"mixer": MIXERS},
+            "budget": budget,
+            **fields,
+        }
+    )
+    return hold(plan, arms_of(plan), classes=10)
+
+
+def test_parameters_are_equal_within_three_percent():
+    result = held("parameters")
+    sizes = {arm.name: counted(arm.network, 10).parameters for arm in result.arms if arm.role == "arm"}
+    assert all(abs(size / sizes["attention"] - 1) <= TOLERANCE for size in sizes.values())
+    assert result.arm("attention") == next(arm for arm in held("epochs").arms if arm.name == "attention")
+    assert len({arm.network.architecture.width for arm in result.arms}) > 1
+    for name in ("FF", "linear", "gating", "attention only"):
+        assert f"{name}: width" in result.words[0]
+
+
+def test_training_operations_are_equal_within_three_percent():
+    result = held("flops")
+    spent = {arm.name: counted(arm.network, 10).flops * arm.recipe.epochs for arm in result.arms if arm.role == "arm"}
+    assert all(abs(each / spent["attention"] - 1) <= TOLERANCE for each in spent.values())
+    assert len({arm.recipe.epochs for arm in result.arms}) > 1
+    assert {arm.network for arm in result.arms} == {arm.network for arm in held("epochs").arms}
+
+
+def test_floors_stay_as_they_are():
+    before = {arm.name: arm for arm in held("epochs").arms if arm.role == "floor"}
+    for budget in ("parameters", "flops"):
+        assert {arm.name: arm for arm in held(budget).arms if arm.role == "floor"} == before
+
+
+def test_operations_that_whole_epochs_cannot_meet_say_how_many_could():
+    with pytest.raises(UserError, match=r"3 epochs cannot be cut.*Try recipe\.epochs (\d+)") as error:
+        held("flops", recipe={"base": "small", "epochs": 3, "warmup_epochs": 0})
+    enough = int(str(error.value).rsplit(" ", 1)[1])
+    held("flops", recipe={"base": "small", "epochs": enough})
+
+
+def test_a_guest_that_cannot_be_fitted_is_named():
+    guest = {"vit": {"network": "vit_tiny_patch16_224"}, "FF": {"network": "ff_tiny_patch16_224"}}
+    with pytest.raises(UserError, match=r"'FF' comes no nearer|'vit' has a body of its own"):
+        held(
+            "parameters",
+            factors={"network": {**guest, "small": {"network": "vit_small_patch16_224"}}},
+            against="FF",
+            floors=False,
+        )
+
+
+def test_latency_is_brought_near_by_measuring():
+    result = held("latency", factors={"mixer": {name: MIXERS[name] for name in ("FF", "attention")}})
+    assert "Latency of one image, measured here" in result.words[0]
+    assert result.arm("FF").network.architecture is not None
+
+
+def test_time_is_the_recipes():
+    result = held("time", recipe={"base": "small", "minutes": 2.0})
+    assert "2 minutes a run" in result.words[0]
+    assert {arm.recipe.minutes for arm in result.arms} == {2.0}

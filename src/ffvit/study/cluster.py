@@ -20,7 +20,7 @@ from ffvit.study.jobs import Job
 from ffvit.study.local import log_name
 from ffvit.study.work import Outcome, carry_out, command, launched
 
-CONNECT = 20
+CONNECT = 10.0
 """Seconds to wait for the cluster to answer."""
 
 DEATHS = 5
@@ -116,10 +116,12 @@ def connect(address: str) -> Any:
         import ray
     except ImportError:
         raise UserError("--cluster needs Ray: pip install 'ffvit[cluster]'") from None
-    os.environ.setdefault("RAY_gcs_rpc_server_connect_timeout_s", str(CONNECT))
     try:
+        if ":" in address and "://" not in address:  # Ray itself would try for minutes
+            host, port = address.rsplit(":", 1)
+            socket.create_connection((host, int(port)), timeout=CONNECT).close()
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
-    except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         said = str(error).strip().splitlines()[0]
         raise UserError(
             f"--cluster {address}: no Ray cluster answers there ({said}). Start one with `ray start --head`, or leave "

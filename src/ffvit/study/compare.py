@@ -21,7 +21,7 @@ from ffvit.study.budget import counted, hold
 from ffvit.study.cluster import connected
 from ffvit.study.conclude import conclude, every_job, looks_of, seeds_at
 from ffvit.study.findings import Findings
-from ffvit.study.folder import Ground, Study
+from ffvit.study.folder import Ground, Study, made_of
 from ffvit.study.jobs import Job, chosen, runs_of, trials_of
 from ffvit.study.local import Local, slots_for
 from ffvit.study.plan import Plan
@@ -70,7 +70,7 @@ def look_ahead(plan: Plan, workers: int | None = None, ground: Ground | None = N
         held = hold(plan, arms_of(plan), classes)
         cores = len(os.sched_getaffinity(0))
         threads = max(1, cores // (len(held.arms) * len(plan.seeds) * (plan.folds or 1)))
-        ground = Ground(held=held, classes=classes, images=parts.account, threads=threads)
+        ground = Ground(held=held, classes=classes, images=parts.account, threads=threads, made_of=made_of(plan))
     runs = {arm.name: _prediction(arm, parts, ground.threads) for arm in ground.held.arms}
     jobs = len(runs) * len(plan.seeds) * (plan.folds or 1)
     memory = PROCESS + max(each.memory for each in runs.values())
@@ -162,10 +162,7 @@ def rebuild(folder: str | Path, console: Console | None = None) -> Findings:
     ground = study.ground()
     if ground is None:
         raise UserError(f"{study.path}: this study was not begun yet: ffvit compare --study {study.path} --resume")
-    findings = conclude(study, ground)
-    write_report(findings)
-    (console or Console()).print(summary_table(findings))
-    return findings
+    return _told(conclude(study, ground), console or Console())
 
 
 def _compare(
@@ -197,15 +194,21 @@ def _compare(
         finally:
             engine.close()
         _measure_costs(study, ground, console)
-        findings = conclude(study, ground)
-        write_report(findings)
-    console.print(summary_table(findings))
+        findings = _told(conclude(study, ground), console)
     failed = [words for words in findings.missing if "failed" in words]
     if failed:
         raise RunStoppedError(
             f"{len(failed)} run{'s' * (len(failed) > 1)} failed; the report is of the others. "
             f"What they said is in {study.logs}; --resume tries them again"
         )
+    return findings
+
+
+def _told(findings: Findings, console: Console) -> Findings:
+    """The findings, written and shown."""
+    page = write_report(findings)
+    console.print(summary_table(findings))
+    console.print(f"report: {escape(str(page))}", highlight=False, soft_wrap=True)
     return findings
 
 

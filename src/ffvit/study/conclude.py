@@ -30,6 +30,7 @@ def conclude(study: Study, ground: Ground) -> Findings:
         UserError: A run in the folder is not the plan's, or runs of a pair answered different images.
     """
     plan, arms = study.plan, ground.held.arms
+    study.check(plan)
     jobs, tuned = every_job(study, plan, arms)
     for job in jobs:
         job.check()

@@ -56,12 +56,19 @@ class Ground(Value):
         classes: How many the data has.
         images: What images there are, for a person.
         threads: Processor threads a run, on which the last bits of its result depend.
+        made_of: The fields of the plan that it follows from.
     """
 
     held: Held
     classes: int
     images: str
     threads: int
+    made_of: dict[str, Any]
+
+
+def made_of(plan: Plan) -> dict[str, Any]:
+    """The fields of a plan that decide what its runs are."""
+    return {name: value for name, value in plan.model_dump(mode="json").items() if name not in _EXTENDABLE}
 
 
 class Study:
@@ -121,19 +128,27 @@ class Study:
         """What the study is."""
         return read_plan(self.plan_file)
 
-    def replan(self, plan: Plan) -> None:
-        """Write a changed plan down, if the runs that are there are still part of it.
+    def check(self, plan: Plan) -> None:
+        """Nothing, if the runs that are there are part of a plan.
 
         Raises:
-            UserError: Something was changed that runs depend on; says what.
+            UserError: Something differs that runs depend on; says what.
         """
-        kept = {field for field in Plan.model_fields if field not in _EXTENDABLE}
-        before, after = (each.model_dump(mode="json", include=kept) for each in (self.plan, plan))
-        if changed := differences(before, after):
+        ground = self.ground()
+        before = ground.made_of if ground is not None else made_of(self.plan)
+        if changed := differences(before, made_of(plan)):
             raise UserError(
                 f"{self.plan_file}: the plan was changed since the study began: {'; '.join(changed[:5])}. Its runs are "
                 "of the old plan: put it back as it was, or give the new one another --out"
             )
+
+    def replan(self, plan: Plan) -> None:
+        """Write a changed plan down, if the runs that are there are still part of it.
+
+        Raises:
+            UserError: As `check`.
+        """
+        self.check(plan)
         with writing(self.plan_file) as temporary:
             temporary.write_text(plan.to_yaml())
 

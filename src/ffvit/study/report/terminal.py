@@ -1,4 +1,4 @@
-"""What the terminal shows at the end of a study: the verdict, the table of arms, where the rest is."""
+"""What the terminal shows at the end of a study: the verdict, the table of arms."""
 
 from __future__ import annotations
 
@@ -41,5 +41,4 @@ def summary_table(findings: Findings) -> Group:
         parts += [Text(), Text("Missing:", style="bold"), *(Text(f"  {each}") for each in findings.missing[:10])]
         if len(findings.missing) > 10:
             parts.append(Text(f"  and {len(findings.missing) - 10} more"))
-    parts += [Text(), Text(f"report: {findings.folder / 'report.html'}", no_wrap=True, overflow="ignore")]
-    return Group(*parts)
+    return Group(*parts, Text())

@@ -26,7 +26,7 @@ def interval(top1: Interval | None) -> str:
     return f"{100 * top1.value:.1f} % ({100 * top1.low:.1f} to {100 * top1.high:.1f})"
 
 
-def large(number: float, unit: str = "") -> str:
+def large(number: int, unit: str = "") -> str:
     """A count with three digits: 5.72 M."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= size:

@@ -1,0 +1,302 @@
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+import commands
+
+PLAN = {
+    "title": "Small and quick",
+    "data": "digits",
+    "recipe": {"base": "digits", "epochs": 2, "warmup_epochs": 0},
+    "network": {
+        "width": 16,
+        "depth": 1,
+        "image": 8,
+        "patch": 4,
+        "channels": 1,
+        "readout": "mean",
+        "position": "vectors",
+        "block": [{"mixer": "feedforward", "axis": "patches"}, {"mixer": "feedforward", "axis": "features"}],
+    },
+    "factors": {
+        "mixer": {"feed-forward": {}, "attention": {"block.0": {"mixer": "attention", "axis": "patches", "heads": 2}}}
+    },
+    "seeds": 2,
+    "search": "none",
+    "floors": False,
+}
+
+
+def plan_file(folder: Path, **fields) -> Path:
+    file = folder / "plan.yaml"
+    file.write_text(yaml.safe_dump({**PLAN, **fields}, sort_keys=False))
+    return file
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory) -> Path:
+    """A study that is done."""
+    folder = tmp_path_factory.mktemp("done")
+    told = commands.here("compare", "--study", plan_file(folder), "--out", folder / "study")
+    assert told.returncode == 0, told.stderr
+    (folder / "told.txt").write_text(told.stdout)
+    return folder / "study"
+
+
+@pytest.fixture
+def study(done: Path, tmp_path: Path) -> Path:
+    """A copy of it, to be spoilt."""
+    return Path(shutil.copytree(done, tmp_path / "study"))
+
+
+def test_a_study_tells_plan_runs_verdict_and_report(done: Path):
+    told = (done.parent / "told.txt").read_text()
+    order = [
+        "Small and quick",
+        "1,797 images",
+        "4 runs (2 arms x 2 seeds)",
+        "4/4  attention, seed 1",
+        "Without attention:",
+        "report:",
+    ]
+    places = [told.index(words) for words in order]
+    assert places == sorted(places)
+    for name in (
+        "study.yaml",
+        "arms.yaml",
+        "results.csv",
+        "report.html",
+        "report.md",
+        "costs.json",
+        "figures/verdict.svg",
+    ):
+        assert (done / name).is_file(), name
+
+
+def test_results_hold_a_row_a_run_and_nothing_of_the_clock(done: Path):
+    table = pd.read_csv(done / "results.csv")
+    assert list(zip(table["arm"], table["seed"], strict=True)) == [
+        (arm, seed) for arm in ("feed-forward", "attention") for seed in (0, 1)
+    ]
+    assert not any("second" in name or "time" in name or "memory" in name for name in table)
+
+
+def test_the_report_is_made_anew_from_the_runs_alone(study: Path):
+    before = (study / "report.html").read_bytes()
+    for name in ("report.html", "report.md", "results.csv"):
+        (study / name).unlink()
+    told = commands.here("report", study)
+    assert told.returncode == 0
+    assert (study / "report.html").read_bytes().replace(str(study).encode(), b"") != b""
+    assert len((study / "report.html").read_bytes()) == pytest.approx(len(before), rel=0.01)
+    assert (study / "results.csv").exists()
+
+
+def test_going_on_with_a_finished_study_does_nothing_again(study: Path):
+    before = {file: file.stat().st_mtime_ns for file in study.glob("runs/*/*/summary.json")}
+    told = commands.here("compare", "--study", study, "--resume")
+    assert told.returncode == 0
+    assert "4 of them done before" in told.stdout
+    assert {file: file.stat().st_mtime_ns for file in before} == before
+
+
+def test_more_seeds_are_added_to_what_is_there(study: Path):
+    before = (study / "runs/attention/seed-0/summary.json").read_text()
+    told = commands.here("compare", "--study", study, "--resume", "--seeds", 3)
+    assert told.returncode == 0
+    assert len(pd.read_csv(study / "results.csv")) == 6
+    assert (study / "runs/attention/seed-0/summary.json").read_text() == before
+
+
+def test_half_of_the_runs_missing_is_reported_as_such(study: Path):
+    shutil.rmtree(study / "runs/attention/seed-1")
+    told = commands.here("report", study)
+    assert told.returncode == 0
+    assert "attention, seed 1: not done" in told.stdout
+    assert "one seed: of the test images alone" in " ".join(told.stdout.split())
+    assert "attention, seed 1: not done" in (study / "report.html").read_text()
+    shutil.rmtree(study / "runs/attention")
+    told = commands.here("report", study)
+    assert told.returncode == 0
+    assert "No verdict" in told.stdout
+
+
+def test_a_plan_that_was_changed_under_its_runs_is_refused(study: Path, tmp_path: Path):
+    changed = plan_file(tmp_path, recipe={"base": "digits", "epochs": 3, "warmup_epochs": 0})
+    told = commands.here("compare", "--study", changed, "--out", study, "--resume")
+    assert told.returncode == 2
+    assert "recipe.epochs was 2, is 3" in told.stderr
+    shutil.copy(changed, study / "study.yaml")
+    told = commands.here("compare", "--study", study, "--resume")
+    assert told.returncode == 2
+    assert "recipe.epochs was 2, is 3" in told.stderr
+
+
+def test_a_run_that_was_exchanged_is_refused(study: Path):
+    file = study / "runs/attention/seed-0/config.yaml"
+    file.write_text(file.read_text().replace("learning_rate: 0.002", "learning_rate: 0.003"))
+    for arguments in (("report", study), ("compare", "--study", study, "--resume")):
+        told = commands.here(*arguments)
+        assert told.returncode == 2
+        assert "recipe.learning_rate was 0.003, is 0.002" in told.stderr
+
+
+def test_two_at_one_study_are_one_too_many(study: Path):
+    with (study / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        told = commands.here("compare", "--study", study, "--resume")
+    assert told.returncode == 2
+    assert "another `ffvit compare` is working on this study" in told.stderr
+
+
+def test_a_study_is_never_overwritten_unasked(study: Path, tmp_path: Path):
+    told = commands.here("compare", "--study", plan_file(tmp_path), "--out", study)
+    assert told.returncode == 2
+    assert "--resume" in told.stderr
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "letter.txt").write_text("dear")
+    told = commands.here("compare", "--study", plan_file(tmp_path), "--out", tmp_path / "other", "--overwrite")
+    assert told.returncode == 2
+    assert "is no study folder" in told.stderr
+    assert (tmp_path / "other" / "letter.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["ff_tiny_patch16_224"], "at least two different networks"),
+        (["ff_tiny_patch16_224", "deit_tny_patch16_224"], "did you mean 'deit_tiny_patch16_224'"),
+        (["--resume"], "--study FOLDER"),
+        (["--study", "nowhere"], "cannot be read"),
+        (["--data", "nowhere"], "there is no 'nowhere'"),
+        (["--budget", "flop"], "flop"),
+        (["--budget", "time"], "recipe.minutes"),
+        (["--study", "{plan}", "ff_tiny_patch16_224", "vit_tiny_patch16_224"], "not both"),
+        (["--study", "{plan}", "--cluster", "127.0.0.1:1"], "no Ray cluster answers"),
+        (["--study", "{plan}", "--folds", "1"], "folds"),
+    ],
+)
+def test_faults_are_one_clear_message(tmp_path: Path, arguments: list[str], words: str):
+    plan = plan_file(tmp_path)
+    told = commands.here("compare", *(each.format(plan=plan) for each in arguments), cwd=tmp_path)
+    assert told.returncode == 2
+    assert words in told.stderr
+    assert "Traceback" not in told.stderr
+    assert not (tmp_path / "studies").exists()
+
+
+def test_dry_run_tells_the_plan_and_makes_nothing(tmp_path: Path):
+    told = commands.here("compare", "--study", plan_file(tmp_path), "--dry-run", cwd=tmp_path)
+    assert told.returncode == 0
+    assert "time a run" in told.stdout
+    assert "MiB" in told.stdout
+    assert "about" in told.stdout
+    assert not (tmp_path / "studies").exists()
+
+
+def test_a_run_that_fails_is_told_and_the_others_are_reported(tmp_path: Path):
+    factors = {
+        "rate": {"sane": {}, "mad": {"learning_rate": 1e30, "clip_gradients": None}, "low": {"learning_rate": 1e-4}}
+    }
+    told = commands.here(
+        "compare", "--study", plan_file(tmp_path, factors=factors, seeds=1), "--out", tmp_path / "study"
+    )
+    assert told.returncode == 1
+    assert "1 run failed" in told.stderr
+    assert "the loss became" in told.stdout
+    assert set(pd.read_csv(tmp_path / "study/results.csv")["arm"]) == {"sane", "low"}
+    assert "the loss became" in (tmp_path / "study/report.html").read_text()
+
+
+def test_minutes_leave_out_rounds_that_would_not_fit(tmp_path: Path):
+    plan = plan_file(tmp_path, seeds=40, minutes=0.04)
+    told = commands.here("compare", "--study", plan, "--out", tmp_path / "study")
+    assert told.returncode == 0, told.stderr
+    assert "leave no time for seed" in told.stdout
+    rounds = pd.read_csv(tmp_path / "study/results.csv").groupby("seed").size()
+    assert len(rounds) < 40
+    assert set(rounds) == {2}  # only whole rounds
+
+
+def test_cross_validation_tests_every_image_once_a_repeat(tmp_path: Path):
+    told = commands.here("compare", "--study", plan_file(tmp_path, folds=3, seeds=1), "--out", tmp_path / "study")
+    assert told.returncode == 0, told.stderr
+    table = pd.read_csv(tmp_path / "study/results.csv")
+    assert set(table.groupby("arm")["test_images"].sum()) == {1797}
+    names = [pd.read_csv(file)["image"] for file in (tmp_path / "study/runs/attention").glob("*/predictions.csv")]
+    assert pd.concat(names).is_unique
+    assert "3-fold cross-validation" in (tmp_path / "study/report.html").read_text()
+
+
+def test_until_settled_adds_seeds_and_stops(tmp_path: Path):
+    plan = plan_file(tmp_path, until_settled=True, max_seeds=3, margin=0.0)
+    told = commands.here("compare", "--study", plan, "--out", tmp_path / "study")
+    assert told.returncode == 0, told.stderr
+    seeds = pd.read_csv(tmp_path / "study/results.csv")["seed"].nunique()
+    assert ("settled with 2 seeds" in told.stdout and seeds == 2) or seeds == 3
+    assert "2 looks" in (tmp_path / "study/report.html").read_text()
+    again = commands.here("report", tmp_path / "study")
+    assert f"{seeds} seeds, paired" in " ".join(again.stdout.split())
+
+
+def test_killed_twice_and_gone_on_the_results_are_the_same_bytes(done: Path, tmp_path: Path):
+    """kill -9 of the whole tree, at random."""
+    study, draw = tmp_path / "study", random.Random(5)
+    arguments: list[object] = ["compare", "--study", plan_file(tmp_path), "--out", study]
+    for _ in range(2):
+        process = commands.started(*arguments)
+        until = time.monotonic() + 60
+        while not (study / "runs").exists() and time.monotonic() < until:
+            time.sleep(0.05)
+        time.sleep(draw.uniform(0.1, 1.5))
+        for pid in tree(process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.communicate()
+        arguments = ["compare", "--study", study, "--resume"]
+    told = commands.here(*arguments)
+    assert told.returncode == 0, told.stderr
+    assert (study / "results.csv").read_bytes() == (done / "results.csv").read_bytes()
+
+
+def test_runs_end_with_the_study_that_started_them(tmp_path: Path):
+    """Or a study gone on would work beside them on the same folders."""
+    recipe = {"base": "digits", "epochs": 400}
+    process = commands.started("compare", "--study", plan_file(tmp_path, recipe=recipe), "--out", tmp_path / "study")
+    while not list((tmp_path / "study").glob("runs/*/*/checkpoint/state.pt")):
+        assert process.poll() is None
+        time.sleep(0.1)
+    children = tree(process.pid)[1:]
+    process.kill()
+    process.communicate()
+    until = time.monotonic() + 10
+    while alive := [
+        pid for pid in children if Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]:
+        assert time.monotonic() < until, f"still there: {alive}"
+        time.sleep(0.1)
+
+
+def tree(pid: int) -> list[int]:
+    """A process and all that came of it."""
+    listed = subprocess.run(["ps", "-eo", "pid,ppid"], capture_output=True, text=True, check=True).stdout
+    of: dict[int, list[int]] = {}
+    for line in listed.splitlines()[1:]:
+        child, parent = map(int, line.split())
+        of.setdefault(parent, []).append(child)
+    found = [pid]
+    for each in found:
+        found += of.get(each, [])
+    return found

@@ -6,7 +6,7 @@ BIN := .venv/bin
 .DEFAULT_GOAL := demo
 
 demo: .venv/.ready
-	$(BIN)/ffvit train --out runs/demo --overwrite
+	$(BIN)/ffvit compare --out studies/demo --overwrite
 
 test: lint types unit
 

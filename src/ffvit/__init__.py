@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from ffvit.network.weights import load, save_weights
     from ffvit.recipe import Recipe
     from ffvit.run import Run
+    from ffvit.study.compare import compare
+    from ffvit.study.plan import Plan
     from ffvit.training.train import train
 
 _HOME = {
@@ -36,10 +38,12 @@ _HOME = {
     "Branch": "ffvit.architecture",
     "Data": "ffvit.data.config",
     "Machine": "ffvit.machine",
+    "Plan": "ffvit.study.plan",
     "Recipe": "ffvit.recipe",
     "Run": "ffvit.run",
     "RunStoppedError": "ffvit.errors",
     "UserError": "ffvit.errors",
+    "compare": "ffvit.study.compare",
     "create_model": "ffvit.network.create",
     "evaluate": "ffvit.evaluation.evaluate",
     "load": "ffvit.network.weights",
@@ -55,10 +59,12 @@ __all__ = [
     "Branch",
     "Data",
     "Machine",
+    "Plan",
     "Recipe",
     "Run",
     "RunStoppedError",
     "UserError",
+    "compare",
     "create_model",
     "evaluate",
     "load",

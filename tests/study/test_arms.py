@@ -128,6 +128,12 @@ def test_one_arm_is_asked_whether_its_mixing_is_worth_anything():
     assert questions_of(its, arms_of(its)) == (("FF", "no mixing"), ("FF", "random mixing"))
 
 
+def test_one_arm_without_floors_is_no_study():
+    its = plan(floors=False)
+    with pytest.raises(UserError, match="only one arm"):
+        questions_of(its, arms_of(its))
+
+
 @pytest.mark.parametrize("file", sorted(STUDIES.glob("*.yaml")), ids=lambda file: file.stem)
 def test_the_ready_plans_can_be_built(file: Path):
     its = planned(study=file)

@@ -57,7 +57,11 @@ def arms_of(plan: Plan) -> tuple[Arm, ...]:
 
 
 def questions_of(plan: Plan, arms: tuple[Arm, ...]) -> tuple[tuple[str, str], ...]:
-    """The pairs (arm, against) that the study asks about, the main one first."""
+    """The pairs (arm, against) that the study asks about, the main one first.
+
+    Raises:
+        UserError: There is nothing to compare.
+    """
     if plan.comparisons is not None:
         return plan.comparisons
     asked = [arm for arm in arms if arm.role != "floor"]
@@ -65,6 +69,8 @@ def questions_of(plan: Plan, arms: tuple[Arm, ...]) -> tuple[tuple[str, str], ..
     others = [arm.name for arm in sorted(asked, key=lambda arm: not without_attention(arm)) if arm.name != against]
     if not others:  # one arm alone is asked whether its mixing is worth anything
         others = [arm.name for arm in arms if arm.role == "floor"]
+        if not others:
+            raise UserError(f"factors: there is only one arm, {against!r}, and no floor: nothing to compare it with")
         return tuple((against, other) for other in others)
     return tuple((other, against) for other in others)
 

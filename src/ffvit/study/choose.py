@@ -17,7 +17,7 @@ from ffvit.data.parts import Parts, open_parts
 from ffvit.errors import UserError
 from ffvit.recipe import Recipe
 from ffvit.study.arms import arms_of
-from ffvit.study.plan import Plan, Search
+from ffvit.study.plan import Plan
 from ffvit.study.predict import measure
 
 Factors = dict[str, dict[str, dict[str, Any]]]
@@ -30,6 +30,8 @@ FULL = 0.75
 
 SEEDS = 3
 MOST_SEEDS = 10
+SHORTEST, LONGEST = 1 / 3, 3.0
+"""How much less, and more, than the epochs needed a run is trained, before there are fewer seeds, or more."""
 
 
 class Body(NamedTuple):
@@ -43,6 +45,7 @@ class Body(NamedTuple):
 
 
 BODIES = (
+    Body(32, 8, 64, 4, 2),
     Body(32, 4, 64, 4, 2),
     Body(48, 6, 96, 6, 3),
     Body(64, 8, 128, 6, 4),
@@ -94,7 +97,8 @@ def fitted(
     """The fields of a plan that fit images and time: network, recipe, factors, seeds, minutes.
 
     The digits get the body and the recipe that are theirs. Other images get the largest body that the time is enough
-    for with three seeds, then up to three times as many epochs, then more seeds.
+    for with three seeds, then up to three times as many epochs, then more seeds; if it is short, a third as many
+    epochs, then fewer seeds.
 
     Args:
         data: The images.
@@ -119,28 +123,37 @@ def fitted(
     seconds = minutes * 60 * FULL * at_once
     best: tuple[Body, float] | None = None
     for size in (each for each in BODIES if each.image <= max(side * 1.5, BODIES[0].image)):
-        cost = _seconds_a_seed(_fields(size, _recipe(images, need), data, factors, floors), parts)
-        if cost * SEEDS > seconds and best is not None:
+        # Of runs with as many epochs as are needed: how many seeds there is time for, the search's trials aside.
+        plan = Plan(**_fields(size, _recipe(images, need), data, factors, floors))
+        each = sum(measure(arm.network, arm.recipe, parts, 1).run(arm.recipe, parts).seconds for arm in arms_of(plan))
+        seeds = seconds / each - _trials(plan)
+        if seeds < SEEDS and best is not None:
             break
-        best = size, cost
-        if cost * SEEDS > seconds:
+        best = size, seeds
+        if seeds < SEEDS:
             break
     assert best is not None
-    size, cost = best
-    seeds, epochs = min(SEEDS, int(seconds // cost)), need
-    if seeds < 1:
+    size, seeds = best
+    trials = _trials(plan)
+    # A run's length, as a share of the epochs needed, with three seeds; time beyond three times that goes into seeds.
+    length = (seeds + trials) / (SEEDS + trials)
+    share = min(LONGEST, max(SHORTEST, length))
+    count = min(MOST_SEEDS, int((seeds + trials) / share - trials + 1e-9))
+    if count < 1:
+        enough = math.ceil(minutes * SHORTEST * (1 + trials) / (seeds + trials))
         raise UserError(
             f"minutes: {minutes:g} is too short: on these {images:,} training images even the smallest body with one "
-            f"seed would take about {math.ceil(cost / at_once / 60 / FULL)} minutes"
+            f"seed would take about {enough} minutes"
         )
-    if seeds == SEEDS:
-        longer = min(3.0, seconds / (cost * SEEDS))
-        epochs = int(need * longer)
-        seeds = max(SEEDS, min(MOST_SEEDS, int(seconds / (cost * longer))))
-    return _fields(size, _recipe(images, epochs), data, factors, floors) | {
-        "seeds": tuple(range(seeds)),
+    return _fields(size, _recipe(images, max(1, int(need * share))), data, factors, floors) | {
+        "seeds": tuple(range(count)),
         "minutes": minutes,
     }
+
+
+def _trials(plan: Plan) -> float:
+    """What the search takes, in whole runs of every arm."""
+    return 3 * plan.search.length * plan.search.seeds if plan.search is not None else 0.0
 
 
 def _fields(size: Body, recipe: Recipe, data: Data, factors: Factors | None, floors: bool) -> dict[str, Any]:
@@ -151,15 +164,6 @@ def _fields(size: Body, recipe: Recipe, data: Data, factors: Factors | None, flo
         "factors": factors or {"mixer": mixers(size.heads)},
         "floors": floors,
     }
-
-
-def _seconds_a_seed(fields: dict[str, Any], parts: Parts) -> float:
-    """Seconds of one seed of every arm on one thread, its share of the search's trials included."""
-    plan = Plan(**fields)
-    search = plan.search or Search()
-    share = 3 * search.length / SEEDS
-    arms = arms_of(plan)
-    return sum(measure(arm.network, arm.recipe, parts, 1).run(arm.recipe, parts).seconds * (1 + share) for arm in arms)
 
 
 def _typical_side(parts: Parts) -> int:

@@ -40,7 +40,8 @@ def conclude(study: Study, ground: Ground) -> Findings:
     reference = ground.held.arm(questions_of(plan, arms)[0][1])
     of_arm = {arm.name: [result for result in results if result.job.arm == arm.name] for arm in arms}
     found = {arm.name: _arm(plan, ground, arm, reference, of_arm[arm.name], costs, tuned, jobs) for arm in arms}
-    comparisons, disagreements = [], []
+    comparisons: list[Comparison] = []
+    disagreements: list[Disagreement | None] = []
     asked = questions_of(plan, arms)
     level = statistics.level_for(len(asked) * len(looks_of(plan)))
     for one, other in asked:
@@ -48,7 +49,8 @@ def conclude(study: Study, ground: Ground) -> Findings:
         difference = _difference(plan, pairs, level)
         if difference is None:
             continue
-        comparisons.append(_comparison(plan, ground.held, found, one, other, pairs, difference))
+        floor = found.get("no mixing") if not comparisons else None  # said once
+        comparisons.append(_comparison(plan, ground.held, found, one, other, pairs, difference, floor))
         disagreements.append(_disagreement(pairs, one, other))
     return Findings(
         title=plan.title,
@@ -226,12 +228,12 @@ def _comparison(
     other: str,
     pairs: Sequence[tuple[Result, Result]],
     difference: statistics.Difference,
+    floor: ArmFinding | None,
 ) -> Comparison:
     margin = plan.margin / 100
     outcome = statistics.outcome(difference, margin)
     more = statistics.seeds_to_settle(difference, margin)
     arm, against = held.arm(one), held.arm(other)
-    floor = found.get("no mixing")
     return Comparison(
         arm=one,
         against=other,

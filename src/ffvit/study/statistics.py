@@ -166,7 +166,7 @@ def outcome(difference: Difference, margin: float) -> Outcome:
     """What a difference shows, at an error rate of 1 less its level for each of the statements.
 
     `as good` if equivalence within the margin is shown, even where the difference is also real; else `better` or
-    `worse` if its interval leaves 0 out; else `not worse` if it is shown to be worse by less than the margin.
+    `worse` if its interval leaves 0 out; else `not worse` if its interval leaves out all that is worse than the margin.
     """
     alpha = 1 - difference.level
     if equivalence(difference, margin) <= alpha:
@@ -175,7 +175,7 @@ def outcome(difference: Difference, margin: float) -> Outcome:
         return "better"
     if difference.high < 0:
         return "worse"
-    return "not worse" if margin > 0 and difference.surely_above(-margin) <= alpha else "open"
+    return "not worse" if difference.low > -margin else "open"
 
 
 def level_for(questions: int, level: float = 0.95) -> float:

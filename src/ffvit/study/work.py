@@ -60,6 +60,8 @@ def _here(config: Config, folder: Path, threads: int, words: Any) -> None:
     from ffvit.training.train import resume, run_config
 
     torch.set_num_threads(threads)
+    if config.machine.workers is None and not torch.cuda.is_available():
+        config = config.replace(machine=config.machine.replace(workers=threads - 1))  # no more than it was given
     console = Console(file=words, width=120)
     if (folder / "checkpoint" / "state.pt").is_file():
         resume(folder, machine=config.machine, console=console)

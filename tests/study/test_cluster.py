@@ -18,7 +18,10 @@ STUDY = """
 import sys, threading, time
 from pathlib import Path
 from ray.cluster_utils import Cluster
+from ffvit.study.arms import arms_of
+from ffvit.study.cluster import connected
 from ffvit.study.compare import compare
+from ffvit.study.jobs import runs_of
 from ffvit.study.plan import read_plan
 
 if __name__ == "__main__":
@@ -34,7 +37,16 @@ if __name__ == "__main__":
 
     if "die" in sys.argv:
         threading.Thread(target=kill, daemon=True).start()
-    compare(read_plan(Path(sys.argv[1])), out, cluster=cluster.address)
+    plan = read_plan(Path(sys.argv[1]))
+    if "one" in sys.argv:
+        engine = connected(cluster.address, plan.machine)(1, out / "logs")
+        engine.start(runs_of(plan, arms_of(plan), out, plan.seeds, {})[0])
+        while not (ended := engine.ended(1.0)):
+            pass
+        assert ended[0][1].status == "done", ended
+        engine.close()
+    else:
+        compare(plan, out, cluster=cluster.address)
 """
 
 NOTICES_SOON = {"RAY_health_check_period_ms": "500", "RAY_health_check_failure_threshold": "4"}
@@ -67,9 +79,10 @@ def test_a_machine_that_dies_takes_no_run_with_it(tmp_path: Path):
 def test_a_run_over_two_machines_is_placed_on_both(tmp_path: Path):
     machine = {"accelerator": "cpu", "nodes": 2}
     recipe = {"base": "digits", "epochs": 1, "warmup_epochs": 0}
-    study(tmp_path, recipe=recipe, machine=machine)
-    log = next((tmp_path / "out" / "logs").glob("*seed-0.log")).read_text()
+    study(tmp_path, "one", recipe=recipe, machine=machine)
+    log = (tmp_path / "out" / "logs" / "runs-width-16-seed-0.log").read_text()
     assert "2 x cpu" in log
+    assert "top-1" in log
 
 
 def test_ray_that_is_not_installed_is_told(monkeypatch: pytest.MonkeyPatch):

@@ -43,12 +43,12 @@ class Cluster:
         on_gpu = machine.accelerator == "cuda" or (machine.accelerator == "auto" and there.get("GPU", 0) > 0)
         self._bundle: dict[str, float] = {"CPU": threads, "GPU": machine.devices} if on_gpu else {"CPU": threads}
         self.at_once = int(min(there.get(kind, 0) // (asked * machine.nodes) for kind, asked in self._bundle.items()))
-        if self.at_once < 1 or _machines(there) < machine.nodes:
+        if self.at_once < 1 or _machines(ray) < machine.nodes:
             asked = f"{machine.devices} GPUs" if on_gpu else f"{threads} processor cores"
+            has = _in_words(ray)
             ray.shutdown()
             raise UserError(
-                f"--cluster: no place for a run that asks for {asked} on {machine.nodes} machines: the cluster has "
-                f"{_in_words(there)}"
+                f"--cluster: no place for a run that asks for {asked} on {machine.nodes} machines: the cluster has {has}"
             )
         # A run over several machines is seen to by a task that needs nothing itself.
         here = self._bundle if machine.nodes == 1 else {"CPU": 0}
@@ -183,23 +183,20 @@ def _environment() -> dict[str, str]:
     return {name: os.environ[name] for name in ("OMP_WAIT_POLICY", "PYTHONPATH") if name in os.environ}
 
 
-def _in_words(resources: dict[str, Any]) -> str:
-    return f"{resources.get('CPU', 0):g} cores and {resources.get('GPU', 0):g} GPUs on {_machines(resources)} machines"
+def _in_words(ray: Any) -> str:
+    there = ray.cluster_resources()
+    return f"{there.get('CPU', 0):g} cores and {there.get('GPU', 0):g} GPUs on {_machines(ray)} machines"
 
 
-def _machines(resources: dict[str, Any]) -> int:
-    return sum(name.startswith("node:") and "internal_head" not in name for name in resources)
+def _machines(ray: Any) -> int:
+    return sum(node["Alive"] for node in ray.nodes())
 
 
 def connected(address: str, machine: Machine) -> Callable[[int, Path], Cluster]:
     """Connect now, so that an address that does not answer is told of before anything is made.
 
     Raises:
-        UserError: As `connect`; or a run asks for several machines.
+        UserError: As `connect`.
     """
-    if machine.nodes > 1:
-        raise UserError(
-            "--cluster: a run over several machines is not placed by it: use --nodes 1, or torchrun or SLURM"
-        )
     ray = connect(address)
     return lambda threads, logs: Cluster(ray, machine, threads, logs)

@@ -497,3 +497,25 @@ def test_photos_are_seeded(tmp_path):
     found = sorted(path.relative_to(first) for path in first.rglob("*.jpg"))
     assert len(found) == 8
     assert all((first / path).read_bytes() == (again / path).read_bytes() for path in found)
+
+
+def test_folds_test_every_image_once_with_equal_classes():
+    parts = [open_parts(Data(folds=5, fold=fold)) for fold in range(5)]
+    names = [each.test.name(index) for each in parts for index in range(len(each.test))]
+    assert len(names) == len(set(names)) == 1797
+    for each in parts:
+        sizes = np.bincount(each.test.labels)
+        assert sizes.max() - sizes.min() <= 3
+        trained = {each.train.name(index) for index in range(len(each.train))}
+        assert not trained & {each.test.name(index) for index in range(len(each.test))}
+
+
+def test_folds_of_data_that_brings_its_test_part_are_refused(photos: Path):
+    with pytest.raises(UserError, match="brings its own test part"):
+        open_parts(Data(source=str(photos), folds=3, fold=0))
+
+
+@pytest.mark.parametrize("fields", [{"folds": 3}, {"fold": 0}, {"folds": 3, "fold": 3}])
+def test_a_fold_needs_to_be_one_of_the_folds(fields: dict):
+    with pytest.raises(ValueError, match="fold"):
+        Data(**fields)

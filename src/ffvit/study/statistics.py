@@ -22,7 +22,7 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy import stats
+from scipy import special, stats
 
 Outcome = Literal["better", "worse", "as good", "not worse", "open"]
 
@@ -58,6 +58,7 @@ class Difference:
         image_variance: Of an image's true difference.
         residual_variance: What is left, of one seed on one image.
         seed_error: Standard error by the seeds alone, with one degree of freedom less than seeds; 0 with one seed.
+        folds: Of cross-validation; 0 without. With folds, the image variance is what further repeats do not reduce.
     """
 
     value: float
@@ -73,35 +74,36 @@ class Difference:
     image_variance: float
     residual_variance: float
     seed_error: float = 0.0
+    folds: int = 0
 
     def surely_above(self, bound: float) -> float:
         """The one-sided p-value of the difference being above a bound."""
-        by_both = float(stats.t.sf((self.value - bound) / self.standard_error, self.degrees))
-        if not self.seed_error:
-            return by_both
-        return max(by_both, float(stats.t.sf((self.value - bound) / self.seed_error, self.seeds - 1)))
+        return self._tail(self.value - bound)
 
     def surely_below(self, bound: float) -> float:
         """The one-sided p-value of the difference being below a bound."""
-        by_both = float(stats.t.cdf((self.value - bound) / self.standard_error, self.degrees))
+        return self._tail(bound - self.value)
+
+    def _tail(self, distance: float) -> float:
+        """The larger p-value of both tests."""
+        by_both = _below(-distance / self.standard_error, self.degrees)
         if not self.seed_error:
             return by_both
-        return max(by_both, float(stats.t.cdf((self.value - bound) / self.seed_error, self.seeds - 1)))
+        return max(by_both, _below(-distance / self.seed_error, self.seeds - 1.0))
 
 
 def mean(correct: Bool[np.ndarray, "seeds images"], level: float = 0.95) -> Interval:
     """The accuracy of an arm, with an interval over seeds and images; with one seed, over images (Wilson).
 
-    An arm that answers everything rightly, or nothing, has no spread to measure: its interval is Wilson's too, as if
-    its seeds were one.
+    With several it is Wilson's interval too, of as many independent answers as would have the error measured (Dean and
+    Pagano 2015): near 100 % the plain one, value and so much each way, is far too sure (see `docs/statistics.md`). An
+    arm that answers everything rightly, or nothing, has no spread to measure: then as if its seeds were one.
     """
-    value = correct.mean().item()
+    value, images = correct.mean().item(), correct.shape[1]
     if len(correct) == 1 or not 0 < value < 1:
-        images = correct.shape[1]
-        wilson = stats.binomtest(round(value * images), images).proportion_ci(level, "wilson")
-        return Interval(value, min(float(wilson.low), value), max(float(wilson.high), value), level)
+        return _wilson(value, _quantile(level, inf) ** 2 / images, level)
     half = _parts(correct.astype(np.float64)).half_width(level)
-    return Interval(value, max(0.0, value - half), min(1.0, value + half), level)
+    return _wilson(value, half**2 / (value * (1 - value)), level)
 
 
 def difference(
@@ -121,7 +123,7 @@ def difference(
         p_value = stats.binomtest(only_first, discordant).pvalue if discordant else 1.0
         middle = (only_first - only_second) / padded
         error = sqrt((discordant + 1) / padded - middle**2) / sqrt(padded)
-        half = float(stats.norm.ppf((1 + level) / 2)) * error
+        half = _quantile(level, inf) * error
         low, high = min(middle - half, value), max(middle + half, value)
         return Difference(value, low, high, level, error, inf, float(p_value), 1, images, 0.0, 0.0, table.var().item())
     parts = _parts(table)
@@ -143,16 +145,32 @@ def fold_difference(
         images: How many there are in all.
         level: Of the interval.
     """
+    repeats, folds = differences.shape
     error, degrees = _resampled(differences, test_over_train, 2.0 / images**2)
-    parts = _Parts(error, degrees, 0.0, 0, 0.0, 0.0, differences.var(ddof=1).item())
-    return _with_interval(differences.mean().item(), parts, level, len(differences), images)
+    # Told apart by what more repeats would do: s^2 / J falls with them, s^2 test / train does not.
+    lasting = error**2 * test_over_train / (1 / differences.size + test_over_train)
+    parts = _Parts(error, degrees, 0.0, 0, 0.0, lasting * images, (error**2 - lasting) * repeats * images)
+    return replace(_with_interval(differences.mean().item(), parts, level, repeats, images), folds=folds)
 
 
-def fold_mean(accuracies: Float[np.ndarray, "repeats folds"], test_over_train: float, level: float = 0.95) -> Interval:
-    """The accuracy of an arm by repeated cross-validation; see `fold_difference`."""
+def fold_mean(
+    accuracies: Float[np.ndarray, "repeats folds"], test_over_train: float, level: float = 0.95, images: int = 0
+) -> Interval:
+    """The accuracy of an arm by repeated cross-validation; see `fold_difference`, and `mean` for the interval's form.
+
+    Args:
+        accuracies: One a run.
+        test_over_train: Test images of a run over its training images.
+        level: Of the interval.
+        images: How many there are in all. Without them, an arm whose every run answered everything rightly, or nothing,
+            seems known for certain.
+    """
     error, degrees = _resampled(accuracies, test_over_train, 0.0)
-    value, half = accuracies.mean().item(), float(stats.t.ppf((1 + level) / 2, degrees)) * error
-    return Interval(value, max(0.0, value - half), min(1.0, value + half), level)
+    value, quantile = accuracies.mean().item(), _quantile(level, degrees)
+    if not 0 < value < 1:
+        return _wilson(value, _quantile(level, inf) ** 2 / images if images else (quantile * error) ** 2, level)
+    least = value * (1 - value) / (images * len(accuracies)) if images else 0.0
+    return _wilson(value, quantile**2 * max(error**2, least) / (value * (1 - value)), level)
 
 
 def equivalence(difference: Difference, margin: float) -> float:
@@ -163,10 +181,14 @@ def equivalence(difference: Difference, margin: float) -> float:
 
 
 def outcome(difference: Difference, margin: float) -> Outcome:
-    """What a difference shows, at an error rate of 1 less its level for each of the statements.
+    """What a difference shows, at an error rate of 1 less its level for all of these statements together.
 
     `as good` if equivalence within the margin is shown, even where the difference is also real; else `better` or
-    `worse` if its interval leaves 0 out; else `not worse` if its interval leaves out all that is worse than the margin.
+    `worse` if its interval leaves 0 out; else `not worse` if worse than by the margin is ruled out, one-sided.
+
+    Whatever the true difference, one test at that rate covers all that could be said wrongly: below -margin, all of
+    `as good`, `better` and `not worse` imply that it was found surely above -margin; above margin, `as good` and
+    `worse` that it was found surely below margin; between them, only `better` or `worse` can be wrong.
     """
     alpha = 1 - difference.level
     if equivalence(difference, margin) <= alpha:
@@ -175,7 +197,7 @@ def outcome(difference: Difference, margin: float) -> Outcome:
         return "better"
     if difference.high < 0:
         return "worse"
-    return "not worse" if difference.low > -margin else "open"
+    return "not worse" if margin > 0 and difference.surely_above(-margin) <= alpha else "open"
 
 
 def level_for(questions: int, level: float = 0.95) -> float:
@@ -194,31 +216,42 @@ def looks(first: int, most: int) -> tuple[int, ...]:
     return tuple(counts)
 
 
-def seeds_to_settle(difference: Difference, margin: float, most: int = 100) -> int | None:
-    """How many more seeds would likely settle a question: 0 if it is; None if no number up to `most` would.
+def seeds_to_settle(difference: Difference, margin: float, power: float = POWER, most: int = 100) -> int | None:
+    """How many more seeds would likely settle a question: 0 if it is; None if no number up to `most` in all would.
 
-    Likely is with a probability of 80 %, if the difference and the variances stay what they are; a difference of the
-    size of its own error may of course turn out otherwise. What the test images leave open, no seed closes.
+    Likely is with a probability of `power`, if the difference and the variances stay what they are; a difference of the
+    size of its own error may of course turn out otherwise. What the test images leave open, no seed closes. One seed
+    shows neither the seeds' variance nor the images', so that its guess is the lowest there is: as if both were none.
+    With folds, a seed is a repeat of them all.
     """
     if outcome(difference, margin) in ("better", "worse", "as good"):
         return 0
     now = difference.seeds
-    for seeds in range(now + 1, now + most + 1):
-        variance = (
-            difference.seed_variance / seeds
-            + difference.image_variance / difference.images
-            + difference.residual_variance / (seeds * difference.images)
-        )
-        error, degrees = sqrt(variance), seeds - 1
-        real = float(stats.t.ppf((1 + difference.level) / 2, degrees))
-        equal = float(stats.t.ppf(difference.level, degrees))
-        shift = difference.value / error
-        shown_real = stats.norm.cdf(abs(shift) - real)
-        inside = margin / error - equal
-        shown_equal = max(0.0, float(stats.norm.cdf(inside - shift) - stats.norm.cdf(-inside - shift)))
-        if max(float(shown_real), shown_equal) >= POWER:
-            return seeds - now
-    return None
+    return next(
+        (seeds - now for seeds in range(now + 1, most + 1) if _settled(difference, margin, seeds) >= power), None
+    )
+
+
+def _settled(difference: Difference, margin: float, seeds: int) -> float:
+    """The probability, at so many seeds, of `better`, `worse` or `as good`: noncentral t, the less likely of both tests."""
+    images, alpha = difference.images, 1 - difference.level
+    lasting = difference.image_variance / images
+    passing = (difference.seed_variance + difference.residual_variance / images) / seeds
+    if difference.folds:
+        tests = [(sqrt(passing + lasting), seeds * difference.folds - 1.0)]
+    else:
+        degrees = min((1 + lasting / passing) ** 2 * (seeds - 1), float((seeds - 1) * (images - 1))) if passing else inf
+        tests = [(sqrt(passing + lasting), degrees), (sqrt(passing), seeds - 1.0)]
+    real, equal = 1.0, 1.0
+    for error, degrees in tests:
+        if not error:
+            continue
+        far = abs(difference.value) / error
+        real = min(real, 1 - _noncentral(_quantile(difference.level, degrees), degrees, far))
+        bound = _quantile(1 - 2 * alpha, degrees)
+        sides = [_noncentral(bound, degrees, margin / error + side * far) for side in (-1, 1)]
+        equal = min(equal, 1 - sum(sides))
+    return max(real, equal if margin > 0 else 0.0)
 
 
 @dataclass(frozen=True)
@@ -235,11 +268,10 @@ class _Parts:
 
     def half_width(self, level: float) -> float:
         """Half of the interval: the wider of both."""
-        tail = (1 + level) / 2
-        by_both = float(stats.t.ppf(tail, self.degrees)) * self.standard_error
+        by_both = _quantile(level, self.degrees) * self.standard_error
         if not self.seed_error:
             return by_both
-        return max(by_both, float(stats.t.ppf(tail, self.seed_degrees)) * self.seed_error)
+        return max(by_both, _quantile(level, float(self.seed_degrees)) * self.seed_error)
 
 
 def _parts(table: Float[np.ndarray, "seeds images"]) -> _Parts:
@@ -291,3 +323,28 @@ def _with_interval(value: float, parts: _Parts, level: float, seeds: int, images
         seed_error=parts.seed_error,
     )
     return replace(its, p_value=min(1.0, 2 * min(its.surely_above(0.0), its.surely_below(0.0))))
+
+
+def _quantile(level: float, degrees: float) -> float:
+    """Of Student's t (the normal, where degrees are infinite): so many standard errors each way make up the level."""
+    return special.stdtrit(degrees, (1 + level) / 2).item()
+
+
+def _below(value: float, degrees: float) -> float:
+    """The probability that Student's t is below a value."""
+    return special.stdtr(degrees, value).item()
+
+
+def _noncentral(value: float, degrees: float, shift: float) -> float:
+    """The probability that noncentral t is below a value; by the normal where that makes no difference."""
+    if degrees > 1000 or abs(shift) > 30:
+        return special.ndtr(value - shift).item()
+    return special.nctdtr(degrees, shift, value).item()
+
+
+def _wilson(value: float, spread: float, level: float) -> Interval:
+    """Wilson's (1927) interval: all shares p with (value - p)^2 <= spread p (1 - p)."""
+    center = (value + spread / 2) / (1 + spread)
+    half = sqrt(value * (1 - value) * spread + spread**2 / 4) / (1 + spread)
+    # Rounding must not leave the value outside: at 0 and at 1 it is a bound.
+    return Interval(value, min(max(center - half, 0.0), value), max(min(center + half, 1.0), value), level)

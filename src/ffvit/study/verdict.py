@@ -90,7 +90,9 @@ def _within(difference: Difference, outcome: Outcome, margin: float, more_seeds:
         else "On average beyond"
     )
     rest = "but not yet shown to be as good or better" if outcome == "not worse" else "not yet shown to be"
-    if more_seeds is None:
+    if difference.seeds == 1:
+        more = "one seed cannot tell how much training itself varies; more seeds would"
+    elif more_seeds is None:
         more = "more seeds alone would hardly settle it: that takes more test images, or a wider margin"
     else:
         more = f"{more_seeds} more seed{'s' * (more_seeds != 1)} would likely settle it"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import shutil
 import subprocess
@@ -97,6 +98,8 @@ def process(
     """What a run's own process does: apart from the terminal's signals, and gone as soon as the study is."""
     os.setpgid(0, 0)  # Ctrl-C is the study's to answer: it asks each run to save and stop
     os.environ.update(environment)
+    # Loading processes are started as in any run: off the server they would not notice that their run has died.
+    multiprocessing.set_start_method(None, force=True)
 
     def leave_with_parent() -> None:
         wait_for_parent()

@@ -133,7 +133,8 @@ def _mean(plan: Plan, results: Sequence[Result]) -> statistics.Interval | None:
         return None
     if plan.folds is not None:
         table = _by_fold(plan, [(result.key, float(result.correct.mean())) for result in results])
-        return statistics.fold_mean(table, 1 / (plan.folds - 1)) if table is not None else None
+        images = sum(len(result.answers) for result in results if result.key[0] == results[0].key[0])
+        return statistics.fold_mean(table, 1 / (plan.folds - 1), images=images) if table is not None else None
     sizes = {len(result.answers) for result in results}
     if len(sizes) > 1:
         raise UserError(f"{results[0].job.arm}: its runs answered different numbers of test images: {sorted(sizes)}")

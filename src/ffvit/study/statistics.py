@@ -184,7 +184,8 @@ def outcome(difference: Difference, margin: float) -> Outcome:
     """What a difference shows, at an error rate of 1 less its level for all of these statements together.
 
     `as good` if equivalence within the margin is shown, even where the difference is also real; else `better` or
-    `worse` if its interval leaves 0 out; else `not worse` if worse than by the margin is ruled out, one-sided.
+    `worse` if its interval leaves 0 out; else `not worse` if its interval leaves out all that is worse than the margin
+    (a one-sided test would say so a little more often, and contradict the interval that stands beside it).
 
     Whatever the true difference, one test at that rate covers all that could be said wrongly: below -margin, all of
     `as good`, `better` and `not worse` imply that it was found surely above -margin; above margin, `as good` and
@@ -197,7 +198,7 @@ def outcome(difference: Difference, margin: float) -> Outcome:
         return "better"
     if difference.high < 0:
         return "worse"
-    return "not worse" if margin > 0 and difference.surely_above(-margin) <= alpha else "open"
+    return "not worse" if difference.low > -margin else "open"
 
 
 def level_for(questions: int, level: float = 0.95) -> float:

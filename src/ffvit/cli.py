@@ -273,11 +273,11 @@ def compare(
     """Compare networks in a controlled study: a table, a verdict with its uncertainty, a report.
 
     Examples:
-      ffvit compare                                        the question itself, on handwritten digits
-      ffvit compare --data photos/ --minutes 30            on your images; sizes and recipe are chosen to fit
-      ffvit compare ff_small_patch16_224 deit_small_patch16_224 --data photos/ --seeds 5 --out studies/photos
-      ffvit compare --study studies/attention-grid.yaml    a plan
-      ffvit compare --study studies/photos --resume        go on; runs that are done are never done again
+      ffvit compare                            the question, on handwritten digits
+      ffvit compare --data photos/ --minutes 30          on your images, in a time
+      ffvit compare ff_small_patch16_224 deit_small_patch16_224 --data photos/
+      ffvit compare --study studies/attention-grid.yaml               a plan's runs
+      ffvit compare --study studies/photos --resume            what is left to do
 
     Parameters
     ----------

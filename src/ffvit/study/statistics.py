@@ -112,7 +112,8 @@ def difference(
     """The difference in accuracy of two arms whose runs are paired by seed and answered the same images.
 
     With one seed the interval is of the images alone: Agresti and Min's (2005), one discordant answer added each way
-    and half of it to the rest; the p-value is McNemar's, exact.
+    and half of it to the rest; the p-value is McNemar's, exact, which is the stricter: an interval may just leave out 0
+    where the p-value is a little above 1 - level.
     """
     table = first.astype(np.float64) - second
     seeds, images = table.shape
@@ -125,7 +126,8 @@ def difference(
         error = sqrt((discordant + 1) / padded - middle**2) / sqrt(padded)
         half = _quantile(level, inf) * error
         low, high = min(middle - half, value), max(middle + half, value)
-        return Difference(value, low, high, level, error, inf, float(p_value), 1, images, 0.0, 0.0, table.var().item())
+        residual = max(table.var().item(), 2.0 / images)
+        return Difference(value, low, high, level, error, inf, float(p_value), 1, images, 0.0, 0.0, residual)
     parts = _parts(table)
     return _with_interval(value, parts, level, seeds, images)
 
@@ -162,13 +164,13 @@ def fold_mean(
         accuracies: One a run.
         test_over_train: Test images of a run over its training images.
         level: Of the interval.
-        images: How many there are in all. Without them, an arm whose every run answered everything rightly, or nothing,
-            seems known for certain.
+        images: How many there are in all. Without them (0), an arm whose every run answered everything rightly, or
+            nothing, seems known almost for certain.
     """
     error, degrees = _resampled(accuracies, test_over_train, 0.0)
     value, quantile = accuracies.mean().item(), _quantile(level, degrees)
     if not 0 < value < 1:
-        return _wilson(value, _quantile(level, inf) ** 2 / images if images else (quantile * error) ** 2, level)
+        return _wilson(value, _quantile(level, inf) ** 2 / images if images else quantile * error, level)
     least = value * (1 - value) / (images * len(accuracies)) if images else 0.0
     return _wilson(value, quantile**2 * max(error**2, least) / (value * (1 - value)), level)
 

@@ -17,7 +17,7 @@ def summary_table(findings: Findings) -> Group:
         first = findings.comparisons[0]
         parts += [Text(first.headline, style="bold"), Text(first.words), Text()]
     else:
-        parts += [Text("No verdict: no two arms have a finished run in common.", style="bold"), Text()]
+        parts += [Text(f"{words.NO_VERDICT}: {words.WHY_NO_VERDICT}", style="bold"), Text()]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("arm", overflow="fold")
     for heading in ("top-1 %, 95 %", "parameters", "FLOPs", "latency", "training"):

@@ -1,0 +1,179 @@
+"""How figures look: inks, one look an arm, and SVG that takes the page's colours, light or dark."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+from ffvit.study.findings import ArmFinding
+
+INK, SOFT, MUTED, PAPER = "#1b1e23", "#5b626c", "#7b828c", "#ffffff"
+"""Lettering; what is said beside; lines and floors; what hollow dots are filled with."""
+
+ARMS = ("#0072b2", "#d55e00", "#00916a", "#b8558f", "#a97a00", "#3f9ad1")
+"""One colour an arm: Okabe and Ito's, told apart by colour-blind eyes, darkened until each stands out from white."""
+
+ON_PAGE = {INK: "currentColor", SOFT: "var(--soft)", PAPER: "var(--paper)", MUTED: "var(--muted)"} | {
+    colour: f"var(--arm-{number})" for number, colour in enumerate(ARMS)
+}
+"""The page's names of the inks; `style.css` has a light and a dark value of each."""
+
+MARKERS = ("o", "s", "^", "D", "v", "P")
+FLOOR_MARKERS = ("+", "x", "1", "2")
+DASHES: tuple[Any, ...] = ("-", (0, (4, 1.6)), (0, (1.4, 1.2)), (0, (6, 1.4, 1.4, 1.4)))
+
+WIDE, NARROW = 7.4, 3.45
+"""Inches of a figure in a column of text, and of one on a phone: letters keep their size."""
+
+STYLE: Any = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.titlelocation": "left",
+    "axes.titlepad": 7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 3,
+    "ytick.major.size": 3,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "figure.constrained_layout.use": True,
+    "figure.dpi": 72,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+}
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure, drawn.
+
+    Attributes:
+        name: Its file's.
+        title: What it shows.
+        alt: What it says, for people who cannot see it.
+        svg: As a file, on white.
+        wide: As part of a page, whose colours it takes.
+        narrow: The same laid out for a phone.
+        png: As a picture on white.
+    """
+
+    name: str
+    title: str
+    alt: str
+    svg: str
+    wide: str
+    narrow: str
+    png: bytes
+
+
+@dataclass(frozen=True)
+class Look:
+    """How an arm is drawn, in every figure."""
+
+    colour: str
+    marker: str
+    dashes: Any
+
+
+def looks(arms: Iterable[ArmFinding]) -> dict[str, Look]:
+    """A look an arm: floors grey, the others in colours; beyond six, colours come again with other shapes."""
+    found, others, floors = {}, 0, 0
+    for arm in arms:
+        if arm.role == "floor":
+            mark = FLOOR_MARKERS[floors % len(FLOOR_MARKERS)]
+            found[arm.name] = Look(MUTED, mark, DASHES[(floors + 1) % len(DASHES)])
+            floors += 1
+        else:
+            turn, place = divmod(others, len(ARMS))
+            found[arm.name] = Look(ARMS[place], MARKERS[(place + turn) % len(MARKERS)], DASHES[turn % len(DASHES)])
+            others += 1
+    return found
+
+
+def drawn(name: str, title: str, alt: str, make: Callable[[float], Figure]) -> Drawn:
+    """Draw a figure at both widths; `make` takes the width in inches."""
+    with _quietly(), mpl.rc_context({**STYLE, "svg.hashsalt": f"ffvit-{name}-narrow"}):
+        narrow = _svg(laid_out(make(NARROW)))
+    with _quietly(), mpl.rc_context({**STYLE, "svg.hashsalt": f"ffvit-{name}"}):
+        figure = laid_out(make(WIDE))
+        wide = _svg(figure)
+        figure.set_facecolor("white")
+        figure.set_dpi(180)
+        picture = io.BytesIO()
+        FigureCanvasAgg(figure).print_png(picture, metadata={"Software": None})
+    file = wide.replace("<g ", '<rect width="100%" height="100%" fill="#ffffff"/>\n <g ', 1)
+    return Drawn(name, title, alt, file, _inline(wide, alt), _inline(narrow, alt), picture.getvalue())
+
+
+def short(name: str, length: int) -> str:
+    """A name in one line that fits, without the signs that no letter stands for."""
+    name = " ".join("".join(sign if sign.isprintable() else " " for sign in name).split())
+    return name if len(name) <= length else name[: length - 1].rstrip() + "…"
+
+
+def minus(text: str) -> str:
+    """Numbers with the sign that is as wide as a plus."""
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Letters that matplotlib's font lacks are boxes in a PNG (a page has other fonts): not worth a warning each."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        warnings.filterwarnings("ignore", message=".*constrained_layout not applied")
+        yield
+
+
+def laid_out(figure: Figure) -> Figure:
+    """The figure with everything in its place for good."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+    figure.set_layout_engine("none")
+    return figure
+
+
+def _svg(figure: Figure) -> str:
+    # The canvas itself: `savefig` draws everything twice.
+    text = io.StringIO()
+    FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None, "Creator": None})
+    # No wider than what it was laid out for.
+    return text.getvalue().replace("'DejaVu Sans'", "'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif")
+
+
+def _inline(svg: str, alt: str) -> str:
+    """A drawing as part of a page: the page's colours, and nothing that could clash with another drawing's."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<style[^>]*>.*?</style>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
+    svg = re.sub(r"(fill|stroke): (#[0-9a-f]{6})", lambda found: f"{found[1]}: {ON_PAGE.get(found[2], found[2])}", svg)
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(alt)}" ', 1)

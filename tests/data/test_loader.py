@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from ffvit import Data, recipe
+from ffvit.data.decode import opened
 from ffvit.data.images import ArrayImages, Subset
 from ffvit.data.loader import PADDING, evaluation_loader, training_loader, workers_for
 from ffvit.data.order import TrainingOrder, View
@@ -56,7 +57,7 @@ def test_pixels_do_not_depend_on_how_a_batch_is_shared(images, shared):
 
 
 def test_pixels_are_a_function_of_seed_epoch_image_and_view_alone(images):
-    photo = np.asarray(images.open(0))
+    photo = np.asarray(opened(images, 0))
     alike = ArrayImages("alike", [photo] * 5, np.zeros(5, dtype=np.int64))  # what differs is drawn
     transform = training_transform(RECIPE, SHAPE[1:], 3, *STATISTICS)
 
@@ -115,7 +116,7 @@ def test_evaluation_shows_every_image_once_in_equally_many_batches(images, proce
     for batch in batches:
         assert torch.equal(batch.weights, (torch.tensor(batch.indices) != PADDING).float())
         for index, label, pixels in zip(batch.indices, batch.labels.tolist(), batch.images, strict=True):
-            assert torch.equal(pixels, torch.zeros(SHAPE) if index == PADDING else transform(images.open(index)))
+            assert torch.equal(pixels, torch.zeros(SHAPE) if index == PADDING else transform(opened(images, index)))
             assert label == (0 if index == PADDING else images.labels[index])
 
 

@@ -14,6 +14,7 @@ from torch.utils.data import IterableDataset
 
 from ffvit.data import folders, timm_sets
 from ffvit.data.config import Data
+from ffvit.data.decode import opened
 from ffvit.data.images import ArrayImages, Labelled
 from ffvit.data.parts import _hold_out, open_images, open_parts
 from ffvit.data.waiting import counted
@@ -66,8 +67,8 @@ class TestDigits:
 
     def test_pixels_span_eight_bits(self):
         images = open_parts(Data()).train
-        assert images.open(0).size == (8, 8)
-        assert {0, 128, 255} <= set(np.stack([images.open(index) for index in range(20)]).flat)
+        assert opened(images, 0).size == (8, 8)
+        assert {0, 128, 255} <= set(np.stack([opened(images, index) for index in range(20)]).flat)
 
     def test_another_seed_draws_others(self):
         first, other = (names(open_parts(Data(split_seed=seed)).test) for seed in (0, 1))
@@ -89,7 +90,7 @@ class TestFolders:
         assert np.bincount(parts.selection.labels).max() - np.bincount(parts.selection.labels).min() <= 1
         for part in (parts.train, parts.selection, parts.test):
             assert classes_in_paths(part, parts.classes)
-        same_photo(parts.test.open(4), parts.test.name(4))
+        same_photo(opened(parts.test, 4), parts.test.name(4))
 
     @pytest.mark.parametrize("val", ["val", "validation"])
     def test_val_is_for_selection_where_there_is_test(self, photos, tmp_path, val):
@@ -178,7 +179,7 @@ class TestLists:
         assert len(parts.train) + len(parts.selection) + len(parts.test) == 48
         for part in (parts.train, parts.selection, parts.test):
             assert classes_in_paths(part, parts.classes)
-        same_photo(parts.test.open(0), parts.test.name(0))
+        same_photo(opened(parts.test, 0), parts.test.name(0))
 
     @pytest.mark.parametrize("selection", ["val", "validation", "selection"])
     def test_a_column_names_the_parts(self, photos, rows, selection):
@@ -211,7 +212,7 @@ class TestTimm:
         assert parts.classes == ("dahlia", "leaves", "pagoda", "sky")
         assert (len(parts.train), len(parts.selection), len(parts.test)) == (43, 5, 12)
         assert parts.test.name(3) == "torch/image_folder:validation[3]"
-        same_photo(parts.test.open(3), photos / "val" / "leaves" / "0000.jpg")
+        same_photo(opened(parts.test, 3), photos / "val" / "leaves" / "0000.jpg")
 
     class Stream(IterableDataset):
         """Like timm's IterableImageDataset."""
@@ -245,7 +246,7 @@ class TestTimm:
         parts = open_parts(Data(source="wds/some", root=tmp_path))
         assert (len(parts.train), len(parts.selection), len(parts.test)) == (18, 2, 6)
         assert parts.classes == ("0", "1")
-        assert np.asarray(parts.test.open(5)).tolist() == np.full((3, 4, 3), 5).tolist()
+        assert np.asarray(opened(parts.test, 5)).tolist() == np.full((3, 4, 3), 5).tolist()
         assert parts.test.labels.tolist() == [0, 1, 0, 1, 0, 1]
         assert {(reader.dist_rank, reader.dist_num_replicas) for reader in shards[1:]} == {(0, 1)}
 
@@ -292,7 +293,7 @@ class TestTimm:
         parts = open_parts(Data(source="hfds/some/photos"))
         assert parts.classes == ("dahlia", "leaves", "pagoda", "sky")
         assert (len(parts.train), len(parts.selection), len(parts.test)) == (43, 5, 48)
-        same_photo(parts.test.open(13), hub[13])
+        same_photo(opened(parts.test, 13), hub[13])
 
     def test_missing_package(self, monkeypatch):
         monkeypatch.setattr(timm_sets, "find_spec", lambda name: None)

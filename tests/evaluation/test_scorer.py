@@ -9,13 +9,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import PIL.Image
 import pytest
 import torch
 from torch import nn
 
 from ffvit.architecture import FF_ONLY, Architecture
-from ffvit.data.images import ArrayImages, BadImageError
+from ffvit.data.decode import opened
+from ffvit.data.images import ArrayImages, BadImageError, Stored
 from ffvit.data.transform import evaluation_transform
 from ffvit.errors import UserError
 from ffvit.evaluation import scorer
@@ -37,10 +37,10 @@ class Some(ArrayImages):
         super().__init__("some", arrays, draws.integers(len(CLASSES), size=count))
         object.__setattr__(self, "bad", set(bad))
 
-    def open(self, index: int) -> PIL.Image.Image:
+    def read(self, index: int) -> Stored:
         if index in self.bad:
             raise BadImageError(self.name(index), "is damaged")
-        return super().open(index)
+        return super().read(index)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -70,7 +70,7 @@ def by_a_plain_loop(images: Some) -> Answers:
     transform = evaluation_transform(0.8, "bilinear", takes.image, takes.channels, takes.mean, takes.std)
     read = [index for index in range(len(images)) if index not in images.bad]
     with torch.no_grad():
-        logits = torch.cat([net(transform(images.open(index))[None]) for index in read])
+        logits = torch.cat([net(transform(opened(images, index))[None]) for index in read])
     return Answers.of(logits, torch.from_numpy(images.labels[read]), CLASSES)
 
 

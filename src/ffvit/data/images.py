@@ -1,21 +1,22 @@
-"""Labelled images with random access, and the one place where bytes become pixels."""
+"""Labelled images with random access: where each lies, and its class."""
 
 from __future__ import annotations
 
 import os
 import re
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import numpy as np
 import PIL.Image
 from jaxtyping import Int64
-from PIL import ImageOps, UnidentifiedImageError
 
 Labels = Int64[np.ndarray, " images"]
+
+Stored = bytes | PIL.Image.Image
+"""An image as it is stored: an encoded file, or pixels (of any mode)."""
 
 
 class BadImageError(Exception):
@@ -45,11 +46,11 @@ class Images(Protocol):
         """What a person would look for to find the image: its path, or the data set and its number there."""
         ...
 
-    def open(self, index: int) -> PIL.Image.Image:
-        """The image, upright, in RGB, fully decoded.
+    def read(self, index: int) -> Stored:
+        """The image as it is stored: an encoded file's bytes, or its pixels where they are held.
 
         Raises:
-            BadImageError: It cannot be read.
+            BadImageError: It cannot be read. (That bytes are no image shows only as they are decoded.)
         """
         ...
 
@@ -100,9 +101,9 @@ class FileImages:
         path = self._paths[self._ends[index] : self._ends[index + 1]]
         return os.fsdecode(os.path.join(self._folder, path))  # noqa: PTH118  (bytes: a name need not be UTF-8)
 
-    def open(self, index: int) -> PIL.Image.Image:
-        """The image, see `Images.open`."""
-        return read_image(self.name(index))
+    def read(self, index: int) -> Stored:
+        """The file, see `Images.read`."""
+        return read_file(self.name(index))
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,9 +121,9 @@ class ArrayImages:
         """The source and the image's number in it."""
         return f"{self.source}[{index}]"
 
-    def open(self, index: int) -> PIL.Image.Image:
-        """The image, see `Images.open`."""
-        return as_rgb(PIL.Image.fromarray(self.arrays[index]))
+    def read(self, index: int) -> Stored:
+        """The image, see `Images.read`."""
+        return PIL.Image.fromarray(self.arrays[index])
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,13 +141,19 @@ class TimmImages:
         """The source and the image's number in it."""
         return f"{self.source}[{index}]"
 
-    def open(self, index: int) -> PIL.Image.Image:
-        """The image, see `Images.open`."""
+    def read(self, index: int) -> Stored:
+        """The image, see `Images.read`."""
         reader = getattr(self.dataset, "reader", None)
-        if reader is None:
-            return _decoded(self.name(index), lambda: self.dataset[index][0])
-        # Past timm's own dataset, which answers an unreadable image with its neighbour, label and all.
-        return _decoded(self.name(index), lambda: _image_in(reader[index][0]))
+        try:
+            if reader is None:
+                return cast("Stored", self.dataset[index][0])
+            # Past timm's own dataset, which answers an unreadable image with its neighbour, label and all.
+            with reader[index][0] as file:
+                return cast("bytes", file.read())
+        except BadImageError:
+            raise
+        except Exception as error:  # whatever a data set's own reading trips over
+            raise BadImageError(self.name(index), f"cannot be read ({error})") from error
 
 
 class Subset:
@@ -164,80 +171,21 @@ class Subset:
         """The image's name in the whole."""
         return self.images.name(int(self.indices[index]))
 
-    def open(self, index: int) -> PIL.Image.Image:
-        """The image, see `Images.open`."""
-        return self.images.open(int(self.indices[index]))
+    def read(self, index: int) -> Stored:
+        """The image, see `Images.read`."""
+        return self.images.read(int(self.indices[index]))
 
 
-def read_image(path: str | Path) -> PIL.Image.Image:
-    """Read an image file: upright, in RGB, fully decoded.
+def read_file(path: str | Path) -> bytes:
+    """What a file holds.
 
     Raises:
-        BadImageError: It is missing, empty, truncated, no image, or beyond Pillow's limit against decompression
-            bombs (2 x `PIL.Image.MAX_IMAGE_PIXELS`), which is checked before a pixel is decoded.
+        BadImageError: It is missing or cannot be read.
     """
-
-    def read() -> PIL.Image.Image:
-        with Path(path).open("rb") as file:
-            return _image_in(file)
-
-    return _decoded(str(path), read)
-
-
-def as_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
-    """An image of any mode in 8-bit RGB.
-
-    Transparent places become white, the paper that drawings with an alpha channel are made for (dropping the channel
-    instead, as `convert` does, uncovers whatever colour lies hidden under it). Grey of more than 8 bits is scaled.
-    """
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return PIL.Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        paper = PIL.Image.new("RGBA", image.size, "white")
-        return PIL.Image.alpha_composite(paper, image).convert("RGB")
-    return image.convert("RGB")
-
-
-def _eight_bits(grey: np.ndarray) -> np.ndarray:
-    """Deep grey scaled to 8 bits, by the range of its type where it has one, or else by the values it holds."""
-    low, high = 0.0, 65535.0
-    if grey.dtype.kind == "f":
-        grey = np.nan_to_num(grey.astype(np.float64), posinf=0.0, neginf=0.0)
-        high = 1.0
-    if grey.min() < low or grey.max() > high:  # Neither 16 bits nor 0 to 1: darkest to black, lightest to white
-        low, high = float(grey.min()), float(grey.max())
-    return np.round((grey - low) * (255 / (high - low or 1.0))).astype(np.uint8)
-
-
-def _image_in(file: IO[bytes]) -> PIL.Image.Image:
-    with file, PIL.Image.open(file) as image:
-        image.load()  # first, so that what fails below is the EXIF
-        try:
-            upright = ImageOps.exif_transpose(image)
-        except Exception:  # Damaged EXIF is no reason to do without the pixels
-            upright = image.copy()
-        return as_rgb(upright)
-
-
-def _decoded(name: str, read: Any) -> PIL.Image.Image:
-    """What `read` returns, in RGB; whatever goes wrong on the way is this one image's fault, and said so."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of odd metadata, and of sizes that are still allowed
-            return as_rgb(read())
-    except BadImageError:
-        raise
+        return Path(path).read_bytes()
     except FileNotFoundError:
         reason = "there is no such file"
-    except PIL.Image.DecompressionBombError:
-        reason = f"has more than {2 * (PIL.Image.MAX_IMAGE_PIXELS or 0):,} pixels, and is not decoded"
-    except UnidentifiedImageError:
-        reason = "is empty, damaged, or no image"
     except OSError as error:
         reason = f"cannot be read ({error.strerror or error})"
-    except Exception as error:  # Pillow's decoders, fed damaged files, raise nearly anything
-        reason = f"is damaged ({error})"
-    raise BadImageError(name, reason)
+    raise BadImageError(str(path), reason)

@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from ffvit.data.decode import opened
 from ffvit.data.draws import generators_kept, seed_everything
 from ffvit.data.images import ArrayImages, BadImageError, Images, Subset
 from ffvit.data.order import TrainingOrder, View
@@ -69,7 +70,7 @@ class _Opened(Dataset, Generic[Item]):
     def load(self, index: int, group: int = 0, position: int = 0) -> _Loaded:
         label = int(self.images.labels[index])
         try:
-            return _Loaded(self.transform(self.images.open(index)), label, index, None, group, position)
+            return _Loaded(self.transform(opened(self.images, index)), label, index, None, group, position)
         except BadImageError as error:
             return _Loaded(None, label, index, error, group, position)
 

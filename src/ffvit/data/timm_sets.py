@@ -12,7 +12,8 @@ import numpy as np
 from timm.data import create_dataset
 from torch.utils.data import IterableDataset
 
-from ffvit.data.images import ArrayImages, Images, Labelled, Labels, TimmImages, as_rgb, numbered, read_image
+from ffvit.data.decode import as_rgb
+from ffvit.data.images import ArrayImages, Images, Labelled, Labels, TimmImages, numbered, read_file
 from ffvit.data.waiting import counted
 from ffvit.errors import UserError
 
@@ -85,8 +86,8 @@ def _open(source: str, root: Path | None, split: str) -> Any:
         dataset = create_dataset(
             source, root=str(root), split=split, search_split=True, download=prefix in ("torch", "tfds")
         )
-    if hasattr(dataset, "loader"):  # torchvision's would ignore which way is up
-        dataset.loader = read_image
+    if hasattr(dataset, "loader"):  # torchvision's would decode, and ignore which way is up
+        dataset.loader = read_file
     return dataset
 
 

@@ -12,6 +12,7 @@ from ffvit import recipe as recipes
 from ffvit.architecture import Architecture, Branch, Network
 from ffvit.cost.measure import device_here
 from ffvit.data.config import Data
+from ffvit.data.decode import opened
 from ffvit.data.images import BadImageError
 from ffvit.data.parts import Parts, open_parts
 from ffvit.errors import UserError
@@ -171,7 +172,7 @@ def _typical_side(parts: Parts) -> int:
     sides = []
     for index in np.linspace(0, len(parts.train) - 1, min(50, len(parts.train))).astype(int):
         try:
-            sides.append(min(parts.train.open(int(index)).size))
+            sides.append(min(opened(parts.train, int(index)).size))
         except BadImageError:
             continue
     if not sides:

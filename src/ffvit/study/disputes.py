@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from ffvit.data.decode import opened
 from ffvit.data.images import BadImageError, Images
 from ffvit.data.parts import open_parts
 from ffvit.study.findings import Disagreement, DisputedImage
@@ -76,7 +77,7 @@ class _Opener:
             return None
         images, index = self._place[name]
         try:
-            picture = images.open(index)
+            picture = opened(images, index)
         except BadImageError:
             return None
         picture.thumbnail((SIDE, SIDE))

@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from ffvit.architecture import Network
 from ffvit.cost.measure import device_here
+from ffvit.data.decode import opened
 from ffvit.data.images import BadImageError
 from ffvit.data.parts import Parts
 from ffvit.data.transform import Transform, evaluation_transform, training_transform
@@ -132,7 +133,7 @@ def _image(parts: Parts, transform: Transform) -> float:
     began, done = time.perf_counter(), 0
     for index in range(min(len(parts.train), 64)):
         try:
-            transform(parts.train.open(index))
+            transform(opened(parts.train, index))
         except BadImageError:
             continue
         done += 1

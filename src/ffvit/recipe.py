@@ -67,6 +67,11 @@ class Recipe(Value):
     crop_scale: tuple[Share, Share] = Field((0.35, 1.0), description="Share of the image's area a random crop holds.")
     crop_ratio: tuple[PositiveFloat, PositiveFloat] = Field((3 / 4, 4 / 3), description="Width / height of a crop.")
     interpolation: Literal["bicubic", "bilinear"] = Field("bicubic", description="How images are resized.")
+    exact: Literal["never", "evaluation", "always"] = Field(
+        "never",
+        description="When images are decoded, resized and augmented by Pillow and timm, as DeiT does it, to the bit. "
+        "Else faster, with the same draws and pixels that differ by their rounding.",
+    )
     flip: Share = Field(0.5, description="Probability of a horizontal flip.")
     auto_augment: str | None = Field(None, description="timm's RandAugment or AutoAugment, as timm spells it.")
     erase: Share = Field(0.0, description="Probability of erasing a random rectangle with noise.")
@@ -154,6 +159,7 @@ NAMED: dict[str, Recipe] = {
         label_smoothing=0.1,
         average_decay=0.99996,
         crop_scale=(0.08, 1.0),
+        exact="evaluation",
         auto_augment="rand-m9-mstd0.5-inc1",
         erase=0.25,
         repeats=3,

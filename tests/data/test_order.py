@@ -1,15 +1,22 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from timm.data.distributed_sampler import RepeatAugSampler
 
-from ffvit.data.order import ALONE, TrainingOrder, epoch_order, pairs_of
+from ffvit.data.order import ALONE, EpochOrder, TrainingOrder, pairs_of
 
 SEEDS = st.integers(0, 2**32 - 1)
 EPOCHS = st.integers(0, 1000)
+
+
+def epoch_order(images: int, seed: int, epoch: int, repeats: int = 1, probabilities=None):
+    order = EpochOrder(images, seed, epoch, repeats, None if probabilities is None else np.cumsum(probabilities))
+    return order.at(np.arange(len(order)))
 
 
 class TestEpochOrder:
@@ -43,11 +50,25 @@ class TestEpochOrder:
         assert (view.reshape(256, 3) == [0, 1, 2]).all()
 
     @given(SEEDS, st.integers(1, 3), st.booleans())
-    def test_numbers_the_views_of_each_image_in_order(self, seed, repeats, weighted):
+    def test_no_two_views_of_an_image_have_one_number(self, seed, repeats, weighted):
         probabilities = np.arange(1, 41) / np.arange(1, 41).sum() if weighted else None
         order, view = epoch_order(40, seed, 0, repeats, probabilities)
-        for image in set(order):
-            assert view[order == image].tolist() == list(range((order == image).sum()))
+        assert len(set(zip(order.tolist(), view.tolist(), strict=True))) == len(order)
+
+    @given(st.integers(1, 5000), SEEDS, st.data())
+    def test_a_part_is_that_of_the_whole(self, images, seed, data):
+        order = EpochOrder(images, seed, 0)
+        some = np.array(data.draw(st.lists(st.integers(0, images - 1), max_size=9)), dtype=np.int64)
+        assert order.at(some)[0].tolist() == order.at(np.arange(images))[0][some].tolist()
+
+    def test_a_billion_images_take_no_memory(self):
+        order = EpochOrder(10**9, 0, 0)
+        tracemalloc.start()
+        shown = np.concatenate([order.at(np.arange(at, at + 1024))[0] for at in range(0, 10**9, 10**7)])
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+        tracemalloc.stop()
+        assert len(set(shown.tolist())) == len(shown)
+        assert abs(shown.mean() / 10**9 - 0.5) < 0.01
 
     def test_draws_by_probabilities(self):
         probabilities = np.repeat([0.0, 3.0, 1.0], 1000) / 4000

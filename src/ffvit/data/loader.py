@@ -1,4 +1,4 @@
-"""Images as batches of tensors, loaded by other processes while the device computes.
+"""Images as batches of bytes, loaded by other processes while the device computes, and made numbers there.
 
 An image that cannot be read keeps its place in the batch with weight 0: nothing stands in for it, and no other image
 moves. Its name and reason travel with the batch.
@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Int64, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ffvit.data.decode import opened
 from ffvit.data.draws import generators_kept, seed_everything
+from ffvit.data.erasing import NOTHING, erase
 from ffvit.data.images import ArrayImages, BadImageError, Images, Subset
 from ffvit.data.order import TrainingOrder, View
-from ffvit.data.transform import Transform
+from ffvit.data.transform import Seen, Transform, check_channels
 
 PADDING = -1
 Item = TypeVar("Item")
@@ -30,9 +30,21 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Batch:
-    """Images with their classes; a weight of 0 marks one that could not be read, or that only fills up a batch."""
+    """Images with their classes; a weight of 0 marks one that could not be read, or that only fills up a batch.
 
-    images: Float[Tensor, "batch channels height width"]
+    Attributes:
+        images: Levels from 0 to 255.
+        erased: What `erasing.erase` is to fill with noise.
+        labels: Classes.
+        weights: 0 or 1.
+        indices: Of each image in its part.
+        groups: Of images that are mixed among themselves.
+        positions: In the whole batch, of which this may be a part.
+        bad: Images that could not be read.
+    """
+
+    images: UInt8[Tensor, "batch channels height width"]
+    erased: Int64[Tensor, "batch 5"]
     labels: Int[Tensor, " batch"]
     weights: Float[Tensor, " batch"]
     indices: list[int]
@@ -42,17 +54,41 @@ class Batch:
 
     def pin_memory(self) -> Batch:
         """Called by the loader, for copies to a GPU that need not wait."""
-        return replace(self, images=self.images.pin_memory())
+        names = "images", "erased", "labels", "weights"
+        return replace(self, **{name: getattr(self, name).pin_memory() for name in names})
 
     def to(self, device: torch.device) -> Batch:
         """The same on a device."""
-        moved = {name: getattr(self, name).to(device, non_blocking=True) for name in ("images", "labels", "weights")}
-        return replace(self, **moved)
+        names = "images", "erased", "labels", "weights"
+        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
+
+
+class Finish:
+    """The last steps, on the device: levels become numbers, normalised, and what is erased becomes noise.
+
+    Args:
+        mean: Of each channel, subtracted.
+        std: Of each channel, divided by.
+
+    Raises:
+        UserError: Not as many means as deviations, or as images have channels.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        check_channels(len(mean), mean, std)
+        self.mean, self.std = (torch.tensor(each, dtype=torch.float32).view(-1, 1, 1) for each in (mean, std))
+
+    def __call__(self, batch: Batch) -> Float[Tensor, "batch channels height width"]:
+        """The batch's images, on the batch's device."""
+        device = batch.images.device
+        self.mean, self.std = self.mean.to(device), self.std.to(device)
+        images = batch.images.to(torch.float32, memory_format=torch.contiguous_format)
+        return erase(images.div_(255).sub_(self.mean).div_(self.std), batch.erased)
 
 
 @dataclass(frozen=True)
 class _Loaded:
-    image: Tensor | None
+    seen: Seen | None
     label: int
     index: int
     bad: BadImageError | None = None
@@ -70,7 +106,8 @@ class _Opened(Dataset, Generic[Item]):
     def load(self, index: int, group: int = 0, position: int = 0) -> _Loaded:
         label = int(self.images.labels[index])
         try:
-            return _Loaded(self.transform(opened(self.images, index)), label, index, None, group, position)
+            seen = self.transform(self.images.read(index), self.images.name(index))
+            return _Loaded(seen, label, index, None, group, position)
         except BadImageError as error:
             return _Loaded(None, label, index, error, group, position)
 
@@ -100,11 +137,14 @@ class _Collate:
     shape: tuple[int, int, int]
 
     def __call__(self, loaded: list[_Loaded]) -> Batch:
-        nothing = torch.zeros(self.shape)
+        channels, height, width = self.shape
+        nothing = Seen(np.zeros((height, width, channels), dtype=np.uint8), NOTHING)
+        seen = [each.seen or nothing for each in loaded]
         return Batch(
-            images=torch.stack([nothing if each.image is None else each.image for each in loaded]),
+            images=torch.from_numpy(np.stack([each.pixels for each in seen])).permute(0, 3, 1, 2),
+            erased=torch.tensor([each.erased for each in seen]),
             labels=torch.tensor([each.label for each in loaded]),
-            weights=torch.tensor([float(each.image is not None) for each in loaded]),
+            weights=torch.tensor([float(each.seen is not None) for each in loaded]),
             indices=[each.index for each in loaded],
             groups=[each.group for each in loaded],
             positions=[each.position for each in loaded],

@@ -13,7 +13,12 @@ import numpy as np
 from jaxtyping import Float, Int64
 from torch.utils.data import Sampler
 
+from ffvit.data.permutation import Permutation, uniform
+
 ALONE = -1
+
+AT_ONCE = 2**16
+"""Places of an epoch to look up together: each call takes a while, however few."""
 
 
 class View(NamedTuple):
@@ -26,14 +31,8 @@ class View(NamedTuple):
     position: int  # in the whole batch
 
 
-def epoch_order(
-    images: int,
-    seed: int,
-    epoch: int,
-    repeats: int = 1,
-    probabilities: Float[np.ndarray, " images"] | None = None,
-) -> tuple[Int64[np.ndarray, " views"], Int64[np.ndarray, " views"]]:
-    """The images of an epoch in order, and which view of each this is (0 for the first time it appears).
+class EpochOrder:
+    """The images of an epoch in order, any part of which can be asked for; nothing is kept for the others.
 
     Args:
         images: How many there are.
@@ -41,25 +40,32 @@ def epoch_order(
         epoch: From 0.
         repeats: Repeated augmentation (DeiT's RASampler): each image comes as so many views in a row, and the epoch
             ends after as many views as there are images, rounded down to 256, so it shows only some of the images.
-        probabilities: Draw with replacement by these instead of shuffling (a balanced sampler).
+        cumulative: Draw with replacement by these cumulative probabilities instead of shuffling (a balanced sampler).
     """
-    draws = np.random.default_rng(np.random.SeedSequence((seed, epoch)))
-    order = draws.permutation(images) if probabilities is None else draws.choice(images, images, p=probabilities)
-    if repeats > 1:
-        views = images // 256 * 256 if images >= 256 else images
-        order = np.repeat(order[: -(-views // repeats)], repeats)[:views]
-    return order, _times_before(order)
 
+    def __init__(
+        self,
+        images: int,
+        seed: int,
+        epoch: int,
+        repeats: int = 1,
+        cumulative: Float[np.ndarray, " images"] | None = None,
+    ) -> None:
+        self.images, self.repeats, self.cumulative, self.numbers = images, repeats, cumulative, (seed, epoch)
+        self.permutation = Permutation(images, seed, epoch)
 
-def _times_before(order: Int64[np.ndarray, " views"]) -> Int64[np.ndarray, " views"]:
-    """How often each entry has appeared before its place."""
-    by_image = np.argsort(order, kind="stable")
-    place = np.arange(len(order))
-    starts = np.r_[True, np.diff(order[by_image]) != 0]
-    first = np.maximum.accumulate(np.where(starts, place, 0))
-    before = np.empty_like(order)
-    before[by_image] = place - first
-    return before
+    def __len__(self) -> int:
+        return self.images // 256 * 256 if self.repeats > 1 and self.images >= 256 else self.images
+
+    def at(
+        self, places: Int64[np.ndarray, " places"]
+    ) -> tuple[Int64[np.ndarray, " places"], Int64[np.ndarray, " places"]]:
+        """The images at these places of the epoch, and a number for each that no other view of the image has."""
+        turns = places // self.repeats
+        if self.cumulative is None:
+            return self.permutation(turns), places % self.repeats
+        drawn = np.searchsorted(self.cumulative, uniform(turns, *self.numbers), side="right")
+        return np.minimum(drawn, self.images - 1), places
 
 
 def pairs_of(batch_size: int, group_size: int) -> tuple[Int64[np.ndarray, "pairs 2"], Int64[np.ndarray, " pairs"]]:
@@ -105,8 +111,8 @@ class TrainingOrder(Sampler[list[View]]):
         seed: The run's.
         batch_size: Images of a step over all processes.
         group_size: Images that are mixed among themselves.
-        repeats: See `epoch_order`.
-        probabilities: See `epoch_order`.
+        repeats: See `EpochOrder`.
+        probabilities: Draw images with replacement by these, instead of showing each once (a balanced sampler).
         process: This one's number.
         processes: How many share a step.
         micro_batch: At most so many images at once in a process; the rest of its share follows.
@@ -125,7 +131,8 @@ class TrainingOrder(Sampler[list[View]]):
         micro_batch: int | None = None,
     ) -> None:
         self.images, self.seed, self.batch_size = images, seed, batch_size
-        self.repeats, self.probabilities = repeats, probabilities
+        self.repeats = repeats
+        self.cumulative = None if probabilities is None else np.cumsum(probabilities)
         pairs, group_of = pairs_of(batch_size, group_size)
         share = -(-len(pairs) // processes)
         at_once = max(1, min(share, (micro_batch or batch_size) // 2))
@@ -138,18 +145,26 @@ class TrainingOrder(Sampler[list[View]]):
     @property
     def steps(self) -> int:
         """Whole batches in an epoch; what is left over is not shown (another part is left over in each epoch)."""
-        views = self.images // 256 * 256 if self.repeats > 1 and self.images >= 256 else self.images
-        return views // self.batch_size
+        return len(self.of_epoch) // self.batch_size
+
+    @property
+    def of_epoch(self) -> EpochOrder:
+        """All processes' order of the epoch."""
+        return EpochOrder(self.images, self.seed, self.epoch, self.repeats, self.cumulative)
 
     def __len__(self) -> int:
         return (self.steps - self.first_step) * self.micro_batches
 
     def __iter__(self) -> Iterator[list[View]]:
-        order, view = epoch_order(self.images, self.seed, self.epoch, self.repeats, self.probabilities)
-        for step in range(self.first_step, self.steps):
-            at = step * self.batch_size
-            for part in self.layout:
-                yield [
-                    View(self.epoch, int(order[at + position]), int(view[at + position]), group, position)
-                    for position, group in part
-                ]
+        order = self.of_epoch
+        at_once = max(1, AT_ONCE // self.batch_size)
+        for first in range(self.first_step, self.steps, at_once):
+            last = min(first + at_once, self.steps)
+            images, views = order.at(np.arange(first * self.batch_size, last * self.batch_size))
+            for step in range(last - first):
+                at = step * self.batch_size
+                for part in self.layout:
+                    yield [
+                        View(self.epoch, int(images[at + position]), int(views[at + position]), group, position)
+                        for position, group in part
+                    ]

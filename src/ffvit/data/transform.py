@@ -1,45 +1,66 @@
-"""From an image to a tensor: timm's augmentation for training, resize and central crop for evaluation."""
+"""From an encoded image to the pixels a network is shown: augmented for training, resized and cropped for evaluation.
+
+There are two ways, and the recipe's field `exact` chooses. The exact one is timm's on Pillow, to the bit. The fast one
+draws the same things and differs by the rounding of pixels: it decodes of a JPEG what the crop needs, resizes once, and
+works on arrays of bytes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
-import PIL.Image
 import torch
-from jaxtyping import Float
 from timm.data import create_transform
-from timm.data.auto_augment import AugmentOp, posterize
-from timm.data.transforms import MaybeToTensor
-from torchvision.transforms import Compose
+from timm.data.auto_augment import posterize as timms_posterize
+from timm.data.transforms import CenterCropOrPad, RandomResizedCropAndInterpolation, ResizeKeepRatio
+from torch.nn.functional import interpolate
+from torchvision.transforms import CenterCrop, Compose, RandomHorizontalFlip, Resize
 
+from ffvit.data import erasing, jpeg
+from ffvit.data.decode import decoded
+from ffvit.data.erasing import NOTHING, Erased
+from ffvit.data.images import Stored
+from ffvit.data.jpeg import Pixels
+from ffvit.data.operations import Step, on_arrays, operations, posterize
 from ffvit.errors import UserError
 from ffvit.recipe import Recipe
 
-Transform = Callable[[PIL.Image.Image], Float[torch.Tensor, "channels height width"]]
+
+class Seen(NamedTuple):
+    """An image as a network is shown it, before its levels are normalised.
+
+    Attributes:
+        pixels: Colour (3 channels) or grey (1).
+        erased: What of it gives way to noise.
+    """
+
+    pixels: Pixels
+    erased: Erased
 
 
-def training_transform(
-    recipe: Recipe, image: tuple[int, int], channels: int, mean: Sequence[float], std: Sequence[float]
-) -> Transform:
-    """Random resized crop, flip, AutoAugment or RandAugment, normalisation, random erasing: as DeiT trains.
+Transform = Callable[[Stored, str], Seen]
+"""Takes an image and its name. Raises BadImageError where it cannot be decoded."""
+
+
+def training_transform(recipe: Recipe, image: tuple[int, int], channels: int, mean: Sequence[float]) -> Transform:
+    """Random resized crop, flip, AutoAugment or RandAugment, random erasing: as DeiT trains.
 
     Args:
         recipe: How strongly.
         image: Height and width of what comes out.
-        channels: 3, or 1 for grey (made so only as the image becomes a tensor).
-        mean: Of each channel, subtracted.
-        std: Of each channel, divided by.
+        channels: 3, or 1 for grey (made so only at the end).
+        mean: Of each channel: the colour of what is moved away.
 
     Raises:
         UserError: Another number of channels, or an augmentation that timm does not know.
     """
-    _check(channels, mean, std)
-
-    def stages(mean: tuple[float, ...]) -> tuple[Any, Any, Any]:
-        return create_transform(
-            (channels, *image),
+    check_channels(channels, mean)
+    try:
+        first, augment, _ = create_transform(
+            (3, *image),
             is_training=True,
             scale=recipe.crop_scale,
             ratio=recipe.crop_ratio,
@@ -47,103 +68,144 @@ def training_transform(
             color_jitter=None,
             auto_augment=recipe.auto_augment,
             interpolation=recipe.interpolation,
-            mean=mean,
-            std=tuple(std),
-            re_prob=recipe.erase,
-            re_mode="pixel",
-            re_count=1,
+            # Augmentation works on colour, also where grey comes out
+            mean=tuple(mean) * (3 // channels),
             separate=True,
         )
-
-    try:
-        # Augmentation works on colour, and fills what it moves away with the mean colour, also where grey comes out
-        crop, augment, _ = stages(tuple(mean) * (3 // channels))
     except Exception as error:  # timm asserts, or trips over a number that is none
         raise UserError(
             f"recipe.auto_augment: timm does not know {recipe.auto_augment!r} ({error or type(error).__name__}); "
             "for example: rand-m9-mstd0.5-inc1"
         ) from error
-    for operation in _operations(augment):
-        if operation.aug_fn is posterize:
-            operation.aug_fn = _posterize
-    *_, finish = stages(tuple(mean))
-    return Compose([crop, augment, _with_own_tensors(finish, mean, std)])
+    if recipe.exact == "always":
+        for operation in operations(augment):
+            if operation.aug_fn is timms_posterize:
+                operation.aug_fn = posterize
+        return _Exactly(Compose([first, augment]), channels, recipe.erase)
+    steps = [on_arrays(step) for step in augment.transforms]
+    return _FastForTraining(first.transforms, steps, recipe.interpolation, channels, recipe.erase)
 
 
 def evaluation_transform(
-    crop: float,
-    interpolation: str,
-    image: tuple[int, int],
-    channels: int,
-    mean: Sequence[float],
-    std: Sequence[float],
+    crop: float, interpolation: str, image: tuple[int, int], channels: int, exact: bool = True
 ) -> Transform:
-    """Resize so that the central crop is the given share of the shorter side, crop, normalise.
+    """Resize so that the central crop is the given share of the shorter side, and crop.
 
     Args:
         crop: Length of the crop as a share of the resized image's (0.875: 224 of 256).
         interpolation: bicubic or bilinear.
         image: Height and width of what comes out.
         channels: 3, or 1 for grey.
-        mean: Of each channel, subtracted.
-        std: Of each channel, divided by.
+        exact: timm's pixels, to the bit.
 
     Raises:
         UserError: Another number of channels.
     """
-    _check(channels, mean, std)
-    transform = create_transform(
-        (channels, *image), interpolation=interpolation, crop_pct=crop, mean=tuple(mean), std=tuple(std)
-    )
-    return _with_own_tensors(transform, mean, std)
+    check_channels(channels)
+    made = create_transform((channels, *image), interpolation=interpolation, crop_pct=crop).transforms
+    steps = [step for step in made if isinstance(step, Resize | ResizeKeepRatio | CenterCrop | CenterCropOrPad)]
+    if exact:
+        return _Exactly(Compose(steps), channels)
+    return _FastForEvaluation(steps, interpolation, channels)
 
 
-class _ToTensor:
-    """A colour or grey image as normalised numbers.
+class _Exactly:
+    """timm's steps on the image as Pillow decodes it."""
 
-    To the bit those of torchvision's ToTensor and Normalize, which take longer over a small image than all that comes
-    before them.
-    """
+    def __init__(self, steps: Compose, channels: int, erase: float = 0.0) -> None:
+        self.steps, self.mode, self.erase = steps, "L" if channels == 1 else "RGB", erase
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        self.mode = "L" if len(mean) == 1 else "RGB"
-        self.mean, self.std = (np.array(each, dtype=np.float32).reshape(-1, 1, 1) for each in (mean, std))
-
-    def __call__(self, image: PIL.Image.Image) -> Float[torch.Tensor, "channels height width"]:
+    def __call__(self, stored: Stored, name: str) -> Seen:
+        image = self.steps(decoded(stored, name))
         pixels = np.atleast_3d(np.asarray(image if image.mode == self.mode else image.convert(self.mode)))
-        values = np.ascontiguousarray(pixels.transpose(2, 0, 1)) / np.float32(255)
-        values -= self.mean
-        values /= self.std
-        return torch.from_numpy(values)
+        return Seen(pixels, erasing.draw(self.erase, *pixels.shape[:2]))
 
 
-def _with_own_tensors(transform: Any, mean: Sequence[float], std: Sequence[float]) -> Compose:
-    """One of timm's transforms with our `_ToTensor` in the place of its ToTensor and Normalize."""
-    steps = transform.transforms
-    at = next(place for place, step in enumerate(steps) if isinstance(step, MaybeToTensor))
-    return Compose([*steps[:at], _ToTensor(mean, std), *steps[at + 2 :]])
+class _FastForTraining:
+    def __init__(self, first: list[Any], augment: list[Step], interpolation: str, channels: int, erase: float) -> None:
+        self.crop: RandomResizedCropAndInterpolation = first[0]
+        self.flip = next((step.p for step in first if isinstance(step, RandomHorizontalFlip)), 0.0)
+        self.augment, self.interpolation, self.channels, self.erase = augment, interpolation, channels, erase
+
+    def __call__(self, stored: Stored, name: str) -> Seen:
+        source = _Source(stored, name)
+        height, width = source.size
+        shape = torch.empty((3, height, width), device="meta")  # all that timm looks at is its size
+        pixels = source.part(self.crop.get_params(shape, self.crop.scale, self.crop.ratio), self.crop.size)
+        pixels = resized(pixels, self.crop.size, self.interpolation)
+        if self.flip and torch.rand(1) < self.flip:
+            pixels = cv2.flip(pixels, 1)
+        for step in self.augment:
+            pixels = step(pixels)
+        return Seen(_in_channels(pixels, self.channels), erasing.draw(self.erase, *pixels.shape[:2]))
 
 
-def _operations(augment: Any) -> Iterator[AugmentOp]:
-    """Every operation within timm's RandAugment, AutoAugment or AugMix."""
-    if isinstance(augment, AugmentOp):
-        yield augment
-    elif isinstance(augment, list | tuple):
-        for each in augment:
-            yield from _operations(each)
-    elif isinstance(augment, Compose):
-        yield from _operations(augment.transforms)
-    else:
-        yield from _operations([getattr(augment, name) for name in ("ops", "policy") if hasattr(augment, name)])
+class _FastForEvaluation:
+    def __init__(self, steps: list[Any], interpolation: str, channels: int) -> None:
+        self.resize, self.crop = steps
+        self.interpolation, self.channels = interpolation, channels
+        self.sizes: dict[tuple[int, int], tuple[int, int]] = {}
+
+    def __call__(self, stored: Stored, name: str) -> Seen:
+        source = _Source(stored, name)
+        if source.size not in self.sizes:  # asked of timm's own step, which takes longer than the rest
+            self.sizes[source.size] = tuple(self.resize(torch.empty((3, *source.size), device="meta")).shape[1:])
+        size = self.sizes[source.size]
+        whole = resized(source.part((0, 0, *source.size), size), size, self.interpolation)
+        height, width = self.crop.size
+        top, left = round((size[0] - height) / 2), round((size[1] - width) / 2)
+        return Seen(_in_channels(whole[top : top + height, left : left + width], self.channels), NOTHING)
 
 
-def _posterize(image: PIL.Image.Image, bits: int, **_: Any) -> PIL.Image.Image:
-    """As timm's. At full strength it keeps 0 bits: black, as ever, where Pillow from 13 on would refuse."""
-    return posterize(image, bits) if bits > 0 else PIL.Image.new(image.mode, image.size)
+class _Source:
+    """An image of which parts can be had: a JPEG as it is stored, and all others decoded."""
+
+    def __init__(self, stored: Stored, name: str) -> None:
+        self.stored, self.name = stored, name
+        self.jpeg = jpeg.header(stored) if isinstance(stored, bytes) else None
+        if self.jpeg is not None:
+            upright = self.jpeg.height, self.jpeg.width
+            self.size = upright[::-1] if self.jpeg.orientation >= 5 else upright
+        else:
+            self._decode()
+
+    def _decode(self) -> None:
+        self.pixels: Pixels = np.array(decoded(self.stored, self.name))  # Pillow's own may not be written to
+        self.size = self.pixels.shape[0], self.pixels.shape[1]
+
+    def part(self, box: tuple[int, int, int, int], least: tuple[int, int]) -> Pixels:
+        """Top, left, height and width of it; it may come scaled down, to no less than `least`."""
+        if self.jpeg is not None and isinstance(self.stored, bytes):
+            try:
+                return jpeg.crop(self.stored, self.jpeg, box, least)
+            except ValueError:  # damaged: Pillow is to say how, or to make the best of it
+                self._decode()
+        top, left, height, width = box
+        return self.pixels[top : top + height, left : left + width]
 
 
-def _check(channels: int, mean: Sequence[float], std: Sequence[float]) -> None:
+def resized(pixels: Pixels, size: tuple[int, int], interpolation: str) -> Pixels:
+    """Resize as Pillow does (antialiased, between the two passes rounded to bytes), several times faster."""
+    pixels = np.ascontiguousarray(pixels)
+    if pixels.shape[:2] == tuple(size):
+        return pixels
+    image = torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)
+    made = interpolate(image, size, mode=interpolation, antialias=True)
+    return np.ascontiguousarray(made[0].permute(1, 2, 0).numpy())
+
+
+def _in_channels(pixels: Pixels, channels: int) -> Pixels:
+    return pixels if channels == 3 else cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)[:, :, None]
+
+
+def check_channels(channels: int, *of_each: Sequence[float]) -> None:
+    """Make sure that images can be had in so many channels, and that means and deviations have a number for each.
+
+    Raises:
+        UserError: They cannot, or have not.
+    """
     if channels not in (1, 3):
         raise UserError(f"channels: images have 3 (colour) or 1 (grey); the network takes {channels}")
-    if not len(mean) == len(std) == channels:
-        raise UserError(f"mean and std: must have one number a channel ({channels}); got {len(mean)} and {len(std)}")
+    for numbers in of_each:
+        if len(numbers) != channels:
+            raise UserError(f"mean and std: must have one number a channel ({channels}); got {len(numbers)}")

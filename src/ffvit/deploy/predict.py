@@ -18,7 +18,7 @@ from torch import nn
 
 from ffvit.data.folders import image_files
 from ffvit.data.images import BadImageError, FileImages
-from ffvit.data.loader import evaluation_loader, workers_for
+from ffvit.data.loader import Finish, evaluation_loader, workers_for
 from ffvit.data.transform import evaluation_transform
 from ffvit.errors import UserError
 from ffvit.evaluation.ready import ready_to_answer
@@ -76,13 +76,12 @@ def predict(
     fabric = start(machine)
     network.to(fabric.device)
     files = FileImages(Path(), paths, np.zeros(len(paths), dtype=np.int64))
-    transform = evaluation_transform(
-        ready.crop, ready.interpolation, takes.image, takes.channels, takes.mean, takes.std
-    )
+    transform = evaluation_transform(ready.crop, ready.interpolation, takes.image, takes.channels, ready.exact)
+    finish = Finish(takes.mean, takes.std)
     workers = workers_for(files, 1) if len(paths) > 2 * BATCH else 0
     for batch in evaluation_loader(files, transform, (takes.channels, *takes.image), BATCH, workers):
         with torch.inference_mode(), fabric.autocast():
-            logits = network(batch.images.to(fabric.device)).float().cpu()
+            logits = network(finish(batch.to(fabric.device))).float().cpu()
         likeliest = (logits / (ready.temperature or 1.0)).softmax(dim=1).topk(min(top, logits.shape[1]), dim=1)
         bad = iter(batch.bad)
         for row, (index, weight) in enumerate(zip(batch.indices, batch.weights.tolist(), strict=True)):

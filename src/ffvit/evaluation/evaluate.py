@@ -70,6 +70,7 @@ def evaluate(
         classes,
         crop if crop is not None else ready.crop,
         interpolation or ready.interpolation,
+        ready.exact,
         batch_size,
         machine.workers,
     )

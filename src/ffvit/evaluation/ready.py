@@ -20,6 +20,7 @@ class Ready:
         class_names: In the order of the logits, or None.
         crop: Share of the resized image that the central crop keeps.
         interpolation: How images are resized.
+        exact: Whether images are decoded and resized by Pillow, to the bit.
         temperature: Fitted on its run's selection part, if there is a run that had one.
     """
 
@@ -27,6 +28,7 @@ class Ready:
     class_names: tuple[str, ...] | None
     crop: float
     interpolation: str
+    exact: bool
     temperature: float | None
 
 
@@ -38,9 +40,11 @@ def ready_to_answer(weights: str | Path | nn.Module, model: str | None = None) -
     """
     network = weights.eval() if isinstance(weights, nn.Module) else load(weights, model)
     config = getattr(network, "pretrained_cfg", None) or {}
-    crop, interpolation, temperature = config.get("crop_pct") or 0.875, config.get("interpolation") or "bicubic", None
+    crop, interpolation = config.get("crop_pct") or 0.875, config.get("interpolation") or "bicubic"
+    exact, temperature = True, None
     if not isinstance(weights, nn.Module) and (Path(weights) / "config.yaml").is_file():
         run = Run(weights)
-        crop, interpolation = run.config.recipe.evaluation_crop, run.config.recipe.interpolation
+        recipe = run.config.recipe
+        crop, interpolation, exact = recipe.evaluation_crop, recipe.interpolation, recipe.exact != "never"
         temperature = (run.summary() or {}).get("temperature")
-    return Ready(network, getattr(network, "class_names", None), crop, interpolation, temperature)
+    return Ready(network, getattr(network, "class_names", None), crop, interpolation, exact, temperature)

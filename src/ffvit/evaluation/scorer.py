@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ffvit.data.images import BadImageError, Images
-from ffvit.data.loader import evaluation_loader, workers_for
+from ffvit.data.loader import Finish, evaluation_loader, workers_for
 from ffvit.data.transform import evaluation_transform
 from ffvit.errors import UserError
 from ffvit.evaluation.answers import Answers
@@ -55,6 +55,7 @@ class Scorer:
         classes: Names, in the order of the logits.
         crop: Share of the resized image that the central crop keeps.
         interpolation: How images are resized.
+        exact: Whether by Pillow, to the bit.
         batch_size: Images at once on each device.
         workers: Loading processes of each device; default: see `workers_for`.
     """
@@ -67,14 +68,16 @@ class Scorer:
         classes: tuple[str, ...],
         crop: float,
         interpolation: str,
+        exact: bool,
         batch_size: int,
         workers: int | None = None,
     ) -> None:
         self.fabric, self.images, self.classes = fabric, images, classes
         takes = input_of(network)
-        transform = evaluation_transform(crop, interpolation, takes.image, takes.channels, takes.mean, takes.std)
+        transform = evaluation_transform(crop, interpolation, takes.image, takes.channels, exact)
+        self.finish = Finish(takes.mean, takes.std)
         shape = takes.channels, *takes.image
-        self.small = 4 * len(images) * prod(shape) <= KEPT_IMAGES
+        self.small = len(images) * prod(shape) <= KEPT_IMAGES
         self.open: Callable[[], Iterable[Batch]] = partial(
             evaluation_loader,
             images,
@@ -109,7 +112,7 @@ class Scorer:
         network.eval()
         for batch in self.batches:
             with self.fabric.autocast():
-                logits = network(batch.images.to(self.fabric.device, non_blocking=True))
+                logits = network(self.finish(batch.to(self.fabric.device)))
             bad.extend(batch.bad)
             advance(len(batch.indices) * self.fabric.world_size)
             read = batch.weights > 0

@@ -12,7 +12,6 @@ from torch.nn.functional import cross_entropy
 
 from ffvit.architecture import Network
 from ffvit.cost.measure import device_here
-from ffvit.data.decode import opened
 from ffvit.data.images import BadImageError
 from ffvit.data.parts import Parts
 from ffvit.data.transform import Transform, evaluation_transform, training_transform
@@ -103,11 +102,11 @@ def _measured(network: Network, recipe: Recipe, parts: Parts) -> Speed:
     return Speed(
         step=_seconds(step, device) / batch,
         answer=_seconds(answer, device) / batch,
-        augment=_image(parts, training_transform(recipe, takes.image, takes.channels, takes.mean, takes.std)),
+        augment=_image(parts, training_transform(recipe, takes.image, takes.channels, takes.mean)),
         prepare=_image(
             parts,
             evaluation_transform(
-                recipe.evaluation_crop, recipe.interpolation, takes.image, takes.channels, takes.mean, takes.std
+                recipe.evaluation_crop, recipe.interpolation, takes.image, takes.channels, recipe.exact != "never"
             ),
         ),
         kept=kept / batch,
@@ -133,7 +132,7 @@ def _image(parts: Parts, transform: Transform) -> float:
     began, done = time.perf_counter(), 0
     for index in range(min(len(parts.train), 64)):
         try:
-            transform(opened(parts.train, index))
+            transform(parts.train.read(index), parts.train.name(index))
         except BadImageError:
             continue
         done += 1

@@ -20,7 +20,7 @@ from torch.utils.tensorboard import SummaryWriter
 from ffvit.atomic import writing
 from ffvit.data.draws import seed_of, seed_torch
 from ffvit.data.images import BadImageError, Images
-from ffvit.data.loader import Batch, training_loader, workers_for
+from ffvit.data.loader import Batch, Finish, training_loader, workers_for
 from ffvit.data.order import TrainingOrder
 from ffvit.data.parts import Parts
 from ffvit.data.transform import training_transform
@@ -98,12 +98,13 @@ class Loop:
         self.workers = workers_for(parts.train, fabric.world_size) if workers is None else workers
         self.loader: DataLoader[Batch] = training_loader(
             parts.train,
-            training_transform(self.recipe, takes.image, takes.channels, takes.mean, takes.std),
+            training_transform(self.recipe, takes.image, takes.channels, takes.mean),
             (takes.channels, *takes.image),
             self.order,
             self.seed,
             self.workers,
         )
+        self.finish = Finish(takes.mean, takes.std)
         self.mixing = Mixing(self.recipe, len(parts.classes), self.seed)
         weights = class_weights(parts.train.labels, len(parts.classes)) if self.recipe.balance == "weights" else None
         self.criterion = Criterion(self.recipe, weights, teacher, takes.mean, takes.std).to(fabric.device)
@@ -138,6 +139,7 @@ class Loop:
             self.parts.classes,
             self.recipe.evaluation_crop,
             self.recipe.interpolation,
+            self.recipe.exact != "never",
             BATCH,
             self.workers,
         )
@@ -233,7 +235,8 @@ class Loop:
         for number, loaded in enumerate(batches):
             self.note(loaded.bad)
             batch = loaded.to(self.fabric.device)
-            images, targets, weights = self.mixing(batch.images, batch.labels, batch.weights, batch.groups, epoch, step)
+            images = self.finish(batch)
+            images, targets, weights = self.mixing(images, batch.labels, batch.weights, batch.groups, epoch, step)
             whole = (images, targets, weights, torch.tensor(batch.positions))
             cuts = list(zip(*(each.tensor_split(self.pieces) for each in whole), strict=True))
             for cut, (some, their_targets, their_weights, places) in enumerate(cuts):

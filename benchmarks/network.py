@@ -28,8 +28,6 @@ import datetime
 import json
 import math
 import os
-import platform
-import re
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -42,6 +40,7 @@ import cyclopts
 import timm
 import torch
 from cyclopts import Parameter
+from here import processor
 from pydantic import PositiveFloat, PositiveInt
 from rich import box
 from rich.console import Console
@@ -217,11 +216,8 @@ def _time(work: Callable[[], Any], seconds: float) -> float:
 
 
 def _machine(device: torch.device) -> str:
-    linux = Path("/proc/cpuinfo")
-    named = re.search(r"model name\s*: (.*)", linux.read_text()) if linux.exists() else None
-    processor = named[1] if named else platform.processor() or platform.machine()
     policy = f", OMP_WAIT_POLICY={os.environ['OMP_WAIT_POLICY']}" if "OMP_WAIT_POLICY" in os.environ else ""
-    cores = f"{processor}, {os.cpu_count()} cores, {torch.get_num_threads()} threads{policy}"
+    cores = f"{processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads{policy}"
     return f"{torch.cuda.get_device_name()} beside {cores}" if device.type == "cuda" else cores
 
 

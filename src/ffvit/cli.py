@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import cyclopts
 from cyclopts import App, Parameter
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
 
 from ffvit import __version__
 from ffvit.data.config import Data
@@ -383,6 +383,53 @@ def report(study: Path) -> None:
     from ffvit.study.compare import rebuild
 
     rebuild(study, _console())
+
+
+benchmark = App(name="benchmark", help="Measure how fast things are on this machine.", help_format="plaintext")
+app.command(benchmark)
+
+
+@benchmark.command(name="data")
+def benchmark_data(
+    data: str,
+    *,
+    recipe: str = "small",
+    image: PositiveInt = 224,
+    workers: NonNegativeInt | None = None,
+    seconds: PositiveFloat = 1.0,
+    data_fields: Annotated[Data | None, Parameter(name="--data", group="Images", show_default=False)] = None,
+) -> None:
+    """Images a second at each stage on their way to a training batch, and which stage is the limit.
+
+    Parameters
+    ----------
+    data
+        Images, as in `ffvit train --data`.
+    recipe
+        deit, small or digits: how they are augmented.
+    image
+        Side of what a network takes, in pixels.
+    workers
+        Loading processes. Default: as many as training would start.
+    seconds
+        Time for each of the stages.
+    data_fields
+        How the images are parted.
+
+    Examples:
+    --------
+    ffvit benchmark data /data/imagenet --recipe deit
+    """
+    from ffvit import recipe as recipes
+    from ffvit.data.parts import open_parts
+    from ffvit.data.stages import measure
+
+    parts = open_parts(_changed(Data(), data_fields).replace(source=data))
+    found = measure(parts.train, recipes.named(recipe), (image, image), workers, seconds)
+    console = _console()
+    console.print(parts.account, highlight=False, markup=False)
+    console.print(found.table())
+    console.print(found.words(), highlight=False, markup=False)
 
 
 def _chosen(

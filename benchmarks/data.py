@@ -1,0 +1,213 @@
+"""How fast images are read, beside timm's loader and bare decoding: `python benchmarks/data.py`, `--help` for options.
+
+Measured on one core, in one process, on the same JPEGs (see photographs.py): images a second that come out of a loader as
+batches of bytes, ready to go to a device, where normalising and erasing follow in both. Every round measures each row's
+two sides one after the other; a ratio is taken within a round, and the median over rounds is printed with the lowest and the
+highest. Files are read once before, so they come from memory: this is about the processor, not the disk.
+
+Below it: preparing shards, and what sets of millions and a billion images cost in memory and time.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # one core is what is measured; before numpy and torch look
+
+import datetime
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from itertools import cycle, islice
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any
+
+import cyclopts
+import numpy as np
+import PIL
+import simplejpeg
+import timm
+import torch
+from cyclopts import Parameter
+from here import processor
+from photographs import write_photographs
+from pydantic import PositiveInt
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from timm.data import auto_augment as timms
+from timm.data import create_dataset, create_loader
+
+import ffvit
+from ffvit.data import operations
+from ffvit.data.config import Data
+from ffvit.data.images import Images
+from ffvit.data.loader import evaluation_loader, training_loader
+from ffvit.data.order import EpochOrder, TrainingOrder
+from ffvit.data.parts import open_parts
+from ffvit.data.transform import evaluation_transform, training_transform
+
+IMAGE = 224, 224
+BATCH = 32
+MEAN = 0.485, 0.456, 0.406
+DEIT = ffvit.recipe.named("deit").replace(repeats=1, batch_size=BATCH, mix_group=BATCH)
+PLAIN = ffvit.Recipe(batch_size=BATCH, mix_group=BATCH, crop_scale=(0.08, 1.0))
+
+timms.NAME_TO_OP["PosterizeIncreasing"] = operations.posterize  # timm's stops at an image it cannot posterize
+
+
+def main(
+    *,
+    images: PositiveInt = 200,
+    rounds: PositiveInt = 7,
+    json_file: Annotated[Path | None, Parameter(name="--json")] = None,
+    markdown: Annotated[bool, Parameter(negative=())] = False,
+) -> None:
+    """Measure how fast images are read.
+
+    Parameters
+    ----------
+    images
+        Photographs to make, and to read in each measurement.
+    rounds
+        How often everything is measured.
+    json_file
+        Write every round's numbers there.
+    markdown
+        Print the tables in Markdown.
+    """
+    torch.set_num_threads(1)
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    with tempfile.TemporaryDirectory() as scratch, Console(stderr=True).status("making photographs") as status:
+        folder, shards = Path(scratch) / "photographs", Path(scratch) / "shards"
+        write_photographs(folder / "train", images)
+        write_photographs(folder / "val", images // 2, seed=1)
+        status.update("preparing shards")
+        command = [sys.executable, "-m", "ffvit", "prepare", folder, shards, "--max-side", "500", "--quality", "90"]
+        subprocess.run([*command, "--workers", "1"], check=True, stdout=subprocess.DEVNULL)
+        sides = _sides(folder, shards)
+        rates: dict[str, list[float]] = {name: [] for name in sides}
+        for number in range(rounds):
+            for name, side in sides.items():
+                status.update(f"round {number + 1} of {rounds}: {name}")
+                rates[name].append(_rate(side))
+        status.update("large sets")
+        large = _large(Path(scratch))
+    console = Console(width=200 if markdown else None if sys.stdout.isatty() else 100, highlight=False)
+    where = (
+        f"{processor()}, one core; torch {torch.__version__}, timm {timm.__version__}, Pillow {PIL.__version__}, "
+        f"ffvit {ffvit.__version__}; {images} JPEGs of 500 x 375; {rounds} rounds; {datetime.date.today()}"
+    )
+    console.print(where, soft_wrap=markdown)
+    table = Table(box=box.MARKDOWN if markdown else box.SIMPLE_HEAD, pad_edge=markdown, collapse_padding=not markdown)
+    table.add_column("a core", overflow="fold")
+    for head in ("images/s", "times timm's", "% of bare decoding"):
+        table.add_column(head, justify="right", no_wrap=True)
+    bare = rates["bare decoding (libjpeg-turbo, whole image)"]
+    for name, its in rates.items():
+        peer = next((rates[f"timm: {what}"] for what in WHAT if what in name and not name.startswith("timm")), None)
+        table.add_row(name, _range(its, 0), _ratio(its, peer, 1, 2) if peer else "", _ratio(its, bare, 100, 0))
+    console.print(table)
+    for line in large:
+        console.print(line, soft_wrap=True)
+    if json_file:
+        json_file.write_text(json.dumps({"where": where, "images_per_second": rates, "large": large}, indent=1) + "\n")
+
+
+WHAT = ("DeiT's recipe", "crop and flip", "evaluation")
+
+
+def _sides(folder: Path, shards: Path) -> dict[str, Callable[[], int]]:
+    """What is measured: each call reads all images once and hands back how many."""
+    encoded = [path.read_bytes() for path in sorted((folder / "train").rglob("*.jpg"))]
+    ours = open_parts(Data(source=str(folder), selection=0.0))
+    from_shards = open_parts(Data(source=str(shards), selection=0.0))
+
+    def bare() -> int:
+        for each in encoded:
+            simplejpeg.decode_jpeg(each)
+        return len(encoded)
+
+    return {
+        "bare decoding (libjpeg-turbo, whole image)": bare,
+        "timm: DeiT's recipe": _timms(folder, is_training=True, auto_augment=DEIT.auto_augment, re_prob=0.25),
+        "DeiT's recipe, from a folder": _training(ours.train, DEIT),
+        "DeiT's recipe, from a folder, exact pixels": _training(ours.train, DEIT.replace(exact="always")),
+        "DeiT's recipe, from shards (500 px, quality 90)": _training(from_shards.train, DEIT),
+        "timm: crop and flip": _timms(folder, is_training=True),
+        "crop and flip, from a folder": _training(ours.train, PLAIN),
+        "crop and flip, from shards (500 px, quality 90)": _training(from_shards.train, PLAIN),
+        "timm: evaluation": _timms(folder, is_training=False, crop_pct=0.875),
+        "evaluation, from a folder": _evaluation(ours.test, exact=False),
+        "evaluation, from a folder, exact pixels": _evaluation(ours.test, exact=True),
+    }
+
+
+def _timms(folder: Path, is_training: bool, **options: Any) -> Callable[[], int]:
+    dataset = create_dataset("", root=str(folder), split="train" if is_training else "val")
+    loader = create_loader(
+        dataset, 224, BATCH, is_training=is_training, interpolation="bicubic", re_mode="pixel", num_workers=0,
+        persistent_workers=False, device=torch.device("cpu"), **({"color_jitter": None} if is_training else {}), **options,
+    )  # fmt: skip
+    return lambda: sum(len(images) for images, _ in loader.loader)  # before what timm does on the device
+
+
+def _training(images: Images, recipe: ffvit.Recipe) -> Callable[[], int]:
+    order = TrainingOrder(len(images), 0, BATCH, BATCH)
+    transform = training_transform(recipe, IMAGE, 3, MEAN)
+    loader = training_loader(images, transform, (3, *IMAGE), order, 0, 0)
+    epochs = iter(range(10**9))
+
+    def read() -> int:
+        order.epoch = next(epochs)
+        return sum(len(batch.indices) for batch in loader)
+
+    return read
+
+
+def _evaluation(images: Images, exact: bool) -> Callable[[], int]:
+    transform = evaluation_transform(0.875, "bicubic", IMAGE, 3, exact)
+    loader = evaluation_loader(images, transform, (3, *IMAGE), BATCH, 0)
+    return lambda: sum(len(batch.indices) for batch in loader)
+
+
+def _rate(side: Callable[[], int]) -> float:
+    began = time.perf_counter()
+    return side() / (time.perf_counter() - began)
+
+
+def _large(scratch: Path) -> list[str]:
+    """What sets too large to make cost: their index and their order."""
+    order = EpochOrder(10**9, 0, 0)
+    before, began = _memory(), time.perf_counter()
+    for at in islice(cycle(range(0, 10**9, 10**6)), 100):
+        order.at(np.arange(at, at + 1024))
+    seconds = (time.perf_counter() - began) / 100
+    return [
+        f"order of 1,000,000,000 images: the next 1,024 in {1e3 * seconds:.2f} ms, "
+        f"{max(0.0, _memory() - before):.1f} MiB more memory"
+    ]
+
+
+def _memory() -> float:
+    """The most memory this process has had, in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def _ratio(values: Iterable[float], others: Iterable[float], times: float, decimals: int) -> str:
+    return _range([times * one / other for one, other in zip(values, others, strict=True)], decimals)
+
+
+def _range(values: list[float], decimals: int) -> str:
+    middle, lowest, highest = (f"{value:,.{decimals}f}" for value in (median(values), min(values), max(values)))
+    return f"{middle} ({lowest}-{highest})"
+
+
+if __name__ == "__main__":
+    cyclopts.run(main)

@@ -193,3 +193,16 @@ class TestTrainingOrder:
         probabilities = np.repeat([0.0, 0.02], 50)
         order = TrainingOrder(100, 0, batch_size=100, group_size=100, probabilities=probabilities)
         assert min(view.image for part in order for view in part) >= 50
+
+
+def test_blocks_needed_soon_are_told_before():
+    told: list[list[int]] = []
+    order = TrainingOrder(400, 0, 16, 16, blocks=np.arange(0, 401, 20), ahead=told.append)
+    for batch in order:
+        soon = {block for blocks in told for block in blocks}
+        assert {view.image // 20 for view in batch} <= soon
+    assert len(told) == 3
+    order.first_step = 20
+    told.clear()
+    list(order)
+    assert len(told) <= 2

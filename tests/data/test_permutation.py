@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare, kstest
 
-from ffvit.data.permutation import Permutation, uniform
+from ffvit.data.permutation import BlockPermutation, Permutation, uniform
 
 
 @given(st.integers(1, 3000), st.integers(0, 2**32), st.integers(0, 100))
@@ -40,3 +40,28 @@ def test_uniform_is_even_and_independent():
     assert kstest(drawn, "uniform").pvalue > 1e-3
     assert abs(np.corrcoef(drawn[:-1], drawn[1:])[0, 1]) < 0.02
     assert abs(np.corrcoef(drawn, uniform(np.arange(100_000), 3, 6))[0, 1]) < 0.02
+
+
+class TestBlocks:
+    @given(st.lists(st.integers(0, 40), min_size=1, max_size=30), st.integers(1, 9), st.integers(0, 9))
+    def test_every_number_once_and_few_blocks_at_a_time(self, lengths, window, seed):
+        begins = np.cumsum([0, *lengths])
+        order = BlockPermutation(begins, window, seed, 0)
+        places = np.arange(begins[-1])
+        shown = order(places)
+        assert sorted(shown) == places.tolist()
+        blocks = np.searchsorted(begins, shown, side="right") - 1
+        for number in np.unique(order.window_of(places)):
+            needed = set(blocks[order.window_of(places) == number].tolist())
+            assert needed == set(order.blocks_of(int(number)))
+            assert len(needed) <= window
+
+    @given(st.integers(0, 99))
+    def test_a_part_is_that_of_the_whole(self, place):
+        order = BlockPermutation(np.arange(0, 101, 10), 3, 1, 2)
+        assert order(np.array([place]))[0] == order(np.arange(100))[place]
+
+    def test_blocks_and_images_are_shuffled_anew_each_epoch(self):
+        one, other = (BlockPermutation(np.arange(0, 1001, 10), 4, 0, epoch) for epoch in (0, 1))
+        assert one.blocks.tolist() != other.blocks.tolist()
+        assert (one(np.arange(1000)) != np.sort(one(np.arange(1000)))).mean() > 0.9

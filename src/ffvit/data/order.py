@@ -6,16 +6,19 @@ groups of the batch, so the parts are cut between pairs: whatever the number of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int64
 from torch.utils.data import Sampler
 
-from ffvit.data.permutation import Permutation, uniform
+from ffvit.data.permutation import BlockPermutation, Permutation, uniform
 
 ALONE = -1
+
+WINDOW = 8
+"""Blocks (shards) whose images are shuffled together where not all can be had at once."""
 
 AT_ONCE = 2**16
 """Places of an epoch to look up together: each call takes a while, however few."""
@@ -41,6 +44,7 @@ class EpochOrder:
         repeats: Repeated augmentation (DeiT's RASampler): each image comes as so many views in a row, and the epoch
             ends after as many views as there are images, rounded down to 256, so it shows only some of the images.
         cumulative: Draw with replacement by these cumulative probabilities instead of shuffling (a balanced sampler).
+        blocks: Where blocks of images begin of which only some can be had at a time, and where the last one ends.
     """
 
     def __init__(
@@ -50,9 +54,12 @@ class EpochOrder:
         epoch: int,
         repeats: int = 1,
         cumulative: Float[np.ndarray, " images"] | None = None,
+        blocks: Int64[np.ndarray, " edges"] | None = None,
     ) -> None:
         self.images, self.repeats, self.cumulative, self.numbers = images, repeats, cumulative, (seed, epoch)
-        self.permutation = Permutation(images, seed, epoch)
+        self.permutation: Permutation | BlockPermutation = (
+            Permutation(images, seed, epoch) if blocks is None else BlockPermutation(blocks, WINDOW, seed, epoch)
+        )
 
     def __len__(self) -> int:
         return self.images // 256 * 256 if self.repeats > 1 and self.images >= 256 else self.images
@@ -116,6 +123,8 @@ class TrainingOrder(Sampler[list[View]]):
         process: This one's number.
         processes: How many share a step.
         micro_batch: At most so many images at once in a process; the rest of its share follows.
+        blocks: See `EpochOrder`.
+        ahead: Told of the blocks that will be needed soon.
     """
 
     def __init__(
@@ -129,9 +138,11 @@ class TrainingOrder(Sampler[list[View]]):
         process: int = 0,
         processes: int = 1,
         micro_batch: int | None = None,
+        blocks: Int64[np.ndarray, " edges"] | None = None,
+        ahead: Callable[[list[int]], None] | None = None,
     ) -> None:
         self.images, self.seed, self.batch_size = images, seed, batch_size
-        self.repeats = repeats
+        self.repeats, self.blocks, self.ahead = repeats, blocks, ahead
         self.cumulative = None if probabilities is None else np.cumsum(probabilities)
         pairs, group_of = pairs_of(batch_size, group_size)
         share = -(-len(pairs) // processes)
@@ -150,7 +161,7 @@ class TrainingOrder(Sampler[list[View]]):
     @property
     def of_epoch(self) -> EpochOrder:
         """All processes' order of the epoch."""
-        return EpochOrder(self.images, self.seed, self.epoch, self.repeats, self.cumulative)
+        return EpochOrder(self.images, self.seed, self.epoch, self.repeats, self.cumulative, self.blocks)
 
     def __len__(self) -> int:
         return (self.steps - self.first_step) * self.micro_batches
@@ -158,11 +169,17 @@ class TrainingOrder(Sampler[list[View]]):
     def __iter__(self) -> Iterator[list[View]]:
         order = self.of_epoch
         at_once = max(1, AT_ONCE // self.batch_size)
+        window = -1
         for first in range(self.first_step, self.steps, at_once):
             last = min(first + at_once, self.steps)
             images, views = order.at(np.arange(first * self.batch_size, last * self.batch_size))
             for step in range(last - first):
                 at = step * self.batch_size
+                if self.ahead is not None and isinstance(order.permutation, BlockPermutation):
+                    turn = np.array([(first + step) * self.batch_size // self.repeats])
+                    if (now := int(order.permutation.window_of(turn)[0])) != window:
+                        window = now
+                        self.ahead([*order.permutation.blocks_of(now), *order.permutation.blocks_of(now + 1)])
                 for part in self.layout:
                     yield [
                         View(self.epoch, int(images[at + position]), int(views[at + position]), group, position)

@@ -47,6 +47,45 @@ class Permutation:
         return low | high << low_bits
 
 
+class BlockPermutation:
+    """As `Permutation`, of numbers in blocks that are costly to reach (shards far away): few are needed at a time.
+
+    The blocks are shuffled, and the numbers within a window of so many blocks that follow each other.
+
+    Args:
+        begins: Where each block begins, and where the last one ends.
+        window: Blocks.
+        numbers: Decide the order.
+    """
+
+    def __init__(self, begins: Int64[np.ndarray, " edges"], window: int, *numbers: int) -> None:
+        lengths = np.diff(begins)
+        there = np.flatnonzero(lengths)
+        self.blocks = there[Permutation(len(there), *numbers)(np.arange(len(there)))]
+        self._begins, self._window, self._numbers = begins[:-1], window, numbers
+        self._starts = np.concatenate(([0], np.cumsum(lengths[self.blocks])))  # of each block, in the new order
+
+    def __call__(self, places: Int64[np.ndarray, " places"]) -> Int64[np.ndarray, " places"]:
+        """The numbers at these places."""
+        found = np.empty_like(places)
+        windows = self.window_of(places)
+        for window in np.unique(windows):
+            mine = windows == window
+            start, end = self._starts[[window * self._window, min((window + 1) * self._window, len(self.blocks))]]
+            shuffled = start + Permutation(int(end - start), *self._numbers, int(window))(places[mine] - start)
+            block = np.searchsorted(self._starts, shuffled, side="right") - 1
+            found[mine] = self._begins[self.blocks[block]] + shuffled - self._starts[block]
+        return found
+
+    def window_of(self, places: Int64[np.ndarray, " places"]) -> Int64[np.ndarray, " places"]:
+        """The number of each place's window."""
+        return (np.searchsorted(self._starts, places, side="right") - 1) // self._window
+
+    def blocks_of(self, window: int) -> list[int]:
+        """The blocks of a window; none past the last."""
+        return self.blocks[window * self._window : (window + 1) * self._window].tolist()
+
+
 def scrambled(values: np.ndarray) -> np.ndarray:
     """64 bits, each of which depends on all (the finisher of SplitMix64: Steele et al., 2014)."""
     values = (values ^ values >> U64(30)) * U64(0xBF58476D1CE4E5B9)

@@ -21,8 +21,12 @@ import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Iterable
-from itertools import cycle, islice
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
@@ -34,6 +38,7 @@ import simplejpeg
 import timm
 import torch
 from cyclopts import Parameter
+from ffvit.data.shards import FORMAT, INFO, RECORD, VERSION, ShardFolder, Split, open_index
 from here import processor
 from photographs import write_photographs
 from pydantic import PositiveInt
@@ -90,7 +95,7 @@ def main(
         write_photographs(folder / "val", images // 2, seed=1)
         status.update("preparing shards")
         command = [sys.executable, "-m", "ffvit", "prepare", folder, shards, "--max-side", "500", "--quality", "90"]
-        subprocess.run([*command, "--workers", "1"], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([*command, "--workers", "1"], check=True, stdout=subprocess.DEVNULL)  # noqa: S603
         sides = _sides(folder, shards)
         rates: dict[str, list[float]] = {name: [] for name in sides}
         for number in range(rounds):
@@ -183,16 +188,67 @@ def _rate(side: Callable[[], int]) -> float:
 
 
 def _large(scratch: Path) -> list[str]:
-    """What sets too large to make cost: their index and their order."""
+    """What sets too large to make cost: their order and their index."""
     order = EpochOrder(10**9, 0, 0)
     before, began = _memory(), time.perf_counter()
-    for at in islice(cycle(range(0, 10**9, 10**6)), 100):
+    for at in range(0, 10**8, 10**6):
         order.at(np.arange(at, at + 1024))
     seconds = (time.perf_counter() - began) / 100
-    return [
-        f"order of 1,000,000,000 images: the next 1,024 in {1e3 * seconds:.2f} ms, "
-        f"{max(0.0, _memory() - before):.1f} MiB more memory"
+    said = [
+        f"The order of 1,000,000,000 images: the next 1,024 take {1e3 * seconds:.2f} ms, and {_memory() - before:.1f} MiB."
     ]
+    folder = scratch / "large"
+    _write_index(folder, 14_000_000)
+    out = subprocess.run([sys.executable, __file__, "open-index", folder], check=True, capture_output=True, text=True)  # noqa: S603
+    seconds, shared, own = map(float, out.stdout.split())
+    return [
+        *said,
+        f"The index of 14,000,000 images: opened in {seconds:.2f} s; {shared:,.0f} MiB shared by all processes, and "
+        f"{own:.0f} MiB more for each of 4 that read from it.",
+    ]
+
+
+def _write_index(folder: Path, count: int, shards: int = 7000) -> None:
+    """The index of a set whose shards are not there."""
+    folder.mkdir()
+    each = count // shards
+    records = np.zeros(count, RECORD)
+    place = np.arange(count)
+    records["shard"], records["offset"], records["length"] = place // each, place % each * 112_640 + 512, 110_000
+    records["label"], records["name_end"] = place % 21_841, 30 * (place + 1)
+    np.save(folder / "train.npy", records)
+    (folder / "train.npy").rename(folder / "train.index")
+    with (folder / "train.names").open("wb") as file:
+        for at in range(0, count, 10**6):
+            file.write(b"n01440764/n01440764_000000.jpg" * min(10**6, count - at))
+    files = [f"train-{number:06}.tar" for number in range(shards)]
+    split = Split("train", count, tuple(files), (each,) * shards, (each * 112_640,) * shards, zlib.crc32(records.data))
+    info = {"format": FORMAT, "version": VERSION, "classes": [str(n) for n in range(21_841)]}
+    (folder / INFO).write_text(json.dumps(info | {"splits": {"train": asdict(split)}}))
+
+
+def _open_index(folder: Path) -> None:
+    """Open it as training does, and have four processes read from it; prints seconds and MiB."""
+    before, began = _pages()["Rss"], time.perf_counter()
+    images = open_index(folder, partial(ShardFolder, folder))["train"].images
+    seconds = time.perf_counter() - began
+    shared = _pages()["Rss"] - before
+    with ProcessPoolExecutor(4, mp_context=get_context("fork")) as pool:
+        own = max(pool.map(_names_of, [images] * 4))
+    print(seconds, shared / 1024, own / 1024)
+
+
+def _names_of(images: Images) -> int:
+    before = _pages()["Private_Dirty"]
+    for index in range(0, len(images), 1000):
+        images.name(index)
+    return _pages()["Private_Dirty"] - before
+
+
+def _pages() -> dict[str, int]:
+    """This process's memory in KiB, by kind (Linux)."""
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]
+    return {name.rstrip(":"): int(size) for name, size, *_ in map(str.split, lines)}
 
 
 def _memory() -> float:
@@ -210,4 +266,7 @@ def _range(values: list[float], decimals: int) -> str:
 
 
 if __name__ == "__main__":
-    cyclopts.run(main)
+    if sys.argv[1:2] == ["open-index"]:
+        _open_index(Path(sys.argv[2]))
+    else:
+        cyclopts.run(main)

@@ -23,10 +23,8 @@ import tempfile
 import time
 import zlib
 from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
@@ -38,7 +36,6 @@ import simplejpeg
 import timm
 import torch
 from cyclopts import Parameter
-from ffvit.data.shards import FORMAT, INFO, RECORD, VERSION, ShardFolder, Split, open_index
 from here import processor
 from photographs import write_photographs
 from pydantic import PositiveInt
@@ -55,6 +52,7 @@ from ffvit.data.images import Images
 from ffvit.data.loader import evaluation_loader, training_loader
 from ffvit.data.order import EpochOrder, TrainingOrder
 from ffvit.data.parts import open_parts
+from ffvit.data.shards import FORMAT, INFO, RECORD, VERSION, ShardFolder, Split, open_index
 from ffvit.data.transform import evaluation_transform, training_transform
 
 IMAGE = 224, 224
@@ -233,16 +231,17 @@ def _open_index(folder: Path) -> None:
     images = open_index(folder, partial(ShardFolder, folder))["train"].images
     seconds = time.perf_counter() - began
     shared = _pages()["Rss"] - before
-    with ProcessPoolExecutor(4, mp_context=get_context("fork")) as pool:
-        own = max(pool.map(_names_of, [images] * 4))
-    print(seconds, shared / 1024, own / 1024)
-
-
-def _names_of(images: Images) -> int:
-    before = _pages()["Private_Dirty"]
-    for index in range(0, len(images), 1000):
-        images.name(index)
-    return _pages()["Private_Dirty"] - before
+    own = []
+    for _ in range(4):  # as a loader starts its workers: what they have from this process is not copied
+        to_parent, from_worker = os.pipe()
+        if not (worker := os.fork()):
+            for index in range(0, len(images), 1000):
+                images.name(index)
+            os.write(from_worker, str(_pages()["Private_Dirty"]).encode())
+            os._exit(0)
+        os.waitpid(worker, 0)
+        own.append(int(os.read(to_parent, 99)))
+    print(seconds, shared / 1024, max(own) / 1024)
 
 
 def _pages() -> dict[str, int]:

@@ -222,6 +222,7 @@ def _write_index(folder: Path, count: int, shards: int = 7000) -> None:
     files = [f"train-{number:06}.tar" for number in range(shards)]
     split = Split("train", count, tuple(files), (each,) * shards, (each * 112_640,) * shards, zlib.crc32(records.data))
     info = {"format": FORMAT, "version": VERSION, "classes": [str(n) for n in range(21_841)]}
+    os.sync()  # pages not on the disk yet would count as a process's own
     (folder / INFO).write_text(json.dumps(info | {"splits": {"train": asdict(split)}}))
 
 

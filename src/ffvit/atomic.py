@@ -13,8 +13,12 @@ from ffvit.errors import RunStoppedError
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[Path]:
+def writing(path: Path, go_on: str = "go on with --resume") -> Iterator[Path]:
     """A temporary file to write to; what stands at `path` is replaced only when the block ends well.
+
+    Args:
+        path: The file.
+        go_on: What to do once a full disk has room again.
 
     Raises:
         RunStoppedError: The disk is full (or a quota is); what stood at `path` is untouched.
@@ -32,7 +36,7 @@ def writing(path: Path) -> Iterator[Path]:
             free = shutil.disk_usage(path.parent).free / 2**20
             raise RunStoppedError(
                 f"{path}: the disk is full ({free:,.0f} MiB left); what was there before is untouched. "
-                "Free some space, then go on with --resume"
+                f"Free some space, then {go_on}"
             ) from None
         raise
 

@@ -11,7 +11,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.model_selection import StratifiedKFold
 
-from ffvit.data import folders, lists, timm_sets
+from ffvit.data import folders, lists, shards, tars, timm_sets
 from ffvit.data.config import Data
 from ffvit.data.images import ArrayImages, Images, Labelled, Labels, Subset
 from ffvit.errors import UserError, nearest
@@ -49,10 +49,8 @@ def open_parts(data: Data) -> Parts:
     Raises:
         UserError: The source cannot be used as it is; says what is wrong, where, and what to do.
     """
-    brought = {part: found for part, opened in _openers(data.source, data.root).items() if (found := opened())}
-    if "train" not in brought:
-        raise UserError(f"data.source: {data.source} has {' and '.join(brought) or 'no part'} but no train to train on")
-    classes = _same_classes(data.source, brought)
+    brought = bring(data.source, data.root)
+    classes = brought["train"].classes
     if len(classes) < 2:
         raise UserError(
             f"data.source: {data.source} has one class only, {classes[0]!r}; there must be two to tell apart"
@@ -85,6 +83,19 @@ def open_parts(data: Data) -> Parts:
         drawn.append("selection")
     account = _account(data, len(classes), {"training": train, "selection": selection, "test": test}, drawn)
     return Parts(classes, train, selection, test, account)
+
+
+def bring(source: str, root: Path | None) -> dict[str, Labelled]:
+    """The parts a source brings, as it brings them: train, val and test, or train alone; all with the same classes.
+
+    Raises:
+        UserError: The source cannot be used, brings no train, or its parts differ in their classes.
+    """
+    brought = {part: found for part, opened in _openers(source, root).items() if (found := opened())}
+    if "train" not in brought:
+        raise UserError(f"data.source: {source} has {' and '.join(brought) or 'no part'} but no train to train on")
+    _check_classes(source, brought)
+    return brought
 
 
 def open_images(source: str, root: Path | None, classes: Sequence[str] | None) -> Images:
@@ -132,11 +143,16 @@ def _openers(source: str, root: Path | None) -> dict[str, Callable[[], Labelled 
     prefix = source.split("/", 1)[0].lower()
     if source == "digits":
         return {"train": _digits}
+    if path.is_dir() and (shards.is_prepared(path) or tars.holds_tars(path)):
+        opened = shards.open_shards(path) if shards.is_prepared(path) else tars.open_tars(path)
+        return {part: partial(Labelled, *found) for part, found in opened.items()}
     if path.is_dir():
         return {part: partial(folders.read_folder, folder) for part, folder in folders.part_folders(path).items()}
     if path.is_file():
         if path.suffix.lower() not in lists.SUFFIXES:
-            raise UserError(f"data.source: {source} is a file; give a folder of images, or a list (.csv, .parquet)")
+            raise UserError(
+                f"data.source: {source} is a file; give a folder of images or shards, or a list (.csv, .parquet)"
+            )
         return {part: partial(Labelled, *found) for part, found in lists.read_list(path).items()}
     if "/" in source and prefix in timm_sets.NEEDS:
         names = timm_sets.split_names(source, root)
@@ -164,7 +180,7 @@ def _nowhere(source: str, path: Path, prefix: str) -> str:
     return f"data.source: there is no {missing.name!r} in {missing.parent.resolve()}{near} (or a name: {known})"
 
 
-def _same_classes(source: str, brought: dict[str, Labelled]) -> tuple[str, ...]:
+def _check_classes(source: str, brought: dict[str, Labelled]) -> None:
     classes = brought["train"].classes
     for part, (_, others) in brought.items():
         here, there = set(classes), set(others)
@@ -177,7 +193,6 @@ def _same_classes(source: str, brought: dict[str, Labelled]) -> tuple[str, ...]:
             ]
             raise UserError(f"data.source: the parts of {source} differ in their classes: {'; '.join(said)}")
         assert others == classes, f"{part} numbers the classes otherwise than train"
-    return classes
 
 
 def _listed(names: Sequence[str], limit: int = 5) -> str:

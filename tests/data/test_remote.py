@@ -107,7 +107,8 @@ class TestFetching:
         assert cache(server, near).path(3).read_bytes() == b"other" * 20_000
 
     @pytest.mark.parametrize(
-        ("fate", "said"), [("503", "the server answers 503"), ("stall", "nothing came for 0.3 s"), ("drop", "disconnected")]
+        ("fate", "said"),
+        [("503", "the server answers 503"), ("stall", "nothing came for 0.3 s"), ("drop", "disconnected")],
     )
     def test_a_server_that_always_fails_is_given_up(self, server, near, fate, said):
         server.trouble = lambda: fate

@@ -10,7 +10,7 @@ import shutil
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -53,7 +53,7 @@ class ShardCache:
         """
         self.addresses = tuple(addresses)
         self.sizes = None if sizes is None else tuple(sizes)
-        self.folder = folder or default_folder(addresses)
+        self.folder = folder or default_folder(*addresses)
         self.limit = limit
         self.patience = patience or Patience()
         self._names = _names(self.addresses)
@@ -128,18 +128,8 @@ class ShardCache:
         fetch(self.addresses[n], self._place(n), self._size(n), self.patience)
         self._keep_to_limit(besides=n)
 
-    @contextmanager
-    def _fetching(self, n: int, wait: bool) -> Iterator[bool]:
-        """While one process fetches the shard; yields whether this is the one, if it does not wait to be."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.folder / f".{self._names[n]}.lock", os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError as error:
-            raise UserError(f"{self.folder}: fetched shards cannot be kept there ({error.strerror})") from None
-        try:
-            yield _lock(descriptor, fcntl.LOCK_EX, self.folder, wait)
-        finally:
-            os.close(descriptor)
+    def _fetching(self, n: int, wait: bool) -> AbstractContextManager[bool]:
+        return locked(self.folder / f".{self._names[n]}.lock", wait)
 
     def _keep_to_limit(self, besides: int) -> None:
         """Remove shards, those first that were used longest ago."""
@@ -192,10 +182,27 @@ class _Process:
             os.close(descriptor)
 
 
-def default_folder(addresses: Sequence[str]) -> Path:
-    """Where files of these addresses are kept, unless another place is given."""
-    named = hashlib.sha256("\n".join(addresses).encode()).hexdigest()[:16]
-    return Path.home() / ".cache" / "ffvit" / "shards" / named
+@contextmanager
+def locked(file: Path, wait: bool = True) -> Iterator[bool]:
+    """While no other process holds this lock; without waiting, yields whether that is so.
+
+    Raises:
+        UserError: Its folder cannot be written to, or knows no locks.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise UserError(f"{file.parent}: fetched shards cannot be kept there ({error.strerror})") from None
+    try:
+        yield _lock(descriptor, fcntl.LOCK_EX, file.parent, wait)
+    finally:
+        os.close(descriptor)
+
+
+def default_folder(*of: str) -> Path:
+    """Where files from far away are kept unless another place is given, by what tells them from others."""
+    return Path.home() / ".cache" / "ffvit" / "shards" / hashlib.sha256("\n".join(of).encode()).hexdigest()[:24]
 
 
 def _names(addresses: Sequence[str]) -> list[str]:
@@ -207,7 +214,7 @@ def _names(addresses: Sequence[str]) -> list[str]:
 def _hold(path: Path, size: int | None) -> int | None:
     """A descriptor that keeps the file from being removed, or None if it is not there (or not of this size)."""
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
         return None
     _lock(descriptor, fcntl.LOCK_SH, path.parent, wait=True)  # waits only while someone removes it
@@ -232,7 +239,7 @@ def _just_used(descriptor: int) -> None:
 def _removed(path: Path) -> bool:
     """Remove the file if no process holds it."""
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return True
     try:

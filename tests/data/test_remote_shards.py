@@ -8,9 +8,11 @@ import zlib
 import numpy as np
 import PIL.Image
 import pytest
+import torch
 
 from ffvit import Data
 from ffvit.data.images import Labelled
+from ffvit.data.loader import evaluation_loader
 from ffvit.data.parts import open_parts
 from ffvit.data.remote import Patience
 from ffvit.data.remote_shards import open_remote
@@ -120,3 +122,16 @@ def test_a_shard_that_does_not_come_is_no_bad_image(server, tmp_path):
     server.trouble = lambda: "404"
     with pytest.raises(UserError, match=r"train-000002\.tar: cannot be fetched"):
         images.read(50)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_loading_processes_read_shards_and_say_what_does_not_come(server, far, tmp_path, workers):
+    images = open_remote(server.address(), tmp_path / "near", HASTE)["train"].images
+    server.trouble = lambda: "404" if server.asked[-1][1] == "train-000002.tar" else ""
+    batches = iter(evaluation_loader(images, lambda image: torch.zeros(1, 2, 2), (1, 2, 2), 20, workers))
+    assert [len(next(batches).labels), len(next(batches).labels)] == [20, 20]
+    with pytest.raises(
+        UserError, match=r"^http://\S+/train-000002\.tar: cannot be fetched .*check address and access$"
+    ):
+        next(batches)

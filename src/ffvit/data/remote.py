@@ -122,7 +122,7 @@ def fetch(address: str, target: Path, size: int | None = None, patience: Patienc
             if failures >= patience.tries:
                 raise UserError(
                     f"{shown(address)}: not fetched in {failures} tries (the last: {reason}); check the connection, "
-                    f"then go on with the same command: {gained:,} bytes of it are kept in {target.parent}"
+                    f"then go on with the same command (what has come of it, {gained:,} bytes, is kept)"
                 ) from error
             time.sleep(patience.wait(failures))
 

@@ -226,6 +226,66 @@ def predict(
 
 
 @app.command
+def prepare(
+    source: str,
+    out: Path,
+    *,
+    max_side: PositiveInt | None = None,
+    quality: PositiveInt | None = None,
+    shard_size: PositiveFloat = 256,
+    workers: PositiveInt | None = None,
+    bad_images: NonNegativeInt = 100,
+    root: Path | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Pack images into shards: a few large files, each image checked, quick to read on any disk.
+
+    Examples:
+      ffvit prepare photos/ shards/                       bytes as they are
+      ffvit prepare /data/imagenet shards/ --max-side 512           made smaller
+
+    A prepare that was stopped goes on when the same command is given again.
+
+    Parameters
+    ----------
+    source
+        Images, as for train.
+    out
+        A folder for the shards.
+    max_side
+        Make images with a longer side this small, as JPEGs. Default: none is.
+    quality
+        Of these JPEGs (default: 90). Given, every JPEG is encoded anew.
+    shard_size
+        MiB of a shard, about.
+    workers
+        Processes to work with. Default: one a core.
+    bad_images
+        Unreadable images to leave out (and list) before it stops.
+    root
+        Where a data set that timm opens lies.
+    overwrite
+        Replace what was prepared in the folder before.
+    """
+    from ffvit.data.prepare import prepare as pack
+
+    console = _console()
+    prepared = pack(
+        source,
+        out,
+        root=root,
+        max_side=max_side,
+        quality=quality,
+        shard_size=shard_size,
+        workers=workers,
+        bad_images=bad_images,
+        overwrite=overwrite,
+        console=console,
+    )
+    console.print(str(prepared), highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command
 def models(pattern: str = "*ff_*") -> None:
     """List networks: parameters, operations, published accuracy and its source.
 

@@ -20,10 +20,12 @@ class Data(Value):
     source: str = Field(
         "digits",
         description="digits; a folder with train/ and val/ (and test/), or of class folders; a .csv or .parquet list "
-        "with columns path, label and, where the parts are given, split; or a data set timm opens: torch/cifar10, hfds/..., wds/...",
+        "with columns path, label and, where the parts are given, split; shards far away: the address of a prepared folder "
+        "(s3://bucket/folder, https://...) or of tar files (https://host/train-{0000..0127}.tar); or a data set timm opens: torch/cifar10, hfds/..., wds/...",
     )
     root: Path | None = Field(
-        None, description="Where a data set that timm opens lies or is downloaded to (default: ~/.cache/ffvit)."
+        None,
+        description="Where a data set that timm opens lies or is downloaded to, and where shards from far away are kept (default: ~/.cache/ffvit).",
     )
     selection: Annotated[float, Field(ge=0, lt=1)] | None = Field(
         None,

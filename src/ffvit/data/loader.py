@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
@@ -23,6 +23,7 @@ from ffvit.data.erasing import NOTHING, erase
 from ffvit.data.images import ArrayImages, BadImageError, Images, Subset
 from ffvit.data.order import TrainingOrder, View
 from ffvit.data.transform import Seen, Transform, check_channels
+from ffvit.errors import RunStoppedError, UserError
 
 PADDING = -1
 Item = TypeVar("Item")
@@ -152,6 +153,20 @@ class _Collate:
         )
 
 
+class _Loader(DataLoader[Batch]):
+    """A loader whose workers' errors for a person arrive as they were raised, not as the text of a traceback."""
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        return _in_words(super().__iter__())
+
+
+def _in_words(batches: Iterator[Batch]) -> Iterator[Batch]:
+    try:
+        yield from batches
+    except (UserError, RunStoppedError) as error:
+        raise type(error)(str(error).rpartition(f"{type(error).__name__}: ")[2].strip()) from None
+
+
 def training_loader(
     images: Images, transform: Transform, shape: tuple[int, int, int], order: TrainingOrder, seed: int, workers: int
 ) -> DataLoader[Batch]:
@@ -190,7 +205,7 @@ def _loader(
     dataset: Dataset, batches: Sampler[list[Any]] | list[list[int]], shape: tuple[int, int, int], workers: int
 ) -> DataLoader[Batch]:
     collate: Callable[[list[_Loaded]], Batch] = _Collate(shape)
-    return DataLoader(
+    return _Loader(
         dataset,
         batch_sampler=batches,
         collate_fn=collate,

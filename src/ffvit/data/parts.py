@@ -11,7 +11,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.model_selection import StratifiedKFold
 
-from ffvit.data import folders, lists, shards, tars, timm_sets
+from ffvit.data import folders, lists, remote, remote_shards, shards, tars, timm_sets
 from ffvit.data.config import Data
 from ffvit.data.images import ArrayImages, Images, Labelled, Labels, Subset
 from ffvit.errors import UserError, nearest
@@ -143,6 +143,8 @@ def _openers(source: str, root: Path | None) -> dict[str, Callable[[], Labelled 
     prefix = source.split("/", 1)[0].lower()
     if source == "digits":
         return {"train": _digits}
+    if remote.is_remote(source):
+        return {part: partial(Labelled, *found) for part, found in remote_shards.open_remote(source, root).items()}
     if path.is_dir() and (shards.is_prepared(path) or tars.holds_tars(path)):
         opened = shards.open_shards(path) if shards.is_prepared(path) else tars.open_tars(path)
         return {part: partial(Labelled, *found) for part, found in opened.items()}

@@ -48,7 +48,7 @@ RECORD = np.dtype(
 OPEN_FILES = 128
 """Shards that a process keeps open; thousands would pass the system's limit."""
 
-AGAIN = "prepare the images again (ffvit prepare)"
+AGAIN = "prepare the images again (ffvit prepare SOURCE FOLDER --overwrite)"
 
 
 @dataclass(frozen=True)

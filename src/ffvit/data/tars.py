@@ -57,7 +57,7 @@ def _make_index(folder: Path, parts: dict[str, list[str]], index: Path) -> None:
     splits: list[Split] = []
     highest = -1
     for part, files in parts.items():
-        shards = (_shard(folder / file) for file in counted(files, f"looking through the tar files of {folder}"))
+        shards = (read_shard(folder / file) for file in counted(files, f"looking through the tar files of {folder}"))
         split = write_index(index, part, shards, go_on)
         labels = np.load(index / f"{part}.index", mmap_mode="r")["label"]
         if labels.min() >= 0:  # Below: labels that are withheld, as those of many a public test part are
@@ -109,7 +109,7 @@ class _Found(NamedTuple):
     label: int
 
 
-def _shard(path: Path) -> Shard:
+def read_shard(path: Path) -> Shard:
     """Walk through the headers of a tar file.
 
     Raises:

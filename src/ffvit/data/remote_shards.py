@@ -1,0 +1,123 @@
+"""Images in shards that lie far away: what a run sees of them is what it would see of the same shards here."""
+
+from __future__ import annotations
+
+import tempfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ffvit.atomic import writing
+from ffvit.data.images import Labelled
+from ffvit.data.remote import Patience, addresses, fetch, shown
+from ffvit.data.shard_cache import ShardCache, default_folder, locked
+from ffvit.data.shards import INFO, Shard, Shards, open_index, read_info, write_index, write_info
+from ffvit.data.tars import read_shard
+from ffvit.data.waiting import counted
+from ffvit.errors import UserError
+
+AHEAD = 2
+"""Tar files to fetch while one is looked through."""
+
+_GO_ON = "give the same command again"
+
+
+@dataclass(frozen=True)
+class CachedShards:
+    """Shards of a part, brought here as they are needed; see `shards.Shards`."""
+
+    files: tuple[str, ...]
+    cache: ShardCache
+    first: int
+    """Which of the cache's shards is the part's first."""
+
+    def local(self, number: int) -> Path:
+        """See `shards.Shards.local`; a shard that does not come is no bad image, but ends the run.
+
+        Raises:
+            UserError: It cannot be fetched.
+        """
+        return self.cache.path(self.first + number)
+
+
+def open_remote(address: str, root: Path | None = None, patience: Patience | None = None) -> dict[str, Labelled]:
+    """The parts of a prepared folder far away, or of tar files that others wrote (all of them train).
+
+    Args:
+        address: The folder's, or that of tar files, with braces: `https://host/train-{0000..0127}.tar`.
+        root: Where to keep what is fetched. Default: ~/.cache/ffvit/shards.
+        patience: With a server that fails.
+
+    Raises:
+        UserError: Something cannot be fetched, or is not what it should be.
+    """
+    if "{" in address or shown(address).endswith(".tar"):
+        return _open_tars(address, root, patience)
+    return _open_prepared(address, root, patience)
+
+
+def _open_prepared(address: str, root: Path | None, patience: Patience | None) -> dict[str, Labelled]:
+    info = _fetched(_inside(address, INFO), patience)
+    # Named for what the folder holds too: once it is prepared anew, nothing old is taken for it.
+    folder = _folder(root, address, f"{len(info)} {zlib.crc32(info)}")
+    with locked(folder / ".info.lock"), writing(folder / INFO, _GO_ON) as temporary:
+        temporary.write_bytes(info)
+    _, splits = read_info(folder)
+    beside = [_inside(address, f"{part}.{kind}") for part in splits for kind in ("index", "names")]
+    whole = ShardCache(beside, folder=folder, patience=patience)
+    for number in range(len(beside)):
+        whole.path(number)
+    files = [file for split in splits.values() for file in split.filenames]
+    sizes = [size for split in splits.values() for size in split.shard_bytes]
+    cache = ShardCache([_inside(address, file) for file in files], sizes, folder, patience=patience)
+    return open_index(folder, lambda its: CachedShards(its, cache, files.index(its[0])))
+
+
+def _open_tars(address: str, root: Path | None, patience: Patience | None) -> dict[str, Labelled]:
+    every = addresses(address)
+    folder = _folder(root, *every)
+    with locked(folder / ".info.lock"):  # one process looks through them, the others wait
+        if not (folder / INFO).exists():
+            _make_index(address, ShardCache(every, folder=folder, patience=patience))
+    (split,) = read_info(folder)[1].values()
+    cache = ShardCache(every, split.shard_bytes, folder, patience=patience)
+
+    def shards(files: tuple[str, ...]) -> Shards:
+        return CachedShards(files, cache, first=0)
+
+    return open_index(folder, shards)
+
+
+def _make_index(address: str, cache: ShardCache) -> None:
+    """Fetch every tar file once and look through its headers."""
+
+    def walked() -> Iterator[Shard]:
+        for number in counted(range(len(cache)), f"fetching and looking through {shown(address)}"):
+            cache.prefetch(range(number, min(number + 1 + AHEAD, len(cache))))
+            yield read_shard(cache.path(number))
+
+    split = write_index(cache.folder, "train", walked(), _GO_ON)
+    labels = np.load(cache.folder / "train.index", mmap_mode="r")["label"]
+    if labels.min() < 0:
+        raise UserError(f"{shown(address)}: holds images whose label is withheld ({labels.min()}); leave them out")
+    write_info(cache.folder, map(str, range(int(labels.max()) + 1)), [split], {"source": shown(address)}, _GO_ON)
+
+
+def _folder(root: Path | None, *of: str) -> Path:
+    folder = default_folder(*of)
+    return folder if root is None else root / folder.name
+
+
+def _inside(address: str, name: str) -> str:
+    """The address of a file in the folder at an address, which may end in a query."""
+    folder, mark, query = address.partition("?")
+    return f"{folder.rstrip('/')}/{name}{mark}{query}"
+
+
+def _fetched(address: str, patience: Patience | None) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        fetch(address, Path(folder) / "file", patience=patience)
+        return (Path(folder) / "file").read_bytes()

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import io
+import pickle
+import tarfile
+import zlib
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from ffvit import Data
+from ffvit.data.images import Labelled
+from ffvit.data.loader import evaluation_loader
+from ffvit.data.parts import open_parts
+from ffvit.data.remote import Patience
+from ffvit.data.remote_shards import open_remote
+from ffvit.data.shards import INFO, open_shards, write_index, write_info
+from ffvit.data.tars import read_shard
+from ffvit.errors import UserError
+from servers import serving
+
+HASTE = Patience(tries=6, stall_seconds=1.0, first_wait=0.01, longest_wait=0.05)
+
+
+def write_tar(path, numbers) -> None:
+    with tarfile.open(path, "w") as tar:
+        for number in numbers:
+            image = io.BytesIO()
+            pixels = np.random.default_rng(number).integers(0, 256, (12, 12, 3), dtype=np.uint8)
+            PIL.Image.fromarray(pixels).save(image, "PNG")
+            for name, content in ((f"{number:08}.png", image.getvalue()), (f"{number:08}.cls", b"%d" % (number % 3))):
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+
+
+@pytest.fixture
+def far(tmp_path):
+    """A prepared folder of seven shards."""
+    folder = tmp_path / "far"
+    folder.mkdir()
+    splits = []
+    for part, count in (("train", 5), ("val", 2)):
+        files = [folder / f"{part}-{n:06}.tar" for n in range(count)]
+        for n, file in enumerate(files):
+            write_tar(file, range(20 * n, 20 * n + 20))
+        splits.append(write_index(folder, part, map(read_shard, files), ""))
+    write_info(folder, ["cat", "dog", "owl"], splits, {}, "")
+    return folder
+
+
+@pytest.fixture
+def server(far):
+    with serving(far) as server:
+        server.one_in(10)
+        yield server
+
+
+def same(here: dict[str, Labelled], there: dict[str, Labelled]) -> None:
+    assert here.keys() == there.keys()
+    for part, (images, classes) in here.items():
+        others = there[part]
+        assert classes == others.classes
+        assert images.labels.tolist() == others.images.labels.tolist()
+        for index in np.random.default_rng(0).permutation(len(images)).tolist():
+            assert images.read(index) == others.images.read(index)
+            assert images.name(index) == others.images.name(index)
+
+
+def test_a_prepared_folder_far_away_reads_as_the_same_folder_here(server, far, tmp_path):
+    parts = open_remote(server.address(), tmp_path / "near", HASTE)
+    same(open_shards(far), parts)
+    asked = len(server.asked)
+    same(open_shards(far), pickle.loads(pickle.dumps(parts)))
+    same(open_shards(far), open_remote(server.address(), tmp_path / "near", HASTE))
+    again = server.asked[asked:]
+    assert {name for _, name, _ in again} == {INFO}
+
+
+def test_only_the_shards_that_are_read_are_fetched(server, far, tmp_path):
+    parts = open_remote(server.address(), tmp_path / "near", HASTE)
+    parts["train"].images.read(25)
+    assert {name for _, name, _ in server.asked if name.endswith(".tar")} == {"train-000001.tar"}
+
+
+def test_a_folder_prepared_anew_is_noticed(server, far, tmp_path):
+    open_remote(server.address(), tmp_path / "near", HASTE)["train"].images.read(0)
+    write_tar(far / "train-000000.tar", range(100, 130))
+    files = [far / f"train-{n:06}.tar" for n in range(5)]
+    write_info(far, ["cat", "dog", "owl"], [write_index(far, "train", map(read_shard, files), "")], {}, "")
+    same(open_shards(far), open_remote(server.address(), tmp_path / "near", HASTE))
+
+
+def test_tars_of_others_are_looked_through_once(server, far, tmp_path):
+    address = server.address("train-{000000..000004}.tar")
+    parts = open_remote(address, tmp_path / "near", HASTE)
+    assert parts.keys() == {"train"}
+    assert parts["train"].classes == ("0", "1", "2")
+    local = open_shards(far)["train"].images
+    assert [parts["train"].images.read(n) for n in range(100)] == [local.read(n) for n in range(100)]
+    server.trouble = lambda: "404"
+    again = open_remote(address, tmp_path / "near", HASTE)["train"].images
+    assert zlib.crc32(again.read(99)) == zlib.crc32(local.read(99))
+
+
+def test_a_run_may_name_an_address_as_its_source(server, far, tmp_path):
+    server.trouble = lambda: ""
+    parts = open_parts(Data(source=server.address(), root=tmp_path / "near"))
+    assert (len(parts.test), parts.classes) == (40, ("cat", "dog", "owl"))
+
+
+def test_what_is_no_prepared_folder_is_said(server, tmp_path):
+    server.trouble = lambda: ""
+    with pytest.raises(UserError, match=r"nothing/_info\.json: cannot be fetched \(the server answers 404"):
+        open_remote(server.address("nothing"), tmp_path / "near", HASTE)
+
+
+def test_a_shard_that_does_not_come_is_no_bad_image(server, tmp_path):
+    images = open_remote(server.address(), tmp_path / "near", HASTE)["train"].images
+    server.trouble = lambda: "404"
+    with pytest.raises(UserError, match=r"train-000002\.tar: cannot be fetched"):
+        images.read(50)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_loading_processes_read_shards_and_say_what_does_not_come(server, far, tmp_path, workers):
+    images = open_remote(server.address(), tmp_path / "near", HASTE)["train"].images
+    server.trouble = lambda: "404" if server.asked[-1][1] == "train-000002.tar" else ""
+    batches = iter(evaluation_loader(images, lambda image: torch.zeros(1, 2, 2), (1, 2, 2), 20, workers))
+    assert [len(next(batches).labels), len(next(batches).labels)] == [20, 20]
+    with pytest.raises(
+        UserError, match=r"^http://\S+/train-000002\.tar: cannot be fetched .*check address and access$"
+    ):
+        next(batches)

@@ -49,7 +49,7 @@ def open_parts(data: Data) -> Parts:
     Raises:
         UserError: The source cannot be used as it is; says what is wrong, where, and what to do.
     """
-    brought = {part: found for part, opened in _openers(data.source, data.root).items() if (found := opened())}
+    brought = open_brought(data.source, data.root)
     if "train" not in brought:
         raise UserError(f"data.source: {data.source} has {' and '.join(brought) or 'no part'} but no train to train on")
     classes = _same_classes(data.source, brought)
@@ -124,6 +124,15 @@ def open_images(source: str, root: Path | None, classes: Sequence[str] | None) -
         )
     renumbered = np.array([place.get(name, -1) for name in names], dtype=np.int64)[images.labels]
     return Subset(images, np.arange(len(images)), renumbered)
+
+
+def open_brought(source: str, root: Path | None) -> dict[str, Labelled]:
+    """The parts that a source brings, as they are; those whose labels are withheld are left out.
+
+    Raises:
+        UserError: The source cannot be used.
+    """
+    return {part: found for part, opened in _openers(source, root).items() if (found := opened())}
 
 
 def _openers(source: str, root: Path | None) -> dict[str, Callable[[], Labelled | None]]:

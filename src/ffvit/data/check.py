@@ -61,7 +61,7 @@ CONFLICT = Kind("conflict", "serious", "also under another label", "keep it unde
 NEAR_CONFLICT = Kind(
     "near conflict", "serious", "look like one with another label", "look at both; keep one label if they are the same"
 )
-NO_IMAGE = Kind("class missing", "serious", "classes that one part lacks", "add images, or leave the class out of all")
+MISSING = Kind("class missing", "serious", "classes that one part lacks", "add images, or leave the class out of all")
 COPY = Kind(
     "copy", "odd", "copies within a part and class", "delete them: they count double, and parting may leak them"
 )
@@ -238,7 +238,7 @@ def _shown(found: Iterator, total: int, doing: str, console: Console) -> Iterato
 
 
 def _broken(reasons: dict[int, str]) -> Iterator[Finding]:
-    yield from _finding(BROKEN, np.array(list(reasons), dtype=np.int64), lambda n: list(reasons.values())[n])
+    yield from _finding(BROKEN, np.array(list(reasons), dtype=np.int64), list(reasons.values()).__getitem__)
 
 
 def _finding(

@@ -42,6 +42,7 @@ app = App(
   ffvit check photos/                      broken images, copies, leaks""",
     help_format="plaintext",
     default_parameter=Parameter(negative=()),
+    suppress_keyboard_interrupt=False,  # `main` has a word for it
 )
 
 

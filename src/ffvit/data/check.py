@@ -351,7 +351,7 @@ class _Partners:
             yield from _finding(kind, images, self._detail(others), others)
 
     def _detail(self, others: Int64[np.ndarray, " found"]) -> Callable[[int], str]:
-        return lambda n: f"{self._whole.label_of(others[n])} in {self._whole.part_of(others[n])}"
+        return lambda n: f"{self._whole.label_of(int(others[n]))} in {self._whole.part_of(int(others[n]))}"
 
 
 def _first(group: Int64[np.ndarray, " some"], chosen: Bool[np.ndarray, " some"]) -> Int64[np.ndarray, " groups"]:

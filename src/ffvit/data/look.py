@@ -31,7 +31,7 @@ THUMBNAIL = 16
 
 Found = TypeVar("Found")
 
-_AT_ONCE = 32
+_AT_ONCE = 32  # images that a process is given
 _ORIENTATION = 0x0112
 
 
@@ -103,7 +103,8 @@ def _as_stored(stored: Stored) -> Trait:
         image = PIL.Image.open(io.BytesIO(stored)) if isinstance(stored, bytes) else stored
         shown = {
             Trait.CMYK: image.mode == "CMYK",
-            Trait.TRANSPARENT: image.has_transparency_data,
+            Trait.TRANSPARENT: image.has_transparency_data
+            and bool((np.asarray(image.convert("RGBA"))[..., 3] < 255).any()),
             Trait.PALETTE: image.mode == "P",
             Trait.DEEP: image.mode in ("I", "F") or image.mode.startswith("I;16"),
             Trait.PROGRESSIVE: "progressive" in image.info,
@@ -151,12 +152,12 @@ class _Each(Dataset[Found | str], Generic[Found]):
 def _by_workers(
     images: Images, indices: Int64[np.ndarray, " some"], find: Callable[[Images, int], Found]
 ) -> Iterator[Found | str]:
-    """What is found of each image, in order, by a process on every core."""
+    """What is found of each image, in order, by a process on every core; of a few images, by this one."""
     loader = DataLoader(
         _Each(images, indices, find),
         batch_size=_AT_ONCE,
         collate_fn=list,
-        num_workers=len(os.sched_getaffinity(0)),
+        num_workers=len(os.sched_getaffinity(0)) if len(indices) > _AT_ONCE else 0,
         worker_init_fn=begin_worker,
         generator=torch.Generator(),
     )

@@ -49,6 +49,10 @@ class TestNearPairs:
         pairs, bits, cut = near_pairs(np.zeros((50, 2), np.uint64), 3, limit=100)
         assert (len(pairs), len(bits), cut) == (100, 100, True)
 
+    def test_all_alike_takes_no_more_than_its_limit(self):
+        pairs, _, cut = near_pairs(np.ones((200_000, 2), np.uint64), 9, limit=1000)
+        assert (len(pairs), cut) == (1000, True)
+
     def test_many_random_ones_are_compared_by_band_not_all_with_all(self):
         hashes = np.random.default_rng(0).integers(0, 2**64, (100_000, 2), dtype=np.uint64)
         hashes[77_777] = hashes[5] ^ np.uint64(0b10011)

@@ -155,6 +155,7 @@ class TestAlike:
         shutil.copy(folder / "train/cat/1.jpg", folder / "val/cat/copy.jpg")
         assert found(folder) == {"leak": ["val/cat/copy.jpg = train/cat/1.jpg"]}
         assert check(str(folder)).serious
+        assert "1 of val in train" in summary(folder)
 
     def test_a_leak_between_val_and_test_too(self, folder):
         shutil.copytree(folder / "val", folder / "test")

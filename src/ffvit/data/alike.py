@@ -57,7 +57,7 @@ def near_pairs(
         for band in range(bands):
             first, end = 64 * band // bands, 64 * (band + 1) // bands
             shared = hashes[:, word] >> np.uint64(first) & np.uint64((1 << (end - first)) - 1)
-            keys = np.union1d(keys, _within(shared, hashes, distance))
+            keys = np.union1d(keys, _within(shared, hashes, distance, limit))
             if len(keys) > limit:
                 pairs, apart = _decoded(keys[:limit], hashes)
                 return pairs, apart, True
@@ -66,19 +66,23 @@ def near_pairs(
 
 
 def _within(
-    shared: UInt64[np.ndarray, " images"], hashes: UInt64[np.ndarray, "images 2"], distance: int
+    shared: UInt64[np.ndarray, " images"], hashes: UInt64[np.ndarray, "images 2"], distance: int, limit: int
 ) -> Int64[np.ndarray, " pairs"]:
-    """Pairs with the same band and at most the distance, each as lower index x images + higher index."""
+    """Pairs with the same band and at most the distance, each as lower index x images + higher index.
+
+    Stops at more pairs than the limit.
+    """
     order = np.argsort(shared, kind="stable")
     in_order, hashes = shared[order], hashes[order]
     last = np.searchsorted(in_order, in_order, side="right")  # where each one's bucket ends
-    found = []
+    found, pairs = [], 0
     left = np.arange(len(order))
     for step in count(1):  # Each with the next but `step` in its bucket
         left = left[left + step < last[left]]
-        if not len(left):
+        if not len(left) or pairs > limit:
             break
         near = left[_apart(hashes[left], hashes[left + step]) <= distance]
+        pairs += len(near)
         found.append(order[near] * len(order) + order[near + step])  # stable: the lower index comes first
     return np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -267,7 +268,8 @@ def _alike(whole: Whole, seen: np.ndarray, near: int, console: Console) -> tuple
     cut = False
     if near:
         comparable = firsts[(seen["traits"][firsts] & Trait.COMPARABLE) != 0]
-        pairs, bits, cut = near_pairs(seen["hash"][comparable], near)
+        with console.status("looking for images alike") if console.is_terminal else nullcontext():
+            pairs, bits, cut = near_pairs(seen["hash"][comparable], near)
         pairs = comparable[pairs]
         same_for_all = np.full(len(whole), -1)
         same_for_all[whole_ones] = same

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ffvit.atomic import writing
-from ffvit.data.check import MISSING, Check, Finding
+from ffvit.data.check import LEAK, MISSING, NEAR_LEAK, Check, Finding
 from ffvit.errors import UserError
 
 EXAMPLES = 3
@@ -123,6 +124,8 @@ def _parts(check: Check, width: int) -> Iterator[RenderableType]:
     for finding in check.findings:
         kind, share = finding.kind, _percent(len(finding.images) / images)
         yield _heading(kind.name, kind.weight, len(finding.images), share, kind.what)
+        if kind in (LEAK, NEAR_LEAK):
+            yield Text(f"   {_from_where_to_where(check, finding)}")
         yield from _below(kind.advice, _examples(check, finding, width))
     if check.cut:
         yield Text("\nToo many images look alike to find all of them; lower --near.", style="yellow")
@@ -152,6 +155,14 @@ def _below(advice: str, examples: list[str]) -> Iterator[RenderableType]:
     yield Text(f"   -> {advice}")
     for example in examples[:EXAMPLES]:
         yield Text(f"{' ' * _INDENT}{example}", style="dim", no_wrap=True, overflow="ellipsis")
+
+
+def _from_where_to_where(check: Check, finding: Finding) -> str:
+    """For example: 12 of test in train, 3 of val in train."""
+    parts = check.whole.part
+    ways = Counter(zip(parts[finding.images].tolist(), parts[finding.others].tolist(), strict=True))
+    names = check.whole.parts
+    return ", ".join(f"{count:,} of {names[part]} in {names[other]}" for (part, other), count in ways.most_common())
 
 
 def _examples(check: Check, finding: Finding, width: int) -> list[str]:

@@ -82,7 +82,7 @@ def _look(images: Images, index: int) -> np.ndarray:
     look = np.zeros((), LOOK)
     traits = _as_stored(stored)
     pixels = np.asarray(image)
-    if (pixels == pixels[0, 0]).all():
+    if _is_blank(pixels):
         traits |= Trait.BLANK
     if _is_grey(pixels):
         traits |= Trait.GREY
@@ -118,9 +118,12 @@ def _as_stored(stored: Stored) -> Trait:
     return traits
 
 
+def _is_blank(pixels: np.ndarray) -> bool:
+    return all((each == pixels[0, 0]).all() for each in (pixels[::8, ::8], pixels))  # some tell, for nearly all
+
+
 def _is_grey(pixels: np.ndarray) -> bool:
-    some = pixels[::8, ::8]  # enough to tell for nearly all that are not
-    return all((each[..., :1] == each[..., 1:]).all() for each in (some, pixels))
+    return all((each[..., :1] == each[..., 1:]).all() for each in (pixels[::8, ::8], pixels))
 
 
 def _thumbnail(images: Images, index: int) -> Float32[np.ndarray, " pixels"]:

@@ -38,9 +38,11 @@ app = App(
   ffvit train ff_small_patch16_224 --data photos/ --out runs/photos
   ffvit evaluate runs/photos --data photos/val
   ffvit predict runs/photos holiday.jpg --top 3
-  ffvit compare --data photos/ --minutes 30""",
+  ffvit compare --data photos/ --minutes 30
+  ffvit check photos/                      broken images, copies, leaks""",
     help_format="plaintext",
     default_parameter=Parameter(negative=()),
+    suppress_keyboard_interrupt=False,  # `main` has a word for it
 )
 
 
@@ -427,6 +429,50 @@ def compare(
     name = study.stem if study is not None else Path(plan.data.source).stem or "data"
     where = folder if folder is not None and (resume or folder is out) else free_folder(name, "studies")
     studies.compare(plan, where, resume=resume, overwrite=overwrite, workers=workers, cluster=cluster, console=console)
+
+
+@app.command
+def check(
+    data: str,
+    *,
+    near: Annotated[int, Parameter(validator=cyclopts.validators.Number(gte=0, lte=32))] = 9,
+    out: Path = Path("check.csv"),
+    root: Path | None = None,
+) -> None:
+    """Look at every image before training: broken ones, copies, leaks, odd ones.
+
+    Leaves with exit code 1 if something serious was found: broken images, images in two parts or under two labels,
+    classes that one part lacks.
+
+    Examples:
+      ffvit check /data/flowers               every image of every part opened
+      ffvit check flowers.csv --out flowers-check.csv
+      ffvit check torch/cifar10 --near 0      only exact copies
+
+    Parameters
+    ----------
+    data
+        Images, as for train.
+    near
+        How many of 128 bits may differ in the hashes of images that look alike, 0 to 32. 9 finds photographs that were
+        re-encoded, resized or cropped by 1 %; 15 crops by 3 %; 0 looks for exact copies alone. Images whose shorter
+        side is under 32 pixels are not compared.
+    out
+        The list of findings, a line for each image and problem.
+    root
+        Where a data set that timm opens lies.
+    """
+    from ffvit.data.check import check as look_at
+    from ffvit.data.check_report import check_report, free_for_findings, write_findings
+
+    free_for_findings(out)
+    checked = look_at(data, root=root, near=near)
+    console = _console()
+    console.print(check_report(checked, console.width))
+    count = write_findings(checked, out)
+    console.print(f"\n{count:,} findings in {out}", highlight=False, markup=False)
+    if checked.serious:
+        sys.exit(1)
 
 
 @app.command

@@ -212,12 +212,13 @@ def _loader(
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_begin_worker,
+        worker_init_fn=begin_worker,
         generator=torch.Generator(),  # the loader draws a seed at each start: not from the network's generator
     )
 
 
-def _begin_worker(_: int) -> None:
+def begin_worker(_: int) -> None:
+    """What each loading process does first: it keeps to one thread, and leaves Ctrl-C to the process it loads for."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the training one decides what follows
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -91,7 +91,7 @@ def bring(source: str, root: Path | None) -> dict[str, Labelled]:
     Raises:
         UserError: The source cannot be used, brings no train, or its parts differ in their classes.
     """
-    brought = {part: found for part, opened in _openers(source, root).items() if (found := opened())}
+    brought = open_brought(source, root)
     if "train" not in brought:
         raise UserError(f"data.source: {source} has {' and '.join(brought) or 'no part'} but no train to train on")
     _check_classes(source, brought)
@@ -135,6 +135,15 @@ def open_images(source: str, root: Path | None, classes: Sequence[str] | None) -
         )
     renumbered = np.array([place.get(name, -1) for name in names], dtype=np.int64)[images.labels]
     return Subset(images, np.arange(len(images)), renumbered)
+
+
+def open_brought(source: str, root: Path | None) -> dict[str, Labelled]:
+    """The parts that a source brings, as they are; those whose labels are withheld are left out.
+
+    Raises:
+        UserError: The source cannot be used.
+    """
+    return {part: found for part, opened in _openers(source, root).items() if (found := opened())}
 
 
 def _openers(source: str, root: Path | None) -> dict[str, Callable[[], Labelled | None]]:

@@ -29,7 +29,7 @@ _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _TRANSIENT = (408, 425, 429)  # the answers 4xx that another try may change
-_jitter = random.Random()  # its own, so that training's draws stay where they are  # noqa: S311
+_jitter = random.Random()  # its own, so that training's draws stay where they are
 
 
 @dataclass(frozen=True)

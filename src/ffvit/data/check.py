@@ -1,0 +1,414 @@
+"""What to know of a set of images before training on it: which are broken, odd, alike, in the wrong part or class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Int64
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ffvit.data.alike import near_pairs
+from ffvit.data.images import Images, Labelled, Labels, Stored, numbered
+from ffvit.data.look import LOOK, THUMBNAIL, Trait, looks, thumbnails
+from ffvit.data.parts import open_brought
+
+NEAR = 9
+"""Bits of 128 that may differ between images that look alike: re-encoded and resized photographs differ in fewer,
+different ones in 20 and more."""
+
+SAME = 0.98
+"""Correlation of two thumbnails from which on images that look alike are taken for the same one."""
+
+TINY, SMALL_SHARE = 32, 0.5
+"""An image is tiny if its shorter side is below so many pixels, and below this share of the set's median."""
+
+HUGE, HUGE_AT_LEAST, HUGE_FOR_SURE = 8, 2e6, 50e6
+"""It is huge with so many times the set's median pixels, if it has these many at least; or with so many pixels."""
+
+NARROW = 5
+"""It is narrow if one side is more than so many times the other."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of finding.
+
+    Attributes:
+        name: As the list of findings calls it.
+        weight: serious: the set is not fit to train on, or its figures mislead; odd: worth a look; note: good to know.
+        what: What these images are, in a few words.
+        advice: What to do about them.
+    """
+
+    name: str
+    weight: Literal["serious", "odd", "note"]
+    what: str
+    advice: str
+
+
+BROKEN = Kind("broken", "serious", "cannot be read", "replace or delete them: a run passes over 100, then stops")
+LEAK = Kind("leak", "serious", "also in another part", "delete one of the two: scores on such images are too good")
+NEAR_LEAK = Kind(
+    "near leak", "serious", "look like one in another part", "look at both; delete one if they are the same"
+)
+CONFLICT = Kind("conflict", "serious", "also under another label", "keep it under the right label only")
+NEAR_CONFLICT = Kind(
+    "near conflict", "serious", "look like one with another label", "look at both; keep one label if they are the same"
+)
+MISSING = Kind("class missing", "serious", "classes that one part lacks", "add images, or leave the class out of all")
+COPY = Kind(
+    "copy", "odd", "copies within a part and class", "delete them: they count double, and parting may leak them"
+)
+NEAR_COPY = Kind("near copy", "odd", "look like one of part and class", "look at both; delete one if they are the same")
+BLANK = Kind("blank", "odd", "of one single colour", "delete them: there is nothing to learn from")
+TINY_ONES = Kind("tiny", "odd", "much smaller than the others", "delete them, or find them larger")
+HUGE_ONES = Kind("huge", "odd", "much larger than the others", "shrink them: they are slow to decode")
+NARROW_ONES = Kind("narrow", "odd", "one side over 5 times the other", "crop them: a square crop shows little of them")
+GREY = Kind("grey", "note", "grey in a set mostly in colour", "make sure that it is not one class that is grey")
+COLOUR = Kind("colour", "note", "in colour in a set mostly grey", "make sure that it is not one class that has colour")
+
+_TRAITS = {
+    Trait.CMYK: Kind("cmyk", "note", "in the colours of print", "fine, if predicted from the same files; RGB is safer"),
+    Trait.TRANSPARENT: Kind("transparent", "note", "with transparent places", "they become white: is that right?"),
+    Trait.PALETTE: Kind("palette", "note", "with a palette of colours", "nothing to do"),
+    Trait.DEEP: Kind("16-bit", "note", "of more than 8 bits a channel", "they are scaled to 8: is the contrast right?"),
+    Trait.ANIMATED: Kind("animated", "note", "with several frames", "the first alone is used: does it show the class?"),
+    Trait.TURNED: Kind("turned", "note", "turned by their EXIF", "are turned upright here: do so where you predict"),
+    Trait.PROGRESSIVE: Kind("progressive", "note", "progressive JPEG", "re-encode as baseline: it decodes faster"),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Finding:
+    """Images of which the same was found.
+
+    Attributes:
+        kind: What was found.
+        images: Which, counted through all parts.
+        others: The image that each goes with, or -1.
+        detail: What more there is to say of the n-th of them.
+    """
+
+    kind: Kind
+    images: Int64[np.ndarray, " found"]
+    others: Int64[np.ndarray, " found"]
+    detail: Callable[[int], str]
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A class of which a part has no image, though another part has."""
+
+    part: str
+    label: str
+    elsewhere: str
+
+
+@dataclass(frozen=True)
+class PartSizes:
+    """How many images and classes a part has; `sizes` are its classes' (those with an image), ascending."""
+
+    images: int
+    sizes: tuple[int, ...]
+    mebibytes: float
+
+
+@dataclass(frozen=True, eq=False)
+class Check:
+    """What was found of a set of images.
+
+    Attributes:
+        source: The set, as it was given.
+        parts: Sizes, by part.
+        classes: The names of all classes.
+        findings: The most serious kind first.
+        missing: Classes that one part lacks.
+        cut: Whether there were too many images alike to find them all.
+    """
+
+    source: str
+    parts: dict[str, PartSizes]
+    classes: tuple[str, ...]
+    findings: tuple[Finding, ...]
+    missing: tuple[Missing, ...]
+    cut: bool
+    whole: Whole
+
+    @property
+    def serious(self) -> bool:
+        """Whether something was found that should be mended before training."""
+        return bool(self.missing) or any(each.kind.weight == "serious" for each in self.findings)
+
+
+class Whole:
+    """The images of all parts, counted through, as `Images`."""
+
+    def __init__(self, brought: dict[str, Labelled]) -> None:
+        self.parts = tuple(part for part in ("train", "val", "test") if part in brought)
+        self.images: tuple[Images, ...] = tuple(brought[part].images for part in self.parts)
+        self.classes, place = numbered([name for part in self.parts for name in brought[part].classes])
+        begins = np.cumsum([0, *(len(brought[part].classes) for part in self.parts)])
+        self.labels: Labels = np.concatenate(
+            [place[begin + images.labels] for begin, images in zip(begins, self.images, strict=False)]
+        )
+        self.part = np.repeat(np.arange(len(self.parts)), [len(images) for images in self.images])
+        self._begins = np.cumsum([0, *map(len, self.images)])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def of(self, index: int) -> tuple[Images, int]:
+        """The part's images that an image is of, and its index there."""
+        part = int(self.part[index])
+        return self.images[part], int(index - self._begins[part])
+
+    def name(self, index: int) -> str:
+        """See `Images.name`."""
+        images, at = self.of(index)
+        return images.name(at)
+
+    def read(self, index: int) -> Stored:
+        """See `Images.read`."""
+        images, at = self.of(index)
+        return images.read(at)
+
+    def part_of(self, index: int) -> str:
+        """The part's name."""
+        return self.parts[self.part[index]]
+
+    def label_of(self, index: int) -> str:
+        """The class's name."""
+        return self.classes[self.labels[index]]
+
+
+def check(source: str, *, root: Path | None = None, near: int = NEAR, console: Console | None = None) -> Check:
+    """Open every image of every part, and tell what an engineer would want to know before training.
+
+    Args:
+        source: As in `Data.source`.
+        root: As in `Data.root`.
+        near: Bits of 128 in which the hashes of images that look alike may differ. 0: only look for exact copies.
+        console: Where progress is shown. Default: stderr, if it is a terminal.
+
+    Raises:
+        UserError: The source cannot be used as it is.
+        RunStoppedError: A process that opens images was killed.
+    """
+    whole = Whole(open_brought(source, root))
+    console = console or Console(stderr=True)
+    seen = np.zeros(len(whole), LOOK)
+    reasons: dict[int, str] = {}
+    for index, look in enumerate(_shown(looks(whole), len(whole), "opening", console)):
+        if isinstance(look, str):
+            seen[index]["traits"] = Trait.BROKEN
+            reasons[index] = look
+        else:
+            seen[index] = look
+    alike, cut = _alike(whole, seen, near, console)
+    found = (*_broken(reasons), *alike, *_odd(seen), *_traits(seen))
+    missing = tuple(_missing(whole))
+    return Check(source, dict(_sizes(whole, seen)), whole.classes, found, missing, cut, whole)
+
+
+def _shown(found: Iterator, total: int, doing: str, console: Console) -> Iterator:
+    """The same, counted on a bar."""
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[speed]}"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+        expand=True,
+    )
+    with bar:
+        task = bar.add_task(doing, total=total, speed="")
+        for count, each in enumerate(found, start=1):
+            yield each
+            if count % 100 == 0:
+                bar.update(task, completed=count, speed=f"{bar.tasks[0].speed or 0:,.0f} images/s")
+
+
+def _broken(reasons: dict[int, str]) -> Iterator[Finding]:
+    yield from _finding(BROKEN, np.array(list(reasons), dtype=np.int64), list(reasons.values()).__getitem__)
+
+
+def _finding(
+    kind: Kind,
+    images: Int64[np.ndarray, " found"],
+    detail: Callable[[int], str],
+    others: Int64[np.ndarray, " found"] | None = None,
+) -> Iterator[Finding]:
+    """A finding, if there is one."""
+    if len(images):
+        yield Finding(kind, images, np.full(len(images), -1) if others is None else others, detail)
+
+
+def _alike(whole: Whole, seen: np.ndarray, near: int, console: Console) -> tuple[list[Finding], bool]:
+    """Leaks, conflicts and copies, exact ones and near ones; and whether there were too many to find all.
+
+    A blank image is a copy of no other: all of one colour are the same.
+    """
+    whole_ones = np.flatnonzero((seen["traits"] & (Trait.BROKEN | Trait.BLANK)) == 0)
+    digests = pd.DataFrame(seen["digest"][whole_ones])
+    digests["part"], digests["label"] = whole.part[whole_ones], whole.labels[whole_ones]
+    same = digests.groupby([0, 1], sort=False).ngroup().to_numpy()
+    kin = digests.groupby([0, 1, "part", "label"], sort=False).ngroup().to_numpy()  # the same, in part and label too
+    partners = _Partners(whole, whole_ones)
+    firsts = partners.exact(same, kin)
+    cut = False
+    if near:
+        comparable = firsts[(seen["traits"][firsts] & Trait.COMPARABLE) != 0]
+        with console.status("looking for images alike") if console.is_terminal else nullcontext():
+            pairs, bits, cut = near_pairs(seen["hash"][comparable], near)
+        pairs = comparable[pairs]
+        same_for_all = np.full(len(whole), -1)
+        same_for_all[whole_ones] = same
+        differ = same_for_all[pairs[:, 0]] != same_for_all[pairs[:, 1]]
+        pairs, bits = pairs[differ], bits[differ]
+        pairs = pairs[np.argsort(bits, kind="stable")]
+        pairs = pairs[_confirmed(whole, pairs, console)]
+        partners.near(pairs, firsts[kin])
+    return list(partners.findings()), cut
+
+
+def _confirmed(whole: Whole, pairs: Int64[np.ndarray, "pairs 2"], console: Console) -> Bool[np.ndarray, " pairs"]:
+    """Which pairs are alike in their thumbnails too: similar drawings often share a hash, and differ in these."""
+    images, place = np.unique(pairs, return_inverse=True)
+    small = np.zeros((len(images), THUMBNAIL**2), dtype=np.float16)  # half a kilobyte each
+    for at, each in enumerate(_shown(thumbnails(whole, images), len(images), "comparing", console)):
+        if not isinstance(each, str):
+            small[at] = each
+    place = place.reshape(-1, 2)
+    alike = [
+        np.einsum("ij,ij->i", small[one].astype(np.float32), small[other].astype(np.float32)) >= SAME
+        for one, other in (place[at : at + 65536].T for at in range(0, len(place), 65536))
+    ]
+    return np.concatenate([np.zeros(0, dtype=bool), *alike])
+
+
+class _Partners:
+    """The image that each one goes with: in another part, under another label, or in its own part and class."""
+
+    def __init__(self, whole: Whole, images: Int64[np.ndarray, " some"]) -> None:
+        self._whole = whole
+        self._images = images
+        kinds = (LEAK, CONFLICT, COPY, NEAR_LEAK, NEAR_CONFLICT, NEAR_COPY)
+        self._of = {kind: np.full(len(whole), -1) for kind in kinds}
+
+    def exact(self, same: Int64[np.ndarray, " some"], kin: Int64[np.ndarray, " some"]) -> Int64[np.ndarray, " kinds"]:
+        """Note exact copies, numbered alike in `same`, and in `kin` if part and label are the same too.
+
+        Returns:
+            The first image of each number in `kin`.
+        """
+        images, part, label = self._images, self._whole.part[self._images], self._whole.labels[self._images]
+        every = np.ones(len(images), dtype=bool)
+        for number in reversed(range(len(self._whole.parts))):  # earlier parts go before later ones
+            earlier = _first(same, part == number)[same]
+            here = (part > number) & (earlier >= 0)
+            self._of[LEAK][images[here]] = images[earlier[here]]
+        first = _first(same, every)[same]
+        other = np.where(label[first] != label, first, _first(same, label != label[first])[same])
+        self._of[CONFLICT][images[other >= 0]] = images[other[other >= 0]]
+        first = _first(kin, every)[kin]
+        again = (first != np.arange(len(images))) & (self._of[LEAK][images] < 0) & (other < 0)
+        self._of[COPY][images[again]] = images[first[again]]
+        return images[_first(kin, every)]
+
+    def near(self, pairs: Int64[np.ndarray, "pairs 2"], first_of_kin: Int64[np.ndarray, " some"]) -> None:
+        """Note images that look alike: of each one's pairs, given nearest first, the first; copies like their first."""
+        part, label = self._whole.part, self._whole.labels
+        for one, other in (pairs.T, pairs.T[::-1]):
+            in_earlier = part[one] > part[other]
+            in_own = (part[one] == part[other]) & (label[one] == label[other]) & (one > other)
+            for kind, chosen in (
+                (NEAR_LEAK, in_earlier),
+                (NEAR_CONFLICT, label[one] != label[other]),
+                (NEAR_COPY, in_own),
+            ):
+                images, nearest = np.unique(one[chosen], return_index=True)
+                self._of[kind][images] = other[chosen][nearest]
+        for exact, kind in ((LEAK, NEAR_LEAK), (CONFLICT, NEAR_CONFLICT), (COPY, NEAR_COPY)):
+            of = self._of[kind]
+            of[self._images] = of[first_of_kin]
+            of[self._of[exact] >= 0] = -1
+        told = (self._of[NEAR_LEAK] >= 0) | (self._of[NEAR_CONFLICT] >= 0) | (self._of[LEAK] >= 0)
+        self._of[NEAR_COPY][told | (self._of[CONFLICT] >= 0)] = -1
+
+    def findings(self) -> Iterator[Finding]:
+        """What was noted, most serious first."""
+        for kind in (LEAK, CONFLICT, NEAR_LEAK, NEAR_CONFLICT, COPY, NEAR_COPY):
+            images = np.flatnonzero(self._of[kind] >= 0)
+            others = self._of[kind][images]
+            yield from _finding(kind, images, self._detail(others), others)
+
+    def _detail(self, others: Int64[np.ndarray, " found"]) -> Callable[[int], str]:
+        return lambda n: f"{self._whole.label_of(int(others[n]))} in {self._whole.part_of(int(others[n]))}"
+
+
+def _first(group: Int64[np.ndarray, " some"], chosen: Bool[np.ndarray, " some"]) -> Int64[np.ndarray, " groups"]:
+    """The place of the first chosen one of each group, or -1."""
+    first = np.full(int(group.max(initial=-1)) + 1, -1)
+    places = np.flatnonzero(chosen)[::-1]
+    first[group[places]] = places  # the last to be written is the first
+    return first
+
+
+def _odd(seen: np.ndarray) -> Iterator[Finding]:
+    """Images unlike the rest of the set in what they measure."""
+    read = np.flatnonzero((seen["traits"] & Trait.BROKEN) == 0)
+    if not len(read):
+        return
+    traits, sides = seen["traits"][read], np.stack([seen["width"][read], seen["height"][read]]).astype(np.int64)
+    short, long, pixels = sides.min(0), sides.max(0), sides.prod(0)
+    tiny = (short < TINY) & (short < SMALL_SHARE * np.median(short))
+    huge = pixels > min(HUGE_FOR_SURE, max(HUGE_AT_LEAST, HUGE * float(np.median(pixels))))
+    narrow = long > NARROW * short
+    blank, grey = (traits & Trait.BLANK) != 0, (traits & Trait.GREY) != 0
+
+    def size(images: Int64[np.ndarray, " found"]) -> Callable[[int], str]:
+        return lambda n: f"{seen['width'][images[n]]} x {seen['height'][images[n]]} pixels"
+
+    rest = ~blank
+    in_colour = 2 * (grey & rest).sum() <= rest.sum()
+    for kind, chosen in (
+        (BLANK, blank),
+        (TINY_ONES, tiny),
+        (HUGE_ONES, huge),
+        (NARROW_ONES, narrow),
+        (GREY, grey & rest & in_colour),
+        (COLOUR, ~grey & rest & ~in_colour),
+    ):
+        yield from _finding(kind, read[chosen], size(read[chosen]))
+
+
+def _traits(seen: np.ndarray) -> Iterator[Finding]:
+    for trait, kind in _TRAITS.items():
+        yield from _finding(kind, np.flatnonzero(seen["traits"] & trait), lambda _: "")
+
+
+def _sizes(whole: Whole, seen: np.ndarray) -> Iterator[tuple[str, PartSizes]]:
+    for number, part in enumerate(whole.parts):
+        here = whole.part == number
+        sizes = np.bincount(whole.labels[here])
+        stored = float(seen["size"][here].sum()) / 2**20
+        yield part, PartSizes(int(here.sum()), tuple(np.sort(sizes[sizes > 0]).tolist()), stored)
+
+
+def _missing(whole: Whole) -> Iterator[Missing]:
+    here = np.zeros((len(whole.parts), len(whole.classes)), dtype=bool)
+    here[whole.part, whole.labels] = True
+    for number, label in np.argwhere(~here):
+        elsewhere = " and ".join(part for part, has in zip(whole.parts, here[:, label], strict=True) if has)
+        if elsewhere:
+            yield Missing(whole.parts[number], whole.classes[label], elsewhere)

@@ -8,19 +8,22 @@ import zlib
 import numpy as np
 import PIL.Image
 import pytest
-import torch
 
 from ffvit import Data
-from ffvit.data.images import Labelled
-from ffvit.data.loader import evaluation_loader
+from ffvit.data.erasing import NOTHING
+from ffvit.data.images import Labelled, Subset
+from ffvit.data.loader import evaluation_loader, training_loader
+from ffvit.data.order import TrainingOrder
 from ffvit.data.parts import open_parts
 from ffvit.data.remote import Patience
-from ffvit.data.remote_shards import open_remote
+from ffvit.data.remote_shards import far_blocks, open_remote
 from ffvit.data.shards import INFO, open_shards, write_index, write_info
 from ffvit.data.tars import read_shard
+from ffvit.data.transform import Seen
 from ffvit.errors import UserError
 from servers import serving
 
+DARK = Seen(np.zeros((2, 2, 1), dtype=np.uint8), NOTHING)
 HASTE = Patience(tries=6, stall_seconds=1.0, first_wait=0.01, longest_wait=0.05)
 
 
@@ -124,12 +127,33 @@ def test_a_shard_that_does_not_come_is_no_bad_image(server, tmp_path):
         images.read(50)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_an_epoch_over_a_bad_line_delivers_every_image_once(server, far, tmp_path, monkeypatch, workers):
+    monkeypatch.setattr("ffvit.data.order.WINDOW", 2)
+    whole = open_remote(server.address(), tmp_path / "near", HASTE)["train"].images
+    for images in (whole, Subset(whole, np.arange(1, 100, 3))):
+        blocks, ahead = far_blocks(images)
+        order = TrainingOrder(len(images), 0, 4, 4, blocks=blocks, ahead=ahead)
+        shown = []
+        for epoch in range(2):
+            order.epoch = epoch
+            batches = list(training_loader(images, lambda *_: DARK, (1, 2, 2), order, 0, workers))
+            assert not any(batch.bad for batch in batches)
+            shown.append([index for batch in batches for index in batch.indices])
+            assert len(set(shown[-1])) == len(shown[-1]) == len(images) // 4 * 4
+            labels = [label for batch in batches for label in batch.labels.tolist()]
+            assert labels == images.labels[shown[-1]].tolist()
+        assert shown[0] != shown[1]
+    assert far_blocks(open_shards(far)["train"].images) is None
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_loading_processes_read_shards_and_say_what_does_not_come(server, far, tmp_path, workers):
     images = open_remote(server.address(), tmp_path / "near", HASTE)["train"].images
     server.trouble = lambda: "404" if server.asked[-1][1] == "train-000002.tar" else ""
-    batches = iter(evaluation_loader(images, lambda image: torch.zeros(1, 2, 2), (1, 2, 2), 20, workers))
+    batches = iter(evaluation_loader(images, lambda *_: DARK, (1, 2, 2), 20, workers))
     assert [len(next(batches).labels), len(next(batches).labels)] == [20, 20]
     with pytest.raises(
         UserError, match=r"^http://\S+/train-000002\.tar: cannot be fetched .*check address and access$"

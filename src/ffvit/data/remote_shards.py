@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ffvit.atomic import writing
-from ffvit.data.images import Labelled
+from ffvit.data.images import Images, Labelled, Labels, Subset
 from ffvit.data.remote import Patience, addresses, fetch, shown
 from ffvit.data.shard_cache import ShardCache, default_folder, locked
-from ffvit.data.shards import INFO, Shard, Shards, open_index, read_info, write_index, write_info
+from ffvit.data.shards import INFO, Shard, ShardImages, Shards, open_index, read_info, write_index, write_info
 from ffvit.data.tars import read_shard
 from ffvit.data.waiting import counted
 from ffvit.errors import UserError
@@ -41,6 +41,25 @@ class CachedShards:
             UserError: It cannot be fetched.
         """
         return self.cache.path(self.first + number)
+
+    def prefetch(self, numbers: Iterable[int]) -> None:
+        """Fetch shards in the background, first things first."""
+        self.cache.prefetch(self.first + number for number in numbers)
+
+
+def far_blocks(images: Images) -> tuple[Labels, Callable[[list[int]], None]] | None:
+    """Where the images of each shard begin (and the last end), and what fetches shards; None for images close by.
+
+    An order that jumped between shards would need all of them at once.
+    """
+    indices: Labels | None = None
+    while isinstance(images, Subset):
+        indices = images.indices if indices is None else images.indices[indices]
+        images = images.images
+    if not isinstance(images, ShardImages) or not isinstance(images.shards, CachedShards):
+        return None
+    of_shard = images.records["shard"] if indices is None else images.records["shard"][indices]
+    return np.searchsorted(of_shard, np.arange(len(images.shards.files) + 1)), images.shards.prefetch
 
 
 def open_remote(address: str, root: Path | None = None, patience: Patience | None = None) -> dict[str, Labelled]:

@@ -23,6 +23,7 @@ from ffvit.data.images import BadImageError, Images
 from ffvit.data.loader import Batch, Finish, training_loader, workers_for
 from ffvit.data.order import TrainingOrder
 from ffvit.data.parts import Parts
+from ffvit.data.remote_shards import far_blocks
 from ffvit.data.transform import training_transform
 from ffvit.errors import RunStoppedError, UserError
 from ffvit.evaluation.scorer import BATCH, Scorer
@@ -74,6 +75,7 @@ class Loop:
         self.recipe, self.seed = config.recipe, config.seed
         takes = input_of(network)
 
+        blocks, ahead = far_blocks(parts.train) or (None, None)
         self.order = TrainingOrder(
             images=len(parts.train),
             seed=self.seed,
@@ -84,6 +86,8 @@ class Loop:
             process=fabric.global_rank,
             processes=fabric.world_size,
             micro_batch=config.machine.micro_batch,
+            blocks=blocks,
+            ahead=ahead,
         )
         if not self.order.steps:
             raise UserError(

@@ -18,6 +18,7 @@ from commands import ffvit, here, started
 from ffvit.cli import check as command
 from ffvit.data.check import NARROW, NARROW_ONES, NEAR, check
 from ffvit.data.check_report import check_report, write_findings
+from ffvit.errors import RunStoppedError
 
 BOXES = [(left, top, left + 160, top + 140) for left in (0, 160, 320, 480) for top in (0, 140, 280)]
 
@@ -339,6 +340,11 @@ class TestCommand:
     def test_defaults_are_those_of_the_function(self):
         assert inspect.signature(command).parameters["near"].default == NEAR
         assert f"over {NARROW} times" in NARROW_ONES.what
+
+    def test_a_killed_process_gets_a_sentence(self, monkeypatch):
+        monkeypatch.setattr("ffvit.data.look._look", lambda images, index: os.kill(os.getpid(), signal.SIGKILL))
+        with pytest.raises(RunStoppedError, match="was killed, most likely for memory"):
+            check("digits")
 
     def test_can_be_interrupted(self, tmp_path, regions):
         large = regions[0].resize((1800, 1800))

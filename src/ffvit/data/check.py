@@ -235,7 +235,8 @@ def _shown(found: Iterator, total: int, doing: str, console: Console) -> Iterato
         for count, each in enumerate(found, start=1):
             yield each
             if count % 100 == 0:
-                bar.update(task, completed=count, speed=f"{bar.tasks[0].speed or 0:,.0f} images/s")
+                pace = bar.tasks[0].speed
+                bar.update(task, completed=count, speed=f"{pace:,.0f} images/s" if pace else "")
 
 
 def _broken(reasons: dict[int, str]) -> Iterator[Finding]:

@@ -348,6 +348,9 @@ def _write_shards(
         with writing(out / piece.file, GO_ON) as temporary:
             images, indices = parts[piece.part].images, orders[piece.part][piece.begin : piece.end]
             shard = pack(temporary, piece.file, images, indices, piece.begin, form, base, seen)
+        if not len(shard.records):  # each of its images was left out
+            (out / piece.file).unlink()
+            shard = shard._replace(size=0)
         _write_done(out, shard, bad)
 
     total = sum(plan.images.values())
@@ -416,7 +419,8 @@ def _bad_of(out: Path, file: str) -> list[Bad] | None:
     try:
         with np.load(out / _DONE / f"{file}.npz") as known:
             said = json.loads(str(known["said"]))
-        return [Bad(*bad) for bad in said["bad"]] if (out / file).stat().st_size == said["size"] else None
+        whole = not said["size"] or (out / file).stat().st_size == said["size"]
+        return [Bad(*bad) for bad in said["bad"]] if whole else None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
 
@@ -439,8 +443,6 @@ def _finish(plan: Plan, classes: Sequence[str], out: Path) -> None:
                 shard = _read_done(out, piece.file)
                 if len(shard.records):
                     yield shard
-                else:
-                    (out / piece.file).unlink(missing_ok=True)  # each of its images was left out
 
     splits = [shards.write_index(out, part, written(part), GO_ON) for part in plan.images]
     for split in splits:

@@ -72,7 +72,7 @@ def train(
         A network of ours or of timm's (`ffvit models` lists them). Default: ff_micro_patch2_8 for the digits, else
         ff_tiny_patch16_224.
     data
-        Images: digits; a folder with train/ and val/ (and test/), or of class folders; a .csv or .parquet list; or what
+        Images: digits; a folder with train/ and val/ (and test/), of class folders or of shards; a .csv or .parquet list; or what
         timm opens: torch/cifar10, hfds/..., wds/... Default: digits.
     recipe
         deit (the paper's), small or digits; single fields are changed below. Default: digits for the digits, else small.

@@ -74,7 +74,7 @@ def train(
         A network of ours or of timm's (`ffvit models` lists them). Default: ff_micro_patch2_8 for the digits, else
         ff_tiny_patch16_224.
     data
-        Images: digits; a folder with train/ and val/ (and test/), or of class folders; a .csv or .parquet list; or what
+        Images: digits; a folder with train/ and val/ (and test/), of class folders or of shards; a .csv or .parquet list; or what
         timm opens: torch/cifar10, hfds/..., wds/... Default: digits.
     recipe
         deit (the paper's), small or digits; single fields are changed below. Default: digits for the digits, else small.
@@ -234,7 +234,7 @@ def prepare(
     *,
     max_side: PositiveInt | None = None,
     quality: PositiveInt | None = None,
-    shard_size: PositiveFloat = 256,
+    shard_size: PositiveFloat = 256.0,
     workers: PositiveInt | None = None,
     bad_images: NonNegativeInt = 100,
     root: Path | None = None,
@@ -607,16 +607,19 @@ def main() -> None:
         _fail(str(error), 2 if isinstance(error, UserError) else 1)
     except cyclopts.CycloptsError as error:
         cause = error.__cause__
-        _fail(_sentences(cause) if isinstance(cause, ValidationError) else str(error), 2)
+        _fail(_sentences(cause, error) if isinstance(cause, ValidationError) else str(error), 2)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
     except BrokenPipeError:  # `ffvit models | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _sentences(error: ValidationError) -> str:
+def _sentences(error: ValidationError, told: cyclopts.CycloptsError) -> str:
     """What pydantic refused on the way in, as the options were typed."""
-    kind = next(each for each in (Recipe, Data, Machine) if each.__name__ in error.title)
+    kind = next((each for each in (Recipe, Data, Machine) if each.__name__ in error.title), None)
+    if kind is None:  # a single option
+        name = told.argument.name if told.argument is not None else ""
+        return "\n".join(f"{name}: {fault['msg']}; got {fault['input']!r}" for fault in error.errors())
     options = {Recipe: "--recipe.", Data: "--data.", Machine: "--"}[kind]
     lines = (line.split(": ", 1) for line in sentences(error, kind, "").splitlines())
     return "\n".join(f"{options}{field.replace('_', '-')}: {words}" for field, words in lines)

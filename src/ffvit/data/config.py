@@ -19,7 +19,7 @@ class Data(Value):
 
     source: str = Field(
         "digits",
-        description="digits; a folder with train/ and val/ (and test/), or of class folders; a .csv or .parquet list "
+        description="digits; a folder with train/ and val/ (and test/), or of class folders, or of shards (.tar); a .csv or .parquet list "
         "with columns path, label and, where the parts are given, split; shards far away: the address of a prepared folder "
         "(s3://bucket/folder, https://...) or of tar files (https://host/train-{0000..0127}.tar); or a data set timm opens: torch/cifar10, hfds/..., wds/...",
     )

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
@@ -26,17 +26,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ffvit.atomic import full, writing
 from ffvit.data import shards
-from ffvit.data.crew import Tally, WorkerLostError, work
+from ffvit.data.crew import GLANCE, Tally, WorkerLostError, work
 from ffvit.data.images import BadImageError, Images, Labelled, Labels
 from ffvit.data.packing import MOST_PIXELS, Form, pack, room
 from ffvit.data.parts import bring
 from ffvit.data.shards import INFO, PLAN, Shard
+from ffvit.data.waiting import counted
 from ffvit.errors import RunStoppedError, UserError
 
 GO_ON = "give the same command again to go on"
 BAD_IMAGES = "bad_images.csv"
 SAMPLE = 200
 """Images of each part that are looked at beforehand, to tell how many fill a shard."""
+
+LOCK_PATIENCE = 2.0
+"""Seconds that the workers of a prepare that was killed get to notice it."""
 
 _LOCK = ".lock"
 _DONE = ".done"
@@ -193,12 +197,21 @@ def _locked(out: Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"{out}: cannot be written to ({error.strerror})") from None
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"{out}: another `ffvit prepare` is working in it: wait for it, or end it") from None
+        patience = time.monotonic() + LOCK_PATIENCE
+        while not _lock(file):
+            if time.monotonic() > patience:
+                raise UserError(f"{out}: another `ffvit prepare` is working in it: wait for it, or end it")
+            time.sleep(0.1)
         _clean(out)
         yield
+
+
+def _lock(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager
@@ -306,7 +319,7 @@ def _per_shard(images: Images, form: Form, shard_size: float) -> int:
     """How many images fill a shard, by some of them."""
     sizes = []
     sample = _sample(images)
-    for index in sample:
+    for index in counted(sample, "looking at some of the images"):
         try:
             sizes.append(room(len(form.applied(images.read(index), images.name(index)).encoded)))
         except BadImageError as error:
@@ -348,6 +361,9 @@ def _write_shards(
         with writing(out / piece.file, GO_ON) as temporary:
             images, indices = parts[piece.part].images, orders[piece.part][piece.begin : piece.end]
             shard = pack(temporary, piece.file, images, indices, piece.begin, form, base, seen)
+        if not len(shard.records):  # each of its images was left out
+            (out / piece.file).unlink()
+            shard = shard._replace(size=0)
         _write_done(out, shard, bad)
 
     total = sum(plan.images.values())
@@ -358,7 +374,7 @@ def _write_shards(
 
         def watch(tallies: Sequence[Tally]) -> None:
             good, bad = sum(tally.good for tally in tallies), sum(tally.bad for tally in tallies)
-            rate = f"{(good + bad) / (time.monotonic() - began):,.0f} images/s"
+            rate = f"{(good + bad) / max(time.monotonic() - began, GLANCE):,.0f} images/s"
             bar.update(task, completed=done + good + bad, rate=rate, refresh=True)
             if len(before) + bad > limit:
                 raise RunStoppedError(
@@ -416,7 +432,8 @@ def _bad_of(out: Path, file: str) -> list[Bad] | None:
     try:
         with np.load(out / _DONE / f"{file}.npz") as known:
             said = json.loads(str(known["said"]))
-        return [Bad(*bad) for bad in said["bad"]] if (out / file).stat().st_size == said["size"] else None
+        whole = not said["size"] or (out / file).stat().st_size == said["size"]
+        return [Bad(*bad) for bad in said["bad"]] if whole else None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
 
@@ -439,8 +456,6 @@ def _finish(plan: Plan, classes: Sequence[str], out: Path) -> None:
                 shard = _read_done(out, piece.file)
                 if len(shard.records):
                     yield shard
-                else:
-                    (out / piece.file).unlink(missing_ok=True)  # each of its images was left out
 
     splits = [shards.write_index(out, part, written(part), GO_ON) for part in plan.images]
     for split in splits:

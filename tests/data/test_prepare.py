@@ -102,7 +102,7 @@ class TestKilled:
         draw = np.random.default_rng(0)
         done = []
         for _ in range(5):
-            with in_another_process(many, tmp_path / "killed", max_side=10) as process:
+            with in_another_process(many, tmp_path / "killed", max_side=10):
                 until((tmp_path / "killed" / "prepare.json").exists)
                 time.sleep(draw.uniform(0.02, 0.3))
             done.append(len(list((tmp_path / "killed").glob(".done/*.npz"))))

@@ -183,7 +183,8 @@ def read_file(path: str | Path) -> bytes:
         BadImageError: It is missing or cannot be read.
     """
     try:
-        return Path(path).read_bytes()
+        with open(path, "rb", buffering=0) as file:  # noqa: PTH123 (half the time of Path.read_bytes)
+            return file.readall()
     except FileNotFoundError:
         reason = "there is no such file"
     except OSError as error:

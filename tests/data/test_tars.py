@@ -136,7 +136,7 @@ def test_a_damaged_index_is_made_again(foreign, home):
 
 def test_an_index_that_cannot_be_kept(foreign, home):
     home.touch()
-    with pytest.raises(UserError, match="the index of .*foreign cannot be kept there .Not a directory"):
+    with pytest.raises(UserError, match=r"the index of .*foreign cannot be kept there .Not a directory"):
         open_tars(foreign)
 
 

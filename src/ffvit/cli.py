@@ -39,7 +39,7 @@ app = App(
   ffvit evaluate runs/photos --data photos/val
   ffvit predict runs/photos holiday.jpg --top 3
   ffvit compare --data photos/ --minutes 30
-  ffvit prepare photos/ shards/            pack a large set, and train with --data shards/""",
+  ffvit prepare photos/ shards/            a large set as a few files""",
     help_format="plaintext",
     default_parameter=Parameter(negative=()),
 )

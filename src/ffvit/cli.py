@@ -39,7 +39,8 @@ app = App(
   ffvit evaluate runs/photos --data photos/val
   ffvit predict runs/photos holiday.jpg --top 3
   ffvit compare --data photos/ --minutes 30
-  ffvit check photos/                      broken images, copies, leaks""",
+  ffvit check photos/                      broken images, copies, leaks
+  ffvit prepare photos/ shards/            a large set as a few files""",
     help_format="plaintext",
     default_parameter=Parameter(negative=()),
     suppress_keyboard_interrupt=False,  # `main` has a word for it
@@ -74,8 +75,8 @@ def train(
         A network of ours or of timm's (`ffvit models` lists them). Default: ff_micro_patch2_8 for the digits, else
         ff_tiny_patch16_224.
     data
-        Images: digits; a folder with train/ and val/ (and test/), of class folders or of shards; a .csv or .parquet list; or what
-        timm opens: torch/cifar10, hfds/..., wds/... Default: digits.
+        Images: digits; a folder with train/ and val/ (and test/), of class folders or of shards; a .csv or .parquet
+        list; or what timm opens: torch/cifar10, hfds/..., wds/... Default: digits.
     recipe
         deit (the paper's), small or digits; single fields are changed below. Default: digits for the digits, else small.
     image

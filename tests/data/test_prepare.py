@@ -278,7 +278,7 @@ class TestBadImages:
         assert f"4 images cannot be read and were left out: {tmp_path / 'out' / 'bad_images.csv'}" in done.stdout
         assert f"ffvit train --data {tmp_path / 'out'}" in done.stdout
         with (tmp_path / "out" / "bad_images.csv").open(newline="") as file:
-            rows = {row["file"]: row["reason"] for row in csv.DictReader(file)}
+            rows = {row["image"]: row["reason"] for row in csv.DictReader(file)}
         assert rows.keys() == {str(spoilt / name) for name in ("a/300.jpg", "b/1.jpg", "b/4.jpg", "c/2.jpg")}
         assert rows[str(spoilt / "b/1.jpg")] == "is empty, damaged, or no image"
         again = here("prepare", spoilt, tmp_path / "out", "--shard-size", 0.1)
@@ -325,7 +325,7 @@ def test_odd_file_names_and_loops_of_links(photos, tmp_path):
     with (tmp_path / "out" / "bad_images.csv").open(newline="", errors="surrogateescape") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == prepared.bad
-    assert str(tmp_path / "odd" / "a" / "bad\udce9\n.jpg") in {row["file"] for row in rows}
+    assert str(tmp_path / "odd" / "a" / "bad\udce9\n.jpg") in {row["image"] for row in rows}
 
 
 class TestRefused:

@@ -127,6 +127,19 @@ def test_a_part_whose_labels_are_withheld_is_no_part(foreign):
     assert set(open_tars(foreign)) == {"train", "val"}
 
 
+def test_a_damaged_index_is_made_again(foreign, home):
+    open_tars(foreign)
+    for path in (home / ".cache" / "ffvit" / "shards").glob("*/train.index"):
+        path.write_bytes(path.read_bytes()[:-7])
+    assert len(open_tars(foreign)["train"].images) == 45
+
+
+def test_an_index_that_cannot_be_kept(foreign, home):
+    home.touch()
+    with pytest.raises(UserError, match=r"the index of .*foreign cannot be kept there .Not a directory"):
+        open_tars(foreign)
+
+
 def cut(folder: Path) -> None:
     path = folder / "some-train-0000.tar"
     path.write_bytes(path.read_bytes()[:20_000])

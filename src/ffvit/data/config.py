@@ -9,6 +9,15 @@ from pydantic import Field, NonNegativeInt, model_validator
 
 from ffvit.value import Value
 
+NEEDS = {
+    "torch": ("torchvision", "torchvision"),
+    "hfds": ("datasets", "'ffvit[sources]'"),
+    "hfids": ("datasets", "'ffvit[sources]'"),
+    "wds": ("webdataset", "'ffvit[sources]'"),
+    "tfds": ("tensorflow_datasets", "tensorflow tensorflow-datasets"),
+}
+"""timm's prefixes: the package each needs, and what to install for it."""
+
 
 class Data(Value):
     """The images of a run.

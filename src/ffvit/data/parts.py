@@ -11,8 +11,8 @@ import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.model_selection import StratifiedKFold
 
-from ffvit.data import folders, lists, remote, remote_shards, shards, tars, timm_sets
-from ffvit.data.config import Data
+from ffvit.data import folders, lists, remote, remote_shards, shards, tars
+from ffvit.data.config import NEEDS, Data
 from ffvit.data.images import ArrayImages, Images, Labelled, Labels, Subset
 from ffvit.errors import UserError, nearest
 
@@ -165,7 +165,9 @@ def _openers(source: str, root: Path | None) -> dict[str, Callable[[], Labelled 
                 f"data.source: {source} is a file; give a folder of images or shards, or a list (.csv, .parquet)"
             )
         return {part: partial(Labelled, *found) for part, found in lists.read_list(path).items()}
-    if "/" in source and prefix in timm_sets.NEEDS:
+    if "/" in source and prefix in NEEDS:
+        from ffvit.data import timm_sets  # brings PyTorch, which packing images from elsewhere does without
+
         names = timm_sets.split_names(source, root)
         return {part: partial(timm_sets.open_split, source, root, split) for part, split in names.items()}
     raise UserError(_nowhere(source, path, prefix))
@@ -180,8 +182,8 @@ def _digits() -> Labelled:
 
 def _nowhere(source: str, path: Path, prefix: str) -> str:
     """What to say of a source that is neither here nor one of timm's."""
-    known = f"digits, or {'/..., '.join(timm_sets.NEEDS)}/..."
-    if "/" in source and (near := nearest(prefix, timm_sets.NEEDS)):
+    known = f"digits, or {'/..., '.join(NEEDS)}/..."
+    if "/" in source and (near := nearest(prefix, NEEDS)):
         return f"data.source: there is no {source!r}, nor a kind of data set {prefix!r}{near} (known: {known})"
     missing = path
     while not missing.parent.is_dir():

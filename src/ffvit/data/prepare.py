@@ -90,7 +90,7 @@ class Piece(NamedTuple):
 class Bad(NamedTuple):
     """An image that was left out, and why."""
 
-    file: str
+    image: str
     reason: str
 
 
@@ -311,7 +311,7 @@ def _checksum(parts: dict[str, Labelled], base: str) -> int:
     for part, (images, classes) in parts.items():
         names = (part, *classes, *(images.name(index).removeprefix(base) for index in _sample(images)))
         checksum = zlib.crc32("\0".join(names).encode(errors="surrogateescape"), checksum)
-        checksum = zlib.crc32(images.labels.tobytes(), checksum)
+        checksum = zlib.crc32(np.ascontiguousarray(images.labels).data, checksum)
     return checksum
 
 

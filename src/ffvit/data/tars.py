@@ -9,6 +9,7 @@ import re
 import tarfile
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,8 +47,12 @@ def open_tars(folder: Path) -> dict[str, Labelled]:
     """
     parts = _parts(folder)
     index = Path.home() / ".cache" / "ffvit" / "shards" / _key(folder, parts)
-    if not (index / INFO).exists():
+    with suppress(UserError):  # there is none yet, or it is damaged
+        return open_index(index, partial(ShardFolder, folder))
+    try:
         _make_index(folder, parts, index)
+    except OSError as error:
+        raise UserError(f"{index}: the index of {folder} cannot be kept there ({error.strerror or error})") from None
     return open_index(index, partial(ShardFolder, folder))
 
 

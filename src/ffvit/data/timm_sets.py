@@ -12,19 +12,11 @@ import numpy as np
 from timm.data import create_dataset
 from torch.utils.data import IterableDataset
 
+from ffvit.data.config import NEEDS
 from ffvit.data.decode import as_rgb
 from ffvit.data.images import ArrayImages, Images, Labelled, Labels, TimmImages, numbered, read_file
 from ffvit.data.waiting import counted
 from ffvit.errors import UserError
-
-NEEDS = {
-    "torch": ("torchvision", "torchvision"),
-    "hfds": ("datasets", "'ffvit[sources]'"),
-    "hfids": ("datasets", "'ffvit[sources]'"),
-    "wds": ("webdataset", "'ffvit[sources]'"),
-    "tfds": ("tensorflow_datasets", "tensorflow tensorflow-datasets"),
-}
-"""timm's prefixes: the package each needs, and what to install for it."""
 
 MEMORY_LIMIT = 8 * 2**30
 """Bytes of pixels to hold for a source that cannot be read at random."""

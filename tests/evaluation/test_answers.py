@@ -9,6 +9,7 @@ import torch
 
 from ffvit.errors import UserError
 from ffvit.evaluation.answers import Answers
+from ffvit.study.results import read_answers
 
 CLASSES = ("cat", "dog", "emu")
 
@@ -77,6 +78,17 @@ def test_csv(tmp_path):
         f'a/1.png,"dog, big","dog, big",True,{e / (e + 2):.6f},{log(e + 2) - 1:.6f}\n'
         f"b/2.png,emü,cat,False,0.333333,{log(3):.6f}\n"
     )
+
+
+def test_csv_keeps_names_that_are_no_text_and_classes_called_na(tmp_path):
+    answers = Answers.of(torch.zeros(2, 2), torch.tensor([0, 1]), ("NA", "null"))
+    names = ["caf\udce9.png", "NA"]  # Latin-1 on a disk that is read as UTF-8
+    answers.to_csv(tmp_path / "answers.csv", names)
+    assert b"caf\xe9.png,NA,NA" in (tmp_path / "answers.csv").read_bytes()
+    table = read_answers(tmp_path / "answers.csv")
+    assert table["image"].tolist() == names
+    assert table["label"].tolist() == ["NA", "null"]
+    assert table["loss"].dtype == float
 
 
 def test_csv_needs_a_name_for_each_image(tmp_path):

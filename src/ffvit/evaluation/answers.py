@@ -95,14 +95,17 @@ class Answers:
             raise UserError(f"answers: {len(names)} image names were given for {len(self.labels)} images")
         classes = np.array(self.classes, dtype=object)
         columns = {
-            "image": names,
+            "image": pd.Series(list(names), dtype=object),  # pandas' own text holds no such bytes
             "label": classes[self.labels],
             "predicted": classes[self.predicted],
             "correct": self.correct,
             "confidence": self.confidence,
             "loss": self.loss,
         }
-        pd.DataFrame(columns).to_csv(path, index=False, float_format="%.6f", lineterminator="\n", encoding="utf-8")
+        # A file's name may hold bytes that are no text; they are written as they are.
+        pd.DataFrame(columns).to_csv(
+            path, index=False, float_format="%.6f", lineterminator="\n", encoding="utf-8", errors="surrogateescape"
+        )
 
 
 def _check_labels(labels: Int[np.ndarray, " images"], classes: Sequence[str]) -> None:

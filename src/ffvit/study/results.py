@@ -53,9 +53,14 @@ def read_results(jobs: Sequence[Job]) -> list[Result]:
         run = Run(job.folder)
         summary = run.summary()
         assert summary is not None
-        answers = pd.read_csv(run.predictions_file, dtype={"image": str, "label": str, "predicted": str})
-        results.append(Result(job, summary, run.metrics(), answers))
+        results.append(Result(job, summary, run.metrics(), read_answers(run.predictions_file)))
     return results
+
+
+def read_answers(path: Path) -> pd.DataFrame:
+    """A run's predictions.csv: names as they are, also those that are no text, or a class that is called NA."""
+    text = {"image": object, "label": object, "predicted": object}
+    return pd.read_csv(path, dtype=text, keep_default_na=False, encoding="utf-8", encoding_errors="surrogateescape")
 
 
 def paired(arm: Sequence[Result], against: Sequence[Result]) -> list[tuple[Result, Result]]:

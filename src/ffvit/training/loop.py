@@ -355,7 +355,10 @@ class Loop:
             bad.update(its)
         self.progress.bad_images = bad
         if bad and self.fabric.is_global_zero:
-            with writing(self.run.bad_images_file) as temporary, temporary.open("w", newline="") as file:
+            with (
+                writing(self.run.bad_images_file) as temporary,
+                temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+            ):
                 csv.writer(file).writerows([("image", "reason"), *sorted(bad.items())])
 
     def save(self) -> None:

@@ -133,14 +133,14 @@ def _sides(folder: Path, shards: Path) -> dict[str, Callable[[], int]]:
     ours = open_parts(Data(source=str(folder), selection=0.0))
     from_shards = open_parts(Data(source=str(shards), selection=0.0))
 
-    def bare(least: float = 1.0) -> int:
+    def bare(height: int = 0, width: int = 0) -> int:
         for each in encoded:
-            simplejpeg.decode_jpeg(each, min_factor=least)
+            simplejpeg.decode_jpeg(each, min_height=height, min_width=width)
         return len(encoded)
 
     return {
         BARE: bare,
-        "the entropy code of it (decoded at an eighth of the size)": partial(bare, 8.0),
+        "the entropy code of it (decoded at an eighth of the size)": partial(bare, 47, 63),
         "timm: DeiT's recipe": _timms(folder, is_training=True, auto_augment=DEIT.auto_augment, re_prob=0.25),
         "DeiT's recipe, from a folder": _training(ours.train, DEIT),
         "DeiT's recipe, from a folder, exact pixels": _training(ours.train, DEIT.replace(exact="always")),
@@ -148,6 +148,7 @@ def _sides(folder: Path, shards: Path) -> dict[str, Callable[[], int]]:
         "timm: crop and flip": _timms(folder, is_training=True),
         "crop and flip, from a folder": _training(ours.train, PLAIN),
         "crop and flip, from shards (500 px, quality 90)": _training(from_shards.train, PLAIN),
+        **_dali(folder),
         "timm: evaluation": _timms(folder, is_training=False, crop_pct=0.875),
         "evaluation, from a folder": _evaluation(ours.test, exact=False),
         "evaluation, from a folder, exact pixels": _evaluation(ours.test, exact=True),
@@ -161,6 +162,33 @@ def _timms(folder: Path, is_training: bool, **options: Any) -> Callable[[], int]
         persistent_workers=False, device=torch.device("cpu"), **({"color_jitter": None} if is_training else {}), **options,
     )  # fmt: skip
     return lambda: sum(len(images) for images, _ in loader.loader)  # before what timm does on the device
+
+
+def _dali(folder: Path) -> dict[str, Callable[[], int]]:
+    """NVIDIA's loader on the processor, if it is installed (nvidia-dali-cuda120 and what that needs)."""
+    try:
+        from nvidia.dali import fn, pipeline_def, types
+    except ImportError:
+        return {}
+    files = sorted(map(str, (folder / "train").rglob("*.jpg")))
+
+    @pipeline_def(batch_size=BATCH, num_threads=1, device_id=None)
+    def pipeline() -> Any:
+        encoded, _ = fn.readers.file(files=files, random_shuffle=True)
+        cut = fn.decoders.image_random_crop(
+            encoded,
+            device="cpu",
+            output_type=types.RGB,
+            random_area=PLAIN.crop_scale,
+            random_aspect_ratio=PLAIN.crop_ratio,
+        )
+        cut = fn.resize(cut, size=IMAGE, interp_type=types.INTERP_CUBIC, antialias=True)
+        return fn.flip(cut, horizontal=fn.random.coin_flip())
+
+    built = pipeline()
+    built.build()
+    batches = -(-len(files) // BATCH)
+    return {"crop and flip, DALI on the processor": lambda: sum(len(built.run()[0]) for _ in range(batches))}
 
 
 def _training(images: Images, recipe: ffvit.Recipe) -> Callable[[], int]:

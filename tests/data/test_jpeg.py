@@ -53,6 +53,21 @@ def test_a_scaled_part_shows_what_the_whole_shows_there(way, scale):
     assert np.abs(part.astype(int) - np.asarray(whole)).mean() < 3
 
 
+@settings(max_examples=60)
+@given(WAYS, st.sampled_from([2, 4, 8]), st.data())
+def test_a_scaled_part_is_that_of_the_scaled_whole_to_the_bit(way, scale, data):
+    """So it shows in no pixel whether an image was decoded for one view or for several."""
+    width, height = data.draw(st.integers(64, 300)), data.draw(st.integers(64, 200))
+    file = encoded((width, height), **way)
+    head = jpeg.header(file)
+    top, left = data.draw(st.integers(0, height - 8)), data.draw(st.integers(0, width - 8))
+    box = top, left, data.draw(st.integers(8, height - top)), data.draw(st.integers(8, width - left))
+    least = box[2] // scale, box[3] // scale
+    part = jpeg.crop(file, head, box, least)
+    found = jpeg.scale_for(box, least)
+    np.testing.assert_array_equal(part, jpeg.cut(jpeg.whole(file, head, found), box, found))
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_parts_are_upright(orientation):
     exif = PIL.Image.Exif()

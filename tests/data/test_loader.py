@@ -13,7 +13,7 @@ from ffvit.data.images import ArrayImages, Subset
 from ffvit.data.loader import PADDING, evaluation_loader, training_loader, workers_for
 from ffvit.data.order import TrainingOrder, View
 from ffvit.data.parts import open_parts
-from ffvit.data.transform import evaluation_transform, training_transform
+from ffvit.data.transform import Source, evaluation_transform, training_transform
 
 SHAPE = (3, 20, 24)
 MEAN = (0.5, 0.5, 0.5)
@@ -21,7 +21,7 @@ RECIPE = recipe.NAMED["deit"].replace(batch_size=8)
 
 
 def shown(transform, images, index):
-    return torch.from_numpy(transform(images.read(index), images.name(index)).pixels.copy()).permute(2, 0, 1)
+    return torch.from_numpy(transform(Source(images.read(index), images.name(index))).pixels.copy()).permute(2, 0, 1)
 
 
 def loaded(images, workers=0, epoch=0, first_step=0, seed=0, **shared):

@@ -17,7 +17,7 @@ from torchvision.transforms.functional import to_tensor
 
 from ffvit.architecture import FF_ONLY, Architecture
 from ffvit.data.images import ArrayImages, BadImageError, Stored
-from ffvit.data.transform import evaluation_transform
+from ffvit.data.transform import Source, evaluation_transform
 from ffvit.errors import UserError
 from ffvit.evaluation import scorer
 from ffvit.evaluation.answers import Answers
@@ -73,7 +73,10 @@ def by_a_plain_loop(images: Some) -> Answers:
     read = [index for index in range(len(images)) if index not in images.bad]
     with torch.no_grad():
         logits = torch.cat(
-            [net(normalized(to_tensor(transform(images.read(index), "").pixels.copy()))[None]) for index in read]
+            [
+                net(normalized(to_tensor(transform(Source(images.read(index), "")).pixels.copy()))[None])
+                for index in read
+            ]
         )
     return Answers.of(logits, torch.from_numpy(images.labels[read]), CLASSES)
 

@@ -50,6 +50,11 @@ class Header:
     height_at: int
     scan_at: int
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width, upright."""
+        return (self.width, self.height) if self.orientation >= 5 else (self.height, self.width)
+
 
 def header(encoded: bytes) -> Header | None:
     """The header of a JPEG that this file can decode; None for all that is for Pillow.
@@ -124,7 +129,7 @@ def _orientation(segment: bytes) -> int | None:
 
 
 def crop(encoded: bytes, head: Header, box: tuple[int, int, int, int], least: tuple[int, int]) -> Pixels:
-    """Part of an image, upright, in RGB.
+    """Part of an image, upright, in RGB; no more of it is decoded than must be.
 
     Args:
         encoded: The JPEG.
@@ -135,14 +140,32 @@ def crop(encoded: bytes, head: Header, box: tuple[int, int, int, int], least: tu
     Raises:
         ValueError: It cannot be decoded.
     """
-    top, left, height, width = box
-    scale = next((by for by in SCALES if height >= by * least[0] and width >= by * least[1]), 1)
+    scale = scale_for(box, least)
     if head.orientation > 1:
-        pixels, first = _turned(_decoded(encoded, head.height, head.width, scale), head.orientation), 0
-    else:
-        shorter, first, rows = _rows(encoded, head, top, top + height, scale)
-        pixels = _decoded(shorter, rows, head.width, scale)
-    up, down, near, far = (round(edge / scale) for edge in (top - first, top + height - first, left, left + width))
+        return cut(whole(encoded, head, scale), box, scale)
+    top, left, height, width = box
+    shorter, first, rows = _rows(encoded, head, top, top + height, scale)
+    return cut(_decoded(shorter, rows, head.width, scale), (top - first, left, height, width), scale)
+
+
+def scale_for(box: tuple[int, int, int, int], least: tuple[int, int]) -> int:
+    """By how much a part may be scaled down and still hold the pixels that it must."""
+    return next((by for by in SCALES if box[2] >= by * least[0] and box[3] >= by * least[1]), 1)
+
+
+def whole(encoded: bytes, head: Header, scale: int) -> Pixels:
+    """All of an image, upright, in RGB, scaled down.
+
+    Raises:
+        ValueError: It cannot be decoded.
+    """
+    return _turned(_decoded(encoded, head.height, head.width, scale), head.orientation)
+
+
+def cut(pixels: Pixels, box: tuple[int, int, int, int], scale: int) -> Pixels:
+    """Part of pixels that are scaled down, by its place in what they were."""
+    top, left, height, width = box
+    up, down, near, far = (round(edge / scale) for edge in (top, top + height, left, left + width))
     return pixels[up : max(down, up + 1), near : max(far, near + 1)]
 
 

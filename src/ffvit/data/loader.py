@@ -10,6 +10,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -22,7 +23,7 @@ from ffvit.data.draws import generators_kept, seed_everything
 from ffvit.data.erasing import NOTHING, erase
 from ffvit.data.images import ArrayImages, BadImageError, Images, Subset
 from ffvit.data.order import TrainingOrder, View
-from ffvit.data.transform import Seen, Transform, check_channels
+from ffvit.data.transform import Seen, Source, Transform, check_channels
 from ffvit.errors import RunStoppedError, UserError
 
 PADDING = -1
@@ -105,10 +106,20 @@ class _Opened(Dataset, Generic[Item]):
         self.transform = transform
 
     def load(self, index: int, group: int = 0, position: int = 0) -> _Loaded:
+        return self.shown(self.source(index), index, group, position)
+
+    def source(self, index: int, shared: bool = False) -> Source | BadImageError:
+        try:
+            return Source(self.images.read(index), self.images.name(index), shared)
+        except BadImageError as error:
+            return error
+
+    def shown(self, source: Source | BadImageError, index: int, group: int = 0, position: int = 0) -> _Loaded:
         label = int(self.images.labels[index])
         try:
-            seen = self.transform(self.images.read(index), self.images.name(index))
-            return _Loaded(seen, label, index, None, group, position)
+            if isinstance(source, BadImageError):
+                raise source
+            return _Loaded(self.transform(source), label, index, None, group, position)
         except BadImageError as error:
             return _Loaded(None, label, index, error, group, position)
 
@@ -119,13 +130,18 @@ class _ForTraining(_Opened[View]):
         self.seed = seed
 
     def __getitems__(self, items: list[View]) -> list[_Loaded]:
-        """A whole batch, as the loader asks for it: putting the generators back costs as much as seeding them."""
-        with generators_kept():
-            return [self.seeded(item) for item in items]
-
-    def seeded(self, item: View) -> _Loaded:
-        seed_everything(self.seed, item.epoch, item.image, item.view)
-        return self.load(item.image, item.group, item.position)
+        """A whole batch, as the loader asks for it: an image of which it holds several views is decoded once."""
+        by_image = sorted(range(len(items)), key=lambda place: items[place].image)
+        loaded: dict[int, _Loaded] = {}
+        with generators_kept():  # for all: putting them back costs as much as seeding them
+            for image, places in groupby(by_image, key=lambda place: items[place].image):
+                views = list(places)
+                source = self.source(image, shared=len(views) > 1)
+                for place in views:
+                    view = items[place]
+                    seed_everything(self.seed, view.epoch, view.image, view.view)
+                    loaded[place] = self.shown(source, image, view.group, view.position)
+        return [loaded[place] for place in range(len(items))]
 
 
 class _ForEvaluation(_Opened[int]):

@@ -15,7 +15,7 @@ from ffvit.data.draws import seed_everything_for
 from ffvit.data.images import BadImageError, Images, Stored
 from ffvit.data.loader import training_loader, workers_for
 from ffvit.data.order import TrainingOrder
-from ffvit.data.transform import Transform, evaluation_transform, training_transform
+from ffvit.data.transform import Source, Transform, evaluation_transform, training_transform
 from ffvit.errors import UserError
 from ffvit.recipe import Recipe
 
@@ -122,7 +122,7 @@ def measure(
         evaluation_transform(recipe.evaluation_crop, recipe.interpolation, image, 3, recipe.exact != "never"),
     ]
     decode = _each(stored, decoded, seconds)
-    crop, all_of_it, evaluate = (_each(stored, way, seconds) for way in ways)
+    crop, all_of_it, evaluate = (_each(stored, _of_stored(way), seconds) for way in ways)
     workers = workers_for(images, 1) if workers is None else workers
     sizes = [len(each) for each, _ in stored if isinstance(each, bytes)]
     return Stages(
@@ -135,6 +135,10 @@ def measure(
         workers=workers,
         loaded=_loaded(images, ways[1], image, recipe.repeats, workers, 2 * seconds),
     )
+
+
+def _of_stored(way: Transform) -> Callable[[Stored, str], object]:
+    return lambda stored, name: way(Source(stored, name))
 
 
 def _each(stored: Sequence[tuple[Stored, str]], do: Callable[[Stored, str], object], seconds: float) -> float:

@@ -8,10 +8,12 @@ works on arrays of bytes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+import PIL.Image
 import torch
 from timm.data import create_transform
 from timm.data.auto_augment import posterize as timms_posterize
@@ -41,8 +43,61 @@ class Seen(NamedTuple):
     erased: Erased
 
 
-Transform = Callable[[Stored, str], Seen]
-"""Takes an image and its name. Raises BadImageError where it cannot be decoded."""
+class Source:
+    """An image of which parts can be had: a JPEG as it is stored, and all others decoded.
+
+    Args:
+        stored: The image.
+        name: What it is called where it cannot be decoded.
+        shared: Several parts will be asked for, so what is decoded is kept for the next. No pixel depends on it.
+    """
+
+    def __init__(self, stored: Stored, name: str, shared: bool = False) -> None:
+        self.stored, self.name, self.shared = stored, name, shared
+        self._whole: dict[int, Pixels] = {}
+
+    @cached_property
+    def image(self) -> PIL.Image.Image:
+        """The image as Pillow decodes it.
+
+        Raises:
+            BadImageError: It cannot be decoded.
+        """
+        return decoded(self.stored, self.name)
+
+    @cached_property
+    def pixels(self) -> Pixels:
+        """The same as an array."""
+        return np.array(self.image)  # Pillow's own may not be written to
+
+    @cached_property
+    def jpeg(self) -> jpeg.Header | None:
+        """Its header, if it is a JPEG that need not be left to Pillow."""
+        return jpeg.header(self.stored) if isinstance(self.stored, bytes) else None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width, upright."""
+        return self.jpeg.size if self.jpeg is not None else (self.pixels.shape[0], self.pixels.shape[1])
+
+    def part(self, box: tuple[int, int, int, int], least: tuple[int, int]) -> Pixels:
+        """Top, left, height and width of it; it may come scaled down, to no less than `least`."""
+        if self.jpeg is not None and isinstance(self.stored, bytes):
+            try:
+                if not self.shared:
+                    return jpeg.crop(self.stored, self.jpeg, box, least)
+                scale = jpeg.scale_for(box, least)
+                if scale not in self._whole:
+                    self._whole[scale] = jpeg.whole(self.stored, self.jpeg, scale)
+                return jpeg.cut(self._whole[scale], box, scale)
+            except ValueError:  # damaged: Pillow is to say how, or to make the best of it
+                self.jpeg = None
+        top, left, height, width = box
+        return self.pixels[top : top + height, left : left + width]
+
+
+Transform = Callable[[Source], Seen]
+"""Raises BadImageError for an image that cannot be decoded."""
 
 
 def training_transform(recipe: Recipe, image: tuple[int, int], channels: int, mean: Sequence[float]) -> Transform:
@@ -115,8 +170,8 @@ class _Exactly:
     def __init__(self, steps: Compose, channels: int, erase: float = 0.0) -> None:
         self.steps, self.mode, self.erase = steps, "L" if channels == 1 else "RGB", erase
 
-    def __call__(self, stored: Stored, name: str) -> Seen:
-        image = self.steps(decoded(stored, name))
+    def __call__(self, source: Source) -> Seen:
+        image = self.steps(source.image)
         pixels = np.atleast_3d(np.asarray(image if image.mode == self.mode else image.convert(self.mode)))
         return Seen(pixels, erasing.draw(self.erase, *pixels.shape[:2]))
 
@@ -127,8 +182,7 @@ class _FastForTraining:
         self.flip = next((step.p for step in first if isinstance(step, RandomHorizontalFlip)), 0.0)
         self.augment, self.interpolation, self.channels, self.erase = augment, interpolation, channels, erase
 
-    def __call__(self, stored: Stored, name: str) -> Seen:
-        source = _Source(stored, name)
+    def __call__(self, source: Source) -> Seen:
         height, width = source.size
         shape = torch.empty((3, height, width), device="meta")  # all that timm looks at is its size
         pixels = source.part(self.crop.get_params(shape, self.crop.scale, self.crop.ratio), self.crop.size)
@@ -146,8 +200,7 @@ class _FastForEvaluation:
         self.interpolation, self.channels = interpolation, channels
         self.sizes: dict[tuple[int, int], tuple[int, int]] = {}
 
-    def __call__(self, stored: Stored, name: str) -> Seen:
-        source = _Source(stored, name)
+    def __call__(self, source: Source) -> Seen:
         if source.size not in self.sizes:  # asked of timm's own step, which takes longer than the rest
             self.sizes[source.size] = tuple(self.resize(torch.empty((3, *source.size), device="meta")).shape[1:])
         size = self.sizes[source.size]
@@ -155,33 +208,6 @@ class _FastForEvaluation:
         height, width = self.crop.size
         top, left = round((size[0] - height) / 2), round((size[1] - width) / 2)
         return Seen(_in_channels(whole[top : top + height, left : left + width], self.channels), NOTHING)
-
-
-class _Source:
-    """An image of which parts can be had: a JPEG as it is stored, and all others decoded."""
-
-    def __init__(self, stored: Stored, name: str) -> None:
-        self.stored, self.name = stored, name
-        self.jpeg = jpeg.header(stored) if isinstance(stored, bytes) else None
-        if self.jpeg is not None:
-            upright = self.jpeg.height, self.jpeg.width
-            self.size = upright[::-1] if self.jpeg.orientation >= 5 else upright
-        else:
-            self._decode()
-
-    def _decode(self) -> None:
-        self.pixels: Pixels = np.array(decoded(self.stored, self.name))  # Pillow's own may not be written to
-        self.size = self.pixels.shape[0], self.pixels.shape[1]
-
-    def part(self, box: tuple[int, int, int, int], least: tuple[int, int]) -> Pixels:
-        """Top, left, height and width of it; it may come scaled down, to no less than `least`."""
-        if self.jpeg is not None and isinstance(self.stored, bytes):
-            try:
-                return jpeg.crop(self.stored, self.jpeg, box, least)
-            except ValueError:  # damaged: Pillow is to say how, or to make the best of it
-                self._decode()
-        top, left, height, width = box
-        return self.pixels[top : top + height, left : left + width]
 
 
 def resized(pixels: Pixels, size: tuple[int, int], interpolation: str) -> Pixels:

@@ -14,7 +14,7 @@ from ffvit.architecture import Network
 from ffvit.cost.measure import device_here
 from ffvit.data.images import BadImageError
 from ffvit.data.parts import Parts
-from ffvit.data.transform import Transform, evaluation_transform, training_transform
+from ffvit.data.transform import Source, Transform, evaluation_transform, training_transform
 from ffvit.network.create import create_model, input_of
 from ffvit.recipe import Recipe
 
@@ -132,7 +132,7 @@ def _image(parts: Parts, transform: Transform) -> float:
     began, done = time.perf_counter(), 0
     for index in range(min(len(parts.train), 64)):
         try:
-            transform(parts.train.read(index), parts.train.name(index))
+            transform(Source(parts.train.read(index), parts.train.name(index)))
         except BadImageError:
             continue
         done += 1

@@ -53,7 +53,7 @@ from ffvit.data.images import Images
 from ffvit.data.loader import evaluation_loader, training_loader
 from ffvit.data.order import EpochOrder, TrainingOrder
 from ffvit.data.parts import open_parts
-from ffvit.data.shards import FORMAT, INFO, RECORD, VERSION, ShardFolder, Split, open_index
+from ffvit.data.shards.index import FORMAT, INFO, RECORD, VERSION, ShardFolder, Split, open_index
 from ffvit.data.transform import evaluation_transform, training_transform
 
 IMAGE = 224, 224

@@ -270,7 +270,7 @@ def prepare(
     overwrite
         Replace what was prepared in the folder before.
     """
-    from ffvit.data.prepare import prepare as pack
+    from ffvit.data.shards.prepare import prepare as pack
 
     console = _console()
     prepared = pack(
@@ -463,8 +463,8 @@ def check(
     root
         Where a data set that timm opens lies.
     """
-    from ffvit.data.check import check as look_at
-    from ffvit.data.check_report import check_report, free_for_findings, write_findings
+    from ffvit.data.check.check import check as look_at
+    from ffvit.data.check.report import check_report, free_for_findings, write_findings
 
     free_for_findings(out)
     checked = look_at(data, root=root, near=near)

@@ -61,7 +61,7 @@ def write_digits(folder: Path, classes: str, called=str) -> tuple[Path, np.ndarr
     for index in places:
         file = folder / called(str(images.labels[index])) / f"{index:04d}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
-        images.open(index).save(file)
+        images.read(index).save(file)
     return folder, np.array(places)
 
 

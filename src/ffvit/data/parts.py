@@ -11,9 +11,10 @@ import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.model_selection import StratifiedKFold
 
-from ffvit.data import folders, lists, remote, remote_shards, shards, tars
+from ffvit.data import folders, lists
 from ffvit.data.config import NEEDS, Data
 from ffvit.data.images import ArrayImages, Images, Labelled, Labels, Subset
+from ffvit.data.shards import far, index, remote, tars
 from ffvit.errors import UserError, nearest
 
 SELECTION_SHARE = 0.1
@@ -153,9 +154,9 @@ def _openers(source: str, root: Path | None) -> dict[str, Callable[[], Labelled 
     if source == "digits":
         return {"train": _digits}
     if remote.is_remote(source):
-        return {part: partial(Labelled, *found) for part, found in remote_shards.open_remote(source, root).items()}
-    if path.is_dir() and (shards.is_prepared(path) or tars.holds_tars(path)):
-        opened = shards.open_shards(path) if shards.is_prepared(path) else tars.open_tars(path)
+        return {part: partial(Labelled, *found) for part, found in far.open_remote(source, root).items()}
+    if path.is_dir() and (index.is_prepared(path) or tars.holds_tars(path)):
+        opened = index.open_shards(path) if index.is_prepared(path) else tars.open_tars(path)
         return {part: partial(Labelled, *found) for part, found in opened.items()}
     if path.is_dir():
         return {part: partial(folders.read_folder, folder) for part, folder in folders.part_folders(path).items()}

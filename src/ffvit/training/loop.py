@@ -23,7 +23,7 @@ from ffvit.data.images import BadImageError, Images
 from ffvit.data.loader import Batch, Finish, training_loader, workers_for
 from ffvit.data.order import TrainingOrder
 from ffvit.data.parts import Parts
-from ffvit.data.remote_shards import far_blocks
+from ffvit.data.shards.far import far_blocks
 from ffvit.data.transform import training_transform
 from ffvit.errors import RunStoppedError, UserError
 from ffvit.evaluation.scorer import BATCH, Scorer

@@ -12,10 +12,10 @@ import numpy as np
 
 from ffvit.atomic import writing
 from ffvit.data.images import Images, Labelled, Labels, Subset
-from ffvit.data.remote import Patience, addresses, fetch, shown
-from ffvit.data.shard_cache import ShardCache, default_folder, locked
-from ffvit.data.shards import INFO, Shard, ShardImages, Shards, open_index, read_info, write_index, write_info
-from ffvit.data.tars import read_shard
+from ffvit.data.shards.cache import ShardCache, default_folder, locked
+from ffvit.data.shards.index import INFO, Shard, ShardImages, Shards, open_index, read_info, write_index, write_info
+from ffvit.data.shards.remote import Patience, addresses, fetch, shown
+from ffvit.data.shards.tars import read_shard
 from ffvit.data.waiting import counted
 from ffvit.errors import UserError
 

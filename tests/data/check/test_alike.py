@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.datasets import load_sample_image
 
-from ffvit.data.alike import look_hash, near_pairs
+from ffvit.data.check.alike import look_hash, near_pairs
 
 WORDS = st.integers(0, 2**64 - 1)
 

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float32, Int64
 from torch.utils.data import DataLoader, Dataset
 
-from ffvit.data.alike import look_hash
+from ffvit.data.check.alike import look_hash
 from ffvit.data.decode import decoded
 from ffvit.data.images import BadImageError, Images, Stored
 from ffvit.data.loader import begin_worker

@@ -15,10 +15,10 @@ from ffvit.data.images import Labelled, Subset
 from ffvit.data.loader import evaluation_loader, training_loader
 from ffvit.data.order import TrainingOrder
 from ffvit.data.parts import open_parts
-from ffvit.data.remote import Patience
-from ffvit.data.remote_shards import far_blocks, open_remote
-from ffvit.data.shards import INFO, open_shards, write_index, write_info
-from ffvit.data.tars import read_shard
+from ffvit.data.shards.far import far_blocks, open_remote
+from ffvit.data.shards.index import INFO, open_shards, write_index, write_info
+from ffvit.data.shards.remote import Patience
+from ffvit.data.shards.tars import read_shard
 from ffvit.data.transform import Seen
 from ffvit.errors import UserError
 from servers import serving

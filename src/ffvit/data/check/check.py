@@ -14,9 +14,9 @@ from jaxtyping import Bool, Int64
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ffvit.data.alike import near_pairs
+from ffvit.data.check.alike import near_pairs
+from ffvit.data.check.look import LOOK, THUMBNAIL, Trait, looks, thumbnails
 from ffvit.data.images import Images, Labelled, Labels, Stored, numbered
-from ffvit.data.look import LOOK, THUMBNAIL, Trait, looks, thumbnails
 from ffvit.data.parts import open_brought
 
 NEAR = 9

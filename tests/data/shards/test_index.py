@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from ffvit import Data
-from ffvit.data import shards
 from ffvit.data.images import BadImageError, Images
-from ffvit.data.packing import Form, pack
 from ffvit.data.parts import open_images, open_parts
-from ffvit.data.prepare import prepare
-from ffvit.data.shards import ShardFolder, ShardImages, open_shards, write_index, write_info
+from ffvit.data.shards import index as shards
+from ffvit.data.shards.index import ShardFolder, ShardImages, open_shards, write_index, write_info
+from ffvit.data.shards.packing import Form, pack
+from ffvit.data.shards.prepare import prepare
 from ffvit.errors import UserError
 
 leaves_files_open = pytest.mark.filterwarnings(

@@ -18,7 +18,17 @@ import numpy as np
 
 from ffvit.data.folders import SUFFIXES, visible
 from ffvit.data.images import Labelled
-from ffvit.data.shards import INFO, RECORD, VERSION, Shard, ShardFolder, Split, open_index, write_index, write_info
+from ffvit.data.shards.index import (
+    INFO,
+    RECORD,
+    VERSION,
+    Shard,
+    ShardFolder,
+    Split,
+    open_index,
+    write_index,
+    write_info,
+)
 from ffvit.data.waiting import counted
 from ffvit.errors import UserError
 

@@ -16,8 +16,8 @@ from sklearn.datasets import load_digits, load_sample_image
 
 from commands import ffvit, here, started
 from ffvit.cli import check as command
-from ffvit.data.check import NARROW, NARROW_ONES, NEAR, check
-from ffvit.data.check_report import check_report, write_findings
+from ffvit.data.check.check import NARROW, NARROW_ONES, NEAR, check
+from ffvit.data.check.report import check_report, write_findings
 from ffvit.errors import RunStoppedError
 
 BOXES = [(left, top, left + 160, top + 140) for left in (0, 160, 320, 480) for top in (0, 140, 280)]
@@ -342,7 +342,7 @@ class TestCommand:
         assert f"over {NARROW} times" in NARROW_ONES.what
 
     def test_a_killed_process_gets_a_sentence(self, monkeypatch):
-        monkeypatch.setattr("ffvit.data.look._look", lambda images, index: os.kill(os.getpid(), signal.SIGKILL))
+        monkeypatch.setattr("ffvit.data.check.look._look", lambda images, index: os.kill(os.getpid(), signal.SIGKILL))
         with pytest.raises(RunStoppedError, match="was killed, most likely for memory"):
             check("digits")
 

@@ -17,7 +17,7 @@ import PIL.Image
 
 from ffvit.data.decode import decoded
 from ffvit.data.images import BadImageError, Images, Labels, Stored
-from ffvit.data.shards import RECORD, Shard
+from ffvit.data.shards.index import RECORD, Shard
 
 QUALITY = 90
 MOST_PIXELS = 65_500

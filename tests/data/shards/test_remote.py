@@ -14,10 +14,10 @@ import fsspec
 import numpy as np
 import pytest
 
-import ffvit.data.remote
-from ffvit.data import shard_cache
-from ffvit.data.remote import Patience, addresses, fetch, is_remote
-from ffvit.data.shard_cache import ShardCache
+import ffvit.data.shards.remote
+from ffvit.data.shards import cache as shard_cache
+from ffvit.data.shards.cache import ShardCache
+from ffvit.data.shards.remote import Patience, addresses, fetch, is_remote
 from ffvit.errors import UserError
 from servers import serving
 
@@ -27,7 +27,7 @@ SIZE = 100_000
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(ffvit.data.remote, "CHUNK", 30_000)
+    monkeypatch.setattr(ffvit.data.shards.remote, "CHUNK", 30_000)
 
 
 @pytest.fixture
@@ -166,7 +166,7 @@ class TestFetching:
     def test_training_s_draws_stay_where_they_are(self, server, near):
         server.one_in(2, fates=("drop",))
         script = (  # in a process of its own, for beartype draws which items it checks
-            "import random, sys; from pathlib import Path; from ffvit.data import remote, shard_cache\n"
+            "import random, sys; from pathlib import Path; from ffvit.data.shards import cache as shard_cache, remote\n"
             "remote.CHUNK, before = 30_000, random.getstate()\n"
             "haste = remote.Patience(first_wait=0.01, longest_wait=0.05)\n"
             "shard_cache.ShardCache([sys.argv[1]], folder=Path(sys.argv[2]), patience=haste).path(0)\n"
@@ -180,7 +180,7 @@ class TestSharing:
     def test_processes_fetch_a_shard_once(self, server, near):
         server.pause = 0.1
         script = (
-            "import sys; from pathlib import Path; from ffvit.data.shard_cache import ShardCache\n"
+            "import sys; from pathlib import Path; from ffvit.data.shards.cache import ShardCache\n"
             "print(ShardCache([sys.argv[1]], folder=Path(sys.argv[2])).path(0).stat().st_size)"
         )
         command = [sys.executable, "-c", script, server.address("03.tar"), str(near)]
@@ -197,7 +197,7 @@ class TestSharing:
 
     def test_a_fetch_that_was_killed_is_gone_on_with(self, server, near, far):
         script = (
-            "import sys; from pathlib import Path; from ffvit.data import remote, shard_cache\n"
+            "import sys; from pathlib import Path; from ffvit.data.shards import cache as shard_cache, remote\n"
             "remote.CHUNK = 30_000; shard_cache.ShardCache([sys.argv[1]], folder=Path(sys.argv[2])).path(0)"
         )
         fates = iter([""] * 3)
@@ -287,7 +287,7 @@ class TestPrefetch:
     def test_a_process_ends_without_waiting_for_it(self, server, near):
         server.trouble = lambda: "stall"
         script = (
-            "import sys; from pathlib import Path; from ffvit.data.shard_cache import ShardCache\n"
+            "import sys; from pathlib import Path; from ffvit.data.shards.cache import ShardCache\n"
             "ShardCache([sys.argv[1]], folder=Path(sys.argv[2])).prefetch([0]); import time; time.sleep(0.3)"
         )
         command = [sys.executable, "-c", script, server.address("03.tar"), str(near)]

@@ -14,7 +14,7 @@ import pytest
 from ffvit import Data
 from ffvit.data.decode import opened
 from ffvit.data.parts import open_parts
-from ffvit.data.tars import holds_tars, open_tars
+from ffvit.data.shards.tars import holds_tars, open_tars
 from ffvit.errors import UserError
 
 
@@ -74,7 +74,7 @@ def test_parts_and_labels_of_tars_by_their_names(foreign):
 def test_the_index_is_kept_and_made_again_when_a_file_changes(foreign, home, monkeypatch):
     open_tars(foreign)
     with monkeypatch.context() as patch:
-        patch.setattr("ffvit.data.tars._images", lambda path: pytest.fail("walked again"))
+        patch.setattr("ffvit.data.shards.tars._images", lambda path: pytest.fail("walked again"))
         open_tars(foreign)
     write_tar(foreign / "some-train-0001.tar", samples(range(30, 40)))
     assert len(open_tars(foreign)["train"].images) == 40

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ffvit.atomic import writing
-from ffvit.data.check import LEAK, MISSING, NEAR_LEAK, Check, Finding
+from ffvit.data.check.check import LEAK, MISSING, NEAR_LEAK, Check, Finding
 from ffvit.errors import UserError
 
 EXAMPLES = 3

@@ -1,0 +1,1 @@
+"""What is wrong with images, before a network is trained on them."""

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ffvit.architecture import NAMED, Architecture, Branch
     from ffvit.data.config import Data
-    from ffvit.data.shards.prepare import prepare
+    from ffvit.data.prepare.prepare import prepare
     from ffvit.deploy.predict import predict
     from ffvit.errors import RunStoppedError, UserError
     from ffvit.evaluation.evaluate import evaluate
@@ -49,7 +49,7 @@ _HOME = {
     "evaluate": "ffvit.evaluation.evaluate",
     "load": "ffvit.network.weights",
     "predict": "ffvit.deploy.predict",
-    "prepare": "ffvit.data.shards.prepare",
+    "prepare": "ffvit.data.prepare.prepare",
     "save_weights": "ffvit.network.weights",
     "train": "ffvit.training.train",
 }

@@ -270,7 +270,7 @@ def prepare(
     overwrite
         Replace what was prepared in the folder before.
     """
-    from ffvit.data.shards.prepare import prepare as pack
+    from ffvit.data.prepare.prepare import prepare as pack
 
     console = _console()
     prepared = pack(

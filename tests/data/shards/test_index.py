@@ -20,10 +20,10 @@ from rich.console import Console
 from ffvit import Data
 from ffvit.data.images import BadImageError, Images
 from ffvit.data.parts import open_images, open_parts
+from ffvit.data.prepare.packing import Form, pack
+from ffvit.data.prepare.prepare import prepare
 from ffvit.data.shards import index as shards
 from ffvit.data.shards.index import ShardFolder, ShardImages, open_shards, write_index, write_info
-from ffvit.data.shards.packing import Form, pack
-from ffvit.data.shards.prepare import prepare
 from ffvit.errors import UserError
 
 leaves_files_open = pytest.mark.filterwarnings(

@@ -1,1 +1,1 @@
-"""Images in tar files: packed, read at random here, fetched from far away."""
+"""Images in tar files: read at random here, fetched from far away."""

@@ -22,10 +22,10 @@ from commands import here
 from ffvit import Data, RunStoppedError, UserError
 from ffvit.data.decode import decoded, opened
 from ffvit.data.parts import open_parts
-from ffvit.data.shards import prepare as preparing
+from ffvit.data.prepare import prepare as preparing
+from ffvit.data.prepare.packing import Form
+from ffvit.data.prepare.prepare import prepare
 from ffvit.data.shards.index import open_shards
-from ffvit.data.shards.packing import Form
-from ffvit.data.shards.prepare import prepare
 
 QUIET = Console(quiet=True)
 FORK = multiprocessing.get_context("fork")

@@ -27,10 +27,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ffvit.atomic import full, writing
 from ffvit.data.images import BadImageError, Images, Labelled, Labels
 from ffvit.data.parts import bring
+from ffvit.data.prepare.crew import GLANCE, Tally, WorkerLostError, work
+from ffvit.data.prepare.packing import MOST_PIXELS, Form, pack, room
 from ffvit.data.shards import index as shards
-from ffvit.data.shards.crew import GLANCE, Tally, WorkerLostError, work
 from ffvit.data.shards.index import INFO, PLAN, Shard
-from ffvit.data.shards.packing import MOST_PIXELS, Form, pack, room
 from ffvit.data.waiting import counted
 from ffvit.errors import RunStoppedError, UserError
 

@@ -191,12 +191,16 @@ def folds(studies: int, seed: int) -> Table:
 
 @app.default
 def main(
-    studies: Annotated[PositiveInt, Parameter(help="Studies simulated for each row.")] = 2000, seed: int = 0
+    studies: Annotated[
+        PositiveInt,
+        Parameter(help="Studies simulated for each row; at the margin's edge ten times as many, for folds a fifth."),
+    ] = 2000,
+    seed: int = 0,
 ) -> None:
     """Run the simulations."""
     console = Console(width=120)
     console.print(equal_arms(studies, seed, console))
-    console.print(margins_edge(studies, seed))
+    console.print(margins_edge(10 * studies, seed))
     console.print(looking_again(studies, seed))
     console.print(folds(max(1, studies // 5), seed))
 

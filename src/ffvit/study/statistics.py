@@ -26,6 +26,10 @@ from scipy import special, stats
 
 Outcome = Literal["better", "worse", "as good", "not worse", "open"]
 
+STRICT = 0.9
+"""Share of the error rate that a test of equivalence gets: with ten seeds and more its t is approximate to a tenth of it
+(`docs/statistics.md`)."""
+
 POWER = 0.8
 """Probability with which more seeds should settle a question, if the differences stay what they are."""
 
@@ -194,7 +198,7 @@ def outcome(difference: Difference, margin: float) -> Outcome:
     `worse` that it was found surely below margin; between them, only `better` or `worse` can be wrong.
     """
     alpha = 1 - difference.level
-    if equivalence(difference, margin) <= alpha:
+    if equivalence(difference, margin) <= STRICT * alpha:
         return "as good"
     if difference.low > 0:
         return "better"
@@ -251,7 +255,7 @@ def _settled(difference: Difference, margin: float, seeds: int) -> float:
             continue
         far = abs(difference.value) / error
         real = min(real, 1 - _noncentral(_quantile(difference.level, degrees), degrees, far))
-        bound = _quantile(1 - 2 * alpha, degrees)
+        bound = _quantile(1 - 2 * STRICT * alpha, degrees)
         sides = [_noncentral(bound, degrees, margin / error + side * far) for side in (-1, 1)]
         equal = min(equal, 1 - sum(sides))
     return max(real, equal if margin > 0 else 0.0)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 import random
 import subprocess
 import sys
@@ -138,7 +139,8 @@ def test_a_recipe_moves_what_it_names(photo):
 @pytest.mark.parametrize("exact", ["never", "always"])
 def test_every_recipe_shows_images_of_the_networks_size(photo, named, channels, exact):
     chosen = recipe.NAMED.get(named) or recipe.Recipe(auto_augment=named)
-    transform = training_transform(chosen.replace(exact=exact), (48, 80), channels, MEAN[:channels])
+    made_here = training_transform(chosen.replace(exact=exact), (48, 80), channels, MEAN[:channels])
+    transform = pickle.loads(pickle.dumps(made_here))  # as it travels to workers that are not forked
     for index in range(20):
         with seed_everything_for(0, 0, index, 0):
             made = transform(Source(photo, "")).pixels

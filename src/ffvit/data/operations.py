@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import cv2
@@ -37,9 +38,9 @@ Step = Callable[[Pixels], Pixels]
 def on_arrays(step: Any) -> Step:
     """One of timm's steps, made to take and return arrays: RandAugment, AutoAugment, 3-Augment; others (AugMix) whole."""
     if not isinstance(step, timms.RandAugment | timms.AutoAugment):
-        return _through_pillow(step)
+        return partial(_through_pillow, step)
     for operation in operations(step):
-        operation.aug_fn = ON_ARRAYS.get(operation.aug_fn) or _through_pillow(operation.aug_fn)
+        operation.aug_fn = ON_ARRAYS.get(operation.aug_fn) or partial(_through_pillow, operation.aug_fn)
     return step
 
 
@@ -61,10 +62,10 @@ def posterize(image: PIL.Image.Image, bits: int, **_: Any) -> PIL.Image.Image:
     return timms.posterize(image, bits) if bits > 0 else PIL.Image.new(image.mode, image.size)
 
 
-def _through_pillow(function: Callable[..., PIL.Image.Image]) -> Callable[..., Pixels]:
-    return lambda pixels, *arguments, **options: np.asarray(
-        function(PIL.Image.fromarray(pixels), *arguments, **options)
-    )
+def _through_pillow(
+    function: Callable[..., PIL.Image.Image], pixels: Pixels, *arguments: Any, **options: Any
+) -> Pixels:
+    return np.asarray(function(PIL.Image.fromarray(pixels), *arguments, **options))
 
 
 def _moved(pixels: Pixels, matrix: tuple[float, ...], fillcolor: tuple[int, ...], resample: Any) -> Pixels:

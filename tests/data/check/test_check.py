@@ -351,7 +351,7 @@ class TestCommand:
         for name in ("cat", "dog"):
             (tmp_path / name).mkdir()
             large.save(tmp_path / name / "0.png")
-            for number in range(1, 200):
+            for number in range(1, 4000):
                 os.link(tmp_path / name / "0.png", tmp_path / name / f"{number}.png")
         process = started("check", tmp_path, "--out", tmp_path / "out.csv")
         time.sleep(7)

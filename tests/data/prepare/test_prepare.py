@@ -22,6 +22,7 @@ from commands import here
 from ffvit import Data, RunStoppedError, UserError
 from ffvit.data.decode import decoded, opened
 from ffvit.data.parts import open_parts
+from ffvit.data.prepare import packing
 from ffvit.data.prepare import prepare as preparing
 from ffvit.data.prepare.packing import Form
 from ffvit.data.prepare.prepare import prepare
@@ -96,6 +97,18 @@ def until(what, seconds: float = 10.0) -> None:
         time.sleep(0.005)
 
 
+@pytest.fixture
+def slowly(monkeypatch):
+    """Images take so long that work is still going on when a test steps in."""
+    decode = packing.decoded
+
+    def decoded(*arguments):
+        time.sleep(0.02)
+        return decode(*arguments)
+
+    monkeypatch.setattr(packing, "decoded", decoded)
+
+
 class TestKilled:
     def test_killed_again_and_again_it_leaves_the_same_bytes(self, many, tmp_path):
         packed(many, tmp_path / "whole", max_side=10)
@@ -118,7 +131,7 @@ class TestKilled:
         packed(many, tmp_path / "out")
         assert {name: (tmp_path / "out" / name).stat().st_ino for name in kept} == before
 
-    def test_workers_end_with_the_process_that_started_them(self, many, tmp_path):
+    def test_workers_end_with_the_process_that_started_them(self, many, tmp_path, slowly):
         with in_another_process(many, tmp_path / "out") as process:
             until(lambda: any((tmp_path / "out").glob("*.tar")))
             os.kill(process.pid, signal.SIGKILL)
@@ -144,7 +157,7 @@ class TestKilled:
             f"ffvit: interrupted; the finished shards in {tmp_path / 'out'} are kept: give the same command again to go on\n"
         )
 
-    def test_ctrl_c_ends_all_processes(self, many, tmp_path):
+    def test_ctrl_c_ends_all_processes(self, many, tmp_path, slowly):
         with in_another_process(many, tmp_path / "out") as process:
             until(lambda: any((tmp_path / "out").glob("*.tar")))
             os.killpg(process.pid, signal.SIGINT)
@@ -154,7 +167,7 @@ class TestKilled:
         assert not list((tmp_path / "out").rglob("*.tmp"))
 
 
-def test_two_at_once(many, tmp_path, monkeypatch):
+def test_two_at_once(many, tmp_path, monkeypatch, slowly):
     monkeypatch.setattr(preparing, "LOCK_PATIENCE", 0.0)
     with in_another_process(many, tmp_path / "out"):
         until(lambda: any((tmp_path / "out").glob("*.tar")))

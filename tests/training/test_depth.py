@@ -114,6 +114,22 @@ def test_the_branches_of_a_network_are_independent(build):
 
 
 @NETWORKS
+def test_what_is_computed_once_more_for_the_way_back_is_the_same(build):
+    torch.manual_seed(0)
+    network, images = build().double().train(), torch.randn(12, 3, 16, 8, dtype=torch.float64)
+    draws = Draws(network, 12)
+    gradients = []
+    for checkpointing in (False, True):
+        network.set_grad_checkpointing(checkpointing)
+        network.zero_grad()
+        draws.make(7, range(12), CPU)
+        network(images).square().sum().backward()
+        gradients.append([each.grad.clone() for each in network.parameters()])
+    for plain, again in zip(*gradients, strict=True):
+        assert torch.equal(plain, again)
+
+
+@NETWORKS
 def test_in_evaluation_nothing_is_dropped(build):
     torch.manual_seed(0)
     network, images = build().eval(), torch.randn(4, 3, 16, 8)
@@ -126,5 +142,5 @@ def test_without_a_rate_there_is_nothing_to_draw():
     network = ffvit.create_model("ff_micro_patch2_8")
     draws = Draws(network, 4)
     draws.make(0, range(4), CPU)
-    assert draws.branches == 0
+    assert not draws.branches
     assert any(type(each) is DropPath for each in network.modules())

@@ -5,6 +5,7 @@ So it moves nothing over how many processes and accumulated parts a batch is spr
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -22,49 +23,56 @@ CALLS = 6
 
 
 class Draws:
-    """One uniform draw for each branch and image, made before each step; branches take theirs in the order they run.
+    """A factor for each branch and image, made before each step: 0 where the branch is left out.
 
     Args:
-        network: Its `DropPath`s are made to read their draws here.
+        network: Its `DropPath`s are made to read their factors here.
         batch_size: Images of a step over all processes.
     """
 
     def __init__(self, network: nn.Module, batch_size: int) -> None:
         self.batch_size = batch_size
-        self.branches = 0
-        self.taken = 0
-        self.uniform: Float[Tensor, "branches images"] | None = None
+        self.branches: list[_ByPlace] = []
+        keep, scale = [], []
         for parent in list(network.modules()):
-            for name, child in parent.named_children():
+            within: list[_ByPlace] = []
+            for name, child in list(parent.named_children()):
                 if type(child) is DropPath and child.drop_prob:
-                    setattr(parent, name, _ByPlace(child, self).train(child.training))
-                    self.branches += CALLS
+                    within.append(_ByPlace().train(child.training))
+                    setattr(parent, name, within[-1])
+                    keep.append(1.0 - cast("float", child.drop_prob))
+                    scale.append(keep[-1] if child.scale_by_keep and keep[-1] > 0 else 1.0)
+            if within:  # also when its forward pass is computed once more for the way back
+                parent.register_forward_pre_hook(partial(_first_call_of, within))
+            self.branches += within
+        if self.branches:
+            network.register_forward_pre_hook(partial(_first_call_of, self.branches))
+        self.keep, self.scale = torch.tensor(keep).view(-1, 1, 1), torch.tensor(scale).view(-1, 1, 1)
 
     def make(self, seed: int, positions: Sequence[int], device: torch.device) -> None:
         """Draw for a whole batch, and keep what falls to the images at these positions in it."""
+        if not self.branches:
+            return
         generator = torch.Generator().manual_seed(seed)
-        of_all = torch.rand(self.branches, self.batch_size, generator=generator)
-        self.uniform = of_all[:, list(positions)].to(device, non_blocking=True)
-        self.taken = 0
-
-    def take(self) -> Float[Tensor, " images"]:
-        """The draws of the branch that runs next."""
-        assert self.uniform is not None
-        self.taken += 1
-        return self.uniform[self.taken - 1]
+        uniform = torch.rand(len(self.branches), CALLS, self.batch_size, generator=generator)[..., list(positions)]
+        factors: Float[Tensor, "branches calls images"] = (uniform < self.keep) / self.scale
+        for branch, its in zip(self.branches, factors.to(device, non_blocking=True), strict=True):
+            branch.factors = its
 
 
 class _ByPlace(nn.Module):
-    def __init__(self, of: DropPath, draws: Draws) -> None:
-        super().__init__()
-        self.keep = 1.0 - cast("float", of.drop_prob)
-        self.scale = bool(of.scale_by_keep)
-        self.draws = draws
+    """A `DropPath` without numbers of its own, which blocks would have to be compiled for one by one."""
+
+    factors: Tensor | None = None
+    call = 0
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.draws.uniform is None:
+        if not self.training or self.factors is None:
             return x
-        kept = (self.draws.take() < self.keep).to(x.dtype)
-        if self.scale and self.keep > 0:
-            kept = kept / self.keep
-        return x * kept.view(-1, *[1] * (x.ndim - 1))
+        self.call += 1
+        return x * self.factors[self.call - 1].to(x.dtype).view(-1, *[1] * (x.ndim - 1))
+
+
+def _first_call_of(branches: Sequence[_ByPlace], *_: object) -> None:
+    for branch in branches:
+        branch.call = 0

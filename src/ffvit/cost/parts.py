@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 from typing import Any, Literal, cast
 
@@ -146,9 +147,9 @@ def parts_of(network: nn.Module) -> dict[nn.Module, str]:
     for module, part in _ends(network):
         take(module, part)
     for module, path in list(untaken.items()):
-        part = OVER_PATCHES.get(path.rpartition(".")[2]) or _kind(module)
-        if part is not None:
-            take(module, part)
+        kind = OVER_PATCHES.get(path.rpartition(".")[2]) or _kind(module)
+        if kind is not None:
+            take(module, kind)
     return parts
 
 
@@ -278,6 +279,6 @@ def _gpu_clock() -> Iterator[tuple[Lap, Read]]:
 
 def _between(laps: list[tuple[str, Any]], seconds: Callable[[Any, Any], float]) -> dict[str, float]:
     found: dict[str, float] = defaultdict(float)
-    for (part, began), (_, ended) in zip(laps, laps[1:], strict=False):
+    for (part, began), (_, ended) in pairwise(laps):
         found[part] += seconds(began, ended)
     return dict(found)

@@ -562,7 +562,7 @@ def benchmark_networks(
         train=train,
         accelerator=accelerator,
         json_file=json_file,
-        picture=out if roofline else None,
+        drawing=out if roofline else None,
         console=_console(),
     )
 

@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 
 from ffvit.atomic import writing
-from ffvit.benchmark import measure, roofline, table
+from ffvit.benchmark import measure, picture, roofline, table
 from ffvit.benchmark.subjects import Subject
 from ffvit.cost.limits import TYPES
 from ffvit.cost.measure import device_here
@@ -34,7 +34,7 @@ def benchmark(
     train: bool,
     accelerator: str,
     json_file: Path | None,
-    picture: Path | None,
+    drawing: Path | None,
     console: Console,
 ) -> None:
     """What `ffvit benchmark` does; see there.
@@ -42,17 +42,17 @@ def benchmark(
     Raises:
         UserError: A network, engine, precision, batch or place cannot be used.
     """
-    for option, path in (("--json", json_file), ("--out", picture)):
+    for option, path in (("--json", json_file), ("--out", drawing)):
         if path is not None and not path.absolute().parent.is_dir():
             raise UserError(f"{option} {path}: there is no folder {path.parent}")
     device = device_here() if accelerator == "auto" else torch.device(accelerator)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError("--accelerator cuda: PyTorch sees no CUDA device on this machine; use cpu")
     batch = batch or BATCH[device.type]
-    names = networks or (NETWORKS if picture is None else ROOFLINE)
+    names = networks or (NETWORKS if drawing is None else ROOFLINE)
     subjects = [Subject(each, image) for each in dict.fromkeys(names)]
-    if picture is not None:
-        found = _roofline(subjects, precisions or ["fp32"], device, batch, picture, console)
+    if drawing is not None:
+        found = _roofline(subjects, precisions or ["fp32"], device, batch, drawing, console)
     else:
         if train and batch < 2:
             raise UserError(
@@ -93,6 +93,6 @@ def _roofline(
     with console.status("") as status:
         found = roofline.measure(subjects[0], precisions, device=device, batch=batch, tell=status.update)
     roofline.show(found, console)
-    roofline.write(found, path)
+    picture.write(found, path)
     console.print(f"picture in {path}", highlight=False, markup=False)
     return roofline.to_json(found)

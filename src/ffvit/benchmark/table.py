@@ -17,7 +17,7 @@ from ffvit.cost.limits import machine_name
 from ffvit.evaluation.report import percent
 
 MOSTLY = 0.6
-"""From this share of the machine's matrix product on, arithmetic is said to be the limit."""
+"""From this share of the machine's matrix product on, most of the time is arithmetic."""
 
 TITLES = {"predict": "Predicting", "train": "Training"}
 
@@ -114,12 +114,15 @@ def _limit(row: Row) -> str:
     """What limits the fastest."""
     if row.share is None:
         return ""
-    reached = f"It reaches {100 * row.share:.0f} % of the matrix product: "
+    said = (
+        f"It reaches {100 * row.share:.0f} % of the matrix product: the same operations could run at most "
+        f"{1 / row.share:.1f} times as fast here"
+    )
     if row.share >= MOSTLY:
-        return f"{reached}arithmetic is the limit, so only fewer operations or a lower precision would be much faster."
+        return f"{said}, and to gain more takes fewer operations or a lower precision."
     return (
-        f"{reached}most of the time goes to moving numbers and starting operators, not to arithmetic; a larger batch "
-        "or another engine may help, and --roofline shows where the time goes."
+        f"{said}. Most of the time goes to moving numbers and starting operators: a larger batch or another engine may "
+        "help, and --roofline shows where."
     )
 
 
@@ -143,8 +146,8 @@ def to_json(found: Benchmark) -> dict[str, Any]:
 
 
 def digits(value: float) -> str:
-    """Three significant digits."""
-    return f"{value:,.{max(0, 2 - math.floor(math.log10(value)))}f}" if value > 0 else "0"
+    """Three significant digits, down to thousandths."""
+    return f"{value:,.{min(3, max(0, 2 - math.floor(math.log10(value))))}f}" if value > 0 else "0"
 
 
 def _range(values: Sequence[float]) -> str:

@@ -496,6 +496,77 @@ benchmark = App(name="benchmark", help="Measure how fast things are on this mach
 app.command(benchmark)
 
 
+@benchmark.default
+def benchmark_networks(
+    networks: list[str] | None = None,
+    *,
+    engines: str = "torch",
+    precisions: str | None = None,
+    batch: PositiveInt | None = None,
+    image: PositiveInt | None = None,
+    rounds: PositiveInt = 5,
+    seconds: PositiveFloat = 1.0,
+    train: Annotated[bool, Parameter(negative="--no-train")] = True,
+    accelerator: Literal["auto", "cpu", "cuda"] = "auto",
+    json_file: Annotated[Path | None, Parameter(name="--json")] = None,
+    roofline: bool = False,
+    out: Path = Path("roofline.png"),
+) -> None:
+    """Networks measured side by side: images a second, latency, memory, and how near they come to this machine's limit.
+
+    Examples:
+      ffvit benchmark ff_base_patch16_224 deit_base_patch16_224 mixer_b16_224
+      ffvit benchmark runs/flowers --engines torch,compiled,onnx,openvino --precisions fp32,int8
+      ffvit benchmark --roofline               where the time goes: a picture
+      ffvit benchmark data photos/             how fast images are read
+
+    Parameters
+    ----------
+    networks
+        Names of ours or of timm's, run folders, files of weights. A run's network is also scored on its test images,
+        if an engine or precision is measured that may change its answers. Default: ff_tiny_patch16_224 and
+        deit_tiny_patch16_224; with --roofline ff_base_patch16_224.
+    engines
+        What predicts: torch, compiled, onnx, openvino; several with commas between them.
+    precisions
+        fp32, bf16, int8; several with commas. Default: fp32, and bf16 where this machine is fast at it.
+    batch
+        Images at once. Default: 8, on a GPU 128.
+    image
+        Side of the image in pixels. Default: the network's own.
+    rounds
+        Turns: every round measures everything once, and what is printed are medians over rounds.
+    seconds
+        Time of each measurement in a round, about.
+    train
+        Also measure steps of training.
+    accelerator
+        What computes. Default: the first GPU, if there is one.
+    json_file
+        Write every round's numbers there.
+    roofline
+        Instead, time each part of one network, and draw it under what this machine's memory and arithmetic allow.
+    out
+        Where that picture goes, a PNG.
+    """
+    from ffvit.benchmark.command import benchmark as measure
+
+    measure(
+        networks or [],
+        engines=_listed(engines),
+        precisions=_listed(precisions) if precisions is not None else None,
+        batch=batch,
+        image=image,
+        rounds=rounds,
+        seconds=seconds,
+        train=train,
+        accelerator=accelerator,
+        json_file=json_file,
+        drawing=out if roofline else None,
+        console=_console(),
+    )
+
+
 @benchmark.command(name="data")
 def benchmark_data(
     data: str,
@@ -537,6 +608,11 @@ def benchmark_data(
     console.print(parts.account, highlight=False, markup=False)
     console.print(found.table())
     console.print(found.words(), highlight=False, markup=False)
+
+
+def _listed(words: str) -> list[str]:
+    """Words with commas between them."""
+    return [word.strip() for word in words.split(",") if word.strip()]
 
 
 def _chosen(

@@ -1,1 +1,1 @@
-"""What a network costs: parameters and floating-point operations."""
+"""What a network costs: parameters, operations, memory and time, counted and measured; and the machine's limits."""

@@ -1,16 +1,20 @@
-"""What a network costs to use, measured on this machine: latency of one image, images a second in batches."""
+"""How fast a network is, measured on this machine: latency of one image, images a second in batches."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from ffvit.network.create import input_of
+
+WARM = 3
+"""Calls that do not count, at most: they load code, and what another network pushed out of the caches."""
 
 
 @dataclass(frozen=True)
@@ -19,11 +23,66 @@ class Latency:
 
     median: float
     percentile_95: float
+    percentile_99: float
+
+    @classmethod
+    def of(cls, times: Sequence[float]) -> Latency:
+        """The percentiles of single times, in seconds."""
+        return cls(*(float(each) for each in np.percentile(times, (50, 95, 99))))
 
 
 def device_here() -> torch.device:
     """Where costs are measured: the first GPU, if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def random_images(network: nn.Module, batch: int) -> Float[Tensor, "batch channels height width"]:
+    """Images such as the network takes, of random numbers, on its device."""
+    takes = input_of(network)
+    return torch.rand(batch, takes.channels, *takes.image, device=next(network.parameters()).device)
+
+
+def prediction(network: nn.Module, images: Float[Tensor, "batch channels height width"]) -> Callable[[], object]:
+    """The network's answer to images, as something to call."""
+
+    def predict() -> object:
+        with torch.inference_mode():
+            return network(images)
+
+    return predict
+
+
+def timed(
+    work: Callable[[], object],
+    device: torch.device,
+    seconds: float = float("inf"),
+    calls: int = 100,
+    at_least: int = 1,
+) -> list[float]:
+    """Seconds that each call takes until its device is done, after a few that warm up and are not counted.
+
+    Args:
+        work: What is timed.
+        device: What it computes on.
+        seconds: For how long new calls are begun, about. What takes longer than that is warmed up by a single call.
+        calls: How many at most.
+        at_least: How many in any case.
+    """
+
+    def once() -> float:
+        began = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - began
+
+    for _ in range(WARM):
+        if once() > seconds / WARM:
+            break
+    times: list[float] = []
+    while len(times) < calls and (len(times) < at_least or sum(times) < seconds):
+        times.append(once())
+    return times
 
 
 def latency(network: nn.Module, calls: int = 50) -> Latency:
@@ -33,37 +92,11 @@ def latency(network: nn.Module, calls: int = 50) -> Latency:
         network: In evaluation mode, on the device to measure.
         calls: How many are timed.
     """
-    predict = _prediction(network, 1)
-    for _ in range(3):
-        predict()
-    times = np.array([_timed(predict) for _ in range(calls)])
-    return Latency(float(np.median(times)), float(np.percentile(times, 95)))
+    image = random_images(network, 1)
+    return Latency.of(timed(prediction(network, image), image.device, calls=calls))
 
 
 def throughput(network: nn.Module, batch: int, seconds: float = 0.5) -> float:
     """Images a second in batches, in fp32: the median of batches that take about so many seconds in all."""
-    predict = _prediction(network, batch)
-    once = _timed(predict)
-    times = [_timed(predict) for _ in range(max(3, min(100, int(seconds / max(once, 1e-6)))))]
-    return batch / float(np.median(times))
-
-
-def _prediction(network: nn.Module, batch: int) -> Callable[[], None]:
-    """One prediction of random images that are already on the network's device, waited for."""
-    takes = input_of(network)
-    device = next(network.parameters()).device
-    images = torch.rand(batch, takes.channels, *takes.image, device=device)
-
-    def predict() -> None:
-        with torch.inference_mode():
-            network(images)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-
-    return predict
-
-
-def _timed(call: Callable[[], None]) -> float:
-    began = time.perf_counter()
-    call()
-    return time.perf_counter() - began
+    images = random_images(network, batch)
+    return batch / float(np.median(timed(prediction(network, images), images.device, seconds, at_least=3)))

@@ -11,7 +11,8 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from ffvit.architecture import Network
-from ffvit.cost.measure import device_here
+from ffvit.cost.measure import device_here, timed
+from ffvit.cost.memory import kept_for_backward
 from ffvit.data.images import BadImageError
 from ffvit.data.parts import Parts
 from ffvit.data.transform import Source, Transform, evaluation_transform, training_transform
@@ -79,16 +80,7 @@ def _measured(network: Network, recipe: Recipe, parts: Parts) -> Speed:
     images = torch.rand(batch, takes.channels, *takes.image, device=device)
     labels = torch.zeros(batch, dtype=torch.int64, device=device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
-    kept = 0
-
-    def count(tensor: torch.Tensor) -> torch.Tensor:
-        nonlocal kept
-        kept += tensor.nbytes
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        loss = cross_entropy(model(images), labels)
-    loss.backward()
+    kept = kept_for_backward(model, images, labels)
 
     def step() -> None:
         cross_entropy(model(images), labels).backward()
@@ -114,17 +106,8 @@ def _measured(network: Network, recipe: Recipe, parts: Parts) -> Speed:
     )
 
 
-def _seconds(call: Callable[[], None], device: torch.device) -> float:
-    """The median of a few times."""
-    times: list[float] = []
-    began = time.monotonic()
-    while len(times) < 2 or (len(times) < 10 and time.monotonic() - began < 0.3):
-        start = time.perf_counter()
-        call()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return median(times)
+def _seconds(call: Callable[[], object], device: torch.device) -> float:
+    return median(timed(call, device, 0.3, calls=10))
 
 
 def _image(parts: Parts, transform: Transform) -> float:

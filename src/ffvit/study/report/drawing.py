@@ -16,13 +16,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from ffvit.inks import ARMS, INK, MUTED, NARROW, PAPER, SOFT, STYLE, WIDE
 from ffvit.study.findings import ArmFinding
-
-INK, SOFT, MUTED, PAPER = "#1b1e23", "#5b626c", "#7b828c", "#ffffff"
-"""Lettering; what is said beside; lines and floors; what hollow dots are filled with."""
-
-ARMS = ("#0072b2", "#d55e00", "#00916a", "#b8558f", "#a97a00", "#3f9ad1")
-"""One colour an arm: Okabe and Ito's, told apart by colour-blind eyes, darkened until each stands out from white."""
 
 ON_PAGE = {INK: "currentColor", SOFT: "var(--soft)", PAPER: "var(--paper)", MUTED: "var(--muted)"} | {
     colour: f"var(--arm-{number})" for number, colour in enumerate(ARMS)
@@ -32,42 +27,6 @@ ON_PAGE = {INK: "currentColor", SOFT: "var(--soft)", PAPER: "var(--paper)", MUTE
 MARKERS = ("o", "s", "^", "D", "v", "P")
 FLOOR_MARKERS = ("+", "x", "1", "2")
 DASHES: tuple[Any, ...] = ("-", (0, (4, 1.6)), (0, (1.4, 1.2)), (0, (6, 1.4, 1.4, 1.4)))
-
-WIDE, NARROW = 7.4, 3.45
-"""Inches of a figure in a column of text, and of one on a phone: letters keep their size."""
-
-STYLE: Any = {
-    "svg.fonttype": "none",
-    "text.parse_math": False,
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.titlelocation": "left",
-    "axes.titlepad": 7,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.6,
-    "axes.edgecolor": MUTED,
-    "axes.labelcolor": INK,
-    "axes.titlecolor": INK,
-    "text.color": INK,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "xtick.labelsize": 8.5,
-    "ytick.labelsize": 8.5,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "xtick.major.size": 3,
-    "ytick.major.size": 3,
-    "legend.frameon": False,
-    "legend.fontsize": 8.5,
-    "figure.constrained_layout.use": True,
-    "figure.dpi": 72,
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-}
 
 
 @dataclass(frozen=True)

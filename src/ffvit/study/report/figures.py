@@ -12,23 +12,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
+from ffvit.inks import INK, MUTED, PAPER, SOFT, WIDE
 from ffvit.study.findings import ArmFinding, Comparison, Disagreement, Epoch, Findings
 from ffvit.study.report import words
-from ffvit.study.report.drawing import (
-    DASHES,
-    INK,
-    MUTED,
-    PAPER,
-    SOFT,
-    WIDE,
-    Drawn,
-    Look,
-    drawn,
-    laid_out,
-    looks,
-    minus,
-    short,
-)
+from ffvit.study.report.drawing import DASHES, Drawn, Look, drawn, laid_out, looks, minus, short
 from ffvit.study.statistics import Interval
 from ffvit.study.verdict import points
 

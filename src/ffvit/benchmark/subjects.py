@@ -1,0 +1,89 @@
+"""What is benchmarked: a network by its name, or weights and the run they are from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ffvit.data.images import Subset
+from ffvit.data.loader import Finish, evaluation_loader, workers_for
+from ffvit.data.parts import Parts, open_parts
+from ffvit.data.transform import evaluation_transform
+from ffvit.errors import UserError
+from ffvit.evaluation.ready import Ready, ready_to_answer
+from ffvit.network.create import create_model, input_of, known_name
+from ffvit.run import Run
+
+CALIBRATION = 128
+"""Images that show an engine the range of each activation, to make 8-bit integers of."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network to measure; it travels to other processes as these two words.
+
+    Attributes:
+        given: A name, a run folder or a file of weights.
+        side: Of the image in pixels, if not the network's own.
+    """
+
+    given: str
+    side: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.is_weights:
+            known_name(self.given)
+        elif self.side is not None:
+            raise UserError(f"--image: the weights in {self.given} have an image size of their own; leave it out")
+
+    @property
+    def is_weights(self) -> bool:
+        """Whether it is a file or folder, and not a name."""
+        return Path(self.given).exists() or len(Path(self.given).parts) > 1
+
+    @property
+    def has_run(self) -> bool:
+        """Whether there is a run, which says what images it was trained and tested on."""
+        return (Path(self.given) / "config.yaml").is_file()
+
+    def network(self) -> nn.Module:
+        """The network in evaluation mode, made anew.
+
+        Raises:
+            UserError: As `ffvit.load` or `ffvit.create_model`.
+        """
+        if self.is_weights:
+            return self.ready.network
+        return create_model(self.given, image=self.side).eval()
+
+    @property
+    def ready(self) -> Ready:
+        """The weights with what their answers need."""
+        return ready_to_answer(self.given)
+
+    @property
+    def parts(self) -> Parts:
+        """The run's images.
+
+        Raises:
+            UserError: They are no longer where they were.
+        """
+        return open_parts(Run(self.given).config.data)
+
+    def calibration(self) -> Float[Tensor, "images channels height width"]:
+        """Images to calibrate with: the run's training images, or without a run random ones, which tell speed alone."""
+        takes = input_of(self.network())
+        shape = takes.channels, *takes.image
+        if not self.has_run:
+            return torch.randn(CALIBRATION, *shape, generator=torch.Generator().manual_seed(0))
+        ready, train = self.ready, self.parts.train
+        transform = evaluation_transform(ready.crop, ready.interpolation, takes.image, takes.channels, ready.exact)
+        images = Subset(train, np.linspace(0, len(train) - 1, min(CALIBRATION, len(train))).astype(np.int64))
+        loader = evaluation_loader(images, transform, shape, CALIBRATION, workers_for(images, 1))
+        batch = next(iter(loader))
+        return Finish(takes.mean, takes.std)(batch)[batch.weights > 0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import Field, NonNegativeInt, PositiveInt
@@ -13,6 +14,7 @@ from ffvit.errors import RunStoppedError, UserError
 from ffvit.value import Value
 
 if TYPE_CHECKING:
+    import torch
     from lightning_fabric import Fabric
     from torch import nn
 
@@ -30,9 +32,11 @@ class Machine(Value):
         "ddp", description="With several devices: a copy of the network on each, or its weights sharded over them."
     )
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = Field(
-        "auto", description="auto: bf16 on a GPU that has it, else fp16; fp32 on a CPU."
+        "auto", description="auto: bf16 where the device has units for it; else fp16 on a GPU, fp32 on a processor."
     )
-    compile: bool = Field(False, description="Compile the network: faster steps after a slow start.")
+    compile: Literal["auto", "always", "never"] = Field(
+        "auto", description="Compile the network for training. auto: on a GPU, if the run is long enough to gain by it."
+    )
     workers: NonNegativeInt | None = Field(
         None, description="Processes that load images, for each device. Default: what the processor has to spare."
     )
@@ -128,9 +132,29 @@ def _precision(precision: str, accelerator: str) -> Any:
 
     if precision != "auto":
         return precision
-    if accelerator != "cuda":
-        return "32-true"
-    return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+    if accelerator == "cuda":
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+    return "bf16-mixed" if accelerator == "cpu" and multiplies_bf16() else "32-true"
+
+
+def multiplies_bf16() -> bool:
+    """Whether the processor has units for bf16: without them it is many times slower than fp32."""
+    import torch
+
+    units = getattr(torch.cpu, "get_capabilities", dict)()  # an older PyTorch does not tell
+    return any(units.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that a device has left."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    account = Path("/proc/meminfo")
+    if account.exists():
+        return int(account.read_text().split("MemAvailable:")[1].split()[0]) * 1024
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _sharded(processes: int) -> Any:

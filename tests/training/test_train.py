@@ -349,7 +349,7 @@ def test_a_teacher_of_other_classes_is_refused(tmp_path, undisturbed, photos):
 
 
 def test_compiled_learns_the_same(tmp_path, undisturbed):
-    done = run_command("train", "--out", tmp_path / "run", "--compile", *flags(EVERYTHING))
+    done = run_command("train", "--out", tmp_path / "run", "--compile", "always", *flags(EVERYTHING))
     assert done.returncode == 0, done.stderr
     assert Run(tmp_path / "run").metrics()[-1]["loss"] == pytest.approx(undisturbed.metrics()[-1]["loss"], rel=1e-3)
 

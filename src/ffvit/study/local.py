@@ -12,7 +12,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from ffvit.machine import Machine
+from ffvit.machine import Machine, free_memory
 from ffvit.study.jobs import Job
 from ffvit.study.work import Outcome, process
 
@@ -43,7 +43,7 @@ def slots_for(machine: Machine, jobs: int, memory: float, workers: int | None, t
     if on_gpu:
         most = max(1, torch.cuda.device_count() // machine.devices)
     else:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**20
+        free = free_memory(torch.device("cpu")) / 2**20
         most = max(1, min(cores // threads, int(0.8 * free / max(memory, 1.0))))
     count = max(1, min(workers or most, jobs))
     return Slots(count, threads, machine.devices if on_gpu else 0)

@@ -18,12 +18,10 @@ from ffvit.data.parts import Parts
 from ffvit.data.transform import Source, Transform, evaluation_transform, training_transform
 from ffvit.network.create import create_model, input_of
 from ffvit.recipe import Recipe
+from ffvit.training.speed import STATE
 
 START = 2.0
 """Seconds of a run before its first step and after its last."""
-
-STATE = 5
-"""Numbers kept for each parameter while training: itself, its gradient, AdamW's two, the moving average."""
 
 
 @dataclass(frozen=True)

@@ -36,11 +36,13 @@ def finish(loop: Loop) -> Group:
     if loop.selection is not None:
         state, _ = read_weights(run.best_file)
         set_model_state_dict(loop.plain, dict(state), options=StateDictOptions(full_state_dict=True))
-        chosen, _ = loop.selection(loop.network)
+        with loop.eagerly():
+            chosen, _ = loop.selection(loop.network)
         if not chosen.correct.all():  # without a mistake, ever more certain is ever better: nothing to fit
             temperature = fit_temperature(chosen.logits, chosen.labels[chosen.logits_of])
     loop.display.scoring("test part")
-    answers, bad = loop.scorer(test)(loop.network)
+    with loop.eagerly():
+        answers, bad = loop.scorer(test)(loop.network)
     loop.note(bad)
     loop.write_bad_images()
     evaluation = measure(answers, temperature)

@@ -28,6 +28,7 @@ from ffvit.data.transform import training_transform
 from ffvit.errors import RunStoppedError, UserError
 from ffvit.evaluation.scorer import BATCH, Scorer
 from ffvit.machine import gathered, on_first, shard
+from ffvit.network.compiling import compile_blocks
 from ffvit.network.create import input_of
 from ffvit.network.weights import save_weights
 from ffvit.run import Config, Run
@@ -40,6 +41,7 @@ from ffvit.training.mixing import Mixing
 from ffvit.training.optimizer import build_optimizer
 from ffvit.training.progress import Display
 from ffvit.training.schedule import learning_rate
+from ffvit.training.speed import compiles, recomputes
 
 LOOK_EVERY = 1.0
 """Seconds, about, between looks at the losses on the device (one synchronisation), the clock and the stop signal."""
@@ -120,8 +122,9 @@ class Loop:
         self.average = (
             WeightAverage(network, self.recipe.average_decay) if self.recipe.average_decay is not None else None
         )
-        if config.machine.compile:
-            network.compile()
+        self.compiled = compiles(config.machine, network, self.recipe, len(parts.train), fabric.device)
+        if self.compiled:
+            compile_blocks(network)
         self.network = fabric.setup_module(network)
         if self.average is not None:
             if config.machine.strategy == "fsdp":
@@ -129,6 +132,9 @@ class Loop:
             self.average.network.to(fabric.device)
         self._optimizer = build_optimizer(network, self.recipe)
         self.optimizer = fabric.setup_optimizers(self._optimizer)
+        at_once = -(-self.recipe.batch_size // (fabric.world_size * self.order.micro_batches))
+        with self.eagerly():
+            self.recomputed = recomputes(network, at_once, fabric)
         self.pieces = 1  # a micro-batch is cut into so many if the device's memory is too small for it
 
         self.selection = self.scorer(parts.selection) if parts.selection is not None else None
@@ -147,6 +153,10 @@ class Loop:
             BATCH,
             self.workers,
         )
+
+    def eagerly(self) -> AbstractContextManager[object]:
+        """Where networks answer as they are written, whatever they train as: so they answer the same anywhere."""
+        return torch.compiler.set_stance("force_eager") if self.compiled else nullcontext()
 
     def go_on(self) -> None:
         """Continue from the run's checkpoint."""
@@ -322,7 +332,8 @@ class Loop:
             if self.average is not None:
                 candidates["average"] = (self.average.network, self.average.network)
             for name, (network, plain) in candidates.items():
-                answers, bad = self.selection(network)
+                with self.eagerly():
+                    answers, bad = self.selection(network)
                 self.note(bad)
                 row[name] = {"top1": float(answers.correct.mean()), "loss": float(answers.loss.mean(dtype=np.float64))}
                 self.keep_if_best(name, plain, row)

@@ -11,6 +11,9 @@ from torch.optim import Optimizer
 from ffvit.errors import UserError, nearest
 from ffvit.recipe import Recipe
 
+FUSED = 1_000_000
+"""Parameters from which on a step in one piece is faster than all tensors at once, operation by operation."""
+
 MAP = "position.map", "position.class_token"
 
 
@@ -53,7 +56,8 @@ def build_optimizer(network: nn.Module, recipe: Recipe) -> Optimizer:
         )
     except (TypeError, AssertionError) as error:
         raise UserError(f"recipe.optimizer {recipe.optimizer!r}: {error}") from None
+    fused = sum(each.numel() for each in network.parameters()) >= FUSED
     for group in optimizer.param_groups:
-        if group.get("foreach", False) is None:  # PyTorch's choice: yes on a GPU only, though a CPU gains by it too
-            group["foreach"] = True
+        if group.get("foreach", False) is None:  # left to PyTorch, which does neither on a processor
+            group |= {"fused": True, "foreach": False} if fused and "fused" in group else {"foreach": True}
     return optimizer

@@ -204,7 +204,8 @@ def _headline(config: Config, run: Run, parts: Parts, network: nn.Module, loop: 
     parameters = sum(each.numel() for each in network.parameters())
     length = f"{config.recipe.minutes:g} minutes" if config.recipe.minutes else f"{config.recipe.epochs} epochs"
     processes = loop.fabric.world_size
-    where = f"{processes} x {loop.fabric.device.type}, {loop.fabric.strategy.precision.precision}"
+    how = ", compiled" * loop.compiled + ", blocks computed again for the way back: memory is short" * loop.recomputed
+    where = f"{processes} x {loop.fabric.device.type}, {loop.fabric.strategy.precision.precision}{how}"
     rows = {
         "network": f"{config.network.title}, {parameters / 1e6:.2f} M parameters, {about}",
         "images": f"{takes.image[0]} x {takes.image[1]} px, {takes.channels} channel{'s' * (takes.channels > 1)}; {parts.account}",

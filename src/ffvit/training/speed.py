@@ -1,0 +1,85 @@
+"""What makes steps fast, or a batch fit, on this device: chosen before the first one, and said.
+
+None of it moves a result by more than rounding.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import nn
+
+from ffvit.cost.count import count
+from ffvit.cost.memory import kept_for_backward
+from ffvit.errors import UserError
+from ffvit.machine import free_memory, gathered
+from ffvit.network.compiling import why_not_compiled
+from ffvit.network.create import input_of
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+    from ffvit.machine import Machine
+    from ffvit.recipe import Recipe
+
+LONG = 1e17
+"""Operations: ten minutes of a GPU at 170 TFLOP/s, of which a compilation takes one at most."""
+
+STATE = 5
+"""Numbers kept for each parameter while training: itself, its gradient, AdamW's two, the moving average."""
+
+ROOM = 0.8
+"""Share of the free memory that a step may take by this estimate."""
+
+
+def compiles(machine: Machine, network: nn.Module, recipe: Recipe, images: int, device: torch.device) -> bool:
+    """Whether a run's network is compiled.
+
+    By itself only on a GPU: on processors without bf16 units a step gains less than 3 % (docs/speed.md).
+
+    Args:
+        machine: What was asked for.
+        network: Not yet compiled.
+        recipe: How long the run is.
+        images: Of an epoch.
+        device: Where it computes.
+
+    Raises:
+        UserError: It was asked for, and is not possible here.
+    """
+    reason = why_not_compiled(device)
+    if machine.compile == "always" and reason is not None:
+        raise UserError(f"--compile always: {reason}; or leave it out")
+    if machine.compile != "auto" or reason is not None or device.type != "cuda" or not hasattr(network, "blocks"):
+        return machine.compile == "always"
+    if recipe.minutes is not None:
+        return recipe.minutes >= 10
+    return 3.0 * count(network).flops * images * recipe.epochs >= LONG
+
+
+def recomputes(network: nn.Module, batch: int, fabric: Fabric) -> bool:
+    """Whether what a step keeps for the way back is too much for the device, so that blocks are computed again there.
+
+    Args:
+        network: Told to checkpoint its blocks, if so and if it can.
+        batch: Images at once on the device.
+        fabric: The device and precision.
+    """
+    normalised_over_batches = any(isinstance(each, nn.modules.batchnorm._BatchNorm) for each in network.modules())
+    if normalised_over_batches or not hasattr(network, "set_grad_checkpointing"):
+        return False  # computed again, a batch would move its statistics again
+    takes, was_training = input_of(network), network.training
+    two = torch.zeros(2, takes.channels, *takes.image, device=fabric.device)
+    network.eval()
+    with fabric.autocast():
+        kept = kept_for_backward(network, two, torch.zeros(2, dtype=torch.int64, device=fabric.device))
+    network.train(was_training)
+    state = STATE * sum(each.nbytes for each in network.parameters())
+    if not any(gathered(fabric, batch * kept / 2 + state > ROOM * free_memory(fabric.device))):
+        return False
+    try:
+        cast("Any", network).set_grad_checkpointing(True)
+    except (AssertionError, NotImplementedError):  # some of timm's have the name, and cannot
+        return False
+    return True

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from lightning_fabric import Fabric
+
+import ffvit
+from ffvit.machine import Machine
+from ffvit.recipe import named
+from ffvit.training import speed
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+TINY = "ff_tiny_patch16_224"
+
+
+def compiled(device=GPU, compile="auto", images=1_281_167, network=TINY, **changes) -> bool:  # noqa: A002
+    recipe = named("deit").replace(**changes)
+    return speed.compiles(Machine(compile=compile), ffvit.create_model(network), recipe, images, device)
+
+
+def test_long_runs_on_a_gpu_are_compiled_by_themselves():
+    assert compiled()
+    assert not compiled(images=2_000)
+    assert not compiled(device=CPU)
+    assert not compiled(compile="never")
+    assert compiled(images=2_000, compile="always")
+    assert compiled(minutes=30.0)
+    assert not compiled(minutes=2.0)
+
+
+def test_networks_without_equal_blocks_only_when_asked():
+    assert not compiled(network="resnet18")
+    assert compiled(network="resnet18", compile="always")
+
+
+def test_what_cannot_be_compiled_is_refused(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert not compiled(device=CPU)
+    with pytest.raises(ffvit.UserError, match="--compile always: there is no C\\+\\+ compiler"):
+        compiled(device=CPU, compile="always")
+
+
+@pytest.mark.parametrize("name", [TINY, "deit_tiny_patch16_224"])
+def test_blocks_are_computed_again_only_where_memory_is_short(name, monkeypatch):
+    network, fabric = ffvit.create_model(name, image=32), Fabric(accelerator="cpu", devices=1)
+    assert not speed.recomputes(network, 64, fabric)
+    assert not network.grad_checkpointing
+    monkeypatch.setattr(speed, "free_memory", lambda _: 100 * 2**20)
+    assert speed.recomputes(network, 64, fabric)
+    assert network.grad_checkpointing
+    assert network.training
+
+
+def test_a_network_that_cannot_is_left_as_it_is(monkeypatch):
+    monkeypatch.setattr(speed, "free_memory", lambda _: 1)
+    fabric, network = Fabric(accelerator="cpu", devices=1), ffvit.create_model(TINY, image=32)
+
+    def refused(enable: bool = True) -> None:
+        raise AssertionError("gradient checkpointing not supported")
+
+    network.set_grad_checkpointing = refused
+    assert not speed.recomputes(network, 8, fabric)
+
+
+def test_statistics_of_batches_are_not_taken_twice(monkeypatch):
+    monkeypatch.setattr(speed, "free_memory", lambda _: 1)
+    network = ffvit.create_model("resnet18")
+    assert not speed.recomputes(network, 8, Fabric(accelerator="cpu", devices=1))
+    assert not network.grad_checkpointing

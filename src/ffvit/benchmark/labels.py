@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-Boxes = Float[np.ndarray, "boxes 4"]
+Boxes = Float[np.ndarray, "_ 4"]
 """Left, bottom, right and top of rectangles."""
 
 DISTANCES = (3, 9, 15, 22, 31, 42, 55, 72, 95, 125)

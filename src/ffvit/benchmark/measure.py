@@ -175,7 +175,11 @@ def _which(
     """The engines and precisions that run here, the precisions to train in, and what is left out."""
     from ffvit.deploy.engines import ENGINES, PRECISIONS, why_not
 
-    for option, given, known in (("--engines", engines, ENGINES), ("--precisions", precisions or (), PRECISIONS)):
+    for option, given, known in (("--engines", engines, ENGINES), ("--precisions", precisions, PRECISIONS)):
+        if given is None:
+            continue
+        if not given:
+            raise UserError(f"{option}: name one at least (there are: {', '.join(known)})")
         for each in given:
             if each not in known:
                 raise UserError(f"{option}: there is no {each!r}{nearest(each, known)} (there are: {', '.join(known)})")

@@ -62,9 +62,9 @@ def peak(make: Callable[[], Work], device: torch.device) -> int | None:
         return _on_gpu(make, device)
     if sys.platform == "win32":
         return None
-    # Forked off a server that has everything imported: quick, and without what this process has allocated before.
+    # Forked off a server that has imported what makes the work: quick, and without what this process has allocated.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["ffvit.training.train"])
+    context.set_forkserver_preload([getattr(make, "func", make).__module__])
     try:
         with ProcessPoolExecutor(1, mp_context=context) as child:
             return child.submit(_here, make).result()

@@ -37,7 +37,6 @@ import simplejpeg
 import timm
 import torch
 from cyclopts import Parameter
-from here import processor
 from photographs import write_photographs
 from pydantic import PositiveInt
 from rich import box
@@ -47,6 +46,7 @@ from timm.data import auto_augment as timms
 from timm.data import create_dataset, create_loader
 
 import ffvit
+from ffvit.cost.limits import processor
 from ffvit.data import operations
 from ffvit.data.config import Data
 from ffvit.data.images import Images

@@ -1,25 +1,24 @@
-"""How fast the networks are, beside timm's of the same size: `python benchmarks/network.py`, `--help` for the options.
+"""How fast the networks are, beside the paper's network done plainly and timm's: `python benchmarks/network.py`.
 
-Measured, in one process: the forward pass (inference mode) and a training step (forward, cross entropy, backward and
-ffvit's AdamW) on random images that are already on the device, in images a second, and
+Measured, in one process, are prediction (inference mode) and a training step on random images that are already on the
+device, in images a second, and
 
 - as a share of what this machine reaches in one large matrix product of that precision. A multiply-add is two
   operations, `ffvit.cost.count` counts them, a training step is taken as three forward passes. The share says how much
   is left to gain and, unlike images a second, travels between machines;
-- as a multiple of the peer: the DeiT or ViT whose size the network has.
+- as a multiple of the paper's network done plainly (`benchmarks/plain.py`): transposed tensors, fp32, eager, and in
+  training DeiT's loop.
+
+ffvit's training step is its own: cross entropy, its AdamW and its moving average. timm's networks get the same step.
 
 Where a machine is shared or warms up, its speed drifts by more than networks differ. So every round measures the
 product, then all networks, one after the other; shares and multiples are taken within a round, where all saw about the
 same machine, and the median over rounds forgets a round that something disturbed. The range printed behind a median is
-the lowest to the highest round: if it is wide, the machine was busy. Each measurement starts with calls that do not
-count (`torch.utils.benchmark`), which load what the network before it pushed out of the caches.
+the lowest to the highest round: if it is wide, the machine was busy.
 
 fp32 is without TF32, torch's default; bf16 is autocast, as in `ffvit train`, and left out where the machine multiplies
 it slower than fp32. The first GPU is used if there is one; with `CUDA_VISIBLE_DEVICES=` before it, the command measures
 the processor instead.
-
-OMP_WAIT_POLICY is left as it is, and shown if set: PASSIVE, which the `ffvit` command sets, was up to four times as fast
-beside other programs that kept both cores busy, but nothing showed that it helps on a quiet machine.
 """
 
 from __future__ import annotations
@@ -27,75 +26,70 @@ from __future__ import annotations
 import datetime
 import json
 import math
-import os
 import sys
 from collections.abc import Callable
-from functools import partial
 from itertools import product as every
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import cyclopts
 import timm
 import torch
 from cyclopts import Parameter
-from here import processor
+from plain import PaperNetwork, deit_step
 from pydantic import PositiveFloat, PositiveInt
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.utils.benchmark import Timer
 
 import ffvit
 from ffvit import UserError
 from ffvit.cost.count import count
+from ffvit.cost.limits import fastest_product, machine_name, product_rate, why_slow
+from ffvit.cost.measure import device_here, prediction, timed
+from ffvit.network.compiling import compile_blocks
 from ffvit.network.create import classes_of, input_of, known_name
+from ffvit.training.average import WeightAverage
 from ffvit.training.optimizer import build_optimizer
 
-GROUPS = (
-    ("deit_tiny_patch16_224", "ff_tiny_patch16_224", "attention_only_tiny_patch16_224"),
-    ("deit_small_patch16_224", "ff_small_patch16_224", "mixer_s16_224", "resmlp_12_224"),
-    ("deit_base_patch16_224", "ff_base_patch16_224", "mixer_b16_224"),
-    ("vit_large_patch32_224", "ff_large_patch32_224", "mixer_l32_224"),
-)
-"""Networks of one size; the first is the peer."""
+PEERS = {
+    "ff_tiny_patch16_224": ["deit_tiny_patch16_224"],
+    "ff_small_patch16_224": ["deit_small_patch16_224", "mixer_s16_224"],
+    "ff_base_patch16_224": ["deit_base_patch16_224", "mixer_b16_224"],
+    "ff_large_patch32_224": ["vit_large_patch32_224", "mixer_l32_224"],
+}
+"""FF-only networks, and timm's networks of their size."""
 
-DEFAULT = ["ff_tiny_patch16_224", "ff_base_patch16_224"]
-PASSES = {"forward": 1, "training step": 3}
-DTYPE = {"fp32": torch.float32, "bf16": torch.bfloat16}
-HEADS = "GFLOP\nan image", "images/s", "% of\nproduct", "times the peer"
+PASSES = {"predict": 1, "train": 3}
+PAPER, COMPILED = "the paper's code", "compiled"
+
+Works = dict[str, Callable[[str], object]]
 
 
 def main(
     *,
     networks: Annotated[list[str] | None, Parameter(consume_multiple=True, negative=())] = None,
-    everything: Annotated[bool, Parameter(name="--all", negative=())] = False,
     batch: PositiveInt | None = None,
     rounds: PositiveInt = 7,
-    seconds: PositiveFloat = 1.0,
-    precision: Literal["fp32", "bf16", "both"] = "both",
+    seconds: PositiveFloat = 2.0,
     json_file: Annotated[Path | None, Parameter(name="--json")] = None,
     markdown: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
-    """Measure the speed of networks beside timm's of the same size.
+    """Measure the speed of FF-only networks beside the paper's code and timm's networks of the same size.
 
     Parameters
     ----------
     networks
-        Names, ours or timm's; timm's of the same size come along. Default: ff_tiny_patch16_224 ff_base_patch16_224.
-    everything
-        Measure small, large and attention-only too (13 networks; about 16 GB of memory).
+        FF-only networks: tiny, small, base, large by their names. Default: tiny and base.
     batch
-        Images a step. Default: 16, on a GPU 128.
+        Images a step. Default: 16, on a GPU 256.
     rounds
         How often everything is measured.
     seconds
-        Time a round gives each network, half forward and half training; one step each at least.
-    precision
-        fp32, bf16 or both; both leaves out bf16 where the machine is slow at it.
+        Time of each measurement in a round; one call at least.
     json_file
         Write every round's numbers there.
     markdown
@@ -103,122 +97,137 @@ def main(
     """
     if json_file and not json_file.absolute().parent.is_dir():
         raise UserError(f"--json {json_file}: there is no folder {json_file.parent}")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    batch = batch or (128 if device.type == "cuda" else 16)
-    peers = _with_peers([name for group in GROUPS for name in group] if everything else networks or DEFAULT)
-    precisions = _precisions(precision, device)
-    size = 8192 if device.type == "cuda" else 2048
-    where = (
-        f"{_machine(device)}; torch {torch.__version__}, timm {timm.__version__}, ffvit {ffvit.__version__}; batch of "
-        f"{batch} images; {' and '.join(precisions)}; {rounds} rounds; {datetime.datetime.now().astimezone():%Y-%m-%d}"
-    )
-
-    subjects = {name: _network(name) for name in peers}
-    flops = {name: count(network).flops for name, network in subjects.items()}
-    works = {name: _works(network.to(device), batch, device) for name, network in subjects.items()}
-    rates: dict[tuple[str, str], list[float]] = {key: [] for key in every(precisions, PASSES)}
-    speeds: dict[tuple[str, str, str], list[float]] = {key: [] for key in every(precisions, PASSES, peers)}
-    with Console(stderr=True).status("", refresh_per_second=1) as status:
-        for number, dtype, work in every(range(rounds), precisions, PASSES):
-            status.update(f"round {number + 1} of {rounds}, {dtype}, {work}")
-            rates[dtype, work].append(2 * size**3 / _time(_product(size, DTYPE[dtype], device), seconds / 2))
-            for name in peers:
-                speeds[dtype, work, name].append(batch / _time(partial(works[name][work], dtype), seconds / 2))
-
-    width = 200 if markdown else None if sys.stdout.isatty() else 100  # Markdown's rows must not be folded
-    console = Console(width=width, highlight=False)
-    console.print(where, soft_wrap=markdown)
-    results: list[dict[str, Any]] = []
-    for (dtype, work), rate in rates.items():
-        table = Table(
-            box=box.MARKDOWN if markdown else box.SIMPLE_HEAD, pad_edge=markdown, collapse_padding=not markdown
-        )
-        table.add_column("network", overflow="fold")
-        for head in HEADS:
-            table.add_column(head.replace("\n", " ") if markdown else head, justify="right", no_wrap=True)
-        for name, peer in peers.items():
-            speed = speeds[dtype, work, name]
-            cost = PASSES[work] * flops[name]
-            share = [each * cost / most for each, most in zip(speed, rate, strict=True)]
-            times = [each / its for each, its in zip(speed, speeds[dtype, work, peer], strict=True)]
-            beside = _range(times, 2) if peer != name else "peer" if [*peers.values()].count(name) > 1 else "-"
-            table.add_row(name, _digits(cost / 1e9), _range(speed), f"{100 * median(share):.1f}", beside)
-            result = {"network": name, "peer": peer, "precision": dtype, "work": work, "flops_per_image": cost}
-            results.append(result | {"images_per_second": speed, "share_of_product": share, "times_the_peer": times})
-        product = f"100 % is a product {size} x {size} x {size} at {_range([each / 1e9 for each in rate])} GFLOP/s"
-        title = f"{work}, {dtype}, batch of {batch} images"
-        title = f"**{title}**" if markdown else f"[bold]{title}[/]"
-        console.print(f"\n{title}\n{product}", soft_wrap=True)
-        console.print(table)
-    if json_file:
-        products = [{"size": size, "precision": d, "work": w, "flops_per_second": r} for (d, w), r in rates.items()]
-        json_file.write_text(json.dumps({"where": where, "products": products, "networks": results}, indent=1) + "\n")
-
-
-def _with_peers(chosen: list[str]) -> dict[str, str]:
-    """The networks to measure, each with its peer: those chosen, and timm's of their groups."""
+    device = device_here()
+    batch = batch or (256 if device.type == "cuda" else 16)
+    chosen = networks or ["ff_tiny_patch16_224", "ff_base_patch16_224"]
     for name in chosen:
         known_name(name)
-    groups = [group for group in GROUPS if set(group) & set(chosen)]
-    peers = {name: group[0] for group in groups for name in group if name in chosen or name not in ffvit.NAMED}
-    return peers | {name: name for name in chosen if name not in peers}
+        if name not in PEERS:
+            raise UserError(f"--networks {name}: give one of {', '.join(PEERS)}")
+    slow = why_slow("bf16", device)
+    precisions = ["fp32"] if slow else ["fp32", "bf16"]
+
+    console = Console(width=200 if markdown else None, highlight=False)
+    now = datetime.datetime.now().astimezone()
+    where = (
+        f"{machine_name(device)}; torch {torch.__version__}, timm {timm.__version__}, ffvit {ffvit.__version__}; batch "
+        f"of {batch} images; {rounds} rounds; {now:%Y-%m-%d}"
+    )
+    console.print(where, soft_wrap=True)
+    if slow:
+        console.print(f"bf16 is left out: {slow}", soft_wrap=True)
+    results: list[dict[str, Any]] = []
+    for name in chosen:
+        results += _beside_its_peers(name, batch, device, precisions, rounds, seconds, console, markdown)
+    if json_file:
+        json_file.write_text(json.dumps({"where": where, "results": results}, indent=1) + "\n")
 
 
-def _precisions(precision: str, device: torch.device) -> list[str]:
-    """Those asked for that the machine multiplies fast."""
-    if precision == "fp32":
-        return ["fp32"]
-    slower = _time(_product(512, torch.bfloat16, device), 0.1) / _time(_product(512, torch.float32, device), 0.1)
-    if slower < 1:
-        return ["fp32", "bf16"] if precision == "both" else ["bf16"]
-    said = f"this machine has no fast bf16 (a product takes {slower:.0f} times as long as in fp32)"
-    if precision == "bf16":
-        raise UserError(f"--precision bf16: {said}; use --precision fp32")
-    print(f"bf16 left out: {said}", file=sys.stderr)
-    return ["fp32"]
-
-
-def _network(name: str) -> nn.Module:
-    return ffvit.create_model(name, classes=None if "micro" in name else 1000)
-
-
-def _works(network: nn.Module, batch: int, device: torch.device) -> dict[str, Callable[[str], None]]:
-    """What is timed: the forward pass and the training step of a network, on one batch."""
-    takes = input_of(network)
-    optimizer = build_optimizer(network, ffvit.Recipe())
+def _beside_its_peers(
+    name: str,
+    batch: int,
+    device: torch.device,
+    precisions: list[str],
+    rounds: int,
+    seconds: float,
+    console: Console,
+    markdown: bool,
+) -> list[dict[str, Any]]:
+    ours = {name: ffvit.create_model(name), f"{name}, {COMPILED}": compile_blocks(ffvit.create_model(name))}
+    networks = {PAPER: PaperNetwork(name), **ours, **{peer: ffvit.create_model(peer) for peer in PEERS[name]}}
+    flops = {each: count(network).flops for each, network in networks.items() if each != PAPER}
+    flops[PAPER] = flops[name]
+    takes = input_of(networks[name])
     images = torch.randn(batch, takes.channels, *takes.image, device=device)
-    labels = torch.randint(classes_of(network), (batch,), device=device)
+    labels = torch.randint(classes_of(networks[name]), (batch,), device=device)
+    works = {
+        each: _paper(network.to(device), images, labels) if each == PAPER else _ours(network.to(device), images, labels)
+        for each, network in networks.items()
+    }
+    _agree(networks[PAPER], networks[name], images)
+    sizes = {each: fastest_product(each, device).size for each in precisions}
+    rates: dict[tuple[str, str], list[float]] = {key: [] for key in every(precisions, PASSES)}
+    speeds: dict[tuple[str, str, str], list[float]] = {}
+    with Console(stderr=True).status("", refresh_per_second=1) as status:
+        for turn, precision, work in every(range(rounds), precisions, PASSES):
+            rates[precision, work].append(product_rate(sizes[precision], precision, device))
+            for each in networks:
+                status.update(f"{name}, round {turn + 1} of {rounds}, {work}, {each} {precision}")
+                does, paper = works[each][work], each == PAPER
+                if paper and precision != "fp32":  # the paper's is always fp32
+                    speeds[precision, work, PAPER].append(speeds["fp32", work, PAPER][turn])
+                    continue
+                took = median(timed(lambda does=does, its=precision: does(its), device, seconds))  # type: ignore[misc]
+                speeds.setdefault((precision, work, each), []).append(batch / took)
+                if paper:
+                    for other in precisions[1:]:
+                        speeds.setdefault((other, work, PAPER), [])
+    results = []
+    for (precision, work), rate in rates.items():
+        title = f"{name}, {work}, {precision}, batch of {batch} images"
+        limit = f"100 % is a product of {sizes[precision]} x {sizes[precision]} matrices at"
+        console.print(f"\n{f'**{title}**' if markdown else f'[bold]{title}[/]'}", soft_wrap=True)
+        console.print(f"{limit} {_range([each / 1e9 for each in rate])} GFLOP/s\n", soft_wrap=True)
+        table = Table(box=box.MARKDOWN if markdown else box.SIMPLE_HEAD, pad_edge=markdown)
+        table.add_column("network")
+        for head in ("GFLOP an image", "images/s", "% of product", "times the paper's code"):
+            table.add_column(head, justify="right")
+        for each in networks:
+            speed, cost = speeds[precision, work, each], PASSES[work] * flops[each]
+            share = [its * cost / most for its, most in zip(speed, rate, strict=True)]
+            times = [its / paper for its, paper in zip(speed, speeds[precision, work, PAPER], strict=True)]
+            percent = f"{100 * median(share):.1f} ({100 * min(share):.1f}-{100 * max(share):.1f})"
+            shown = f"{each} (fp32)" if each == PAPER else each
+            row = shown, _digits(cost / 1e9), _range(speed), percent, _range(times, 2) if each != PAPER else "1"
+            table.add_row(*row)
+            results.append(
+                {"network": each, "beside": name, "precision": precision, "work": work, "flops_per_image": cost}
+                | {"images_per_second": speed, "share_of_product": share, "times_the_papers_code": times}
+            )
+        console.print(table)
+    return results
 
-    @torch.inference_mode()
-    def forward(precision: str) -> None:
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            network.eval()(images)
+
+def _agree(paper: nn.Module, ours: nn.Module, images: Tensor) -> None:
+    """A comparison of speeds is one only where both do the same."""
+    ours.load_state_dict(paper.state_dict())
+    with torch.inference_mode():
+        torch.testing.assert_close(ours.eval()(images), paper.eval()(images), rtol=1e-3, atol=1e-4)
+
+
+def _ours(network: nn.Module, images: Tensor, labels: Tensor) -> Works:
+    predict = prediction(network, images)
+    optimizer, average = build_optimizer(network, ffvit.Recipe()), WeightAverage(network, 0.99996)
+
+    def predicts(precision: str) -> None:
+        network.eval()
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            predict()
 
     def step(precision: str) -> None:
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            loss = cross_entropy(network.train()(images), labels)
+        network.train()
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            loss = cross_entropy(network(images), labels, label_smoothing=0.1)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
+        average.update(network)
 
-    return {"forward": forward, "training step": step}
-
-
-def _product(size: int, dtype: torch.dtype, device: torch.device) -> Callable[[], Tensor]:
-    left, right = torch.randn(2, size, size, device=device).to(dtype)
-    return lambda: torch.matmul(left, right)
+    return {"predict": predicts, "train": step}
 
 
-def _time(work: Callable[[], Any], seconds: float) -> float:
-    """Seconds a call takes: the median over blocks of calls that together last that long."""
-    timer = Timer("work()", globals={"work": work}, num_threads=torch.get_num_threads())
-    return timer.blocked_autorange(min_run_time=seconds).median
+def _paper(network: nn.Module, images: Tensor, labels: Tensor) -> Works:
+    predict, train = prediction(network, images), deit_step(network, images, labels)
 
+    def predicts(_: str) -> None:
+        network.eval()
+        predict()
 
-def _machine(device: torch.device) -> str:
-    policy = f", OMP_WAIT_POLICY={os.environ['OMP_WAIT_POLICY']}" if "OMP_WAIT_POLICY" in os.environ else ""
-    cores = f"{processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads{policy}"
-    return f"{torch.cuda.get_device_name()} beside {cores}" if device.type == "cuda" else cores
+    def step(_: str) -> None:
+        network.train()
+        train()
+
+    return {"predict": predicts, "train": step}
 
 
 def _digits(value: float, decimals: int | None = None) -> str:

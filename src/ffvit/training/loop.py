@@ -122,6 +122,10 @@ class Loop:
         self.average = (
             WeightAverage(network, self.recipe.average_decay) if self.recipe.average_decay is not None else None
         )
+        if config.machine.strategy != "fsdp":  # a network that has to be sharded is estimated where it is
+            network.to(fabric.device)
+        at_once = -(-self.recipe.batch_size // (fabric.world_size * self.order.micro_batches))
+        self.recomputed = recomputes(network, at_once, fabric)
         self.compiled = compiles(config.machine, network, self.recipe, len(parts.train), fabric.device)
         if self.compiled:
             compile_blocks(network)
@@ -132,9 +136,6 @@ class Loop:
             self.average.network.to(fabric.device)
         self._optimizer = build_optimizer(network, self.recipe)
         self.optimizer = fabric.setup_optimizers(self._optimizer)
-        at_once = -(-self.recipe.batch_size // (fabric.world_size * self.order.micro_batches))
-        with self.eagerly():
-            self.recomputed = recomputes(network, at_once, fabric)
         self.pieces = 1  # a micro-batch is cut into so many if the device's memory is too small for it
 
         self.selection = self.scorer(parts.selection) if parts.selection is not None else None

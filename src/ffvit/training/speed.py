@@ -62,7 +62,7 @@ def recomputes(network: nn.Module, batch: int, fabric: Fabric) -> bool:
     """Whether what a step keeps for the way back is too much for the device, so that blocks are computed again there.
 
     Args:
-        network: Told to checkpoint its blocks, if so and if it can.
+        network: On the device, if it fits; told to checkpoint its blocks, if so and if it can.
         batch: Images at once on the device.
         fabric: The device and precision.
     """
@@ -70,10 +70,11 @@ def recomputes(network: nn.Module, batch: int, fabric: Fabric) -> bool:
     if normalised_over_batches or not hasattr(network, "set_grad_checkpointing"):
         return False  # computed again, a batch would move its statistics again
     takes, was_training = input_of(network), network.training
-    two = torch.zeros(2, takes.channels, *takes.image, device=fabric.device)
+    device = next(network.parameters()).device
+    two = torch.zeros(2, takes.channels, *takes.image, device=device)
     network.eval()
     with fabric.autocast():
-        kept = kept_for_backward(network, two, torch.zeros(2, dtype=torch.int64, device=fabric.device))
+        kept = kept_for_backward(network, two, torch.zeros(2, dtype=torch.int64, device=device))
     network.train(was_training)
     state = STATE * sum(each.nbytes for each in network.parameters())
     if not any(gathered(fabric, batch * kept / 2 + state > ROOM * free_memory(fabric.device))):

@@ -1,0 +1,93 @@
+"""The paper's network done plainly, as its code and DeiT's loop do it: what the benchmarks compare with.
+
+Linear, GELU, linear, over patches on the transposed tensor; fp32; eager; AdamW a tensor at a time; the moving average
+entry by entry; the loss fetched in every step. Parameters are called as in ffvit, so one's weights fit the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from timm.utils import ModelEma
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, interpolate
+
+import ffvit
+
+
+class FeedForward(nn.Module):
+    def __init__(self, size: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1, self.act, self.fc2 = nn.Linear(size, hidden), nn.GELU(), nn.Linear(hidden, size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.act(self.fc1(x)))
+
+
+class Branch(nn.Module):
+    def __init__(self, size: int, hidden: int) -> None:
+        super().__init__()
+        self.norm, self.mixer = nn.LayerNorm(size, eps=1e-6), FeedForward(size, hidden)
+
+
+class Block(nn.Sequential):
+    def forward(self, x: Tensor) -> Tensor:
+        features, patches = self
+        x = x + features.mixer(features.norm(x))
+        x = x.transpose(-2, -1)
+        x = x + patches.mixer(patches.norm(x))
+        return x.transpose(-2, -1)
+
+
+class PaperNetwork(nn.Module):
+    """The released network, with the weights of ours.
+
+    Args:
+        name: One of our FF-only networks.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        ours = ffvit.create_model(name)
+        what = ffvit.NAMED[name]
+        self.grid = what.grid
+        self.patch_embed = nn.Module()
+        self.patch_embed.proj = nn.Conv2d(3, what.width, what.patch, what.patch)
+        self.cls_token = nn.Parameter(torch.empty(1, 1, what.width))
+        self.position = nn.Module()
+        self.position.map = nn.Parameter(torch.empty(1, what.width, *(what.position_grid or what.grid)))
+        self.position.class_token = nn.Parameter(torch.empty(1, 1, what.width))
+        sizes = {"features": what.width, "patches": what.tokens}
+        self.blocks = nn.Sequential(
+            *(Block(*(Branch(sizes[each.axis], what.hidden(each)) for each in what.block)) for _ in range(what.depth))
+        )
+        self.norm, self.head = nn.LayerNorm(what.width, eps=1e-6), nn.Linear(what.width, what.classes)
+        self.load_state_dict(ours.state_dict())
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.patch_embed.proj(images).flatten(2).transpose(1, 2)
+        x = torch.cat((self.cls_token.expand(len(x), -1, -1), x), dim=1)
+        grid = interpolate(self.position.map, self.grid, mode="bilinear").flatten(2).transpose(1, 2)
+        x = x + torch.cat((self.position.class_token, grid), dim=1)
+        return self.head(self.norm(self.blocks(x))[:, 0])
+
+
+def deit_step(network: nn.Module, images: Tensor, labels: Tensor) -> Callable[[], None]:
+    """A step of DeiT's loop, in fp32 as on a processor."""
+    network.train()
+    spared = [each for each in network.parameters() if each.ndim <= 1]
+    decayed = [each for each in network.parameters() if each.ndim > 1]
+    groups = [{"params": spared, "weight_decay": 0.0}, {"params": decayed}]
+    optimizer = torch.optim.AdamW(groups, lr=1e-3, weight_decay=0.05, foreach=False)
+    average = ModelEma(network, decay=0.99996)
+
+    def step() -> None:
+        loss = cross_entropy(network(images), labels, label_smoothing=0.1)
+        loss.item()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        average.update(network)
+
+    return step

@@ -95,7 +95,7 @@ def main(
         write_photographs(folder / "val", images // 2, seed=1)
         status.update("preparing shards")
         command = [sys.executable, "-m", "ffvit", "prepare", folder, shards, "--max-side", "500", "--quality", "90"]
-        subprocess.run([*command, "--workers", "1"], check=True, stdout=subprocess.DEVNULL)  # noqa: S603
+        subprocess.run([*command, "--workers", "1"], check=True, stdout=subprocess.DEVNULL)
         sides = _sides(folder, shards)
         rates: dict[str, list[float]] = {name: [] for name in sides}
         for number in range(rounds):
@@ -231,7 +231,7 @@ def _large(scratch: Path) -> list[str]:
     ]
     folder = scratch / "large"
     _write_index(folder, 14_000_000)
-    out = subprocess.run([sys.executable, __file__, "open-index", folder], check=True, capture_output=True, text=True)  # noqa: S603
+    out = subprocess.run([sys.executable, __file__, "open-index", folder], check=True, capture_output=True, text=True)
     seconds, shared, own = map(float, out.stdout.split())
     return [
         *said,

@@ -153,7 +153,7 @@ class Backbone(nn.Module):
             )
         tokens = self.patch_embed(images)
         if self.cls_token is not None:
-            tokens = torch.cat((self.cls_token.expand(len(tokens), -1, -1), tokens), dim=1)
+            tokens = torch.cat((self.cls_token.expand(tokens.shape[0], -1, -1), tokens), dim=1)
         return self.position(tokens)
 
     def forward_features(

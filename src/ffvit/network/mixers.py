@@ -32,7 +32,7 @@ class AlongMiddle(nn.Linear):
     def forward(self, x: Float[Tensor, "batch length width"]) -> Float[Tensor, "batch out width"]:
         if self.axis == "features":
             return super().forward(x.mT).mT
-        return torch.baddbmm(self.bias[:, None], self.weight.expand(len(x), -1, -1), x)
+        return torch.baddbmm(self.bias[:, None], self.weight.expand(x.shape[0], -1, -1), x)
 
 
 class FeedForward(nn.Module):

@@ -11,35 +11,35 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from ffvit.errors import UserError
 
 Work = Callable[[], object]
 
 
-def kept_for_backward(
-    network: nn.Module, images: Float[Tensor, "batch channels height width"], labels: Int[Tensor, " batch"]
-) -> int:
-    """Bytes that a forward pass with its loss keeps for the backward pass, weights not counted.
+def kept_for_backward(forward: Callable[[], object], network: nn.Module) -> int:
+    """Bytes that a forward pass keeps for the backward pass, the network's weights not counted.
 
-    What several operations keep is counted once. The pass is made, and its memory given back.
+    What several operations keep is counted once. The pass is made, and its memory given back; on the device `meta`
+    nothing is computed.
+
+    Args:
+        forward: The pass, with or without a loss.
+        network: Whose it is.
     """
-    weights = {each.untyped_storage().data_ptr() for each in (*network.parameters(), *network.buffers())}
-    kept: dict[int, int] = {}
+    weights = {each.untyped_storage()._cdata for each in (*network.parameters(), *network.buffers())}
+    kept: dict[int, torch.UntypedStorage] = {}  # held, so that no address comes twice
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
+        if storage._cdata not in weights:
+            kept[storage._cdata] = storage
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss = cross_entropy(network(images), labels)
-    del loss  # lived until here, so that no address was used twice
-    return sum(kept.values())
+        forward()
+    return sum(each.nbytes() for each in kept.values())
 
 
 def peak(make: Callable[[], Work], device: torch.device) -> int | None:

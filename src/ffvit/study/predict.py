@@ -78,7 +78,7 @@ def _measured(network: Network, recipe: Recipe, parts: Parts) -> Speed:
     images = torch.rand(batch, takes.channels, *takes.image, device=device)
     labels = torch.zeros(batch, dtype=torch.int64, device=device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
-    kept = kept_for_backward(model, images, labels)
+    kept = kept_for_backward(lambda: cross_entropy(model(images), labels), model)
 
     def step() -> None:
         cross_entropy(model(images), labels).backward()

@@ -74,7 +74,7 @@ def recomputes(network: nn.Module, batch: int, fabric: Fabric) -> bool:
     two = torch.zeros(2, takes.channels, *takes.image, device=device)
     network.eval()
     with fabric.autocast():
-        kept = kept_for_backward(network, two, torch.zeros(2, dtype=torch.int64, device=device))
+        kept = kept_for_backward(lambda: network(two), network)
     network.train(was_training)
     state = STATE * sum(each.nbytes for each in network.parameters())
     if not any(gathered(fabric, batch * kept / 2 + state > ROOM * free_memory(fabric.device))):

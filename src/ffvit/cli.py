@@ -199,6 +199,7 @@ def predict(
     top: PositiveInt = 5,
     format: Literal["table", "csv", "json"] = "table",  # noqa: A002 (the option's name)
     model: str | None = None,
+    engine: Literal["auto", "torch", "compiled", "onnx", "openvino"] = "auto",
     machine: Annotated[Machine | None, Parameter(name="*", group="Machine", show_default=False)] = None,
 ) -> None:
     """Name what pictures show, with calibrated probabilities.
@@ -217,13 +218,17 @@ def predict(
         A table to read, or csv (image, rank, class, probability) or json (a line an image) for programs.
     model
         The network's name, for weights that do not say.
+    engine
+        What answers. auto: PyTorch; for more than a minute's images whatever is measured to be the fastest here.
     machine
         Where to compute.
     """
     from ffvit.deploy.predict import predict as predictions
     from ffvit.deploy.predict import written
 
-    read = written(predictions(weights, images, top=top, model=model, machine=machine), format, _console())
+    read = written(
+        predictions(weights, images, top=top, model=model, machine=machine, engine=engine), format, _console()
+    )
     if not read:
         raise UserError("none of these images could be read")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -141,7 +141,7 @@ def multiplies_bf16() -> bool:
     """Whether the processor has units for bf16: without them it is many times slower than fp32."""
     import torch
 
-    units = getattr(torch.cpu, "get_capabilities", dict)()  # an older PyTorch does not tell
+    units: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # an older PyTorch does not tell
     return any(units.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 

@@ -20,6 +20,8 @@ from ffvit.data.folders import image_files
 from ffvit.data.images import BadImageError, FileImages
 from ffvit.data.loader import Finish, evaluation_loader, workers_for
 from ffvit.data.transform import evaluation_transform
+from ffvit.deploy.engines import build
+from ffvit.deploy.fastest import soonest
 from ffvit.errors import UserError
 from ffvit.evaluation.ready import ready_to_answer
 from ffvit.evaluation.report import percent
@@ -46,6 +48,7 @@ def predict(
     top: int = 5,
     model: str | None = None,
     machine: Machine | None = None,
+    engine: str = "auto",
 ) -> Iterator[Prediction | BadImageError]:
     """Name what pictures show.
 
@@ -57,12 +60,14 @@ def predict(
         top: How many classes an image gets.
         model: The network's name, for weights that do not say.
         machine: Where to compute.
+        engine: What answers: one of `ffvit.deploy.engines.ENGINES`; `auto` is PyTorch, or for so many images that they
+            take more than a minute whatever is measured to be the fastest here.
 
     Yields:
         For each image in turn its prediction, or the error that says why it could not be read.
 
     Raises:
-        UserError: The weights cannot be used, a path does not exist, or there is no image.
+        UserError: The weights cannot be used, a path does not exist, there is no image, or the engine cannot run here.
     """
     machine = machine or Machine()
     if machine.devices * machine.nodes > 1:
@@ -75,6 +80,10 @@ def predict(
     names = _readable(ready.class_names or tuple(map(str, range(classes_of(network)))))
     fabric = start(machine)
     network.to(fabric.device)
+    if engine == "auto":
+        engine = soonest(network, len(paths), BATCH, fabric.device, lambda words: print(words, file=sys.stderr))
+    if engine != "torch":  # which is the network as it is, in the machine's precision
+        network = build(network, engine, "fp32", fabric.device)
     files = FileImages(Path(), paths, np.zeros(len(paths), dtype=np.int64))
     transform = evaluation_transform(ready.crop, ready.interpolation, takes.image, takes.channels, ready.exact)
     finish = Finish(takes.mean, takes.std)

@@ -30,7 +30,7 @@ class AlongMiddle(nn.Linear):
         self.axis = axis
 
     def forward(self, x: Float[Tensor, "batch length width"]) -> Float[Tensor, "batch out width"]:
-        if self.axis == "features":
+        if self.axis == "features" or torch.compiler.is_exporting():  # other engines know matrices on the right
             return super().forward(x.mT).mT
         return torch.baddbmm(self.bias[:, None], self.weight.expand(x.shape[0], -1, -1), x)
 

@@ -1,0 +1,140 @@
+"""What runs a trained network: PyTorch as it is or compiled, ONNX Runtime, OpenVINO; in fp32, bf16 or int8."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ffvit.errors import UserError
+from ffvit.machine import multiplies_bf16
+from ffvit.network.compiling import why_not_compiled
+from ffvit.network.create import input_of
+
+ENGINES = ("torch", "compiled", "onnx", "openvino")
+PRECISIONS = ("fp32", "bf16", "int8")
+PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("onnx", "onnxscript", "openvino")}
+
+
+def why_not(engine: str, precision: str, device: torch.device) -> str | None:
+    """Why a network cannot be run so here, in words, or None where it can."""
+    needed = PACKAGES.get(engine, ()) + (("onnxruntime",) if precision == "int8" else ())
+    missing = [name for name in dict.fromkeys(needed) if importlib.util.find_spec(name) is None]
+    if engine in PACKAGES and missing:
+        return f"{' and '.join(missing)} missing here: pip install 'ffvit[export]'"
+    if engine == "compiled":
+        reason = why_not_compiled(device)
+        if reason is not None:
+            return reason
+    if engine in ("torch", "compiled"):
+        return "8-bit integers run on the engines onnx and openvino" if precision == "int8" else None
+    if engine == "openvino" and device.type != "cpu":
+        return "OpenVINO runs on processors: --accelerator cpu"
+    if engine == "onnx" and device.type != "cpu":
+        from onnxruntime import get_available_providers
+
+        if "CUDAExecutionProvider" not in get_available_providers():
+            return "this ONNX Runtime knows no CUDA: pip install onnxruntime-gpu"
+    if precision == "bf16":
+        if engine == "onnx":
+            return "ONNX Runtime has no bf16 on processors, and takes fp32 graphs here"
+        if not multiplies_bf16():
+            return "this processor has no units for bf16, in which OpenVINO would compute"
+    return None
+
+
+def build(
+    network: nn.Module,
+    engine: str,
+    precision: str,
+    device: torch.device,
+    calibration: Float[Tensor, "images channels height width"] | None = None,
+) -> nn.Module:
+    """A network on an engine, in evaluation mode: normalised images on the device to logits in fp32, for any batch.
+
+    Args:
+        network: It is not changed.
+        engine: One of `ENGINES`.
+        precision: One of `PRECISIONS`.
+        device: Where images are and logits shall be.
+        calibration: For int8: normalised images such as it will see. Default: random ones, which tell speed alone.
+
+    Raises:
+        UserError: It cannot be run so here.
+    """
+    reason = why_not(engine, precision, device)
+    if reason is not None:
+        raise UserError(f"{engine} in {precision}: {reason}")
+    if engine in ("torch", "compiled"):
+        return _Torch(network.to(device), precision == "bf16", engine == "compiled").eval()
+    from ffvit.deploy.graph import graph_of, quantized
+
+    graph = graph_of(network)
+    if precision == "int8":
+        if calibration is None:
+            takes = input_of(network)
+            calibration = torch.randn(16, takes.channels, *takes.image, generator=torch.Generator().manual_seed(0))
+        graph = quantized(graph, calibration)
+    written = graph.SerializeToString()
+    return _OfArrays(_onnxruntime(written, device) if engine == "onnx" else _openvino(written, precision)).eval()
+
+
+class _Torch(nn.Module):
+    def __init__(self, network: nn.Module, bf16: bool, compiled: bool) -> None:
+        super().__init__()
+        self.network, self.bf16 = network.eval(), bf16
+        self.answer: Callable[[Tensor], Tensor] = self.network
+        if compiled:
+            # Frozen: weights are constants, laid out once for the products they are in, on processors by oneDNN.
+            graphs = next(network.parameters()).is_cuda
+            self.answer = torch.compile(self.network, options={"freezing": True, "triton.cudagraphs": graphs})
+        self.compiled = compiled
+
+    @torch.no_grad()
+    def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
+            logits = self.answer(images)
+        # A CUDA graph's output is overwritten by its next run.
+        return logits.float().clone() if self.compiled else logits.float()
+
+
+class _OfArrays(nn.Module):
+    """An engine that takes numpy's arrays."""
+
+    def __init__(self, run: Callable[[np.ndarray], np.ndarray]) -> None:
+        super().__init__()
+        self.run = run
+
+    def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
+        return torch.from_numpy(self.run(images.float().contiguous().cpu().numpy())).to(images.device)
+
+
+def _onnxruntime(graph: bytes, device: torch.device) -> Callable[[np.ndarray], np.ndarray]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3  # errors
+    if device.type == "cpu":  # threads that spin while they wait would take the processor from PyTorch's own
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    providers = ["CUDAExecutionProvider", "CPUExecutionProvider"] if device.type == "cuda" else ["CPUExecutionProvider"]
+    session = onnxruntime.InferenceSession(graph, options, providers=providers)
+    name = session.get_inputs()[0].name
+    return lambda images: session.run(None, {name: images})[0]
+
+
+def _openvino(graph: bytes, precision: str) -> Callable[[np.ndarray], np.ndarray]:
+    import openvino
+
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
+    }
+    core = openvino.Core()
+    model = core.compile_model(core.read_model(graph), "CPU", settings)
+    return lambda images: np.array(model(images)[0])

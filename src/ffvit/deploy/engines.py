@@ -22,16 +22,15 @@ PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("onnx", 
 
 def why_not(engine: str, precision: str, device: torch.device) -> str | None:
     """Why a network cannot be run so here, in words, or None where it can."""
-    needed = PACKAGES.get(engine, ()) + (("onnxruntime",) if precision == "int8" else ())
-    missing = [name for name in dict.fromkeys(needed) if importlib.util.find_spec(name) is None]
-    if engine in PACKAGES and missing:
+    if precision == "int8" and engine != "onnx":
+        return "8-bit integers run on the engine onnx"
+    missing = [name for name in PACKAGES.get(engine, ()) if importlib.util.find_spec(name) is None]
+    if missing:
         return f"{' and '.join(missing)} missing here: pip install 'ffvit[export]'"
     if engine == "compiled":
         reason = why_not_compiled(device)
         if reason is not None:
             return reason
-    if engine in ("torch", "compiled"):
-        return "8-bit integers run on the engines onnx and openvino" if precision == "int8" else None
     if engine == "openvino" and device.type != "cpu":
         return "OpenVINO runs on processors: --accelerator cpu"
     if engine == "onnx" and device.type != "cpu":
@@ -39,11 +38,10 @@ def why_not(engine: str, precision: str, device: torch.device) -> str | None:
 
         if "CUDAExecutionProvider" not in get_available_providers():
             return "this ONNX Runtime knows no CUDA: pip install onnxruntime-gpu"
-    if precision == "bf16":
-        if engine == "onnx":
-            return "ONNX Runtime has no bf16 on processors, and takes fp32 graphs here"
-        if not multiplies_bf16():
-            return "this processor has no units for bf16, in which OpenVINO would compute"
+    if precision == "bf16" and engine == "onnx":
+        return "ONNX Runtime is given fp32 and int8 here: for bf16 use the engines compiled or openvino"
+    if precision == "bf16" and engine == "openvino" and not multiplies_bf16():
+        return "this processor has no units for bf16"
     return None
 
 

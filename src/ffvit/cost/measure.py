@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -44,12 +46,12 @@ def random_images(network: nn.Module, batch: int) -> Float[Tensor, "batch channe
 
 def prediction(network: nn.Module, images: Float[Tensor, "batch channels height width"]) -> Callable[[], object]:
     """The network's answer to images, as something to call."""
+    return partial(_answer, network, images)
 
-    def predict() -> object:
-        with torch.inference_mode():
-            return network(images)
 
-    return predict
+def _answer(network: nn.Module, images: Tensor) -> object:
+    with torch.inference_mode():
+        return network(images)
 
 
 def timed(
@@ -68,20 +70,23 @@ def timed(
         calls: How many at most.
         at_least: How many in any case.
     """
-
-    def once() -> float:
-        began = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter() - began
-
-    for _ in range(WARM):
-        if once() > seconds / WARM:
-            break
-    times: list[float] = []
-    while len(times) < calls and (len(times) < at_least or sum(times) < seconds):
-        times.append(once())
+    warm, times = 0, list[float]()
+    collects = gc.isenabled()
+    gc.disable()  # as `timeit` does: a collection takes longer the more a program holds, and falls on whom it may
+    try:
+        while len(times) < calls and (len(times) < at_least or sum(times) < seconds):
+            began = time.perf_counter()
+            work()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            took = time.perf_counter() - began
+            if warm < WARM:
+                warm = WARM if took > seconds / WARM else warm + 1
+            else:
+                times.append(took)
+    finally:
+        if collects:
+            gc.enable()
     return times
 
 

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from ffvit.benchmark.subjects import Subject
 from ffvit.cost.measure import prediction
-from ffvit.network.compiling import compile_blocks
+from ffvit.network.compiling import compile_blocks, why_not_compiled
 from ffvit.network.create import classes_of, input_of
 from ffvit.recipe import Recipe
 from ffvit.training.optimizer import build_optimizer
@@ -65,7 +65,8 @@ def predicting(subject: Subject, engine: str, precision: str, device: torch.devi
 def training(subject: Subject, precision: str, device: torch.device, batch: int) -> Callable[[], object]:
     """A training step on a batch, everything it needs made."""
     network = subject.network().to(device)
-    step = training_step(network, precision, compiled=False)
+    compiled = device.type == "cuda" and hasattr(network, "blocks") and why_not_compiled(device) is None
+    step = training_step(network, precision, compiled)  # as a long run of `ffvit train` would be
     images = images_for(network, batch, device)
     labels = torch.randint(classes_of(network), (batch,), device=device)
     return lambda: step(images, labels)

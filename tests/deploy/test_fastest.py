@@ -68,6 +68,32 @@ def test_a_home_that_cannot_be_written_to_loses_nothing(home, network, monkeypat
     assert soonest(network, 1000, 32, CPU, str) == "onnx"
 
 
+def test_a_full_disk_loses_nothing(home, network, monkeypatch):
+    def full(path):
+        raise ffvit.RunStoppedError("the disk is full")
+
+    monkeypatch.setattr(fastest, "LONG", 0.0)
+    monkeypatch.setattr(fastest, "measured", lambda *_: SLOW_START)
+    monkeypatch.setattr(fastest, "writing", full)
+    assert soonest(network, 1000, 32, CPU, str) == "onnx"
+
+
+def test_a_network_without_a_name_is_answered_by_pytorch(home, monkeypatch):
+    class Mine(torch.nn.Module):
+        pretrained_cfg = {"input_size": (1, 8, 8), "mean": (0.5,), "std": (0.5,)}  # noqa: RUF012
+        num_classes = 10
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = torch.nn.Linear(64, 10)
+
+        def forward(self, images):
+            return self.head(images.flatten(1))
+
+    monkeypatch.setattr(fastest, "LONG", 0.0)
+    assert soonest(Mine().eval(), 1000, 32, CPU, pytest.fail) == "torch"
+
+
 def test_engines_are_measured(network, monkeypatch):
     monkeypatch.setattr(fastest, "SECONDS", 0.05)
     monkeypatch.setattr(fastest, "ENGINES", ("torch", "onnx"))

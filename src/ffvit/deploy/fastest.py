@@ -18,7 +18,7 @@ from ffvit.atomic import writing
 from ffvit.cost.limits import machine_name
 from ffvit.cost.measure import prediction, random_images, timed
 from ffvit.deploy.engines import ENGINES, build, why_not
-from ffvit.errors import UserError
+from ffvit.errors import RunStoppedError, UserError
 from ffvit.network.create import network_of
 
 LONG = 60.0
@@ -59,11 +59,14 @@ def soonest(network: nn.Module, images: int, batch: int, device: torch.device, s
         device: What it computes on.
         say: Told what was chosen and why, where it is not PyTorch.
     """
-    key = _key(network, batch, device)
+    if images * median(timed(prediction(network, random_images(network, 1)), device, 0.1)) < LONG:
+        return "torch"
+    try:
+        key = _key(network, batch, device)
+    except UserError:  # a network that has no name to keep it by
+        return "torch"
     found = _kept().get(key)
     if found is None:
-        if images * _seconds_an_image(network, batch, device) < LONG:
-            return "torch"
         say("measuring which engine is the fastest here, once for this network ...")
         found = measured(network, batch, device)
         _keep(key, found)
@@ -103,14 +106,10 @@ def measured(network: nn.Module, batch: int, device: torch.device) -> list[Measu
     return found
 
 
-def _seconds_an_image(network: nn.Module, batch: int, device: torch.device) -> float:
-    return median(timed(prediction(network, random_images(network, batch)), device, 0.5)) / batch
-
-
 def _key(network: nn.Module, batch: int, device: torch.device) -> str:
     """All that a measurement depends on."""
     versions = []
-    for name in ("torch", "onnxruntime", "openvino"):
+    for name in ("torch", "onnx", "onnxscript", "onnxruntime", "openvino"):
         try:
             versions.append(f"{name} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:
@@ -134,5 +133,5 @@ def _keep(key: str, found: list[Measured]) -> None:
         kept_in().parent.mkdir(parents=True, exist_ok=True)
         with writing(kept_in()) as temporary:
             temporary.write_text(json.dumps({key: [asdict(each) for each in its] for key, its in everything.items()}))
-    except OSError:  # a home that cannot be written to: it is measured again next time
+    except (OSError, RunStoppedError):  # a home that is full or cannot be written to: it is measured again next time
         pass

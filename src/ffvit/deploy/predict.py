@@ -80,7 +80,9 @@ def predict(
     names = _readable(ready.class_names or tuple(map(str, range(classes_of(network)))))
     fabric = start(machine)
     network.to(fabric.device)
-    if engine == "auto":
+    if engine == "auto" and fabric.strategy.precision.precision != "32-true":
+        engine = "torch"  # in half precision, which is faster than what other engines do in fp32
+    elif engine == "auto":
         engine = soonest(network, len(paths), BATCH, fabric.device, lambda words: print(words, file=sys.stderr))
     if engine != "torch":  # which is the network as it is, in the machine's precision
         network = build(network, engine, "fp32", fabric.device)

@@ -97,8 +97,8 @@ def _order(rows: Sequence[Row]) -> str:
         return ""
     parts = []
     for row in others:
-        unclear = max(row.images_per_second) >= min(best.images_per_second)
-        unsure = ", which the spread of the rounds does not tell apart" if unclear else ""
+        rounds = zip(best.images_per_second, row.images_per_second, strict=True)
+        unsure = " (but not in every round)" if any(its >= ours for ours, its in rounds) else ""
         parts.append(f"{best.speed / row.speed:.2f} times {_name(row, rows)}{unsure}")
     return f"{_name(best, rows)} is the fastest: in images/s {'; '.join(parts)}. "
 

@@ -1,0 +1,130 @@
+"""Ways to do the same, of which one was kept: `python benchmarks/ways.py`.
+
+The feed-forward branch along patches, forward, and forward and backward: on transposed tokens as in the paper's code, with
+the matrix on the left (kept), by einsum, and with tokens and hidden units padded to multiples of 16. And AdamW's step: all
+tensors at once, operation by operation, or in one piece. Each round does all ways in turn; multiples are taken within it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from statistics import median
+
+import cyclopts
+import torch
+from pydantic import PositiveInt
+from rich import box
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor, nn
+from torch.nn.functional import gelu, pad
+
+import ffvit
+from ffvit.cost.limits import machine_name
+from ffvit.cost.measure import device_here, timed
+
+Way = Callable[[nn.Module, Tensor], Tensor]
+
+
+def transposed(mixer: nn.Module, x: Tensor) -> Tensor:
+    hidden = gelu(nn.functional.linear(x.mT, mixer.fc1.weight, mixer.fc1.bias))
+    return nn.functional.linear(hidden, mixer.fc2.weight, mixer.fc2.bias).mT
+
+
+def left(mixer: nn.Module, x: Tensor) -> Tensor:
+    return mixer(x)
+
+
+def einsum(mixer: nn.Module, x: Tensor) -> Tensor:
+    hidden = gelu(torch.einsum("hn,bnd->bhd", mixer.fc1.weight, x) + mixer.fc1.bias[:, None])
+    return torch.einsum("nh,bhd->bnd", mixer.fc2.weight, hidden) + mixer.fc2.bias[:, None]
+
+
+def padded(mixer: nn.Module, x: Tensor) -> Tensor:
+    hidden, tokens = mixer.fc1.weight.shape
+    more, wider = -tokens % 16, -hidden % 16
+    first, second = pad(mixer.fc1.weight, (0, more, 0, wider)), pad(mixer.fc2.weight, (0, wider, 0, more))
+    x = pad(x, (0, 0, 0, more))
+    inner = gelu(torch.baddbmm(pad(mixer.fc1.bias, (0, wider))[:, None], first.expand(x.shape[0], -1, -1), x))
+    outer = torch.baddbmm(pad(mixer.fc2.bias, (0, more))[:, None], second.expand(x.shape[0], -1, -1), inner)
+    return outer[:, :tokens]
+
+
+WAYS: dict[str, Way] = {
+    "tokens transposed (the paper's)": transposed,
+    "matrix on the left (kept)": left,
+    "einsum": einsum,
+    "padded to multiples of 16": padded,
+}
+
+
+def main(*, batch: PositiveInt = 8, rounds: PositiveInt = 9) -> None:
+    """Measure ways to do the same.
+
+    Parameters
+    ----------
+    batch
+        Images at once.
+    rounds
+        How often everything is measured.
+    """
+    device = device_here()
+    console = Console(width=120, highlight=False)
+    console.print(f"{machine_name(device)}; torch {torch.__version__}; batch of {batch} images; {rounds} rounds\n")
+    table = Table(box=box.MARKDOWN)
+    for head in ("network", "what", "way", "ms", "times as fast as the first"):
+        table.add_column(head, justify="right" if head in ("ms", "times as fast as the first") else "left")
+    for name in ("ff_tiny_patch16_224", "ff_base_patch16_224"):
+        network = ffvit.create_model(name).to(device)
+        works = {**_branches(network, batch), "AdamW's step": _steps(network)}
+        times: dict[tuple[str, str], list[float]] = {}
+        for _ in track(range(rounds), name, console=Console(stderr=True), transient=True):
+            for what, ways in works.items():
+                for way, work in ways.items():
+                    times.setdefault((what, way), []).append(median(timed(work, device, 0.2)))
+        for (what, way), found in times.items():
+            first = times[what, next(iter(works[what]))]
+            ratios = [one / its for one, its in zip(first, found, strict=True)]
+            beside = f"{median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})" if found is not first else "1"
+            table.add_row(name, what, way, f"{1e3 * median(found):.1f}", beside)
+    console.print(table)
+
+
+def _branches(network: nn.Module, batch: int) -> dict[str, dict[str, Callable[[], object]]]:
+    """The second branch of a block is the one along patches; a norm over tokens hands it a transposed view."""
+    mixer = network.blocks[0][1].mixer
+    what = network.architecture
+    x = torch.randn(batch, what.width, what.tokens, device=next(mixer.parameters()).device).mT
+    for way in WAYS.values():
+        torch.testing.assert_close(way(mixer, x), transposed(mixer, x), rtol=1e-4, atol=1e-5)
+
+    def forward(way: Way) -> Callable[[], object]:
+        def answer() -> Tensor:
+            with torch.no_grad():
+                return x + way(mixer, x)
+
+        return answer
+
+    def both(way: Way) -> Callable[[], object]:
+        tokens = x.detach().requires_grad_()
+        return lambda: (tokens + way(mixer, tokens)).sum().backward()
+
+    return {
+        "branch along patches, forward": {name: forward(way) for name, way in WAYS.items()},
+        "branch along patches, forward and backward": {name: both(way) for name, way in WAYS.items()},
+    }
+
+
+def _steps(network: nn.Module) -> dict[str, Callable[[], object]]:
+    steps: dict[str, Callable[[], object]] = {}
+    for name, settings in {"all tensors at once": {"foreach": True}, "in one piece": {"fused": True}}.items():
+        copies = [nn.Parameter(each.detach().clone()) for each in network.parameters()]
+        for each in copies:
+            each.grad = torch.full_like(each, 1e-3)
+        steps[name] = torch.optim.AdamW(copies, lr=1e-5, **settings).step
+    return steps
+
+
+if __name__ == "__main__":
+    cyclopts.run(main)

@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import pytest
 
+from ffvit.architecture import Network
+from ffvit.cost.count import count
 from ffvit.errors import UserError
+from ffvit.network.create import create_model
 from ffvit.study.arms import arms_of
-from ffvit.study.budget import TOLERANCE, counted, hold
+from ffvit.study.budget import LATENCY_TOLERANCE, TOLERANCE, _relative_latency, counted, hold
 from ffvit.study.plan import Plan
 
 BODY = {
@@ -81,10 +84,27 @@ def test_a_guest_that_cannot_be_fitted_is_named():
         )
 
 
-def test_latency_is_brought_near_by_measuring():
+def test_latency_is_brought_near_by_measuring(monkeypatch):
+    """With operations standing in for seconds: what this machine measures, other programs on it disturb."""
+    monkeypatch.setattr("ffvit.study.budget._relative_latency", lambda one, two: count(one).flops / count(two).flops)
     result = held("latency", factors={"mixer": {name: MIXERS[name] for name in ("FF", "attention")}})
     assert "Latency of one image, measured here" in result.words[0]
-    assert result.arm("FF").network.architecture is not None
+    sizes = {name: counted(result.arm(name).network, 10).flops for name in ("FF", "attention")}
+    assert sizes["FF"] == pytest.approx(sizes["attention"], rel=LATENCY_TOLERANCE)
+    assert result.arm("FF").network.architecture.width != BODY["width"]
+
+
+def test_a_latency_that_no_width_meets_is_said(monkeypatch):
+    monkeypatch.setattr("ffvit.study.budget._relative_latency", lambda one, two: 1.24)
+    with pytest.raises(UserError, match=r"the latency of 'FF' comes no nearer to that of 'attention' than \+24%"):
+        held("latency", factors={"mixer": {name: MIXERS[name] for name in ("FF", "attention")}})
+
+
+def test_relative_latency_is_measured():
+    network, other = (
+        create_model(Network(name=name), 10).eval() for name in ("ff_tiny_patch16_224", "vit_tiny_patch16_224")
+    )
+    assert _relative_latency(network, other) > 0
 
 
 def test_time_is_the_recipes():

@@ -67,7 +67,7 @@ def test_a_study_tells_plan_runs_verdict_and_report(done: Path):
         "Small and quick",
         "1,797 images",
         "4 runs (2 arms x 2 seeds)",
-        "4/4  attention, seed 1",
+        "4/4  ",
         "Without attention:",
         "report:",
     ]

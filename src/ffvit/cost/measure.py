@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ffvit.machine import keep_freed_memory
 from ffvit.network.create import input_of
 
 WARM = 3
@@ -63,6 +64,8 @@ def timed(
 ) -> list[float]:
     """Seconds that each call takes until its device is done, after a few that warm up and are not counted.
 
+    On a processor this process keeps what memory it frees from here on, as in a run.
+
     Args:
         work: What is timed.
         device: What it computes on.
@@ -70,6 +73,8 @@ def timed(
         calls: How many at most.
         at_least: How many in any case.
     """
+    if device.type == "cpu":
+        keep_freed_memory()
     warm, times = 0, list[float]()
     collects = gc.isenabled()
     gc.disable()  # as `timeit` does: a collection takes longer the more a program holds, and falls on whom it may

@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import platform
+import resource
+import sys
+
+import pytest
+import torch
+
+from ffvit.machine import Machine, keep_freed_memory, start
+
+GLIBC = sys.platform == "linux" and platform.libc_ver()[0] == "glibc"
+needs_glibc = pytest.mark.skipif(not GLIBC, reason="another allocator than glibc's")
+
+
+def pages_taken() -> int:
+    """Pages of memory that the system hands over while blocks come and go."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        torch.zeros(2**24)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+@needs_glibc
+@pytest.mark.parametrize("keep", [keep_freed_memory, lambda: start(Machine(accelerator="cpu"))])
+def test_memory_that_is_freed_is_kept_for_the_next_step(keep):
+    keep()
+    pages_taken()
+    assert pages_taken() < 1_000  # of 163,840
+
+
+def test_other_allocators_are_left_alone(monkeypatch):
+    monkeypatch.setattr("ffvit.machine.ctypes.CDLL", lambda name: object())
+    keep_freed_memory()
+    monkeypatch.setattr("ffvit.machine.sys.platform", "darwin")
+    monkeypatch.setattr("ffvit.machine.ctypes.CDLL", lambda name: pytest.fail("not asked for"))
+    keep_freed_memory()

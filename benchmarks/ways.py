@@ -107,8 +107,8 @@ def _branches(network: nn.Module, batch: int) -> dict[str, dict[str, Callable[[]
         return answer
 
     def both(way: Way) -> Callable[[], object]:
-        tokens = x.detach().requires_grad_()
-        return lambda: (tokens + way(mixer, tokens)).sum().backward()
+        tokens, gradient = x.detach().requires_grad_(), torch.randn(batch, what.tokens, what.width, device=x.device)
+        return lambda: (tokens + way(mixer, tokens)).backward(gradient)
 
     return {
         "branch along patches, forward": {name: forward(way) for name, way in WAYS.items()},

@@ -18,10 +18,13 @@ from torch._dynamo.utils import counters
 from ffvit.network.compiling import compile_blocks
 from ffvit.training.depth import Draws
 
-name, checkpointing = json.loads(sys.argv[1])
+name, again = json.loads(sys.argv[1])
 torch.manual_seed(0)
 network = compile_blocks(ffvit.create_model(name, 10, image=32, drop_path=0.5).double().train())
-network.set_grad_checkpointing(checkpointing)
+network.set_grad_checkpointing(again == "blocks")
+for each in network.modules():
+    if hasattr(each, "recomputes"):
+        each.recomputes = again == "GELUs"
 draws, images = Draws(network, 6), torch.randn(6, 3, 32, 32).double()
 found = {}
 for stance in ("force_eager", "default"):
@@ -39,13 +42,13 @@ print(json.dumps({"worst": worst, "graphs": counters["stats"]["unique_graphs"]})
 
 @pytest.mark.skipif(why_not_compiled(torch.device("cpu")) is not None, reason="no C++ compiler here")
 @pytest.mark.parametrize(
-    ("name", "checkpointing"),
-    [("ff_tiny_patch16_224", True), ("deit_tiny_patch16_224", False)],
+    ("name", "again"),
+    [("ff_tiny_patch16_224", "blocks"), ("ff_tiny_patch16_224", "GELUs"), ("deit_tiny_patch16_224", "nothing")],
 )
-def test_all_blocks_share_what_is_compiled_and_answer_as_before(name, checkpointing):
+def test_all_blocks_share_what_is_compiled_and_answer_as_before(name, again):
     """But for the first: its branches are never left out."""
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, json.dumps([name, checkpointing])],
+        [sys.executable, "-c", SCRIPT, json.dumps([name, again])],
         env=environment(), capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

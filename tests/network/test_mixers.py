@@ -8,8 +8,9 @@ import torch
 
 from ffvit import Architecture, Branch
 from ffvit.architecture import OPTIONS, OVER_THE_GRID
+from ffvit.cost.memory import kept_for_backward
 from ffvit.network.backbone import Backbone
-from ffvit.network.mixers import build_mixer
+from ffvit.network.mixers import FeedForward, build_mixer
 
 ALONG_BOTH = [name for name in OPTIONS if name not in OVER_THE_GRID]
 CASES = [
@@ -124,3 +125,21 @@ def test_a_fixed_hidden_size_makes_the_patch_branch_linear_in_the_number_of_patc
         return mixer.fc1.weight.numel() + mixer.fc2.weight.numel()
 
     assert parameters(40) == 4 * parameters(20)
+
+
+@pytest.mark.parametrize("axis", ["patches", "features"])
+def test_a_gelu_computed_again_changes_no_gradient_and_keeps_less(axis):
+    """Dropout's draws are the same again."""
+    gradients, kept = [], []
+    for again in (False, True):
+        torch.manual_seed(0)
+        mixer = FeedForward(6, 24, axis, dropout=0.5)
+        mixer.recomputes = again
+        x = torch.randn(5, 6, 7).requires_grad_()
+        kept.append(kept_for_backward(lambda mixer=mixer, x=x: mixer(x), mixer))
+        torch.manual_seed(1)
+        mixer(x).square().sum().backward()
+        gradients.append([x.grad, *(each.grad for each in mixer.parameters())])
+    for plain, computed_again in zip(*gradients, strict=True):
+        assert torch.equal(plain, computed_again)
+    assert kept[1] < 0.6 * kept[0]

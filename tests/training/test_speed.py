@@ -43,12 +43,22 @@ def test_what_cannot_be_compiled_is_refused(monkeypatch):
 @pytest.mark.parametrize("name", [TINY, "deit_tiny_patch16_224"])
 def test_blocks_are_computed_again_only_where_memory_is_short(name, monkeypatch):
     network, fabric = ffvit.create_model(name, image=32), Fabric(accelerator="cpu", devices=1)
-    assert not speed.recomputes(network, 64, fabric)
+    assert speed.recomputes(network, 64, fabric) is None
     assert not network.grad_checkpointing
     monkeypatch.setattr(speed, "free_memory", lambda _: 100 * 2**20)
-    assert speed.recomputes(network, 64, fabric)
+    assert speed.recomputes(network, 64, fabric) == "blocks"
     assert network.grad_checkpointing
     assert network.training
+
+
+def test_where_it_is_enough_only_the_gelus_are(monkeypatch):
+    """They are two fifths of what an FF-only network keeps."""
+    network, fabric = ffvit.create_model(TINY, image=32), Fabric(accelerator="cpu", devices=1)
+    kept, state = speed._kept(network, fabric), 5 * sum(each.nbytes for each in network.parameters())
+    monkeypatch.setattr(speed, "free_memory", lambda _: (state + 0.75 * 64 * kept) / 0.8)
+    assert speed.recomputes(network, 64, fabric) == "GELUs"
+    assert not network.grad_checkpointing
+    assert speed._kept(network, fabric) < 0.65 * kept
 
 
 def test_a_network_that_cannot_is_left_as_it_is(monkeypatch):
@@ -59,11 +69,11 @@ def test_a_network_that_cannot_is_left_as_it_is(monkeypatch):
         raise AssertionError("gradient checkpointing not supported")
 
     network.set_grad_checkpointing = refused
-    assert not speed.recomputes(network, 8, fabric)
+    assert speed.recomputes(network, 8, fabric) is None
 
 
 def test_statistics_of_batches_are_not_taken_twice(monkeypatch):
     monkeypatch.setattr(speed, "free_memory", lambda _: 1)
     network = ffvit.create_model("resnet18")
-    assert not speed.recomputes(network, 8, Fabric(accelerator="cpu", devices=1))
+    assert speed.recomputes(network, 8, Fabric(accelerator="cpu", devices=1)) is None
     assert not network.grad_checkpointing

@@ -14,6 +14,7 @@ from timm.layers import Attention, GatedMlp
 from timm.models.mlp_mixer import SpatialGatingUnit
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from ffvit.architecture import Architecture, Axis, Branch
 
@@ -36,16 +37,26 @@ class AlongMiddle(nn.Linear):
 
 
 class FeedForward(nn.Module):
-    """Linear, exact GELU, linear along the axis (the paper, section 2): every row of the width alike."""
+    """Linear, exact GELU, linear along the axis (the paper, section 2): every row of the width alike.
+
+    Training keeps what enters the GELU and what leaves it; with `recomputes` only what enters, and the GELU again.
+    """
 
     def __init__(self, length: int, hidden: int, axis: Axis, dropout: float) -> None:
         super().__init__()
         self.fc1 = AlongMiddle(length, hidden, axis)
         self.fc2 = AlongMiddle(hidden, length, axis)
         self.dropout = nn.Dropout(dropout)
+        self.recomputes = False
 
     def forward(self, x: Float[Tensor, "batch length width"]) -> Float[Tensor, "batch length width"]:
-        return self.dropout(self.fc2(self.dropout(functional.gelu(self.fc1(x)))))
+        hidden = self.fc1(x)
+        if self.recomputes:
+            return checkpoint(self._after, hidden, use_reentrant=False, preserve_rng_state=self.dropout.p > 0)
+        return self._after(hidden)
+
+    def _after(self, hidden: Float[Tensor, "batch hidden width"]) -> Float[Tensor, "batch length width"]:
+        return self.dropout(self.fc2(self.dropout(functional.gelu(hidden))))
 
 
 class Linear(nn.Module):

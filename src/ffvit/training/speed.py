@@ -5,7 +5,7 @@ None of it moves a result by more than rounding.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import nn
@@ -16,6 +16,7 @@ from ffvit.errors import UserError
 from ffvit.machine import free_memory, gathered
 from ffvit.network.compiling import why_not_compiled
 from ffvit.network.create import input_of
+from ffvit.network.mixers import FeedForward
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -58,29 +59,47 @@ def compiles(machine: Machine, network: nn.Module, recipe: Recipe, images: int, 
     return 3.0 * count(network).flops * images * recipe.epochs >= LONG
 
 
-def recomputes(network: nn.Module, batch: int, fabric: Fabric) -> bool:
-    """Whether what a step keeps for the way back is too much for the device, so that blocks are computed again there.
+def recomputes(network: nn.Module, batch: int, fabric: Fabric) -> Literal["GELUs", "blocks"] | None:
+    """What is computed again on the way back, where keeping all of it would be too much for the device.
+
+    At first the GELUs of feed-forward branches: two fifths of what an FF-only network keeps, for 3 to 7 % of a step's
+    time. If that is not enough whole blocks: nine tenths, for 30 % (docs/speed.md).
 
     Args:
-        network: On the device, if it fits; told to checkpoint its blocks, if so and if it can.
+        network: On the device, if it fits; told to compute again, if it must and can.
         batch: Images at once on the device.
         fabric: The device and precision.
     """
-    normalised_over_batches = any(isinstance(each, nn.modules.batchnorm._BatchNorm) for each in network.modules())
-    if normalised_over_batches or not hasattr(network, "set_grad_checkpointing"):
-        return False  # computed again, a batch would move its statistics again
+    if any(isinstance(each, nn.modules.batchnorm._BatchNorm) for each in network.modules()):
+        return None  # computed again, a batch would move its statistics again
+    state = STATE * sum(each.nbytes for each in network.parameters())
+    room = ROOM * free_memory(fabric.device)
+
+    def fits() -> bool:
+        return not any(gathered(fabric, state + batch * _kept(network, fabric) > room))
+
+    if fits():
+        return None
+    feedforward = [each for each in network.modules() if isinstance(each, FeedForward)]
+    for each in feedforward:
+        each.recomputes = True
+    if feedforward and fits():
+        return "GELUs"
+    for each in feedforward:
+        each.recomputes = False
+    try:
+        cast("Any", network).set_grad_checkpointing(True)
+    except (AttributeError, AssertionError, NotImplementedError):  # some of timm's have the name, and cannot
+        return None
+    return "blocks"
+
+
+def _kept(network: nn.Module, fabric: Fabric) -> float:
+    """Bytes that a step keeps of an image for the way back."""
     takes, was_training = input_of(network), network.training
-    device = next(network.parameters()).device
-    two = torch.zeros(2, takes.channels, *takes.image, device=device)
+    two = torch.zeros(2, takes.channels, *takes.image, device=next(network.parameters()).device)
     network.eval()
     with fabric.autocast():
         kept = kept_for_backward(lambda: network(two), network)
     network.train(was_training)
-    state = STATE * sum(each.nbytes for each in network.parameters())
-    if not any(gathered(fabric, batch * kept / 2 + state > ROOM * free_memory(fabric.device))):
-        return False
-    try:
-        cast("Any", network).set_grad_checkpointing(True)
-    except (AssertionError, NotImplementedError):  # some of timm's have the name, and cannot
-        return False
-    return True
+    return kept / 2

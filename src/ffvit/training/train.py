@@ -204,7 +204,9 @@ def _headline(config: Config, run: Run, parts: Parts, network: nn.Module, loop: 
     parameters = sum(each.numel() for each in network.parameters())
     length = f"{config.recipe.minutes:g} minutes" if config.recipe.minutes else f"{config.recipe.epochs} epochs"
     processes = loop.fabric.world_size
-    how = ", compiled" * loop.compiled + ", blocks computed again for the way back: memory is short" * loop.recomputed
+    how = ", compiled" * loop.compiled
+    if loop.recomputed:
+        how += f", {loop.recomputed} computed again for the way back: memory is short"
     where = f"{processes} x {loop.fabric.device.type}, {loop.fabric.strategy.precision.precision}{how}"
     rows = {
         "network": f"{config.network.title}, {parameters / 1e6:.2f} M parameters, {about}",

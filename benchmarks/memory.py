@@ -3,7 +3,10 @@
 Everything a step needs is counted: weights, gradients, AdamW's two numbers, the moving average, and what is kept of the
 images for the way back. On a processor it is the resident memory of a process of its own, above what that had before
 the network was made; on a GPU what PyTorch allocated. It hardly varies, so it is measured once. The paper's code is
-`benchmarks/plain.py` in fp32, with DeiT's loop; by itself a run computes blocks again only where memory is short.
+`benchmarks/plain.py` in fp32, with DeiT's loop; by itself a run computes again only where memory is short.
+
+Beside it stands what the sizes of these tensors come to, without what operators need in between. Where a machine has no
+fast bf16, bf16 is only counted, from the forward passes of one image and of two: that takes some minutes.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import partial
+from itertools import product as every
 
 import cyclopts
 import torch
@@ -18,20 +22,25 @@ from plain import PaperNetwork, deit_step
 from pydantic import PositiveInt
 from rich import box
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 from rich.table import Table
+from torch import nn
 from torch.nn.functional import cross_entropy
 
 import ffvit
 from ffvit import UserError
 from ffvit.cost.limits import machine_name, why_slow
 from ffvit.cost.measure import device_here
-from ffvit.cost.memory import peak
+from ffvit.cost.memory import kept_for_backward, peak
+from ffvit.machine import keep_freed_memory
 from ffvit.network.compiling import compile_blocks
+from ffvit.network.mixers import FeedForward
 from ffvit.training.average import WeightAverage
 from ffvit.training.optimizer import build_optimizer
+from ffvit.training.speed import STATE
 
 PAPER = "the paper's code, fp32"
+AGAIN = ("", "GELUs", "blocks")
 
 
 def main(network: str = "ff_base_patch16_224", *, batch: PositiveInt = 64) -> None:
@@ -45,22 +54,34 @@ def main(network: str = "ff_base_patch16_224", *, batch: PositiveInt = 64) -> No
         Images a step.
     """
     device = device_here()
-    precisions = ["fp32"] if why_slow("bf16", device) else ["fp32", "bf16"]
-    ways: dict[str, Callable[[], Callable[[], None]]] = {PAPER: partial(_paper, network, batch, device)}
-    for precision in precisions:
-        for compiled in (False, True):
-            for again in (False, True):
-                name = f"ffvit, {precision}{', compiled' * compiled}{', blocks computed again' * again}"
-                ways[name] = partial(_ours, network, batch, device, precision, compiled, again)
-    peaks = {name: peak(way, device) for name, way in track(ways.items(), transient=True, console=Console(stderr=True))}
+    slow = why_slow("bf16", device)
+    progress = Progress(console=Console(stderr=True), transient=True)
+    task = progress.add_task("", total=13)
+    rows: list[tuple[str, float | None, float | None]] = []
+    with progress:
+        rows.append((PAPER, peak(partial(_paper, network, batch, device), device), None))
+        for precision, again, compiled in every(("fp32", "bf16"), AGAIN, (False, True)):
+            name = f"ffvit, {precision}{', compiled' * compiled}{f', {again} computed again' if again else ''}"
+            progress.update(task, description=name, advance=1)
+            measured = counted = None
+            if precision == "fp32" or not slow:
+                measured = peak(partial(_ours, network, batch, device, precision, compiled, again), device)
+            if not compiled:
+                counted = _counted(network, batch, device, precision, again)
+            if measured or counted:
+                rows.append((name, measured, counted))
+        if device.type == "cpu":
+            rows.append(("ffvit, fp32, what is freed is kept", peak(partial(_keeping, network, batch), device), None))
     table = Table(box=box.MARKDOWN)
     table.add_column("a training step as in")
-    table.add_column("peak memory", justify="right")
-    table.add_column("of the paper's", justify="right")
-    for name, found in peaks.items():
-        if found is None or peaks[PAPER] is None:
-            raise UserError("this system does not tell how much memory a process used")
-        table.add_row(name, f"{found / 2**20:,.0f} MiB", f"{found / peaks[PAPER]:.2f}")
+    for head in ("peak memory", "counted", "of the paper's"):
+        table.add_column(head, justify="right")
+    paper = rows[0][1]
+    if paper is None:
+        raise UserError("this system does not tell how much memory a process used")
+    for name, measured, counted in rows:
+        shown = ["" if each is None else f"{each / 2**20:,.0f} MiB" for each in (measured, counted)]
+        table.add_row(name, *shown, f"{(measured or counted or 0) / paper:.2f}")
     console = Console(width=120, highlight=False)
     console.print(f"{machine_name(device)}; torch {torch.__version__}; {network}, batch of {batch} images\n")
     console.print(table)
@@ -74,12 +95,37 @@ def _paper(name: str, batch: int, device: torch.device) -> Callable[[], None]:
     return deit_step(PaperNetwork(name).to(device), *_batch(batch, device))
 
 
-def _ours(
-    name: str, batch: int, device: torch.device, precision: str, compiled: bool, again: bool
-) -> Callable[[], None]:
+def _network(name: str, device: torch.device, again: str) -> nn.Module:
     network = ffvit.create_model(name).to(device).train()
+    network.set_grad_checkpointing(again == "blocks")
+    for each in network.modules():
+        if isinstance(each, FeedForward):
+            each.recomputes = again == "GELUs"
+    return network
+
+
+def _counted(name: str, batch: int, device: torch.device, precision: str, again: str) -> float:
+    """State, and what is kept of a batch: some of it once, as the weights in bf16, the rest of every image."""
+    network = _network(name, device, again)
+    kept = []
+    for few in (1, 2):
+        images, _ = _batch(few, device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            kept.append(kept_for_backward(lambda images=images: network(images), network))  # type: ignore[misc]
+    state = STATE * sum(each.nbytes for each in network.parameters())
+    return state + kept[0] + (batch - 1) * (kept[1] - kept[0])
+
+
+def _keeping(name: str, batch: int) -> Callable[[], None]:
+    keep_freed_memory()
+    return _ours(name, batch, torch.device("cpu"), "fp32", False, "")
+
+
+def _ours(
+    name: str, batch: int, device: torch.device, precision: str, compiled: bool, again: str
+) -> Callable[[], None]:
+    network = _network(name, device, again)
     average = WeightAverage(network, 0.99996)
-    network.set_grad_checkpointing(again)
     if compiled:
         compile_blocks(network)
     optimizer = build_optimizer(network, ffvit.Recipe())

@@ -6,8 +6,8 @@ device, in images a second, and
 - as a share of what this machine reaches in one large matrix product of that precision. A multiply-add is two
   operations, `ffvit.cost.count` counts them, a training step is taken as three forward passes. The share says how much
   is left to gain and, unlike images a second, travels between machines;
-- as a multiple of the paper's network done plainly (`benchmarks/plain.py`): transposed tensors, fp32, eager, and in
-  training DeiT's loop.
+- as a multiple of the paper's network done plainly (`benchmarks/plain.py`): transposed tensors, fp32, eager, on a
+  processor with glibc's allocator as it comes, and in training DeiT's loop.
 
 ffvit's training step is its own: cross entropy, its AdamW and its moving average. timm's networks get the same step.
 
@@ -37,7 +37,7 @@ import cyclopts
 import timm
 import torch
 from cyclopts import Parameter
-from plain import PaperNetwork, deit_step
+from plain import PaperNetwork, deit_step, returning_memory
 from pydantic import PositiveFloat, PositiveInt
 from rich import box
 from rich.console import Console
@@ -217,7 +217,7 @@ def _ours(network: nn.Module, images: Tensor, labels: Tensor) -> Works:
 
 
 def _paper(network: nn.Module, images: Tensor, labels: Tensor) -> Works:
-    predict, train = prediction(network, images), deit_step(network, images, labels)
+    predict, train = map(returning_memory, (prediction(network, images), deit_step(network, images, labels)))
 
     def predicts(_: str) -> None:
         network.eval()

@@ -1,11 +1,14 @@
 """The paper's network done plainly, as its code and DeiT's loop do it: what the benchmarks compare with.
 
 Linear, GELU, linear, over patches on the transposed tensor; fp32; eager; AdamW a tensor at a time; the moving average
-entry by entry; the loss fetched in every step. Parameters are called as in ffvit, so one's weights fit the other.
+entry by entry; the loss fetched in every step; on a processor with the memory allocator as it comes. Parameters are
+called as in ffvit, so one's weights fit the other.
 """
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Callable
 
 import torch
@@ -14,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 
 import ffvit
+from ffvit.machine import keep_freed_memory
 
 
 class FeedForward(nn.Module):
@@ -71,6 +75,20 @@ class PaperNetwork(nn.Module):
         grid = interpolate(self.position.map, self.grid, mode="bilinear").flatten(2).transpose(1, 2)
         x = x + torch.cat((self.position.class_token, grid), dim=1)
         return self.head(self.norm(self.blocks(x))[:, 0])
+
+
+def returning_memory(work: Callable[[], object]) -> Callable[[], object]:
+    """Work in a process that gives large blocks back to the system as glibc does unless told otherwise (mallopt(3))."""
+    set_glibc = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+
+    def does() -> None:
+        if set_glibc is not None:
+            for parameter, value in ((-4, 65_536), (-3, 32 * 2**20), (-1, 64 * 2**20)):  # where it settles by itself
+                set_glibc(parameter, value)
+        work()
+        keep_freed_memory()
+
+    return does
 
 
 def deit_step(network: nn.Module, images: Tensor, labels: Tensor) -> Callable[[], None]:

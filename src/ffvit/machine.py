@@ -48,7 +48,7 @@ class Machine(Value):
 
 
 def start(machine: Machine) -> Fabric:
-    """Start the processes a run needs, and hand each its Fabric. On a processor they keep the memory that they free.
+    """Start the processes a run needs, and hand each its Fabric.
 
     Raises:
         UserError: The machine does not have such a device, or not so many.
@@ -82,8 +82,6 @@ def start(machine: Machine) -> Fabric:
     except (MisconfigurationException, ValueError, RuntimeError) as error:
         raise UserError(f"this machine cannot be used so: {error}") from None
     fabric.launch()
-    if accelerator == "cpu":
-        keep_freed_memory()
     return fabric
 
 
@@ -153,7 +151,9 @@ def keep_freed_memory() -> None:
     """Have this process hold on to memory that it frees, for what it allocates next, as PyTorch does on a GPU.
 
     glibc hands blocks from some MiB on back to the system at once, and every step pays for their pages anew: a third of
-    the time with 64 images at 224 px (docs/speed.md). Other systems' allocators are left as they are.
+    the time with 64 images at 224 px. What is kept lies in pieces, so the process grows larger: in a step of FF-base by
+    a fifth, but to thrice its size where blocks are computed again, so not where memory is short (docs/speed.md).
+    Other systems' allocators are left as they are.
     """
     change = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if change is not None:  # there is none in musl

@@ -54,11 +54,18 @@ def test_blocks_are_computed_again_only_where_memory_is_short(name, monkeypatch)
 def test_where_it_is_enough_only_the_gelus_are(monkeypatch):
     """They are two fifths of what an FF-only network keeps."""
     network, fabric = ffvit.create_model(TINY, image=32), Fabric(accelerator="cpu", devices=1)
-    kept, state = speed._kept(network, fabric), 5 * sum(each.nbytes for each in network.parameters())
-    monkeypatch.setattr(speed, "free_memory", lambda _: (state + 0.75 * 64 * kept) / 0.8)
+    state, all_of_it = (speed._needed(network, batch, fabric) for batch in (0, 64))
+    monkeypatch.setattr(speed, "free_memory", lambda _: (state + 0.75 * (all_of_it - state)) / 0.8)
     assert speed.recomputes(network, 64, fabric) == "GELUs"
     assert not network.grad_checkpointing
-    assert speed._kept(network, fabric) < 0.65 * kept
+    assert speed._needed(network, 64, fabric) - state < 0.65 * (all_of_it - state)
+
+
+def test_what_is_freed_is_kept_only_where_there_is_plenty(monkeypatch):
+    network, fabric = ffvit.create_model(TINY, image=32), Fabric(accelerator="cpu", devices=1)
+    assert speed.has_plenty(network, 64, fabric)
+    monkeypatch.setattr(speed, "free_memory", lambda _: 1.9 * speed._needed(network, 64, fabric))
+    assert not speed.has_plenty(network, 64, fabric)
 
 
 def test_a_network_that_cannot_is_left_as_it_is(monkeypatch):

@@ -110,6 +110,17 @@ def test_same_seed_same_bits_and_another_seed_others(tmp_path):
     assert without_times(one) != without_times(other)
 
 
+def test_memory_is_kept_where_there_is_plenty_and_things_computed_again_where_it_is_short(tmp_path, monkeypatch):
+    kept = []
+    monkeypatch.setattr("ffvit.training.loop.keep_freed_memory", lambda: kept.append(1))
+    plenty = quick(tmp_path / "1")
+    assert kept == [1]
+    monkeypatch.setattr("ffvit.training.speed.free_memory", lambda _: 1)
+    short = quick(tmp_path / "2")
+    assert kept == [1]
+    assert_same(plenty, short)
+
+
 def test_the_configuration_of_a_run_runs_it_again(tmp_path, undisturbed):
     done = run_command("train", "--config", undisturbed.config_file, "--out", tmp_path / "again")
     assert done.returncode == 0, done.stderr

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from ffvit.errors import UserError
-from ffvit.machine import keep_freed_memory
 
 Work = Callable[[], object]
 
@@ -90,7 +89,6 @@ def _here(make: Callable[[], Work]) -> int:
     # The first product and convolution load code, which is the library's and not this work's.
     torch.nn.functional.conv2d(torch.ones(1, 1, 8, 8), torch.ones(1, 1, 2, 2)) @ torch.ones(7, 7)
     before, _ = _resident()
-    keep_freed_memory()  # as runs do
     work = make()
     forget = Path("/proc/self/clear_refs")
     if forget.exists():

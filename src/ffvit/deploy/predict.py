@@ -25,7 +25,7 @@ from ffvit.deploy.fastest import soonest
 from ffvit.errors import UserError
 from ffvit.evaluation.ready import ready_to_answer
 from ffvit.evaluation.report import percent
-from ffvit.machine import Machine, start
+from ffvit.machine import Machine, keep_freed_memory, start
 from ffvit.network.create import classes_of, input_of
 
 BATCH = 32
@@ -79,6 +79,8 @@ def predict(
     network, takes = ready.network, input_of(ready.network)
     names = _readable(ready.class_names or tuple(map(str, range(classes_of(network)))))
     fabric = start(machine)
+    if fabric.device.type == "cpu":
+        keep_freed_memory()
     network.to(fabric.device)
     if engine == "auto" and fabric.strategy.precision.precision != "32-true":
         engine = "torch"  # in half precision, which is faster than what other engines do in fp32

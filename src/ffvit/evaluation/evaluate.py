@@ -13,7 +13,7 @@ from ffvit.evaluation.answers import Answers
 from ffvit.evaluation.measures import Evaluation, measure
 from ffvit.evaluation.ready import ready_to_answer
 from ffvit.evaluation.scorer import BATCH, Scorer, answered
-from ffvit.machine import Machine, start
+from ffvit.machine import Machine, keep_freed_memory, start
 from ffvit.network.create import classes_of
 
 
@@ -63,6 +63,8 @@ def evaluate(
     classes = ready.class_names or tuple(map(str, range(classes_of(ready.network))))
     images = open_images(str(data), root, ready.class_names)
     fabric = start(machine)
+    if fabric.device.type == "cpu":
+        keep_freed_memory()
     scorer = Scorer(
         fabric,
         images,

@@ -27,7 +27,7 @@ from ffvit.data.shards.far import far_blocks
 from ffvit.data.transform import training_transform
 from ffvit.errors import RunStoppedError, UserError
 from ffvit.evaluation.scorer import BATCH, Scorer
-from ffvit.machine import gathered, on_first, shard
+from ffvit.machine import gathered, keep_freed_memory, on_first, shard
 from ffvit.network.compiling import compile_blocks
 from ffvit.network.create import input_of
 from ffvit.network.weights import save_weights
@@ -41,7 +41,7 @@ from ffvit.training.mixing import Mixing
 from ffvit.training.optimizer import build_optimizer
 from ffvit.training.progress import Display
 from ffvit.training.schedule import learning_rate
-from ffvit.training.speed import compiles, recomputes
+from ffvit.training.speed import compiles, has_plenty, recomputes
 
 LOOK_EVERY = 1.0
 """Seconds, about, between looks at the losses on the device (one synchronisation), the clock and the stop signal."""
@@ -126,6 +126,8 @@ class Loop:
             network.to(fabric.device)
         at_once = -(-self.recipe.batch_size // (fabric.world_size * self.order.micro_batches))
         self.recomputed = recomputes(network, at_once, fabric)
+        if self.recomputed is None and has_plenty(network, at_once, fabric):
+            keep_freed_memory()
         self.compiled = compiles(config.machine, network, self.recipe, len(parts.train), fabric.device)
         if self.compiled:
             compile_blocks(network)

@@ -72,11 +72,10 @@ def recomputes(network: nn.Module, batch: int, fabric: Fabric) -> Literal["GELUs
     """
     if any(isinstance(each, nn.modules.batchnorm._BatchNorm) for each in network.modules()):
         return None  # computed again, a batch would move its statistics again
-    state = STATE * sum(each.nbytes for each in network.parameters())
     room = ROOM * free_memory(fabric.device)
 
     def fits() -> bool:
-        return not any(gathered(fabric, state + batch * _kept(network, fabric) > room))
+        return not any(gathered(fabric, _needed(network, batch, fabric) > room))
 
     if fits():
         return None
@@ -94,12 +93,17 @@ def recomputes(network: nn.Module, batch: int, fabric: Fabric) -> Literal["GELUs
     return "blocks"
 
 
-def _kept(network: nn.Module, fabric: Fabric) -> float:
-    """Bytes that a step keeps of an image for the way back."""
+def has_plenty(network: nn.Module, batch: int, fabric: Fabric) -> bool:
+    """Whether a step takes no more than half of the memory that a processor has left: it may keep what it frees."""
+    return fabric.device.type == "cpu" and 2 * _needed(network, batch, fabric) < free_memory(fabric.device)
+
+
+def _needed(network: nn.Module, batch: int, fabric: Fabric) -> float:
+    """Bytes of weights and their like, and of what a step keeps of the images for the way back."""
     takes, was_training = input_of(network), network.training
     two = torch.zeros(2, takes.channels, *takes.image, device=next(network.parameters()).device)
     network.eval()
     with fabric.autocast():
         kept = kept_for_backward(lambda: network(two), network)
     network.train(was_training)
-    return kept / 2
+    return STATE * sum(each.nbytes for each in network.parameters()) + batch * kept / 2

@@ -281,7 +281,7 @@ def test_runs_end_with_the_study_that_started_them(tmp_path: Path):
     children = tree(process.pid)[1:]
     process.kill()
     process.communicate()
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while alive := [
         pid for pid in children if Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes()
     ]:

@@ -5,6 +5,7 @@ import inspect
 import os
 import shutil
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -354,7 +355,8 @@ class TestCommand:
             for number in range(1, 4000):
                 os.link(tmp_path / name / "0.png", tmp_path / name / f"{number}.png")
         process = started("check", tmp_path, "--out", tmp_path / "out.csv")
-        time.sleep(7)
+        while subprocess.run(["pgrep", "-P", str(process.pid)], stdout=subprocess.DEVNULL, check=False).returncode:
+            time.sleep(0.1)  # until images are being looked at, by processes of its own
         os.killpg(process.pid, signal.SIGINT)
         said, _ = process.communicate(timeout=60)
         assert process.returncode == 130, said

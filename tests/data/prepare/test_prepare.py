@@ -90,7 +90,7 @@ def gone(pid: int) -> bool:
     return False
 
 
-def until(what, seconds: float = 10.0) -> None:
+def until(what, seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < end

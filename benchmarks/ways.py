@@ -2,9 +2,8 @@
 
 The feed-forward branch along patches, forward, and forward and backward: on transposed tokens as in the paper's code, with
 the matrix on the left (kept), by einsum, and with tokens and hidden units padded to multiples of 16. AdamW's step: all
-tensors at once, operation by operation, or in one piece. What is kept for the way back: all, all but what GELUs put out, or
-only what enters a block. And on a processor an answer whose memory goes back to the system, as glibc does it, or is kept.
-Each round does all ways in turn; multiples are taken within it.
+tensors at once, operation by operation, or in one piece. And what is kept for the way back: all, all but what GELUs put
+out, or only what enters a block. Each round does all ways in turn; multiples are taken within it.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from statistics import median
 
 import cyclopts
 import torch
-from plain import returning_memory
 from pydantic import PositiveInt
 from rich import box
 from rich.console import Console
@@ -25,7 +23,7 @@ from torch.nn.functional import gelu, pad
 
 import ffvit
 from ffvit.cost.limits import machine_name
-from ffvit.cost.measure import device_here, prediction, random_images, timed
+from ffvit.cost.measure import device_here, random_images, timed
 from ffvit.network.mixers import FeedForward
 
 Way = Callable[[nn.Module, Tensor], Tensor]
@@ -83,8 +81,6 @@ def main(*, batch: PositiveInt = 8, rounds: PositiveInt = 9) -> None:
         network = ffvit.create_model(name).to(device)
         works = {**_branches(network, batch), "AdamW's step": _steps(network)}
         works["forward and backward, kept for it"] = _ways_back(network, batch)
-        if device.type == "cpu":
-            works[f"{2 * batch} images answered"] = _answers(network, 2 * batch)
         times: dict[tuple[str, str], list[float]] = {}
         for _ in track(range(rounds), name, console=Console(stderr=True), transient=True):
             for what, ways in works.items():
@@ -152,16 +148,6 @@ def _ways_back(network: nn.Module, batch: int) -> dict[str, Callable[[], object]
         "all but GELUs' output": keeping("GELUs"),
         "what enters a block": keeping("blocks"),
     }
-
-
-def _answers(network: nn.Module, batch: int) -> dict[str, Callable[[], object]]:
-    answer = prediction(network, random_images(network, batch))
-
-    def keeping() -> None:
-        network.eval()
-        answer()
-
-    return {"freed memory given back": returning_memory(keeping), "freed memory kept": keeping}
 
 
 if __name__ == "__main__":

@@ -62,8 +62,8 @@ def compiles(machine: Machine, network: nn.Module, recipe: Recipe, images: int, 
 def recomputes(network: nn.Module, batch: int, fabric: Fabric) -> Literal["GELUs", "blocks"] | None:
     """What is computed again on the way back, where keeping all of it would be too much for the device.
 
-    At first the GELUs of feed-forward branches: two fifths of what an FF-only network keeps, for 3 to 7 % of a step's
-    time. If that is not enough whole blocks: nine tenths, for 30 % (docs/speed.md).
+    At first the GELUs of feed-forward branches: two fifths of what an FF-only network keeps, for a few percent of a
+    step's time. If that is not enough whole blocks: nine tenths, for a fifth and more (docs/speed.md).
 
     Args:
         network: On the device, if it fits; told to compute again, if it must and can.

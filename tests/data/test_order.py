@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import tracemalloc
-
 import numpy as np
 import pytest
 from hypothesis import assume, given
@@ -9,6 +7,7 @@ from hypothesis import strategies as st
 from timm.data.distributed_sampler import RepeatAugSampler
 
 from ffvit.data.order import ALONE, EpochOrder, TrainingOrder, pairs_of
+from memory import most_memory
 
 SEEDS = st.integers(0, 2**32 - 1)
 EPOCHS = st.integers(0, 1000)
@@ -63,10 +62,9 @@ class TestEpochOrder:
 
     def test_a_billion_images_take_no_memory(self):
         order = EpochOrder(10**9, 0, 0)
-        tracemalloc.start()
-        shown = np.concatenate([order.at(np.arange(at, at + 1024))[0] for at in range(0, 10**9, 10**7)])
-        assert tracemalloc.get_traced_memory()[1] < 2**22
-        tracemalloc.stop()
+        with most_memory() as most:
+            shown = np.concatenate([order.at(np.arange(at, at + 1024))[0] for at in range(0, 10**9, 10**7)])
+        assert most() < 2**22
         assert len(set(shown.tolist())) == len(shown)
         assert abs(shown.mean() / 10**9 - 0.5) < 0.01
 

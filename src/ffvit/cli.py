@@ -593,7 +593,7 @@ def benchmark_data(
     image
         Side of what a network takes, in pixels.
     workers
-        Loading processes. Default: as many as training would start.
+        Loading processes. Default: one a core.
     seconds
         Time for each of the stages.
     data_fields

@@ -40,7 +40,8 @@ class Machine(Value):
         "auto", description="Compile the network for training. auto: on a GPU, if the run is long enough to gain by it."
     )
     workers: NonNegativeInt | None = Field(
-        None, description="Processes that load images, for each device. Default: what the processor has to spare."
+        None,
+        description="Processes that load images, for each device. Default: as many as it takes to keep up with the network, measured.",
     )
     micro_batch: PositiveInt | None = Field(
         None, description="Images at once on a device, if the batch is too much for its memory: the rest accumulates."
@@ -94,6 +95,11 @@ def gathered(fabric: Fabric, thing: Thing) -> list[Thing]:
     things: list[Any] = [None] * fabric.world_size
     torch.distributed.all_gather_object(things, thing)
     return things
+
+
+def processes_here(fabric: Fabric) -> int:
+    """How many of a run's processes share this machine."""
+    return int(getattr(fabric.strategy, "num_processes", 1))  # the strategy of a single device has none to count
 
 
 def is_first() -> bool:

@@ -1,16 +1,18 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 
 from ffvit import Data, recipe
 from ffvit.data.decode import opened
 from ffvit.data.images import ArrayImages, Subset
-from ffvit.data.loader import PADDING, evaluation_loader, training_loader, workers_for
+from ffvit.data.loader import PADDING, PIECE, TRIED, evaluation_loader, seconds_an_image, training_loader, workers_for
 from ffvit.data.order import TrainingOrder, View
 from ffvit.data.parts import open_parts
 from ffvit.data.transform import Source, evaluation_transform, training_transform
@@ -147,9 +149,50 @@ def test_images_in_memory_need_no_other_process(images):
     some = np.arange(4)
     for in_memory in (digits, Subset(digits, some), Subset(Subset(digits, some), some)):
         assert workers_for(in_memory, 1) == 0
+        assert workers_for(in_memory, 1, torch.device("cuda")) > 0  # which would wait for this process
 
 
 def test_files_share_the_processor_among_the_processes(images, monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(12)))
     some = Subset(images, np.arange(4))
-    assert [workers_for(some, processes) for processes in (1, 2, 3, 12, 100)] == [8, 6, 4, 1, 1]
+    assert [workers_for(some, processes) for processes in (1, 2, 3, 12, 100)] == [12, 6, 4, 1, 1]
+
+
+class Slow:
+    """Images of a kind that take their time."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.labels, self.read_so_far = seconds, np.zeros(1000, dtype=np.int64), 0
+
+    def __len__(self) -> int:
+        return 1000
+
+    def name(self, index: int) -> str:
+        return str(index)
+
+    def read(self, index: int) -> PIL.Image.Image:
+        self.read_so_far += 1
+        time.sleep(self.seconds)
+        return PIL.Image.new("RGB", (8, 8))
+
+
+def slow_loader(images: Slow):
+    transform = training_transform(recipe.NAMED["small"].replace(auto_augment=None), SHAPE[1:], 3, MEAN)
+    return training_loader(images, transform, SHAPE, TrainingOrder(1000, 0, 256, 256), 0, 0)
+
+
+def test_the_time_of_an_image_is_measured_on_some():
+    images = Slow(0.002)
+    assert seconds_an_image(slow_loader(images)) >= 0.002
+    assert 0 < images.read_so_far <= TRIED + PIECE
+
+
+def test_slow_images_are_not_waited_for():
+    images = Slow(0.02)
+    assert seconds_an_image(slow_loader(images), most=0.1) >= 0.02
+    assert images.read_so_far == 2 * PIECE
+
+
+def test_no_process_is_started_that_would_have_no_batch(images):
+    transform = evaluation_transform(0.875, "bicubic", SHAPE[1:], 3)
+    assert evaluation_loader(images, transform, SHAPE, len(images), 2).num_workers == 1

@@ -15,6 +15,7 @@ from commands import environment
 from ffvit import recipe
 from ffvit.benchmark.answers import answered
 from ffvit.benchmark.subjects import Subject
+from ffvit.deploy import engines
 from ffvit.deploy.engines import ENGINES, build, why_not
 from ffvit.deploy.graph import graph_of, quantized
 from ffvit.network.compiling import why_not_compiled
@@ -45,6 +46,13 @@ def test_engines_answer_as_the_network_in_float64(engine, name):
             answers = theirs(IMAGES[:batch])
             assert answers.dtype == torch.float32
             torch.testing.assert_close(answers.double(), exact[:batch], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("engine", ["onnx", "openvino"])
+def test_a_network_too_large_for_a_graph_in_one_piece_is_refused(engine, monkeypatch):
+    monkeypatch.setattr(engines, "ONE_FILE", 1000)
+    with pytest.raises(ffvit.UserError, match=f"{engine}: the network's 0.0 GiB .* the engines torch and compiled"):
+        build(network(NETWORKS[0]), engine, "fp32", CPU)
 
 
 @pytest.fixture(scope="module")

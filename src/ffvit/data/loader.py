@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Int64, UInt8
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from ffvit.data.draws import generators_kept, seed_everything
 from ffvit.data.erasing import NOTHING, erase
@@ -26,7 +27,15 @@ from ffvit.data.order import TrainingOrder, View
 from ffvit.data.transform import Seen, Source, Transform, check_channels
 from ffvit.errors import RunStoppedError, UserError
 
+CPU = torch.device("cpu")
 PADDING = -1
+
+PIECE = 8
+"""Images that are loaded together where loading is measured: some may be views of one image."""
+
+TRIED = 64
+"""Images that are loaded at most to measure it."""
+
 Item = TypeVar("Item")
 
 
@@ -207,25 +216,47 @@ def evaluation_loader(
     return _loader(_ForEvaluation(images, transform), batches, shape, workers)
 
 
-def workers_for(images: Images, processes_here: int) -> int:
-    """How many loading processes to start for each training process: none for images that lie in memory."""
+def workers_for(images: Images, processes_here: int, device: torch.device = CPU) -> int:
+    """How many loading processes each process may start: its share of the cores.
+
+    None for images that lie in memory where the processor computes as well: handing them over would only cost.
+    """
     whole = images
     while isinstance(whole, Subset):
         whole = whole.images
-    if isinstance(whole, ArrayImages):
+    if isinstance(whole, ArrayImages) and device.type == "cpu":
         return 0
-    return max(1, min(8, len(os.sched_getaffinity(0)) // processes_here))
+    return max(1, len(os.sched_getaffinity(0)) // processes_here)
+
+
+def seconds_an_image(loader: DataLoader[Batch], most: float = 1.0) -> float:
+    """What a training image takes of one process: measured here on the loader's first ones, for so many seconds at most."""
+    dataset, views = cast("_ForTraining", loader.dataset), next(iter(cast("TrainingOrder", loader.batch_sampler)))
+    pieces = [views[at : at + PIECE] for at in range(0, min(len(views), TRIED), PIECE)]
+    spent: list[float] = []
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as loading processes do
+    try:
+        for piece in (pieces[0], *pieces):  # the first time loads code
+            began = time.perf_counter()
+            dataset.__getitems__(piece)
+            spent.append((time.perf_counter() - began) / len(piece))
+            if sum(spent[1:]) * PIECE > most:
+                break
+    finally:
+        torch.set_num_threads(threads)
+    return float(np.mean(spent[1:]))
 
 
 def _loader(
-    dataset: Dataset, batches: Sampler[list[Any]] | list[list[int]], shape: tuple[int, int, int], workers: int
+    dataset: Dataset, batches: TrainingOrder | list[list[int]], shape: tuple[int, int, int], workers: int
 ) -> DataLoader[Batch]:
     collate: Callable[[list[_Loaded]], Batch] = _Collate(shape)
     return _Loader(
         dataset,
         batch_sampler=batches,
         collate_fn=collate,
-        num_workers=workers,
+        num_workers=min(workers, len(batches)),
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=begin_worker,

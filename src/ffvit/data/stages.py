@@ -99,7 +99,7 @@ def measure(
         images: Any.
         recipe: How they are augmented.
         image: Height and width that a network takes.
-        workers: Loading processes. Default: as many as training would start.
+        workers: Loading processes. Default: one a core.
         seconds: For each stage, about.
 
     Raises:

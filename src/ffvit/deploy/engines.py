@@ -19,6 +19,9 @@ from ffvit.network.create import input_of
 
 ENGINES = ("torch", "compiled", "onnx", "openvino")
 PRECISIONS = ("fp32", "bf16", "int8")
+ONE_FILE = 2**31
+"""Bytes that an ONNX graph with its weights may take in one piece, a limit of protobuf's."""
+
 PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("onnx", "onnxscript", "openvino")}
 
 
@@ -71,6 +74,12 @@ def build(
         raise UserError(f"{engine} in {precision}: {reason}")
     if engine in ("torch", "compiled"):
         return _Torch(network.to(device), precision == "bf16", engine == "compiled").eval()
+    size = sum(each.numel() * 4 for each in network.state_dict().values())
+    if size >= ONE_FILE:
+        raise UserError(
+            f"{engine}: the network's {size / 2**30:.1f} GiB in fp32 are more than the 2 GiB of a graph in one piece; "
+            "the engines torch and compiled have no such limit"
+        )
     from ffvit.deploy.graph import graph_of, quantized
 
     graph = graph_of(network)

@@ -17,7 +17,7 @@ from ffvit.data.loader import Finish, evaluation_loader, workers_for
 from ffvit.data.transform import evaluation_transform
 from ffvit.errors import UserError
 from ffvit.evaluation.answers import Answers
-from ffvit.machine import gathered
+from ffvit.machine import gathered, processes_here
 from ffvit.network.create import input_of
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class Scorer:
             transform,
             shape,
             batch_size,
-            workers_for(images, fabric.world_size) if workers is None else workers,
+            workers_for(images, processes_here(fabric), fabric.device) if workers is None else workers,
             fabric.global_rank,
             fabric.world_size,
         )

@@ -6,6 +6,7 @@ import csv
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,7 +28,7 @@ from ffvit.data.shards.far import far_blocks
 from ffvit.data.transform import training_transform
 from ffvit.errors import RunStoppedError, UserError
 from ffvit.evaluation.scorer import BATCH, Scorer
-from ffvit.machine import gathered, keep_freed_memory, on_first, shard
+from ffvit.machine import gathered, keep_freed_memory, on_first, processes_here, shard
 from ffvit.network.compiling import compile_blocks
 from ffvit.network.create import input_of
 from ffvit.network.weights import save_weights
@@ -41,7 +42,7 @@ from ffvit.training.mixing import Mixing
 from ffvit.training.optimizer import build_optimizer
 from ffvit.training.progress import Display
 from ffvit.training.schedule import learning_rate
-from ffvit.training.speed import compiles, has_plenty, recomputes
+from ffvit.training.speed import compiles, has_plenty, loading_workers, recomputes
 
 LOOK_EVERY = 1.0
 """Seconds, about, between looks at the losses on the device (one synchronisation), the clock and the stop signal."""
@@ -100,16 +101,6 @@ class Loop:
             raise UserError(
                 f"recipe.batch_size {self.recipe.batch_size} is too small to share over {fabric.world_size} devices"
             )
-        workers = config.machine.workers
-        self.workers = workers_for(parts.train, fabric.world_size) if workers is None else workers
-        self.loader: DataLoader[Batch] = training_loader(
-            parts.train,
-            training_transform(self.recipe, takes.image, takes.channels, takes.mean),
-            (takes.channels, *takes.image),
-            self.order,
-            self.seed,
-            self.workers,
-        )
         self.finish = Finish(takes.mean, takes.std)
         self.mixing = Mixing(self.recipe, len(parts.classes), self.seed)
         weights = class_weights(parts.train.labels, len(parts.classes)) if self.recipe.balance == "weights" else None
@@ -128,6 +119,7 @@ class Loop:
         self.recomputed = recomputes(network, at_once, fabric)
         if self.recomputed is None and has_plenty(network, at_once, fabric):
             keep_freed_memory()
+        self.workers, self.loader = self.loading(network, at_once)
         self.compiled = compiles(config.machine, network, self.recipe, len(parts.train), fabric.device)
         if self.compiled:
             compile_blocks(network)
@@ -143,6 +135,19 @@ class Loop:
         self.selection = self.scorer(parts.selection) if parts.selection is not None else None
         self.progress = Progress()
 
+    def loading(self, network: nn.Module, at_once: int) -> tuple[int, DataLoader[Batch]]:
+        """How many processes load the training images, and what they bring."""
+        takes = input_of(network)
+        transform = training_transform(self.recipe, takes.image, takes.channels, takes.mean)
+        shape = (takes.channels, *takes.image)
+        loader = partial(training_loader, self.parts.train, transform, shape, self.order, self.seed)
+        workers = self.config.machine.workers
+        if workers is None:
+            workers = workers_for(self.parts.train, processes_here(self.fabric), self.fabric.device)
+            if self.config.machine.strategy != "fsdp":  # a network that has to be sharded does not answer yet
+                workers = loading_workers(loader(0), network, at_once, self.fabric, workers)
+        return workers, loader(workers)
+
     def scorer(self, images: Images) -> Scorer:
         """Scores this run's network on images."""
         return Scorer(
@@ -154,7 +159,7 @@ class Loop:
             self.recipe.interpolation,
             self.recipe.exact != "never",
             BATCH,
-            self.workers,
+            self.config.machine.workers,
         )
 
     def eagerly(self) -> AbstractContextManager[object]:

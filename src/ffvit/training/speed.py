@@ -5,13 +5,16 @@ None of it moves a result by more than rounding.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
-from torch import nn
+from torch import get_num_threads, nn
+from torch.utils.benchmark import Timer
 
 from ffvit.cost.count import count
 from ffvit.cost.memory import kept_for_backward
+from ffvit.data.loader import seconds_an_image
 from ffvit.errors import UserError
 from ffvit.machine import free_memory, gathered
 from ffvit.network.compiling import why_not_compiled
@@ -20,7 +23,9 @@ from ffvit.network.mixers import FeedForward
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+    from torch.utils.data import DataLoader
 
+    from ffvit.data.loader import Batch
     from ffvit.machine import Machine
     from ffvit.recipe import Recipe
 
@@ -29,6 +34,9 @@ LONG = 1e17
 
 STATE = 5
 """Numbers kept for each parameter while training: itself, its gradient, AdamW's two, the moving average."""
+
+SPARE = 2.0
+"""Images are loaded for so many times the speed of the network as it is written: compiled it takes more at a time."""
 
 ROOM = 0.8
 """Share of the free memory that a step may take by this estimate."""
@@ -96,6 +104,34 @@ def recomputes(network: nn.Module, batch: int, fabric: Fabric) -> Literal["GELUs
 def has_plenty(network: nn.Module, batch: int, fabric: Fabric) -> bool:
     """Whether a step takes no more than half of the memory that a processor has left: it may keep what it frees."""
     return fabric.device.type == "cpu" and 2 * _needed(network, batch, fabric) < free_memory(fabric.device)
+
+
+def loading_workers(loader: DataLoader[Batch], network: nn.Module, batch: int, fabric: Fabric, at_most: int) -> int:
+    """How many processes load images as fast as the network takes them: from the time that either needs for a few.
+
+    Args:
+        loader: Of the training images, whoever loads them.
+        network: On the device.
+        batch: Images at once on the device.
+        fabric: The device and precision.
+        at_most: Where more would be needed.
+    """
+    if at_most <= 1:
+        return at_most
+    step = 3 * _forward(network, batch if fabric.device.type != "cpu" else 2, fabric)
+    return min(at_most, math.ceil(SPARE * seconds_an_image(loader) / step))
+
+
+def _forward(network: nn.Module, batch: int, fabric: Fabric) -> float:
+    """Seconds of a forward pass for one of so many images."""
+    takes, was_training = input_of(network), network.training
+    images = torch.zeros(batch, takes.channels, *takes.image, device=next(network.parameters()).device)
+    network.eval()
+    with torch.no_grad(), fabric.autocast():
+        once = Timer("network(images)", globals={"network": network, "images": images}, num_threads=get_num_threads())
+        seconds = once.timeit(1).median / batch  # the Timer itself warms up, and waits for a GPU
+    network.train(was_training)
+    return seconds
 
 
 def _needed(network: nn.Module, batch: int, fabric: Fabric) -> float:

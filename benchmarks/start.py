@@ -75,7 +75,7 @@ def main(network: str = "ff_base_patch16_224", *, batch: PositiveInt = 8, rounds
             for way in ("eager", "compiled, cache empty", "compiled, cache warm"):
                 starts.setdefault(way, []).append(_first_step(network, batch, way.startswith("compiled"), cache))
 
-    console = Console(width=120, highlight=False)
+    console = Console(width=200, highlight=False)
     console.print(f"{machine_name(device_here())}; torch {torch.__version__}; {rounds} rounds\n")
     shares = [ours / its for ours, its in pairs]
     console.print(f"ffvit --help: {_range([ours for ours, _ in pairs])} s, {_range(shares)} of `import torch`\n")

@@ -72,7 +72,7 @@ def main(*, batch: PositiveInt = 8, rounds: PositiveInt = 9) -> None:
         How often everything is measured.
     """
     device = device_here()
-    console = Console(width=120, highlight=False)
+    console = Console(width=200, highlight=False)
     console.print(f"{machine_name(device)}; torch {torch.__version__}; batch of {batch} images; {rounds} rounds\n")
     table = Table(box=box.MARKDOWN)
     for head in ("network", "what", "way", "ms", "times as fast as the first"):

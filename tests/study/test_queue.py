@@ -127,6 +127,26 @@ def test_real_runs_in_processes_of_their_own(study: Study):
     assert "top-1" in (study.logs / "runs-width-16-seed-0.log").read_text()
 
 
+def test_each_run_gets_gpus_of_the_studys_own(study: Study, monkeypatch):
+    seen: list[str] = []
+
+    class Begun:
+        sentinel, pid = 0, 0
+
+        def start(self) -> None: ...
+
+    def begin(target, args, name):
+        seen.append(args[1].get("CUDA_VISIBLE_DEVICES"))
+        return Begun()
+
+    monkeypatch.setattr("ffvit.study.local.gpus", lambda: ["4", "5", "7"])
+    engine = Local(Slots(4, 1, 1), study.logs)
+    monkeypatch.setattr(engine._context, "Process", begin, raising=False)
+    for job in [*jobs_of(study), *jobs_of(study)]:
+        engine.start(job)
+    assert seen == ["4", "5", "7", "4"]
+
+
 def test_a_run_whose_process_is_killed_goes_on_to_the_same_numbers(study: Study, tmp_path: Path):
     jobs = jobs_of(study, epochs=10)[:1]
     engine = Local(Slots(1, 1, 0), study.logs)

@@ -10,6 +10,7 @@ from ffvit import recipe as recipes
 from ffvit.architecture import Network
 from ffvit.data.config import Data
 from ffvit.errors import UserError
+from ffvit.machine import Machine
 from ffvit.network.create import known_name
 from ffvit.study.choose import fitted
 from ffvit.study.plan import Plan, Search, read_fields
@@ -61,7 +62,7 @@ def planned(
         if "network" not in fields:  # a plan that leaves the body to us
             loose = parse(Plan, {**fields, "network": "ff_tiny_patch16_224", "recipe": "small"}, str(path))
             floors = asked.get("floors", loose.floors)
-            fitting = fitted(data, dict(loose.factors), fields.get("minutes"), floors)
+            fitting = fitted(data, dict(loose.factors), fields.get("minutes"), floors, _changed(loose.machine, machine))
             fields = {**fitting, **fields}
         plan = parse(Plan, {**fields, "data": data}, str(path))
     else:
@@ -69,7 +70,8 @@ def planned(
         if networks:
             plan = _of_names(networks, data, minutes)
         else:
-            plan = Plan(**fitted(data, None, minutes, asked.get("floors", True)) | {"data": data})
+            fitting = fitted(data, None, minutes, asked.get("floors", True), _changed(Machine(), machine))
+            plan = Plan(**fitting | {"data": data})
             if data.source != "digits":
                 plan = plan.replace(title=f"Do you even need attention? On {data.source}")
     asked["machine"] = _changed(plan.machine, machine)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import nn
@@ -13,6 +12,7 @@ from ffvit.architecture import Architecture, Network
 from ffvit.cost.count import Count, count
 from ffvit.cost.measure import latency
 from ffvit.errors import UserError
+from ffvit.machine import kind
 from ffvit.network.create import create_model
 from ffvit.study.arms import Arm, questions_of
 from ffvit.study.plan import Plan
@@ -64,7 +64,7 @@ def hold(plan: Plan, arms: tuple[Arm, ...], classes: int) -> Held:
                 arms, reference, "parameters", lambda arm: float(counted(arm.network, classes).parameters), TOLERANCE
             )
         case "latency":
-            return _equal_latency(arms, reference, classes)
+            return _equal_latency(arms, reference, classes, torch.device(kind(plan.machine)))
 
 
 def counted(network: Network, classes: int) -> Count:
@@ -198,9 +198,9 @@ def _difference(before: Arm, after: Arm) -> str:
     return ", ".join(said + [f"hidden size {two}" for _, two in hidden])
 
 
-def _equal_latency(arms: tuple[Arm, ...], reference: Arm, classes: int) -> Held:
+def _equal_latency(arms: tuple[Arm, ...], reference: Arm, classes: int, device: torch.device) -> Held:
     """Widths by measuring: each step moves by the ratio that was measured beside the reference, in turns."""
-    base = _built(reference, classes)
+    base = _built(reference, classes, device)
     changed, words = [], []
     for arm in arms:
         if arm.role == "floor" or arm is reference:
@@ -210,7 +210,7 @@ def _equal_latency(arms: tuple[Arm, ...], reference: Arm, classes: int) -> Held:
         architecture = arm.network.architecture
         candidate, step = arm, _step(architecture) if architecture else 1
         for _ in range(8):
-            ratio = _relative_latency(_built(candidate, classes), base)
+            ratio = _relative_latency(_built(candidate, classes, device), base)
             width = candidate.network.architecture.width if candidate.network.architecture else 0
             tried[width] = (ratio - 1, candidate)
             if architecture is None or abs(ratio - 1) < LATENCY_TOLERANCE / 4:
@@ -231,8 +231,8 @@ def _equal_latency(arms: tuple[Arm, ...], reference: Arm, classes: int) -> Held:
     return Held(arms=tuple(changed), words=("; ".join([head, *words]) + ".",))
 
 
-def _built(arm: Arm, classes: int) -> nn.Module:
-    network: Any = create_model(arm.network, classes).eval()
+def _built(arm: Arm, classes: int, device: torch.device) -> nn.Module:
+    network: nn.Module = create_model(arm.network, classes).eval().to(device)
     return network
 
 

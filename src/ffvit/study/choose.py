@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import math
-import os
+import sys
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ffvit import recipe as recipes
 from ffvit.architecture import Architecture, Branch, Network
-from ffvit.cost.measure import device_here
 from ffvit.data.config import Data
 from ffvit.data.decode import opened
 from ffvit.data.images import BadImageError
 from ffvit.data.parts import Parts, open_parts
 from ffvit.errors import UserError
+from ffvit.machine import Machine
 from ffvit.recipe import Recipe
 from ffvit.study.arms import arms_of
+from ffvit.study.local import slots_for
 from ffvit.study.plan import Plan
 from ffvit.study.predict import measure
 
 Factors = dict[str, dict[str, dict[str, Any]]]
+
+ONE = Machine()
 
 MINUTES = 30.0
 """What a study takes where nobody says."""
@@ -93,7 +96,11 @@ def mixers(heads: int) -> dict[str, dict[str, Any]]:
 
 
 def fitted(
-    data: Data, factors: Factors | None = None, minutes: float | None = None, floors: bool = True
+    data: Data,
+    factors: Factors | None = None,
+    minutes: float | None = None,
+    floors: bool = True,
+    machine: Machine = ONE,
 ) -> dict[str, Any]:
     """The fields of a plan that fit images and time: network, recipe, factors, seeds, minutes.
 
@@ -106,6 +113,7 @@ def fitted(
         factors: What varies on the body; default: the question's mixers.
         minutes: What the whole study may take; default: 30, but for the digits.
         floors: Whether floors are trained too.
+        machine: What one run computes on.
 
     Raises:
         UserError: The time is too short for any body, even with one seed.
@@ -120,13 +128,15 @@ def fitted(
     parts = open_parts(data)
     side = _typical_side(parts)
     images, need = len(parts.train), _epochs_needed(len(parts.train))
-    at_once = len(os.sched_getaffinity(0)) if device_here().type == "cpu" else 1
+    at_once = slots_for(machine, sys.maxsize, 0.0, None, threads=1).count
     seconds = minutes * 60 * FULL * at_once
     best: tuple[Body, float] | None = None
     for size in (each for each in BODIES if each.image <= max(side * 1.5, BODIES[0].image)):
         # Of runs with as many epochs as are needed: how many seeds there is time for, the search's trials aside.
         plan = Plan(**_fields(size, _recipe(images, need), data, factors, floors))
-        each = sum(measure(arm.network, arm.recipe, parts, 1).run(arm.recipe, parts).seconds for arm in arms_of(plan))
+        each = sum(
+            measure(arm.network, arm.recipe, parts, 1, machine).run(arm.recipe, parts).seconds for arm in arms_of(plan)
+        )
         seeds = seconds / each - _trials(plan)
         if seeds < SEEDS and best is not None:
             break

@@ -15,6 +15,7 @@ from rich.table import Table
 from ffvit.atomic import full
 from ffvit.data.parts import Parts, open_parts
 from ffvit.errors import RunStoppedError, UserError
+from ffvit.machine import Machine
 from ffvit.study import costs
 from ffvit.study.arms import Arm, arms_of
 from ffvit.study.budget import counted, hold
@@ -71,7 +72,7 @@ def look_ahead(plan: Plan, workers: int | None = None, ground: Ground | None = N
         cores = len(os.sched_getaffinity(0))
         threads = max(1, cores // (len(held.arms) * len(plan.seeds) * (plan.folds or 1)))
         ground = Ground(held=held, classes=classes, images=parts.account, threads=threads, made_of=made_of(plan))
-    runs = {arm.name: _prediction(arm, parts, ground.threads) for arm in ground.held.arms}
+    runs = {arm.name: _prediction(arm, parts, ground.threads, plan.machine) for arm in ground.held.arms}
     jobs = len(runs) * len(plan.seeds) * (plan.folds or 1)
     memory = PROCESS + max(each.memory for each in runs.values())
     at_once = slots_for(plan.machine, jobs, memory, workers, ground.threads).count
@@ -193,7 +194,7 @@ def _compare(
                 _all_runs(study, plan, ground, engine, watch)
         finally:
             engine.close()
-        _measure_costs(study, ground, console)
+        _measure_costs(study, ground, plan.machine, console)
         findings = _told(conclude(study, ground), console)
     failed = [words for words in findings.missing if "failed" in words]
     if failed:
@@ -258,12 +259,12 @@ class _Rounds:
         return True
 
 
-def _measure_costs(study: Study, ground: Ground, console: Console) -> None:
+def _measure_costs(study: Study, ground: Ground, machine: Machine, console: Console) -> None:
     """Measure the arms' costs once, with nothing else going on."""
     known = study.costs().get("arms", {})
     if not all(arm.name in known for arm in ground.held.arms):
-        study.write_costs(costs.measure(ground.held.arms, ground.classes, console))
+        study.write_costs(costs.measure(ground.held.arms, ground.classes, machine, console))
 
 
-def _prediction(arm: Arm, parts: Parts, threads: int) -> Prediction:
-    return measure(arm.network, arm.recipe, parts, threads).run(arm.recipe, parts)
+def _prediction(arm: Arm, parts: Parts, threads: int, machine: Machine) -> Prediction:
+    return measure(arm.network, arm.recipe, parts, threads, machine).run(arm.recipe, parts)

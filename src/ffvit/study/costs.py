@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.progress import track
 
-from ffvit.cost.measure import device_here, latency, throughput
+from ffvit.cost.limits import machine_name
+from ffvit.cost.measure import latency, throughput
+from ffvit.machine import Machine, kind
 from ffvit.network.create import create_model
-from ffvit.run import made_with
 from ffvit.study.arms import Arm
 
 ROUNDS = 5
@@ -20,9 +22,9 @@ ROUNDS = 5
 BATCH = 64
 
 
-def measure(arms: Sequence[Arm], classes: int, console: Console) -> dict[str, Any]:
+def measure(arms: Sequence[Arm], classes: int, machine: Machine, console: Console) -> dict[str, Any]:
     """Latency of one image and images a second, of each arm by its name; and what it was measured on."""
-    device = device_here()
+    device = torch.device(kind(machine))
     networks = {arm.name: create_model(arm.network, classes).eval().to(device) for arm in arms}
     found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in networks}
     for _ in track(range(ROUNDS), "measuring what the arms cost to use", console=console, transient=True):
@@ -38,8 +40,4 @@ def measure(arms: Sequence[Arm], classes: int, console: Console) -> dict[str, An
         }
         for name, rounds in found.items()
     }
-    made = made_with()
-    return {
-        "machine": f"{', '.join(made['devices']) or made['processor']}, torch {made['torch']}, fp32",
-        "arms": figures,
-    }
+    return {"machine": f"{machine_name(device)}, torch {torch.__version__}, fp32", "arms": figures}

@@ -12,7 +12,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from ffvit.machine import Machine, free_memory
+from ffvit.machine import Machine, free_memory, gpus, kind
 from ffvit.study.jobs import Job
 from ffvit.study.work import Outcome, process
 
@@ -39,7 +39,7 @@ def slots_for(machine: Machine, jobs: int, memory: float, workers: int | None, t
     import torch
 
     cores = len(os.sched_getaffinity(0))
-    on_gpu = machine.accelerator != "cpu" and torch.cuda.is_available()
+    on_gpu = kind(machine) == "cuda"
     if on_gpu:
         most = max(1, torch.cuda.device_count() // machine.devices)
     else:
@@ -77,9 +77,10 @@ class Local:
         """Start a run on a free slot."""
         slot = next(each for each in range(self.slots.count) if each not in self._running)
         environment = {}
-        if self.slots.gpus and self.slots.count > 1:
-            first = slot * self.slots.gpus
-            environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(first, first + self.slots.gpus)))
+        if self.slots.count > 1 and self.slots.gpus:
+            own = gpus()
+            its = (own[(slot * self.slots.gpus + each) % len(own)] for each in range(self.slots.gpus))
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(its)
         receiver, sender = self._context.Pipe(duplex=False)
         run: Any = self._context.Process(
             target=_in_process,

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 
 import torch
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ffvit.architecture import Network
-from ffvit.cost.measure import device_here, timed
+from ffvit.cost.measure import timed
 from ffvit.cost.memory import kept_for_backward
 from ffvit.data.images import BadImageError
 from ffvit.data.parts import Parts
 from ffvit.data.transform import Source, Transform, evaluation_transform, training_transform
+from ffvit.machine import Machine, gpus, kind, precision_of
 from ffvit.network.create import create_model, input_of
 from ffvit.recipe import Recipe
 from ffvit.training.speed import STATE
@@ -39,7 +42,10 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds an image takes on this machine, with so many threads, in each part of a run; bytes it keeps."""
+    """Seconds an image takes on this machine, with so many threads, in each part of a run; bytes it keeps.
+
+    So many processes load beside a GPU; on a processor (0) loading and computing take the same cores.
+    """
 
     step: float
     answer: float
@@ -47,46 +53,61 @@ class Speed:
     prepare: float
     kept: float
     state: float
+    loaders: int
 
     def run(self, recipe: Recipe, parts: Parts) -> Prediction:
         """What a run by this recipe will take, on these images."""
         selection = len(parts.selection) if parts.selection is not None else 0
         looks = 2 if recipe.average_decay is not None else 1
-        epoch = len(parts.train) * (self.step + self.augment) + looks * selection * (self.answer + self.prepare)
-        seconds = START + recipe.epochs * epoch + (len(parts.test) + selection) * (self.answer + self.prepare)
+        trained, scored = self._both(self.step, self.augment), self._both(self.answer, self.prepare)
+        epoch = len(parts.train) * trained + looks * selection * scored
+        seconds = START + recipe.epochs * epoch + (len(parts.test) + selection) * scored
         if recipe.minutes is not None:
-            seconds = START + 60 * recipe.minutes + len(parts.test) * (self.answer + self.prepare)
+            seconds = START + 60 * recipe.minutes + len(parts.test) * scored
         return Prediction(seconds, (self.state + recipe.batch_size * self.kept) / 2**20)
 
+    def _both(self, computing: float, loading: float) -> float:
+        return max(computing, loading / self.loaders) if self.loaders else computing + loading
 
-def measure(network: Network, recipe: Recipe, parts: Parts, threads: int) -> Speed:
+
+def measure(network: Network, recipe: Recipe, parts: Parts, threads: int, machine: Machine) -> Speed:
     """Time a few steps of a network, and the way of a few images, as a run would do them."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        return _measured(network, recipe, parts)
+        return _measured(network, recipe, parts, machine)
     finally:
         torch.set_num_threads(before)
 
 
-def _measured(network: Network, recipe: Recipe, parts: Parts) -> Speed:
+def _measured(network: Network, recipe: Recipe, parts: Parts, machine: Machine) -> Speed:
     model = create_model(network, len(parts.classes), drop_path=recipe.drop_path, dropout=recipe.dropout)
-    takes, device = input_of(model), device_here()
+    takes, device, precision = input_of(model), torch.device(kind(machine)), precision_of(machine)
+    half = torch.autocast(
+        device.type, torch.float16 if precision == "16-mixed" else torch.bfloat16, enabled=precision != "32-true"
+    )
     model.to(device)
     small = (takes.image[0] * takes.image[1]) <= 64**2
-    batch = min(recipe.batch_size, 64 if small else 8)  # small steps are all overhead, which the batch shares
+    batch = min(
+        recipe.batch_size, 64 if small or device.type != "cpu" else 8
+    )  # small steps are all overhead, which the batch shares
     images = torch.rand(batch, takes.channels, *takes.image, device=device)
     labels = torch.zeros(batch, dtype=torch.int64, device=device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
-    kept = kept_for_backward(lambda: cross_entropy(model(images), labels), model)
+
+    def forward() -> Tensor:
+        with half:
+            return cross_entropy(model(images), labels)
+
+    kept = kept_for_backward(forward, model)
 
     def step() -> None:
-        cross_entropy(model(images), labels).backward()
+        forward().backward()
         optimizer.step()
         optimizer.zero_grad()
 
     def answer() -> None:
-        with torch.inference_mode():
+        with torch.inference_mode(), half:
             model(images)
 
     return Speed(
@@ -101,6 +122,7 @@ def _measured(network: Network, recipe: Recipe, parts: Parts) -> Speed:
         ),
         kept=kept / batch,
         state=float(sum(each.nbytes for each in model.parameters()) * STATE),
+        loaders=max(1, len(os.sched_getaffinity(0)) // len(gpus())) if device.type == "cuda" else 0,
     )
 
 

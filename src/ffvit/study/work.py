@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ffvit.errors import RunStoppedError, UserError
+from ffvit.machine import kind
 from ffvit.run import Config
 
 
@@ -61,7 +62,7 @@ def _here(config: Config, folder: Path, threads: int, words: Any) -> None:
     from ffvit.training.train import resume, run_config
 
     torch.set_num_threads(threads)
-    if config.machine.workers is None and not torch.cuda.is_available():
+    if config.machine.workers is None and kind(config.machine) == "cpu":
         config = config.replace(machine=config.machine.replace(workers=threads - 1))  # no more than it was given
     console = Console(file=words, width=120)
     if (folder / "checkpoint" / "state.pt").is_file():

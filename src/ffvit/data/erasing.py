@@ -46,12 +46,18 @@ def draw(probability: float, height: int, width: int) -> Erased:
 def erase(
     images: Float[Tensor, "batch channels height width"], erased: Int64[Tensor, "batch 5"]
 ) -> Float[Tensor, "batch channels height width"]:
-    """Fill each image's rectangle with noise of the normal distribution, in place; images are normalised already."""
+    """Fill each image's rectangle with noise of the normal distribution, in place.
+
+    Args:
+        images: Normalised already, on whatever device.
+        erased: Rectangles, not on a GPU: how many there are would have to be waited for.
+    """
     which = erased[:, 2].nonzero()[:, 0]
     if not len(which):
         return images
     _, channels, height, width = images.shape
-    top, left, down, across, at = (each[:, None] for each in erased[which].unbind(1))
+    which, erased = (each.to(images.device, non_blocking=True) for each in (which, erased[which]))
+    top, left, down, across, at = (each[:, None] for each in erased.unbind(1))
     y, x = (torch.arange(size, device=images.device) for size in (height, width))
     rows, columns = (y >= top) & (y < top + down), (x >= left) & (x < left + across)
     inside = (rows[:, None, :, None] & columns[:, None, None, :]).expand(-1, channels, -1, -1)

@@ -28,6 +28,7 @@ from ffvit.data.transform import Seen, Source, Transform, check_channels
 from ffvit.errors import RunStoppedError, UserError
 
 CPU = torch.device("cpu")
+ON_DEVICE = "images", "labels", "weights"
 PADDING = -1
 
 PIECE = 8
@@ -65,13 +66,11 @@ class Batch:
 
     def pin_memory(self) -> Batch:
         """Called by the loader, for copies to a GPU that need not wait."""
-        names = "images", "erased", "labels", "weights"
-        return replace(self, **{name: getattr(self, name).pin_memory() for name in names})
+        return replace(self, **{name: getattr(self, name).pin_memory() for name in ON_DEVICE})
 
     def to(self, device: torch.device) -> Batch:
-        """The same on a device."""
-        names = "images", "erased", "labels", "weights"
-        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
+        """The same on a device, but for what is asked about here: an answer from a GPU would be waited for."""
+        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in ON_DEVICE})
 
 
 class Finish:
@@ -193,10 +192,16 @@ def _in_words(batches: Iterator[Batch]) -> Iterator[Batch]:
 
 
 def training_loader(
-    images: Images, transform: Transform, shape: tuple[int, int, int], order: TrainingOrder, seed: int, workers: int
+    images: Images,
+    transform: Transform,
+    shape: tuple[int, int, int],
+    order: TrainingOrder,
+    seed: int,
+    workers: int,
+    device: torch.device = CPU,
 ) -> DataLoader[Batch]:
     """Micro-batches in the order's order; augmentation is drawn from (seed, epoch, image, view), by whatever worker."""
-    return _loader(_ForTraining(images, transform, seed), order, shape, workers)
+    return _loader(_ForTraining(images, transform, seed), order, shape, workers, device)
 
 
 def evaluation_loader(
@@ -207,13 +212,14 @@ def evaluation_loader(
     workers: int,
     process: int = 0,
     processes: int = 1,
+    device: torch.device = CPU,
 ) -> DataLoader[Batch]:
     """Every image once over all processes, each with equally many batches; what fills them up has index `PADDING`."""
     mine = np.arange(process, len(images), processes)
     each = -(-len(images) // processes)
     padded = np.concatenate((mine, np.full(each - len(mine), PADDING)))
     batches = [padded[at : at + batch_size].tolist() for at in range(0, each, batch_size)]
-    return _loader(_ForEvaluation(images, transform), batches, shape, workers)
+    return _loader(_ForEvaluation(images, transform), batches, shape, workers, device)
 
 
 def workers_for(images: Images, processes_here: int, device: torch.device = CPU) -> int:
@@ -249,7 +255,11 @@ def seconds_an_image(loader: DataLoader[Batch], most: float = 1.0) -> float:
 
 
 def _loader(
-    dataset: Dataset, batches: TrainingOrder | list[list[int]], shape: tuple[int, int, int], workers: int
+    dataset: Dataset,
+    batches: TrainingOrder | list[list[int]],
+    shape: tuple[int, int, int],
+    workers: int,
+    device: torch.device,
 ) -> DataLoader[Batch]:
     collate: Callable[[list[_Loaded]], Batch] = _Collate(shape)
     return _Loader(
@@ -258,7 +268,7 @@ def _loader(
         collate_fn=collate,
         num_workers=min(workers, len(batches)),
         persistent_workers=workers > 0,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=device.type == "cuda",
         worker_init_fn=begin_worker,
         generator=torch.Generator(),  # the loader draws a seed at each start: not from the network's generator
     )

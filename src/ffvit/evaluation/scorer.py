@@ -87,6 +87,7 @@ class Scorer:
             workers_for(images, processes_here(fabric), fabric.device) if workers is None else workers,
             fabric.global_rank,
             fabric.world_size,
+            fabric.device,
         )
 
     @cached_property

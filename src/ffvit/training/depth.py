@@ -56,6 +56,8 @@ class Draws:
         generator = torch.Generator().manual_seed(seed)
         uniform = torch.rand(len(self.branches), CALLS, self.batch_size, generator=generator)[..., list(positions)]
         factors: Float[Tensor, "branches calls images"] = (uniform < self.keep) / self.scale
+        if device.type == "cuda":  # else the copy would be waited for
+            factors = factors.pin_memory()
         for branch, its in zip(self.branches, factors.to(device, non_blocking=True), strict=True):
             branch.factors = its
 

@@ -140,7 +140,9 @@ class Loop:
         takes = input_of(network)
         transform = training_transform(self.recipe, takes.image, takes.channels, takes.mean)
         shape = (takes.channels, *takes.image)
-        loader = partial(training_loader, self.parts.train, transform, shape, self.order, self.seed)
+        loader = partial(
+            training_loader, self.parts.train, transform, shape, self.order, self.seed, device=self.fabric.device
+        )
         workers = self.config.machine.workers
         if workers is None:
             workers = workers_for(self.parts.train, processes_here(self.fabric), self.fabric.device)
@@ -192,8 +194,9 @@ class Loop:
                 micro_batches = iter(self.loader)
                 unseen: list[Tensor] = []
                 for step in range(progress.step, self.order.steps):
+                    rate = learning_rate(recipe, self.share(step) * recipe.epochs)
                     for group in self.optimizer.param_groups:
-                        group["lr"] = learning_rate(recipe, self.share(step) * recipe.epochs)
+                        group["lr"] = rate
                     unseen.append(
                         self.step(progress.epoch, step, [next(micro_batches) for _ in range(self.order.micro_batches)])
                     )
@@ -236,12 +239,13 @@ class Loop:
                         "the device's memory is too small for this batch: use a smaller --micro-batch (the result stays "
                         "the same), --strategy fsdp over several devices, or a smaller network"
                     ) from None
-                self.pieces *= 2
-                self.optimizer.zero_grad()
-                torch.cuda.empty_cache()
-                self.display.say(
-                    f"memory is short: computing each batch in {self.pieces} parts (the result stays the same)"
-                )
+            # Out here, where the error no longer holds what the step had computed.
+            self.pieces *= 2
+            self.optimizer.zero_grad()
+            torch.cuda.empty_cache()
+            self.display.say(
+                f"memory is short: computing each batch in {self.pieces} parts (the result stays the same)"
+            )
         if self.recipe.clip_gradients is not None:
             self.fabric.clip_gradients(
                 self.network, self.optimizer, max_norm=self.recipe.clip_gradients, error_if_nonfinite=False

@@ -66,6 +66,11 @@ class Criterion(nn.Module):
         super().__init__()
         self.recipe = recipe
         self.teacher = DistillationTeacher(teacher).requires_grad_(False) if teacher is not None else None
+        # Asked of a GPU in every step, as timm's teacher does, whether the two are equal would be waited for.
+        self.as_student = self.teacher is not None and (
+            self.teacher.mean_kd.flatten().tolist() == [*torch.tensor(mean).tolist()]
+            and self.teacher.std_kd.flatten().tolist() == [*torch.tensor(std).tolist()]
+        )
         self.register_buffer("weights", weights)
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
@@ -88,6 +93,8 @@ class Criterion(nn.Module):
         if self.teacher is None:
             return loss
         with torch.no_grad():
-            answer = self.teacher(self.teacher.normalize_input(images, self.mean, self.std))
+            if not self.as_student:
+                images = (images * self.std + self.mean - self.teacher.mean_kd) / self.teacher.std_kd
+            answer = self.teacher(images)
         share = self.recipe.distillation_weight
         return (1 - share) * loss + share * teacher_loss(self.recipe, distilled, answer)

@@ -1,0 +1,99 @@
+"""What only a GPU can show: `pytest -m gpu`."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+import ffvit
+from ffvit import Machine, recipe
+from ffvit.cost.memory import peak
+from ffvit.deploy.engines import build, why_not
+from ffvit.training.loop import Loop
+from ffvit.training.train import resume
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, and to be asked for: pytest -m gpu"),
+]
+GPU = torch.device("cuda")
+SHORT = recipe.named("digits").replace(epochs=4, warmup_epochs=1)
+
+
+def losses(out, accelerator="cuda", model="ff_micro_patch2_8", **machine) -> list[float]:
+    run = ffvit.train(model, "digits", SHORT, machine=Machine(accelerator=accelerator, **machine), out=out)
+    return [json.loads(line)["loss"] for line in run.metrics_file.read_text().splitlines()]
+
+
+def test_fp32_trains_to_the_losses_of_a_processor(tmp_path):
+    here = losses(tmp_path / "cpu", "cpu")
+    assert losses(tmp_path / "gpu", precision="32-true") == pytest.approx(here, rel=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+def test_half_precision_trains_nearly_so(precision, tmp_path):
+    here = losses(tmp_path / "fp32", precision="32-true")
+    assert losses(tmp_path / "half", precision=precision) == pytest.approx(here, rel=0.05)
+
+
+def test_an_interrupted_run_goes_on_to_nearly_the_same(tmp_path, monkeypatch):
+    whole = losses(tmp_path / "whole")
+    end_epoch = Loop.end_epoch
+
+    def stop(self, *values) -> None:
+        end_epoch(self, *values)
+        if self.progress.epoch == 2:
+            raise ffvit.RunStoppedError("enough")
+
+    monkeypatch.setattr(Loop, "end_epoch", stop)
+    with pytest.raises(ffvit.RunStoppedError):
+        losses(tmp_path / "cut")
+    monkeypatch.undo()
+    run = resume(tmp_path / "cut")
+    found = [json.loads(line)["loss"] for line in run.metrics_file.read_text().splitlines()]
+    assert found == pytest.approx(whole, rel=0.01)
+
+
+def test_a_step_waits_for_nothing(tmp_path, monkeypatch):
+    """But for its first ones, which load code."""
+    step = Loop.step
+
+    def watched(self, *values):
+        torch.cuda.set_sync_debug_mode("error" if self.progress.step > 2 else "default")
+        try:
+            return step(self, *values)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(Loop, "step", watched)
+    deit = SHORT.replace(mixup=0.8, cutmix=1.0, erase=0.25, drop_path=0.1, average_decay=0.99)
+    ffvit.train("ff_micro_patch2_8", "digits", deit, machine=Machine(accelerator="cuda"), out=tmp_path / "run")
+
+
+@pytest.mark.parametrize(("engine", "precision", "near"), [
+    ("torch", "fp32", 1e-4), ("torch", "bf16", 0.05), ("onnx", "fp32", 1e-4),
+])  # fmt: skip
+def test_engines_answer_as_the_network_in_float64(engine, precision, near):
+    reason = why_not(engine, precision, GPU)
+    if reason is not None:
+        pytest.skip(reason)
+    torch.manual_seed(0)
+    network = ffvit.create_model("ff_micro_patch2_8").eval()
+    images = torch.rand(5, 1, 8, 8)
+    with torch.inference_mode():
+        exact = ffvit.create_model("ff_micro_patch2_8").eval().double()
+        exact.load_state_dict(network.state_dict())
+        answers = build(network, engine, precision, GPU)(images.to(GPU)).cpu().double()
+        wanted = exact(images.double())
+    assert (answers - wanted).abs().max() <= near * wanted.abs().max()
+
+
+def test_memory_is_what_pytorch_took():
+    def make():
+        return lambda: torch.empty(2**20, device=GPU).sum()
+
+    found = peak(make, GPU)
+    assert found is not None
+    assert 2**22 <= found < 2**22 + 2**20

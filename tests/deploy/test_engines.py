@@ -78,22 +78,29 @@ def test_predictions_are_those_of_the_network_itself(engine, trained, tmp_path):
     digits = load_digits()
     for number in range(5):
         Image.fromarray((digits.images[number] * 15).astype("uint8")).save(tmp_path / f"{number}.png")
-    plain, on_engine = (list(ffvit.predict(trained, [tmp_path], engine=each)) for each in ("torch", engine))
+    in_fp32 = ffvit.Machine(precision="32-true")
+    plain, on_engine = (
+        list(ffvit.predict(trained, [tmp_path], engine=each, machine=in_fp32)) for each in ("torch", engine)
+    )
     for one, other in zip(plain, on_engine, strict=True):
         assert one.classes == other.classes
         assert one.probabilities == pytest.approx(other.probabilities, abs=1e-4)
 
 
 COMPILED = """
-import torch, ffvit
+import copy, torch, ffvit
+import torch._inductor.freezing as freezing
 from ffvit.deploy.engines import build
 torch.manual_seed(0)
 network, device = ffvit.create_model("ff_micro_patch2_8").eval(), torch.device("cpu")
-compiled = build(network, "compiled", "fp32", device)
+compiled = build(copy.deepcopy(network), "compiled", "fp32", device)
+freeze, frozen = freezing.freeze, []
+freezing.freeze = lambda *graph: frozen.append(1) or freeze(*graph)
 for batch in (4, 3):
     images = torch.rand(batch, 1, 8, 8)
     with torch.inference_mode():
         torch.testing.assert_close(compiled(images), network(images), rtol=1e-4, atol=1e-5)
+assert len(frozen) == 2
 """
 
 

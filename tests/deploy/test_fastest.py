@@ -28,14 +28,14 @@ def test_an_engine_is_chosen_by_when_all_images_are_answered(home, network, monk
     monkeypatch.setattr(fastest, "LONG", 0.0)
     monkeypatch.setattr(fastest, "measured", lambda *_: SLOW_START)
     said: list[str] = []
-    assert soonest(network, 99, 32, CPU, said.append) == "torch"  # 9.9 s; 5 + 4.95 s
-    assert soonest(network, 101, 32, CPU, said.append) == "onnx"
+    assert soonest(network, 99, 32, CPU, "fp32", said.append) == "torch"  # 9.9 s; 5 + 4.95 s
+    assert soonest(network, 101, 32, CPU, "fp32", said.append) == "onnx"
     assert "answering on onnx: 20 images/s here, 2.00 times PyTorch" in said[-1]
 
 
 def test_few_images_are_answered_without_measuring(home, network, monkeypatch):
     monkeypatch.setattr(fastest, "measured", lambda *_: pytest.fail("measured"))
-    assert soonest(network, 3, 32, CPU, pytest.fail) == "torch"
+    assert soonest(network, 3, 32, CPU, "fp32", pytest.fail) == "torch"
 
 
 def test_what_was_measured_is_kept(home, network, monkeypatch):
@@ -43,12 +43,14 @@ def test_what_was_measured_is_kept(home, network, monkeypatch):
     calls = []
     monkeypatch.setattr(fastest, "measured", lambda *_: calls.append(1) or SLOW_START)
     for _ in range(3):
-        assert soonest(network, 1000, 32, CPU, str) == "onnx"
+        assert soonest(network, 1000, 32, CPU, "fp32", str) == "onnx"
     assert len(calls) == 1
-    soonest(ffvit.create_model("vit_micro_patch2_8").eval(), 1000, 32, CPU, str)
+    soonest(ffvit.create_model("vit_micro_patch2_8").eval(), 1000, 32, CPU, "fp32", str)
+    soonest(network, 1000, 32, CPU, "bf16", str)
+    soonest(network, 1000, 32, CPU, "bf16", str)
     monkeypatch.setattr(fastest, "machine_name", lambda _: "another machine")
-    soonest(network, 1000, 32, CPU, str)
-    assert len(calls) == 3
+    soonest(network, 1000, 32, CPU, "fp32", str)
+    assert len(calls) == 4
 
 
 @pytest.mark.parametrize("broken", ["", "{", "[]", '{"key": [{"engine": 1}]}', '{"key": 3}'])
@@ -57,7 +59,7 @@ def test_a_broken_file_counts_as_none(home, network, monkeypatch, broken):
     monkeypatch.setattr(fastest, "measured", lambda *_: SLOW_START)
     fastest.kept_in().parent.mkdir(parents=True)
     fastest.kept_in().write_text(broken)
-    assert soonest(network, 1000, 32, CPU, str) == "onnx"
+    assert soonest(network, 1000, 32, CPU, "fp32", str) == "onnx"
     assert len(fastest._kept()) == 1
 
 
@@ -65,7 +67,7 @@ def test_a_home_that_cannot_be_written_to_loses_nothing(home, network, monkeypat
     monkeypatch.setattr(fastest, "LONG", 0.0)
     monkeypatch.setattr(fastest, "measured", lambda *_: SLOW_START)
     (home / ".cache").write_text("a file where a folder should be")
-    assert soonest(network, 1000, 32, CPU, str) == "onnx"
+    assert soonest(network, 1000, 32, CPU, "fp32", str) == "onnx"
 
 
 def test_a_full_disk_loses_nothing(home, network, monkeypatch):
@@ -75,7 +77,7 @@ def test_a_full_disk_loses_nothing(home, network, monkeypatch):
     monkeypatch.setattr(fastest, "LONG", 0.0)
     monkeypatch.setattr(fastest, "measured", lambda *_: SLOW_START)
     monkeypatch.setattr(fastest, "writing", full)
-    assert soonest(network, 1000, 32, CPU, str) == "onnx"
+    assert soonest(network, 1000, 32, CPU, "fp32", str) == "onnx"
 
 
 def test_a_network_without_a_name_is_answered_by_pytorch(home, monkeypatch):
@@ -91,13 +93,13 @@ def test_a_network_without_a_name_is_answered_by_pytorch(home, monkeypatch):
             return self.head(images.flatten(1))
 
     monkeypatch.setattr(fastest, "LONG", 0.0)
-    assert soonest(Mine().eval(), 1000, 32, CPU, pytest.fail) == "torch"
+    assert soonest(Mine().eval(), 1000, 32, CPU, "fp32", pytest.fail) == "torch"
 
 
 def test_engines_are_measured(network, monkeypatch):
     monkeypatch.setattr(fastest, "SECONDS", 0.05)
     monkeypatch.setattr(fastest, "ENGINES", ("torch", "onnx"))
-    found = {each.engine: each for each in fastest.measured(network, 4, CPU)}
+    found = {each.engine: each for each in fastest.measured(network, 4, CPU, "fp32")}
     assert set(found) == {"torch", "onnx"}
     assert found["torch"].start == 0
     assert found["onnx"].start > 0
@@ -113,4 +115,4 @@ def test_an_engine_that_answers_otherwise_is_left_out(network, monkeypatch):
         return model if engine == "torch" else torch.nn.Sequential(model, torch.nn.Softmax(dim=1))
 
     monkeypatch.setattr(fastest, "build", wrong)
-    assert [each.engine for each in fastest.measured(network, 4, CPU)] == ["torch"]
+    assert [each.engine for each in fastest.measured(network, 4, CPU, "fp32")] == ["torch"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, cast
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from ffvit.errors import UserError
 from ffvit.machine import multiplies_bf16
-from ffvit.network.compiling import why_not_compiled
+from ffvit.network.compiling import allow_variants, why_not_compiled
 from ffvit.network.create import input_of
 
 ENGINES = ("torch", "compiled", "onnx", "openvino")
@@ -27,8 +28,8 @@ PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("onnx", 
 
 def why_not(engine: str, precision: str, device: torch.device) -> str | None:
     """Why a network cannot be run so here, in words, or None where it can."""
-    if precision == "int8" and engine != "onnx":
-        return "8-bit integers run on the engine onnx"
+    if precision == "int8" and (engine != "onnx" or device.type != "cpu"):
+        return "8-bit integers run on the engine onnx, on a processor"
     missing = [name for name in PACKAGES.get(engine, ()) if importlib.util.find_spec(name) is None]
     if missing:
         return f"{' and '.join(missing)} missing here: pip install 'ffvit[export]'"
@@ -98,14 +99,20 @@ class _Torch(nn.Module):
         self.network, self.bf16 = network.eval(), bf16
         self.answer: Callable[[Tensor], Tensor] = self.network
         if compiled:
-            # Frozen: weights are constants, laid out once for the products they are in.
-            graphs = next(network.parameters()).is_cuda
-            self.answer = torch.compile(self.network, options={"freezing": True, "triton.cudagraphs": graphs})
+            allow_variants()
+            self.answer = torch.compile(self.network, options={"triton.cudagraphs": next(network.parameters()).is_cuda})
         self.compiled = compiled
+        self.batches: set[int] = set()
 
     @torch.no_grad()
     def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16):
+        # Frozen, weights are constants, laid out once for the products they are in; read where a size comes first.
+        first = self.compiled and len(images) not in self.batches
+        self.batches.add(len(images))
+        with (
+            torch._inductor.config.patch(freezing=True) if first else nullcontext(),
+            torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16),
+        ):
             logits = self.answer(images)
         # A CUDA graph's output is overwritten by its next run.
         return logits.float().clone() if self.compiled else logits.float()
@@ -130,8 +137,14 @@ def _onnxruntime(graph: bytes, device: torch.device) -> Callable[[np.ndarray], n
     options.log_severity_level = 3  # errors
     if device.type == "cpu":  # threads that spin while they wait would take the processor from PyTorch's own
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    providers = ["CUDAExecutionProvider", "CPUExecutionProvider"] if device.type == "cuda" else ["CPUExecutionProvider"]
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if device.type == "cuda":
+        providers.insert(0, ("CUDAExecutionProvider", {"use_tf32": 0}))
     session = onnxruntime.InferenceSession(graph, options, providers=providers)
+    if device.type == "cuda" and "CUDAExecutionProvider" not in session.get_providers():
+        raise UserError(
+            "onnx: ONNX Runtime found no CUDA libraries of the version it was built for, and would use the processor"
+        )
     name = session.get_inputs()[0].name
     return lambda images: session.run(None, {name: images})[0]
 

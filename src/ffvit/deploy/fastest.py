@@ -27,8 +27,8 @@ LONG = 60.0
 SECONDS = 2.0
 """Each engine is measured for so long."""
 
-TOLERANCE = 1e-3
-"""Logits of an engine that differ by more, as a share of the largest, are not those of the network in fp32."""
+TOLERANCE = {"fp32": 1e-3, "bf16": 5e-2}
+"""Logits of an engine that differ by more from the network's in fp32, as a share of the largest, are not the network's."""
 
 
 @dataclass(frozen=True)
@@ -49,26 +49,30 @@ def kept_in() -> Path:
     return Path.home() / ".cache" / "ffvit" / "engines.json"
 
 
-def soonest(network: nn.Module, images: int, batch: int, device: torch.device, say: Callable[[str], None]) -> str:
-    """The engine that is through with so many images first, in fp32; measured if that pays and was not done before.
+def soonest(
+    network: nn.Module, images: int, batch: int, device: torch.device, precision: str, say: Callable[[str], None]
+) -> str:
+    """The engine that is through with so many images first; measured if that pays and was not done before.
 
     Args:
         network: In evaluation mode, on the device.
         images: How many there are to answer.
         batch: How many at once.
         device: What it computes on.
+        precision: What it computes in.
         say: Told what was chosen and why, where it is not PyTorch.
     """
-    if images * median(timed(prediction(network, random_images(network, 1)), device, 0.1)) < LONG:
+    plain = prediction(build(network, "torch", precision, device), random_images(network, 1))
+    if images * median(timed(plain, device, 0.1)) < LONG:
         return "torch"
     try:
-        key = _key(network, batch, device)
+        key = _key(network, batch, device, precision)
     except UserError:  # a network that has no name to keep it by
         return "torch"
     found = _kept().get(key)
     if found is None:
         say("measuring which engine is the fastest here, once for this network ...")
-        found = measured(network, batch, device)
+        found = measured(network, batch, device, precision)
         _keep(key, found)
     best = min(found, key=lambda its: its.seconds(images))
     if best.engine != "torch":
@@ -80,31 +84,33 @@ def soonest(network: nn.Module, images: int, batch: int, device: torch.device, s
     return best.engine
 
 
-def measured(network: nn.Module, batch: int, device: torch.device) -> list[Measured]:
-    """Every engine that runs here and gives the network's own answers, measured in fp32; PyTorch first."""
+def measured(network: nn.Module, batch: int, device: torch.device, precision: str) -> list[Measured]:
+    """Every engine that runs here in this precision and gives the network's own answers, measured; PyTorch first."""
     images = random_images(network, batch)
     with torch.inference_mode():
         answers = network(images)
     found = []
     for engine in ENGINES:
-        if why_not(engine, "fp32", device) is not None:
+        if why_not(engine, precision, device) is not None:
             continue
         began = time.perf_counter()
         try:
-            model = build(network, engine, "fp32", device)
+            model = build(network, engine, precision, device)
             theirs = prediction(model, images)()
+            prediction(model, images[:-1])()  # the last batch is a smaller one, for which an engine may start anew
         except Exception:  # a network too large for it, or one that it does not know, in whatever words
             if engine == "torch":
                 raise
             continue
         start = time.perf_counter() - began if engine != "torch" else 0.0
-        if isinstance(theirs, torch.Tensor) and (theirs - answers).abs().max() <= TOLERANCE * answers.abs().max():
+        error = (theirs - answers).abs().max() if isinstance(theirs, torch.Tensor) else torch.inf
+        if engine == "torch" or error <= TOLERANCE[precision] * answers.abs().max():
             speed = batch / median(timed(prediction(model, images), device, SECONDS))
             found.append(Measured(engine, speed, start))
     return found
 
 
-def _key(network: nn.Module, batch: int, device: torch.device) -> str:
+def _key(network: nn.Module, batch: int, device: torch.device, precision: str) -> str:
     """All that a measurement depends on."""
     versions = []
     for name in ("torch", "onnx", "onnxscript", "onnxruntime", "openvino"):
@@ -112,7 +118,7 @@ def _key(network: nn.Module, batch: int, device: torch.device) -> str:
             versions.append(f"{name} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:
             continue
-    parts = str(network_of(network)), machine_name(device), batch, *versions
+    parts = str(network_of(network)), machine_name(device), batch, precision, *versions
     return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:24]
 
 

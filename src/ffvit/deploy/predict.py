@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +21,7 @@ from ffvit.data.folders import image_files
 from ffvit.data.images import BadImageError, FileImages
 from ffvit.data.loader import Finish, evaluation_loader, workers_for
 from ffvit.data.transform import evaluation_transform
-from ffvit.deploy.engines import build
+from ffvit.deploy.engines import build, why_not
 from ffvit.deploy.fastest import soonest
 from ffvit.errors import UserError
 from ffvit.evaluation.ready import ready_to_answer
@@ -60,8 +61,9 @@ def predict(
         top: How many classes an image gets.
         model: The network's name, for weights that do not say.
         machine: Where to compute.
-        engine: What answers: one of `ffvit.deploy.engines.ENGINES`; `auto` is PyTorch, or for so many images that they
-            take more than a minute whatever is measured to be the fastest here.
+        engine: What answers: one of `ffvit.deploy.engines.ENGINES`, in the machine's precision or, if it does not know
+            that, in fp32; `auto` is PyTorch, or for so many images that they take more than a minute whatever is
+            measured to be the fastest here.
 
     Yields:
         For each image in turn its prediction, or the error that says why it could not be read.
@@ -82,17 +84,23 @@ def predict(
     if fabric.device.type == "cpu":
         keep_freed_memory()
     network.to(fabric.device)
-    if engine == "auto" and fabric.strategy.precision.precision != "32-true":
-        engine = "torch"  # in half precision, which is faster than what other engines do in fp32
-    elif engine == "auto":
-        engine = soonest(network, len(paths), BATCH, fabric.device, lambda words: print(words, file=sys.stderr))
+    precision = {"32-true": "fp32", "bf16-mixed": "bf16"}.get(fabric.strategy.precision.precision)
+    if engine == "auto" and precision is None:
+        engine = "torch"  # in fp16, which is faster than what other engines do in fp32
+    elif engine == "auto" and precision is not None:
+        tell = partial(print, file=sys.stderr)
+        engine = soonest(network, len(paths), BATCH, fabric.device, precision, tell)
     if engine != "torch":  # which is the network as it is, in the machine's precision
-        network = build(network, engine, "fp32", fabric.device)
+        if precision is None or why_not(engine, precision, fabric.device) is not None:
+            precision = "fp32"
+        network = build(network, engine, precision, fabric.device)
     files = FileImages(Path(), paths, np.zeros(len(paths), dtype=np.int64))
     transform = evaluation_transform(ready.crop, ready.interpolation, takes.image, takes.channels, ready.exact)
     finish = Finish(takes.mean, takes.std)
     workers = workers_for(files, 1) if len(paths) > 2 * BATCH else 0
-    for batch in evaluation_loader(files, transform, (takes.channels, *takes.image), BATCH, workers):
+    for batch in evaluation_loader(
+        files, transform, (takes.channels, *takes.image), BATCH, workers, device=fabric.device
+    ):
         with torch.inference_mode(), fabric.autocast():
             logits = network(finish(batch.to(fabric.device))).float().cpu()
         likeliest = (logits / (ready.temperature or 1.0)).softmax(dim=1).topk(min(top, logits.shape[1]), dim=1)

@@ -10,11 +10,12 @@ device, in images a second, and
   processor with glibc's allocator as it comes, and in training DeiT's loop.
 
 ffvit's training step is its own: cross entropy, its AdamW and its moving average. timm's networks get the same step.
+"Compiled" is how `ffvit train` compiles, block by block, and how the engine `compiled` answers, whole and frozen.
 
-Where a machine is shared or warms up, its speed drifts by more than networks differ. So every round measures the
-product, then all networks, one after the other; shares and multiples are taken within a round, where all saw about the
-same machine, and the median over rounds forgets a round that something disturbed. The range printed behind a median is
-the lowest to the highest round: if it is wide, the machine was busy.
+Where a machine is shared or warms up, its speed drifts by more than networks differ. So every round measures all
+networks, one after the other, and the product before and after each; a share is of the mean of these two, multiples are
+taken within a round, where all saw about the same machine, and the median over rounds forgets a round that something
+disturbed. The range printed behind a median is the lowest to the highest round: if it is wide, the machine was busy.
 
 fp32 is without TF32, torch's default; bf16 is autocast, as in `ffvit train`, and left out where the machine multiplies
 it slower than fp32. The first GPU is used if there is one; with `CUDA_VISIBLE_DEVICES=` before it, the command measures
@@ -50,6 +51,7 @@ from ffvit import UserError
 from ffvit.cost.count import count
 from ffvit.cost.limits import fastest_product, machine_name, product_rate, why_slow
 from ffvit.cost.measure import device_here, prediction, timed
+from ffvit.deploy.engines import build
 from ffvit.network.compiling import compile_blocks
 from ffvit.network.create import classes_of, input_of, known_name
 from ffvit.training.average import WeightAverage
@@ -144,24 +146,29 @@ def _beside_its_peers(
         each: _paper(network.to(device), images, labels) if each == PAPER else _ours(network.to(device), images, labels)
         for each, network in networks.items()
     }
+    works[f"{name}, {COMPILED}"]["predict"] = _engine(name, images)
     _agree(networks[PAPER], networks[name], images)
     sizes = {each: fastest_product(each, device).size for each in precisions}
     rates: dict[tuple[str, str], list[float]] = {key: [] for key in every(precisions, PASSES)}
+    shares: dict[tuple[str, str, str], list[float]] = {}
     speeds: dict[tuple[str, str, str], list[float]] = {}
     with Console(stderr=True).status("", refresh_per_second=1) as status:
         for turn, precision, work in every(range(rounds), precisions, PASSES):
-            rates[precision, work].append(product_rate(sizes[precision], precision, device))
+            cost, before = PASSES[work], product_rate(sizes[precision], precision, device)
             for each in networks:
                 status.update(f"{name}, round {turn + 1} of {rounds}, {work}, {each} {precision}")
-                does, paper = works[each][work], each == PAPER
-                if paper and precision != "fp32":  # the paper's is always fp32
-                    speeds[precision, work, PAPER].append(speeds["fp32", work, PAPER][turn])
-                    continue
-                took = median(timed(lambda does=does, its=precision: does(its), device, seconds))  # type: ignore[misc]
-                speeds.setdefault((precision, work, each), []).append(batch / took)
-                if paper:
-                    for other in precisions[1:]:
-                        speeds.setdefault((other, work, PAPER), [])
+                if each == PAPER and precision != "fp32":  # the paper's is always fp32
+                    speed = speeds["fp32", work, PAPER][turn]
+                else:
+                    does = works[each][work]
+                    took = median(timed(lambda does=does, its=precision: does(its), device, seconds))  # type: ignore[misc]
+                    speed = batch / took
+                after = product_rate(sizes[precision], precision, device)
+                rates[precision, work].append(after)
+                speeds.setdefault((precision, work, each), []).append(speed)
+                share = speed * cost * flops[each] / ((before + after) / 2)
+                shares.setdefault((precision, work, each), []).append(share)
+                before = after
     results = []
     for (precision, work), rate in rates.items():
         title = f"{name}, {work}, {precision}, batch of {batch} images"
@@ -173,8 +180,8 @@ def _beside_its_peers(
         for head in ("GFLOP an image", "images/s", "% of product", "times the paper's code"):
             table.add_column(head, justify="right")
         for each in networks:
-            speed, cost = speeds[precision, work, each], PASSES[work] * flops[each]
-            share = [its * cost / most for its, most in zip(speed, rate, strict=True)]
+            speed, share = speeds[precision, work, each], shares[precision, work, each]
+            cost = PASSES[work] * flops[each]
             times = [its / paper for its, paper in zip(speed, speeds[precision, work, PAPER], strict=True)]
             percent = f"{100 * median(share):.1f} ({100 * min(share):.1f}-{100 * max(share):.1f})"
             shown = f"{each} (fp32)" if each == PAPER else each
@@ -214,6 +221,19 @@ def _ours(network: nn.Module, images: Tensor, labels: Tensor) -> Works:
         average.update(network)
 
     return {"predict": predicts, "train": step}
+
+
+def _engine(name: str, images: Tensor) -> Callable[[str], object]:
+    """The compiled engine's answers, in any precision."""
+    engines: dict[str, Callable[[], object]] = {}
+
+    def predicts(precision: str) -> None:
+        if precision not in engines:
+            engine = build(ffvit.create_model(name), "compiled", precision, images.device)
+            engines[precision] = prediction(engine, images)
+        engines[precision]()
+
+    return predicts
 
 
 def _paper(network: nn.Module, images: Tensor, labels: Tensor) -> Works:

@@ -75,8 +75,8 @@ def test_networks_are_measured_predicting_and_training(tmp_path):
     done = here("benchmark", "ff_micro_patch2_8", *QUICK, "--precisions", "fp32", "--json", file)
     assert done.returncode == 0, done.stderr
     said = " ".join(done.stdout.split())
-    assert "Predicting, torch, fp32, batch of 4, 2 rounds" in said
-    assert "Training, torch, fp32, batch of 4, 2 rounds" in said
+    assert "Predicting, ff_micro_patch2_8, torch, fp32, batch of 4, 2 rounds" in said
+    assert "Training, ff_micro_patch2_8, torch, fp32, batch of 4, 2 rounds" in said
     assert "100 % is what one large matrix product reaches on this machine in fp32" in said
     assert f"figures in {file}" in said
     found = json.loads(file.read_text())

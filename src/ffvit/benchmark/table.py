@@ -21,14 +21,16 @@ MOSTLY = 0.6
 
 TITLES = {"predict": "Predicting", "train": "Training"}
 
+TOLD = "network", "engine", "precision"
+"""What tells rows apart."""
+
 
 def show(found: Benchmark, console: Console) -> None:
     """Print the tables, what was left out, and what it all means."""
     console.print(f"{machine_name(found.device)}; torch {torch.__version__}", highlight=False, soft_wrap=True)
     for work in ("predict", "train"):
-        rows = [row for row in found.rows if row.work == work]
-        if rows:
-            alike = ", ".join(its[0] for its in (_engines(rows), _precisions(rows)) if len(its) == 1)
+        for rows in _groups([row for row in found.rows if row.work == work]):
+            alike = ", ".join(names[0] for names in (_names(rows, each) for each in TOLD) if len(names) == 1)
             said = f"{', ' if alike else ''}{alike}, batch of {found.batch}, {found.rounds} rounds"
             console.print(f"\n[bold]{TITLES[work]}[/bold]{said}", highlight=False)
             console.print(_table(rows))
@@ -39,19 +41,21 @@ def show(found: Benchmark, console: Console) -> None:
         console.print(sentence, highlight=False, markup=False)
 
 
-def _engines(rows: Sequence[Row]) -> list[str]:
-    return list(dict.fromkeys(row.engine for row in rows))
+def _groups(rows: Sequence[Row]) -> list[list[Row]]:
+    """A table for each network, where its rows differ in more than that; names are long, and lines are not."""
+    if all(len(_names(rows, name)) <= 1 for name in TOLD if name != "network"):
+        return [list(rows)] if rows else []
+    return [[row for row in rows if row.network == name] for name in _names(rows, "network")]
 
 
-def _precisions(rows: Sequence[Row]) -> list[str]:
-    return list(dict.fromkeys(row.precision for row in rows))
+def _names(rows: Sequence[Row], what: str) -> list[str]:
+    return list(dict.fromkeys(getattr(row, what) for row in rows))
 
 
 def _table(rows: Sequence[Row]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("network", no_wrap=True)
     predicts, scored = rows[0].work == "predict", any(row.answered for row in rows)
-    beside = [name for name, its in (("engine", _engines(rows)), ("precision", _precisions(rows))) if len(its) > 1]
+    beside = [name for name in TOLD if len(_names(rows, name)) > 1]  # what all rows share stands in the title
     for name in beside:
         table.add_column(name, no_wrap=True)
     heads = ["images/s", *(["p50\nms", "p95\nms"] if predicts else []), "peak\nMiB", "GFLOP\nan image", "% of\nproduct"]
@@ -66,7 +70,7 @@ def _table(rows: Sequence[Row]) -> Table:
         cells += [digits(row.flops / 1e9), "-" if row.share is None else f"{100 * row.share:.0f}"]
         if scored:
             cells += [percent(its.top1), f"{its.differ:,} of {its.images:,}"] if its else ["", ""]
-        table.add_row(row.network, *(getattr(row, name) for name in beside), *cells)
+        table.add_row(*(getattr(row, name) for name in beside), *cells)
     return table
 
 
@@ -105,8 +109,7 @@ def _order(rows: Sequence[Row]) -> str:
 
 def _name(row: Row, rows: Sequence[Row]) -> str:
     """What tells a row from the others."""
-    parts = {"network": row.network, "engine": row.engine, "precision": row.precision}
-    told = [word for name, word in parts.items() if len({getattr(each, name) for each in rows}) > 1]
+    told = [getattr(row, name) for name in TOLD if len(_names(rows, name)) > 1]
     return " ".join(told) or row.network
 
 

@@ -12,9 +12,10 @@ from statistics import median
 import torch
 
 from ffvit.cost.measure import timed
+from ffvit.machine import multiplies_bf16
 
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-"""The precisions whose limit is measured. fp32 is without TF32, torch's default."""
+"""The precisions whose limit is measured. fp32 is without TF32, as are PyTorch's products."""
 
 SIZES = {"cpu": (1024, 2048), "cuda": (2048, 4096, 8192)}
 """Rows and columns of the square matrices that are tried: large enough to be busy with arithmetic alone."""
@@ -97,7 +98,8 @@ def machine_name(device: torch.device) -> str:
 
 
 def processor() -> str:
-    """The processor's name."""
+    """The processor's name and units: a virtual machine's name alone tells little."""
     linux = Path("/proc/cpuinfo")
     named = re.search(r"model name\s*: (.*)", linux.read_text()) if linux.exists() else None
-    return named[1] if named else platform.processor() or platform.machine()
+    name = named[1] if named else platform.processor() or platform.machine()
+    return f"{name} ({torch.backends.cpu.get_cpu_capability()}{' with bf16' if multiplies_bf16() else ''})"

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import platform
 import resource
+import signal
+import subprocess
 import sys
 
 import pytest
 import torch
 
-from ffvit.machine import keep_freed_memory
+from ffvit.machine import end_others, gpus, keep_freed_memory
 
 GLIBC = sys.platform == "linux" and platform.libc_ver()[0] == "glibc"
 needs_glibc = pytest.mark.skipif(not GLIBC, reason="another allocator than glibc's")
@@ -19,6 +21,22 @@ def pages_taken() -> int:
     for _ in range(10):
         torch.zeros(2**24)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+def test_processes_that_outlive_the_first_are_ended():
+    waiting = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    done = subprocess.Popen([sys.executable, "-c", ""])
+    end_others([done, waiting], seconds=5.0)
+    assert done.wait() == 0
+    assert waiting.wait() == -signal.SIGKILL
+
+
+def test_gpus_are_those_that_a_process_was_given(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-8f2c")
+    assert gpus() == ["5", "GPU-8f2c"]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert gpus() == ["0", "1"]
 
 
 @needs_glibc

@@ -10,7 +10,7 @@ import yaml
 import ffvit
 from ffvit import recipe as recipes
 from ffvit.architecture import FF_ONLY, Network
-from ffvit.machine import Machine, _launched, _precision, start
+from ffvit.machine import Machine, _launched, precision_of, start
 from ffvit.run import Config, Run, free_folder, read_config
 
 SMALL = ffvit.Architecture(width=12, depth=2, block=FF_ONLY, image=(24, 16), patch=(4, 8), classes=3)
@@ -191,7 +191,7 @@ class TestMachine:
             start(Machine(accelerator="mps"))
 
     def test_one_processor(self):
-        fabric = start(Machine(accelerator="cpu"))
+        fabric = start(Machine(accelerator="cpu", precision="32-true"))
         assert (fabric.world_size, fabric.device.type) == (1, "cpu")
         assert fabric.strategy.precision.precision == "32-true"
 
@@ -220,6 +220,7 @@ class TestMachine:
         ("asked", "kind", "bf16", "got"),
         [
             ("auto", "cpu", False, "32-true"),
+            ("auto", "cpu", True, "bf16-mixed"),
             ("auto", "mps", False, "32-true"),
             ("auto", "cuda", True, "bf16-mixed"),
             ("auto", "cuda", False, "16-mixed"),
@@ -228,4 +229,5 @@ class TestMachine:
     )
     def test_precision_by_what_the_device_has(self, monkeypatch, asked, kind, bf16, got):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16)
-        assert _precision(asked, kind) == got
+        monkeypatch.setattr("ffvit.machine.multiplies_bf16", lambda: bf16)
+        assert precision_of(Machine(precision=asked, accelerator=kind)) == got

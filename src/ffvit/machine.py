@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import os
+import subprocess
 import sys
+import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -37,7 +40,8 @@ class Machine(Value):
         "auto", description="auto: bf16 where the device has units for it; else fp16 on a GPU, fp32 on a processor."
     )
     compile: Literal["auto", "always", "never"] = Field(
-        "auto", description="Compile the network for training. auto: on a GPU, if the run is long enough to gain by it."
+        "auto",
+        description="Compile the network for training. auto: on a GPU, or a processor in bf16, if the run is long enough to gain by it.",
     )
     workers: NonNegativeInt | None = Field(
         None,
@@ -46,6 +50,27 @@ class Machine(Value):
     micro_batch: PositiveInt | None = Field(
         None, description="Images at once on a device, if the batch is too much for its memory: the rest accumulates."
     )
+
+
+def kind(machine: Machine) -> str:
+    """The kind of device a run computes on: cpu, cuda or mps."""
+    import torch
+
+    if machine.accelerator != "auto":
+        return machine.accelerator
+    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def precision_of(machine: Machine) -> Literal["32-true", "bf16-mixed", "16-mixed"]:
+    """The precision a run computes in."""
+    import torch
+
+    if machine.precision != "auto":
+        return machine.precision
+    device = kind(machine)
+    if device == "cuda":
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+    return "bf16-mixed" if device == "cpu" and multiplies_bf16() else "32-true"
 
 
 def start(machine: Machine) -> Fabric:
@@ -58,9 +83,7 @@ def start(machine: Machine) -> Fabric:
     from lightning_fabric import Fabric
     from lightning_fabric.utilities.exceptions import MisconfigurationException
 
-    accelerator = machine.accelerator
-    if accelerator == "auto":
-        accelerator = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    accelerator = kind(machine)
     there = torch.cuda.device_count() if accelerator == "cuda" else None
     if accelerator == "cuda" and not there:
         raise UserError("--accelerator cuda: PyTorch sees no CUDA device on this machine; use cpu")
@@ -72,18 +95,31 @@ def start(machine: Machine) -> Fabric:
     strategy: Any = "auto"
     if devices * nodes > 1 or machine.strategy == "fsdp":
         strategy = _sharded(devices * nodes) if machine.strategy == "fsdp" else "ddp"
+    precision = precision_of(machine)
+    if accelerator == "cuda" and precision == "32-true":  # PyTorch would round the inputs of convolutions to ten bits
+        torch.backends.cudnn.allow_tf32 = False
     try:
         fabric = Fabric(
-            accelerator=accelerator,
-            devices=devices,
-            num_nodes=nodes,
-            strategy=strategy,
-            precision=_precision(machine.precision, accelerator),
+            accelerator=accelerator, devices=devices, num_nodes=nodes, strategy=strategy, precision=precision
         )
     except (MisconfigurationException, ValueError, RuntimeError) as error:
         raise UserError(f"this machine cannot be used so: {error}") from None
     fabric.launch()
+    atexit.register(end_others, getattr(fabric.strategy.launcher, "procs", []))
     return fabric
+
+
+def end_others(processes: Sequence[subprocess.Popen[bytes]], seconds: float = 30.0) -> None:
+    """End the processes that this one started and that outlive it by so many seconds.
+
+    Where this one fails by itself, they wait in vain for what it was to send, for half an hour, and keep their GPUs.
+    """
+    until = time.monotonic() + seconds
+    for each in processes:
+        try:
+            each.wait(max(0.0, until - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            each.kill()
 
 
 def gathered(fabric: Fabric, thing: Thing) -> list[Thing]:
@@ -135,22 +171,20 @@ def _launched(machine: Machine) -> tuple[int, int]:
     return machine.devices, machine.nodes
 
 
-def _precision(precision: str, accelerator: str) -> Any:
-    import torch
-
-    if precision != "auto":
-        return precision
-    if accelerator == "cuda":
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
-    return "bf16-mixed" if accelerator == "cpu" and multiplies_bf16() else "32-true"
-
-
 def multiplies_bf16() -> bool:
     """Whether the processor has units for bf16: without them it is many times slower than fp32."""
     import torch
 
     units: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # an older PyTorch does not tell
     return any(units.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def gpus() -> list[str]:
+    """The names of the GPUs that this process may use, as CUDA_VISIBLE_DEVICES knows them."""
+    import torch
+
+    own = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return own.split(",") if own else [str(each) for each in range(torch.cuda.device_count())]
 
 
 def keep_freed_memory() -> None:

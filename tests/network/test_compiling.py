@@ -61,4 +61,7 @@ def test_devices_that_cannot_be_compiled_for_are_told(monkeypatch):
     assert "mps" in why_not_compiled(torch.device("mps"))
     monkeypatch.setenv("PATH", "")
     assert "apt install g++" in why_not_compiled(torch.device("cpu"))
-    assert why_not_compiled(torch.device("cuda")) is None
+    assert "apt install gcc" in why_not_compiled(torch.device("cuda"))
+    monkeypatch.setenv("CC", "/opt/bin/cc")
+    monkeypatch.setattr("sysconfig.get_path", lambda _: "/nowhere")
+    assert "apt install python3-dev" in why_not_compiled(torch.device("cuda"))

@@ -10,7 +10,7 @@ from ffvit import Architecture, Branch
 from ffvit.architecture import OPTIONS, OVER_THE_GRID
 from ffvit.cost.memory import kept_for_backward
 from ffvit.network.backbone import Backbone
-from ffvit.network.mixers import FeedForward, build_mixer
+from ffvit.network.mixers import AlongMiddle, FeedForward, build_mixer
 
 ALONG_BOTH = [name for name in OPTIONS if name not in OVER_THE_GRID]
 CASES = [
@@ -143,3 +143,16 @@ def test_a_gelu_computed_again_changes_no_gradient_and_keeps_less(axis):
     for plain, computed_again in zip(*gradients, strict=True):
         assert torch.equal(plain, computed_again)
     assert kept[1] < 0.6 * kept[0]
+
+
+@pytest.mark.parametrize("axis", ["patches", "features"])
+def test_half_precision_keeps_a_matrix_once_and_not_for_each_image(axis):
+    layer = AlongMiddle(20, 30, axis)
+
+    def kept(images: int) -> int:
+        x = torch.randn(images, 20, 8) if axis == "patches" else torch.randn(images, 8, 20).mT
+        with torch.autocast("cpu", torch.bfloat16):
+            return kept_for_backward(lambda: layer(x), layer)
+
+    assert kept(3) - kept(2) == 2 * 20 * 8  # the image, two bytes a number
+    assert layer(torch.randn(2, 20, 8)).dtype == torch.float32

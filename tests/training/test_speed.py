@@ -5,6 +5,7 @@ import torch
 from lightning_fabric import Fabric
 
 import ffvit
+from ffvit.cost.memory import kept_for_backward
 from ffvit.machine import Machine
 from ffvit.recipe import named
 from ffvit.training import speed
@@ -13,15 +14,22 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 TINY = "ff_tiny_patch16_224"
 
 
-def compiled(device=GPU, compile="auto", images=1_281_167, network=TINY, **changes) -> bool:  # noqa: A002
-    recipe = named("deit").replace(**changes)
-    return speed.compiles(Machine(compile=compile), ffvit.create_model(network), recipe, images, device)
+def compiled(device=GPU, compile="auto", precision="auto", images=1_281_167, network=TINY, **changes) -> bool:  # noqa: A002
+    recipe, machine = named("deit").replace(**changes), Machine(compile=compile, precision=precision)
+    return speed.compiles(machine, ffvit.create_model(network), recipe, images, device)
 
 
-def test_long_runs_on_a_gpu_are_compiled_by_themselves():
+@pytest.fixture(autouse=True)
+def _with_a_compiler(monkeypatch):
+    monkeypatch.setattr(speed, "why_not_compiled", lambda _: None)
+
+
+def test_long_runs_are_compiled_by_themselves_where_it_gains():
     assert compiled()
     assert not compiled(images=2_000)
-    assert not compiled(device=CPU)
+    assert compiled(device=CPU, precision="bf16-mixed")
+    assert not compiled(device=CPU, precision="bf16-mixed", images=50)
+    assert not compiled(device=CPU, precision="32-true")
     assert not compiled(compile="never")
     assert compiled(images=2_000, compile="always")
     assert compiled(minutes=30.0)
@@ -34,7 +42,7 @@ def test_networks_without_equal_blocks_only_when_asked():
 
 
 def test_what_cannot_be_compiled_is_refused(monkeypatch):
-    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(speed, "why_not_compiled", lambda _: "there is no C++ compiler")
     assert not compiled(device=CPU)
     with pytest.raises(ffvit.UserError, match="--compile always: there is no C\\+\\+ compiler"):
         compiled(device=CPU, compile="always")
@@ -59,6 +67,15 @@ def test_where_it_is_enough_only_the_gelus_are(monkeypatch):
     assert speed.recomputes(network, 64, fabric) == "GELUs"
     assert not network.grad_checkpointing
     assert speed._needed(network, 64, fabric) - state < 0.65 * (all_of_it - state)
+
+
+def test_weights_in_half_precision_are_counted_once_and_not_for_each_image():
+    network, fabric = ffvit.create_model(TINY, image=32), Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
+    images = torch.zeros(16, 3, 32, 32)
+    with fabric.autocast():
+        kept = kept_for_backward(lambda: network(images), network)
+    state = 5 * sum(each.nbytes for each in network.parameters())
+    assert speed._needed(network, 16, fabric) - state == pytest.approx(kept, rel=0.01)
 
 
 def test_what_is_freed_is_kept_only_where_there_is_plenty(monkeypatch):

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import shutil
+import sysconfig
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -12,13 +16,30 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
+COMPILERS = {
+    "cpu": ("CXX", ("g++", "clang++", "c++", "cl"), "g++"),
+    "cuda": ("CC", ("gcc", "clang"), "gcc"),  # what Triton looks for
+}
+"""For each device: the variable that names a compiler, the names that are tried, the package that brings one."""
+
+
 def why_not_compiled(device: torch.device) -> str | None:
     """Why networks cannot be compiled for this device, or None where they can."""
-    if device.type == "cpu" and not any(map(shutil.which, ("g++", "clang++", "c++", "cl"))):
-        return "there is no C++ compiler (Debian, Ubuntu: apt install g++)"
-    if device.type not in ("cpu", "cuda"):
+    if device.type not in COMPILERS:
         return f"PyTorch compiles for processors and CUDA, not for {device.type}"
+    variable, names, package = COMPILERS[device.type]
+    if variable not in os.environ and not any(map(shutil.which, names)):
+        return f"there is no {'C++' if package == 'g++' else 'C'} compiler (Debian, Ubuntu: apt install {package})"
+    if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
+        return "Python's headers are missing (Debian, Ubuntu: apt install python3-dev)"
+    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        return "Triton is missing: pip install triton"
     return None
+
+
+def allow_variants() -> None:
+    """Let one piece of code be compiled for many networks, precisions and sizes: from the ninth on it would run eagerly."""
+    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
 
 
 def compile_blocks(network: nn.Module) -> nn.Module:
@@ -26,6 +47,7 @@ def compile_blocks(network: nn.Module) -> nn.Module:
 
     PyTorch compiles at the first call, and keeps the result in its cache for the next run.
     """
+    allow_variants()
     for part in cast("Iterable[nn.Module]", getattr(network, "blocks", [network])):
         part.compile()
     return network

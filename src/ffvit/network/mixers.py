@@ -33,7 +33,12 @@ class AlongMiddle(nn.Linear):
     def forward(self, x: Float[Tensor, "batch length width"]) -> Float[Tensor, "batch out width"]:
         if self.axis == "features" or torch.compiler.is_exporting():  # other engines know matrices on the right
             return super().forward(x.mT).mT
-        return torch.baddbmm(self.bias[:, None], self.weight.expand(x.shape[0], -1, -1), x)
+        weight: Tensor = self.weight
+        bias: Tensor = self.bias
+        # Autocast would cast the matrix, and so write it out, once an image.
+        if not x.is_meta and torch.is_autocast_enabled(x.device.type):
+            weight, bias = (each.to(torch.get_autocast_dtype(x.device.type)) for each in (weight, bias))
+        return torch.baddbmm(bias[:, None], weight.expand(x.shape[0], -1, -1), x)
 
 
 class FeedForward(nn.Module):
@@ -56,6 +61,10 @@ class FeedForward(nn.Module):
         return self._after(hidden)
 
     def _after(self, hidden: Float[Tensor, "batch hidden width"]) -> Float[Tensor, "batch length width"]:
+        if (
+            self.fc1.axis == "features"
+        ):  # units lie together in memory: compiled, a GELU of the view would turn them over
+            return self.dropout(self.fc2(self.dropout(functional.gelu(hidden.mT).mT)))
         return self.dropout(self.fc2(self.dropout(functional.gelu(hidden))))
 
 

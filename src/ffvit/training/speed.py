@@ -6,17 +6,19 @@ None of it moves a result by more than rounding.
 from __future__ import annotations
 
 import math
+import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
-from torch import get_num_threads, nn
-from torch.utils.benchmark import Timer
+from lightning_fabric.strategies import ModelParallelStrategy
+from torch import nn
 
 from ffvit.cost.count import count
 from ffvit.cost.memory import kept_for_backward
 from ffvit.data.loader import seconds_an_image
 from ffvit.errors import UserError
-from ffvit.machine import free_memory, gathered
+from ffvit.machine import free_memory, gathered, precision_of
 from ffvit.network.compiling import why_not_compiled
 from ffvit.network.create import input_of
 from ffvit.network.mixers import FeedForward
@@ -29,8 +31,8 @@ if TYPE_CHECKING:
     from ffvit.machine import Machine
     from ffvit.recipe import Recipe
 
-LONG = 1e17
-"""Operations: ten minutes of a GPU at 170 TFLOP/s, of which a compilation takes one at most."""
+LONG = {"cuda": 1e17, "cpu": 2e14}
+"""Operations: ten minutes of a GPU at 170 TFLOP/s, of a processor at 330 GFLOP/s; a compilation takes one at most."""
 
 STATE = 5
 """Numbers kept for each parameter while training: itself, its gradient, AdamW's two, the moving average."""
@@ -45,7 +47,7 @@ ROOM = 0.8
 def compiles(machine: Machine, network: nn.Module, recipe: Recipe, images: int, device: torch.device) -> bool:
     """Whether a run's network is compiled.
 
-    By itself only on a GPU: on processors without bf16 units a step gains less than 3 % (docs/speed.md).
+    By itself on a GPU, and on a processor that computes in bf16; in fp32 a step gains less than 3 % there (docs/speed.md).
 
     Args:
         machine: What was asked for.
@@ -60,11 +62,12 @@ def compiles(machine: Machine, network: nn.Module, recipe: Recipe, images: int, 
     reason = why_not_compiled(device)
     if machine.compile == "always" and reason is not None:
         raise UserError(f"--compile always: {reason}; or leave it out")
-    if machine.compile != "auto" or reason is not None or device.type != "cuda" or not hasattr(network, "blocks"):
+    gains = device.type == "cuda" or (device.type == "cpu" and precision_of(machine) == "bf16-mixed")
+    if machine.compile != "auto" or reason is not None or not gains or not hasattr(network, "blocks"):
         return machine.compile == "always"
     if recipe.minutes is not None:
         return recipe.minutes >= 10
-    return 3.0 * count(network).flops * images * recipe.epochs >= LONG
+    return 3.0 * count(network).flops * images * recipe.epochs >= LONG[device.type]
 
 
 def recomputes(network: nn.Module, batch: int, fabric: Fabric) -> Literal["GELUs", "blocks"] | None:
@@ -118,7 +121,7 @@ def loading_workers(loader: DataLoader[Batch], network: nn.Module, batch: int, f
     """
     if at_most <= 1:
         return at_most
-    step = 3 * _forward(network, batch if fabric.device.type != "cpu" else 2, fabric)
+    step = 3 * _forward(network, min(batch, 64) if fabric.device.type != "cpu" else 2, fabric)
     return min(at_most, math.ceil(SPARE * seconds_an_image(loader) / step))
 
 
@@ -128,18 +131,28 @@ def _forward(network: nn.Module, batch: int, fabric: Fabric) -> float:
     images = torch.zeros(batch, takes.channels, *takes.image, device=next(network.parameters()).device)
     network.eval()
     with torch.no_grad(), fabric.autocast():
-        once = Timer("network(images)", globals={"network": network, "images": images}, num_threads=get_num_threads())
-        seconds = once.timeit(1).median / batch  # the Timer itself warms up, and waits for a GPU
+        for _ in range(2):  # the first time loads code
+            began = time.perf_counter()
+            network(images)
+            if fabric.device.type == "cuda":
+                torch.cuda.synchronize(fabric.device)
+            seconds = time.perf_counter() - began
     network.train(was_training)
-    return seconds
+    return seconds / batch
 
 
 def _needed(network: nn.Module, batch: int, fabric: Fabric) -> float:
     """Bytes of weights and their like, and of what a step keeps of the images for the way back."""
     takes, was_training = input_of(network), network.training
-    two = torch.zeros(2, takes.channels, *takes.image, device=next(network.parameters()).device)
+    here = next(network.parameters()).device  # before a network is sharded that is not yet the device it trains on
+    half = torch.float16 if fabric.strategy.precision.precision == "16-mixed" and here.type != "cpu" else torch.bfloat16
+    kept = []
     network.eval()
-    with fabric.autocast():
-        kept = kept_for_backward(lambda: network(two), network)
+    for images in (1, 2):
+        some = torch.zeros(images, takes.channels, *takes.image, device=here)
+        with torch.autocast(here.type, half, enabled=fabric.strategy.precision.precision != "32-true"):
+            kept.append(kept_for_backward(partial(network, some), network))
     network.train(was_training)
-    return STATE * sum(each.nbytes for each in network.parameters()) + batch * kept / 2
+    shares = fabric.world_size if isinstance(fabric.strategy, ModelParallelStrategy) else 1
+    state = STATE * sum(each.nbytes for each in network.parameters()) / shares
+    return state + kept[0] + (batch - 1) * (kept[1] - kept[0])  # a pass keeps its weights in half precision, too

@@ -61,7 +61,7 @@ def network() -> nn.Module:
 
 def scored(images: Some, fabric=None, batch_size: int = 4, advance=lambda _: None, workers: int | None = None):
     net = network()
-    fabric = fabric or start(Machine(accelerator="cpu"))
+    fabric = fabric or start(Machine(accelerator="cpu", precision="32-true"))
     return Scorer(fabric, images, net, CLASSES, 0.8, "bilinear", True, batch_size, workers)(net, advance)
 
 
@@ -159,7 +159,7 @@ def test_the_network_keeps_its_mode_and_gradients(training):
     net.head.weight.grad = torch.ones_like(net.head.weight)
     net.head.register_forward_hook(lambda *_: tracked.append(torch.is_grad_enabled()))
     tracked: list[bool] = []
-    Scorer(start(Machine(accelerator="cpu")), Some(5), net, CLASSES, 0.8, "bilinear", True, 4)(net)
+    Scorer(start(Machine(accelerator="cpu", precision="32-true")), Some(5), net, CLASSES, 0.8, "bilinear", True, 4)(net)
     assert net.training == net.blocks[0].training == training
     assert tracked == [False, False]
     assert net.head.weight.requires_grad
@@ -174,7 +174,9 @@ def test_a_small_set_is_loaded_once_however_often_it_is_scored(monkeypatch, kept
     load = scorer.evaluation_loader
     monkeypatch.setattr(scorer, "evaluation_loader", lambda *arguments: Counted(load(*arguments), loads))
     images, net = Some(*SETS["bad"]), network()
-    scores = Scorer(start(Machine(accelerator="cpu")), images, net, CLASSES, 0.8, "bilinear", True, 4, workers)
+    scores = Scorer(
+        start(Machine(accelerator="cpu", precision="32-true")), images, net, CLASSES, 0.8, "bilinear", True, 4, workers
+    )
     (first, bad), (second, bad_again) = scores(net), scores(net)
     assert sum(loads) == times
     assert [str(each) for each in bad] == [str(each) for each in bad_again]
@@ -198,7 +200,7 @@ def test_progress_is_told_batch_by_batch():
 
 
 def main(out: Path) -> None:
-    fabric = start(Machine(accelerator="cpu", devices=2))
+    fabric = start(Machine(accelerator="cpu", devices=2, precision="32-true"))
     got = {}
     for name, (count, bad) in SETS.items():
         seen: list[int] = []

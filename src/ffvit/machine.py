@@ -41,7 +41,7 @@ class Machine(Value):
     )
     compile: Literal["auto", "always", "never"] = Field(
         "auto",
-        description="Compile the network for training. auto: on a GPU, or a processor in bf16, if the run is long enough to gain by it.",
+        description="Compile the network for training. auto: if the run is long enough to gain by it.",
     )
     workers: NonNegativeInt | None = Field(
         None,

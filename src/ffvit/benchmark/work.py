@@ -65,8 +65,7 @@ def predicting(subject: Subject, engine: str, precision: str, device: torch.devi
 def training(subject: Subject, precision: str, device: torch.device, batch: int) -> Callable[[], object]:
     """A training step on a batch, everything it needs made."""
     network = subject.network().to(device)
-    gains = (device.type == "cuda" or precision == "bf16") and hasattr(network, "blocks")
-    compiled = gains and why_not_compiled(device) is None
+    compiled = hasattr(network, "blocks") and why_not_compiled(device) is None
     step = training_step(network, precision, compiled)  # as a long run of `ffvit train` would be
     images = images_for(network, batch, device)
     labels = torch.randint(classes_of(network), (batch,), device=device)

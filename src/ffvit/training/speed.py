@@ -18,7 +18,7 @@ from ffvit.cost.count import count
 from ffvit.cost.memory import kept_for_backward
 from ffvit.data.loader import seconds_an_image
 from ffvit.errors import UserError
-from ffvit.machine import free_memory, gathered, precision_of
+from ffvit.machine import free_memory, gathered
 from ffvit.network.compiling import why_not_compiled
 from ffvit.network.create import input_of
 from ffvit.network.mixers import FeedForward
@@ -47,7 +47,7 @@ ROOM = 0.8
 def compiles(machine: Machine, network: nn.Module, recipe: Recipe, images: int, device: torch.device) -> bool:
     """Whether a run's network is compiled.
 
-    By itself on a GPU, and on a processor that computes in bf16; in fp32 a step gains less than 3 % there (docs/speed.md).
+    By itself only a long run of a network of equal blocks (docs/speed.md: what it gains).
 
     Args:
         machine: What was asked for.
@@ -62,8 +62,7 @@ def compiles(machine: Machine, network: nn.Module, recipe: Recipe, images: int, 
     reason = why_not_compiled(device)
     if machine.compile == "always" and reason is not None:
         raise UserError(f"--compile always: {reason}; or leave it out")
-    gains = device.type == "cuda" or (device.type == "cpu" and precision_of(machine) == "bf16-mixed")
-    if machine.compile != "auto" or reason is not None or not gains or not hasattr(network, "blocks"):
+    if machine.compile != "auto" or reason is not None or not hasattr(network, "blocks"):
         return machine.compile == "always"
     if recipe.minutes is not None:
         return recipe.minutes >= 10

@@ -31,7 +31,8 @@ def show(found: Benchmark, console: Console) -> None:
     for work in ("predict", "train"):
         for rows in _groups([row for row in found.rows if row.work == work]):
             alike = ", ".join(names[0] for names in (_names(rows, each) for each in TOLD) if len(names) == 1)
-            said = f"{', ' if alike else ''}{alike}, batch of {found.batch}, {found.rounds} rounds"
+            flops = f", {digits(rows[0].flops / 1e9)} GFLOP an image" if len(_names(rows, "network")) == 1 else ""
+            said = f"{', ' if alike else ''}{alike}{flops}, batch of {found.batch}, {found.rounds} rounds"
             console.print(f"\n[bold]{TITLES[work]}[/bold]{said}", highlight=False)
             console.print(_table(rows))
     console.print()
@@ -42,10 +43,12 @@ def show(found: Benchmark, console: Console) -> None:
 
 
 def _groups(rows: Sequence[Row]) -> list[list[Row]]:
-    """A table for each network, where its rows differ in more than that; names are long, and lines are not."""
-    if all(len(_names(rows, name)) <= 1 for name in TOLD if name != "network"):
+    """Tables that fit a line: where networks differ and more than they, one for each precision, or for each network."""
+    several = [name for name in TOLD if len(_names(rows, name)) > 1]
+    if "network" not in several or len(several) == 1:
         return [list(rows)] if rows else []
-    return [[row for row in rows if row.network == name] for name in _names(rows, "network")]
+    by = "network" if "engine" in several else "precision"
+    return [[row for row in rows if getattr(row, by) == each] for each in _names(rows, by)]
 
 
 def _names(rows: Sequence[Row], what: str) -> list[str]:
@@ -53,13 +56,14 @@ def _names(rows: Sequence[Row], what: str) -> list[str]:
 
 
 def _table(rows: Sequence[Row]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     predicts, scored = rows[0].work == "predict", any(row.answered for row in rows)
     beside = [name for name in TOLD if len(_names(rows, name)) > 1]  # what all rows share stands in the title
+    table = Table(box=None, pad_edge=False, padding=(0, 1 if scored else 2, 0, 0), header_style="bold")
     for name in beside:
         table.add_column(name, no_wrap=True)
-    heads = ["images/s", *(["p50\nms", "p95\nms"] if predicts else []), "peak\nMiB", "GFLOP\nan image", "% of\nproduct"]
-    for head in [*heads, *(["top-1", "answers that\ndiffer"] if scored else [])]:
+    heads = ["images/s", *(["p50\nms", "p95\nms"] if predicts else []), "peak\nMiB"]
+    heads += [*(["GFLOP\nan image"] if "network" in beside else []), "% of\nproduct"]
+    for head in [*heads, *(["top-1", "answers\ndiffer"] if scored else [])]:
         table.add_column(head, justify="right", no_wrap=True)
     for row in rows:
         latency, its = row.latency, row.answered
@@ -67,7 +71,8 @@ def _table(rows: Sequence[Row]) -> Table:
         if latency is not None:
             cells += [digits(1e3 * latency.median), digits(1e3 * latency.percentile_95)]
         cells.append("-" if row.peak is None else f"{row.peak / 2**20:,.0f}")
-        cells += [digits(row.flops / 1e9), "-" if row.share is None else f"{100 * row.share:.0f}"]
+        cells += [digits(row.flops / 1e9)] if "network" in beside else []
+        cells += ["-" if row.share is None else f"{100 * row.share:.0f}"]
         if scored:
             cells += [percent(its.top1), f"{its.differ:,} of {its.images:,}"] if its else ["", ""]
         table.add_row(*(getattr(row, name) for name in beside), *cells)

@@ -6,6 +6,7 @@ import pytest
 
 from ffvit.architecture import NAMED, Branch
 from ffvit.errors import UserError
+from ffvit.machine import Machine
 from ffvit.study.arms import arms_of, has_attention, questions_of, without_attention
 from ffvit.study.asked import planned
 from ffvit.study.plan import Plan
@@ -139,6 +140,14 @@ def test_the_ready_plans_can_be_built(file: Path):
     its = planned(study=file)
     arms = arms_of(its)
     assert len(questions_of(its, arms)) >= (1 if file.stem == "pixels" else 3)
+
+
+def test_on_the_digits_runs_compute_in_fp32_unless_asked():
+    """So small, they lose by bf16; and the same plan is the same everywhere."""
+    assert planned().machine.precision == "32-true"
+    assert planned(machine=Machine(precision="bf16-mixed")).machine.precision == "bf16-mixed"
+    assert planned(machine=Machine(accelerator="cpu")).machine == Machine(accelerator="cpu", precision="32-true")
+    assert planned(study=STUDIES / "attention-grid.yaml").machine.precision == "32-true"
 
 
 def test_table1_is_the_papers_networks():

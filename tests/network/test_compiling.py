@@ -57,6 +57,32 @@ def test_all_blocks_share_what_is_compiled_and_answer_as_before(name, again):
     assert found["graphs"] == 2
 
 
+TURNED = """
+import torch, ffvit
+from torch._inductor.utils import run_and_get_code
+branch = ffvit.create_model("ff_tiny_patch16_224", image=32).blocks[0][0].train()
+tokens = torch.randn(4, 48, 192, requires_grad=True)
+assert branch.along_features
+
+def step():
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.compile(branch)(tokens).sum().backward()
+
+code = "".join(run_and_get_code(step)[1])
+assert "erf" in code
+print("turned" if "transpose_mxn" in code else "as they lie")
+"""
+
+
+@pytest.mark.skipif(why_not_compiled(torch.device("cpu")) is not None, reason="no C++ compiler here")
+def test_compiled_no_branch_along_features_turns_its_numbers_over():
+    done = subprocess.run(
+        [sys.executable, "-c", TURNED], env=environment(), capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "as they lie\n"
+
+
 def test_devices_that_cannot_be_compiled_for_are_told(monkeypatch):
     assert "mps" in why_not_compiled(torch.device("mps"))
     monkeypatch.setenv("PATH", "")

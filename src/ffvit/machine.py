@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import logging
 import os
 import subprocess
 import sys
@@ -95,6 +96,7 @@ def start(machine: Machine) -> Fabric:
     strategy: Any = "auto"
     if devices * nodes > 1 or machine.strategy == "fsdp":
         strategy = _sharded(devices * nodes) if machine.strategy == "fsdp" else "ddp"
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # what is computed in is said once, by the run
     precision = precision_of(machine)
     if accelerator == "cuda" and precision == "32-true":  # PyTorch would round the inputs of convolutions to ten bits
         torch.backends.cudnn.allow_tf32 = False

@@ -64,8 +64,8 @@ def main(
     pairs = [(seed, way) for seed in range(seeds) for way in losses]
     with tempfile.TemporaryDirectory() as folder:
         for seed, way in track(pairs, "training", console=Console(stderr=True), transient=True):
-            fields = {"compile": "always"} if way == "fast" else {"compile": "never", "precision": "32-true"}
-            machine = ffvit.Machine.model_validate(fields)
+            plain = ffvit.Machine(compile="never", precision="32-true")
+            machine = plain if way == "plain" else ffvit.Machine(compile="always")
             with plainly() if way == "plain" else fast():
                 run = ffvit.train(
                     model, data, machine=machine, seed=seed, out=Path(folder) / f"{way}-{seed}",

@@ -61,11 +61,9 @@ class FeedForward(nn.Module):
         return self._after(hidden)
 
     def _after(self, hidden: Float[Tensor, "batch hidden width"]) -> Float[Tensor, "batch length width"]:
-        if (
-            self.fc1.axis == "features"
-        ):  # units lie together in memory: compiled, a GELU of the view would turn them over
-            return self.dropout(self.fc2(self.dropout(functional.gelu(hidden.mT).mT)))
-        return self.dropout(self.fc2(self.dropout(functional.gelu(hidden))))
+        # Along features, units lie together in memory: compiled, a GELU of the view would turn them over.
+        activated = functional.gelu(hidden.mT).mT if self.fc1.axis == "features" else functional.gelu(hidden)
+        return self.dropout(self.fc2(self.dropout(activated)))
 
 
 class Linear(nn.Module):

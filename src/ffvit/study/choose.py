@@ -24,8 +24,6 @@ from ffvit.study.predict import measure
 
 Factors = dict[str, dict[str, dict[str, Any]]]
 
-ONE = Machine()
-
 MINUTES = 30.0
 """What a study takes where nobody says."""
 
@@ -96,11 +94,7 @@ def mixers(heads: int) -> dict[str, dict[str, Any]]:
 
 
 def fitted(
-    data: Data,
-    factors: Factors | None = None,
-    minutes: float | None = None,
-    floors: bool = True,
-    machine: Machine = ONE,
+    data: Data, factors: Factors | None, minutes: float | None, floors: bool, machine: Machine
 ) -> dict[str, Any]:
     """The fields of a plan that fit images and time: network, recipe, factors, seeds, minutes.
 
@@ -110,8 +104,8 @@ def fitted(
 
     Args:
         data: The images.
-        factors: What varies on the body; default: the question's mixers.
-        minutes: What the whole study may take; default: 30, but for the digits.
+        factors: What varies on the body; None: the question's mixers.
+        minutes: What the whole study may take; None: 30, but for the digits.
         floors: Whether floors are trained too.
         machine: What one run computes on.
 

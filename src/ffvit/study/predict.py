@@ -88,9 +88,8 @@ def _measured(network: Network, recipe: Recipe, parts: Parts, machine: Machine) 
     )
     model.to(device)
     small = (takes.image[0] * takes.image[1]) <= 64**2
-    batch = min(
-        recipe.batch_size, 64 if small or device.type != "cpu" else 8
-    )  # small steps are all overhead, which the batch shares
+    # Small steps are all overhead, which the batch shares.
+    batch = min(recipe.batch_size, 64 if small or device.type != "cpu" else 8)
     images = torch.rand(batch, takes.channels, *takes.image, device=device)
     labels = torch.zeros(batch, dtype=torch.int64, device=device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)

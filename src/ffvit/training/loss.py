@@ -68,8 +68,8 @@ class Criterion(nn.Module):
         self.teacher = DistillationTeacher(teacher).requires_grad_(False) if teacher is not None else None
         # Asked of a GPU in every step, as timm's teacher does, whether the two are equal would be waited for.
         self.as_student = self.teacher is not None and (
-            self.teacher.mean_kd.flatten().tolist() == [*torch.tensor(mean).tolist()]
-            and self.teacher.std_kd.flatten().tolist() == [*torch.tensor(std).tolist()]
+            torch.equal(self.teacher.mean_kd.flatten(), torch.tensor(mean))
+            and torch.equal(self.teacher.std_kd.flatten(), torch.tensor(std))
         )
         self.register_buffer("weights", weights)
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))

@@ -98,7 +98,7 @@ def recomputes(network: nn.Module, batch: int, fabric: Fabric) -> Literal["GELUs
         each.recomputes = False
     try:
         cast("Any", network).set_grad_checkpointing(True)
-    except (AttributeError, AssertionError, NotImplementedError):  # some of timm's have the name, and cannot
+    except (AttributeError, AssertionError, NotImplementedError):  # timm gives the method to networks that refuse it
         return None
     return "blocks"
 

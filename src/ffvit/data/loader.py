@@ -7,7 +7,6 @@ moves. Its name and reason travel with the batch.
 from __future__ import annotations
 
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ffvit.data.draws import generators_kept, seed_everything
 from ffvit.data.erasing import NOTHING, erase
+from ffvit.data.forking import ForkingLoader
 from ffvit.data.images import ArrayImages, BadImageError, Images, Subset
 from ffvit.data.order import TrainingOrder, View
 from ffvit.data.transform import Seen, Source, Transform, check_channels
@@ -177,7 +177,7 @@ class _Collate:
         )
 
 
-class _Loader(DataLoader[Batch]):
+class _Loader(ForkingLoader[Batch]):
     """A loader whose workers' errors for a person arrive as they were raised, not as the text of a traceback."""
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
@@ -269,13 +269,4 @@ def _loader(
         num_workers=min(workers, len(batches)),
         persistent_workers=workers > 0,
         pin_memory=device.type == "cuda",
-        worker_init_fn=begin_worker,
-        generator=torch.Generator(),  # the loader draws a seed at each start: not from the network's generator
     )
-
-
-def begin_worker(_: int) -> None:
-    """What each loading process does first: it keeps to one thread, and leaves Ctrl-C to the process it loads for."""
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the training one decides what follows
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -13,14 +13,13 @@ from typing import Generic, TypeVar
 
 import numpy as np
 import PIL.Image
-import torch
 from jaxtyping import Float32, Int64
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from ffvit.data.check.alike import look_hash
 from ffvit.data.decode import decoded
+from ffvit.data.forking import ForkingLoader
 from ffvit.data.images import BadImageError, Images, Stored
-from ffvit.data.loader import begin_worker
 from ffvit.errors import RunStoppedError
 
 SMALLEST_TO_COMPARE = 32
@@ -157,13 +156,11 @@ def _by_workers(
     images: Images, indices: Int64[np.ndarray, " some"], find: Callable[[Images, int], Found]
 ) -> Iterator[Found | str]:
     """What is found of each image, in order, by a process on every core; of a few images, by this one."""
-    loader = DataLoader(
+    loader: ForkingLoader[list[Found | str]] = ForkingLoader(
         _Each(images, indices, find),
         batch_size=_AT_ONCE,
         collate_fn=list,
         num_workers=len(os.sched_getaffinity(0)) if len(indices) > _FEW else 0,
-        worker_init_fn=begin_worker,
-        generator=torch.Generator(),
     )
     try:
         for found in loader:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
+from ffvit.data.forking import deaf_to_interrupts
 from ffvit.errors import RunStoppedError, UserError
 
 Job = TypeVar("Job")
@@ -70,13 +71,9 @@ def work(
         for number, tally in enumerate(tallies)
     ]
     try:
-        # Ctrl-C reaches every process of a terminal; blocked while they are forked, it stays so in them.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
+        with deaf_to_interrupts():
             for process in crew:
                 process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         alive = crew
         while alive:
             wait([*(process.sentinel for process in alive), here], timeout=GLANCE)

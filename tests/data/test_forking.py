@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import multiprocessing.util
+import signal
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import TensorDataset
+
+from ffvit.data.check.look import looks
+from ffvit.data.forking import ForkingLoader, deaf_to_interrupts
+from ffvit.data.images import ArrayImages
+
+NUMBERS = TensorDataset(torch.arange(6))
+
+
+class Moment:
+    """The first one of a forked process."""
+
+
+@pytest.fixture
+def _interrupted_at_birth(monkeypatch):
+    monkeypatch.setattr(multiprocessing.util, "_afterfork_registry", multiprocessing.util._afterfork_registry.copy())
+    moment = Moment()
+    multiprocessing.util.register_after_fork(moment, lambda _: signal.raise_signal(signal.SIGINT))
+    yield
+    del moment
+
+
+@pytest.mark.usefixtures("_interrupted_at_birth")
+class TestInterruptedAtBirth:
+    def test_loading_goes_on(self, capfd):
+        loaded = ForkingLoader(NUMBERS, num_workers=2, multiprocessing_context="fork")
+        assert [int(number) for (number,) in loaded] == list(range(6))
+        assert capfd.readouterr().err == ""
+
+    def test_looking_goes_on(self, capfd):
+        noise = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), np.uint8)
+        images = ArrayImages("noise", noise, np.zeros(40, np.int64))
+        assert len(list(looks(images))) == 40
+        assert capfd.readouterr().err == ""
+
+
+def test_the_process_that_forks_still_hears(capfd):
+    loaded = iter(ForkingLoader(NUMBERS, num_workers=2))
+    next(loaded)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    del loaded
+    assert capfd.readouterr().err == ""
+
+
+def test_an_interrupt_while_forking_is_heard_after_it():
+    started = []
+
+    def fork():
+        with deaf_to_interrupts():
+            signal.raise_signal(signal.SIGINT)
+            started.append(True)
+
+    with pytest.raises(KeyboardInterrupt):
+        fork()
+    assert started
+
+
+def test_nothing_is_drawn_from_the_global_generator():
+    before = torch.get_rng_state()
+    list(ForkingLoader(NUMBERS))
+    assert torch.equal(torch.get_rng_state(), before)

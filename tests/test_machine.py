@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import platform
 import resource
 import signal
@@ -9,7 +10,7 @@ import sys
 import pytest
 import torch
 
-from ffvit.machine import end_others, gpus, keep_freed_memory
+from ffvit.machine import cores, end_others, gpus, keep_freed_memory
 
 GLIBC = sys.platform == "linux" and platform.libc_ver()[0] == "glibc"
 needs_glibc = pytest.mark.skipif(not GLIBC, reason="another allocator than glibc's")
@@ -52,3 +53,8 @@ def test_other_allocators_are_left_alone(monkeypatch):
     monkeypatch.setattr("ffvit.machine.sys.platform", "darwin")
     monkeypatch.setattr("ffvit.machine.ctypes.CDLL", lambda name: pytest.fail("not asked for"))
     keep_freed_memory()
+
+
+def test_a_system_that_keeps_no_account_of_cores(monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS
+    assert cores() == os.cpu_count()

@@ -11,7 +11,6 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import Field, NonNegativeInt, PositiveInt
@@ -204,16 +203,19 @@ def keep_freed_memory() -> None:
         change(blocks_of_their_own, 0)
 
 
+def cores() -> int:
+    """Processor cores that this process may use: a scheduler or a container may have left it a few of them."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def free_memory(device: torch.device) -> int:
     """Bytes that a device has left."""
+    import psutil
     import torch
 
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    account = Path("/proc/meminfo")
-    if account.exists():
-        return int(account.read_text().split("MemAvailable:")[1].split()[0]) * 1024
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return psutil.virtual_memory().available
 
 
 def _sharded(processes: int) -> Any:

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 from ffvit.data.check.look import looks
-from ffvit.data.forking import ForkingLoader, deaf_to_interrupts
+from ffvit.data.forking import ForkingLoader
 from ffvit.data.images import ArrayImages
 
 NUMBERS = TensorDataset(torch.arange(6))
@@ -49,19 +49,6 @@ def test_the_process_that_forks_still_hears(capfd):
         signal.raise_signal(signal.SIGINT)
     del loaded
     assert capfd.readouterr().err == ""
-
-
-def test_an_interrupt_while_forking_is_heard_after_it():
-    started = []
-
-    def fork():
-        with deaf_to_interrupts():
-            signal.raise_signal(signal.SIGINT)
-            started.append(True)
-
-    with pytest.raises(KeyboardInterrupt):
-        fork()
-    assert started
 
 
 def test_nothing_is_drawn_from_the_global_generator():

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -150,6 +152,22 @@ def test_images_in_memory_need_no_other_process(images):
     for in_memory in (digits, Subset(digits, some), Subset(Subset(digits, some), some)):
         assert workers_for(in_memory, 1) == 0
         assert workers_for(in_memory, 1, torch.device("cuda")) > 0  # which would wait for this process
+
+
+def test_processes_that_are_not_forked_load_the_same(photos):
+    # As on macOS. Apart from this process, whose checks of types draw from the generator that augmentation draws from.
+    program = f"""
+import multiprocessing, sys, torch
+sys.path[:0] = {[str(Path(__file__).parent)]}
+from test_loader import Data, loaded, open_parts
+images = open_parts(Data(source={str(photos)!r})).train
+multiprocessing.set_start_method("spawn")
+for here, there in zip(loaded(images), loaded(images, workers=1), strict=True):
+    assert torch.equal(here.images, there.images)
+print("the same")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == ("the same\n", 0), done.stderr
 
 
 def test_files_share_the_processor_among_the_processes(images, monkeypatch):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ffvit.errors import UserError
+from ffvit.interrupts import kept_from_children
 
 Work = Callable[[], object]
 
@@ -67,7 +68,9 @@ def peak(make: Callable[[], Work], device: torch.device) -> int | None:
     context.set_forkserver_preload([getattr(make, "func", make).__module__])
     try:
         with ProcessPoolExecutor(1, mp_context=context) as child:
-            return child.submit(_here, make).result()
+            with kept_from_children():
+                measured = child.submit(_here, make)
+            return measured.result()
     except BrokenProcessPool:
         raise UserError(
             "the process that measured memory was ended by the system, as it does when memory runs out: "

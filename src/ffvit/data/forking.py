@@ -1,26 +1,16 @@
-"""Processes that load for this one: Ctrl-C reaches every process of a terminal, and this one alone decides what follows."""
+"""Processes that load for this one."""
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from ffvit.interrupts import kept_from_children
+
 Item = TypeVar("Item")
-
-
-@contextmanager
-def deaf_to_interrupts() -> Iterator[None]:
-    """Processes that are forked inside never hear Ctrl-C, from their first moment on; this one hears it afterwards."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class ForkingLoader(DataLoader[Item]):
@@ -33,7 +23,7 @@ class ForkingLoader(DataLoader[Item]):
         super().__init__(dataset, worker_init_fn=_begin, generator=torch.Generator(), **options)
 
     def __iter__(self) -> Any:
-        with deaf_to_interrupts():
+        with kept_from_children():
             return super().__iter__()
 
 

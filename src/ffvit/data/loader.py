@@ -6,7 +6,6 @@ moves. Its name and reason travel with the batch.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +25,7 @@ from ffvit.data.images import ArrayImages, BadImageError, Images, Subset
 from ffvit.data.order import TrainingOrder, View
 from ffvit.data.transform import Seen, Source, Transform, check_channels
 from ffvit.errors import RunStoppedError, UserError
+from ffvit.machine import cores
 
 CPU = torch.device("cpu")
 ON_DEVICE = "images", "labels", "weights"
@@ -232,7 +232,7 @@ def workers_for(images: Images, processes_here: int, device: torch.device = CPU)
         whole = whole.images
     if isinstance(whole, ArrayImages) and device.type == "cpu":
         return 0
-    return max(1, len(os.sched_getaffinity(0)) // processes_here)
+    return max(1, cores() // processes_here)
 
 
 def seconds_an_image(loader: DataLoader[Batch], most: float = 1.0) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from rich.table import Table
 from ffvit.atomic import full
 from ffvit.data.parts import Parts, open_parts
 from ffvit.errors import RunStoppedError, UserError
-from ffvit.machine import Machine
+from ffvit.machine import Machine, cores
 from ffvit.study import costs
 from ffvit.study.arms import Arm, arms_of
 from ffvit.study.budget import counted, hold
@@ -69,8 +68,7 @@ def look_ahead(plan: Plan, workers: int | None = None, ground: Ground | None = N
     classes = len(parts.classes)
     if ground is None:
         held = hold(plan, arms_of(plan), classes)
-        cores = len(os.sched_getaffinity(0))
-        threads = max(1, cores // (len(held.arms) * len(plan.seeds) * (plan.folds or 1)))
+        threads = max(1, cores() // (len(held.arms) * len(plan.seeds) * (plan.folds or 1)))
         ground = Ground(held=held, classes=classes, images=parts.account, threads=threads, made_of=made_of(plan))
     runs = {arm.name: _prediction(arm, parts, ground.threads, plan.machine) for arm in ground.held.arms}
     jobs = len(runs) * len(plan.seeds) * (plan.folds or 1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +11,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from ffvit.machine import Machine, free_memory, gpus, kind
+from ffvit.interrupts import kept_from_children
+from ffvit.machine import Machine, cores, free_memory, gpus, kind
 from ffvit.study.jobs import Job
 from ffvit.study.work import Outcome, process
 
@@ -38,13 +38,12 @@ def slots_for(machine: Machine, jobs: int, memory: float, workers: int | None, t
     """
     import torch
 
-    cores = len(os.sched_getaffinity(0))
     on_gpu = kind(machine) == "cuda"
     if on_gpu:
         most = max(1, torch.cuda.device_count() // machine.devices)
     else:
         free = free_memory(torch.device("cpu")) / 2**20
-        most = max(1, min(cores // threads, int(0.8 * free / max(memory, 1.0))))
+        most = max(1, min(cores() // threads, int(0.8 * free / max(memory, 1.0))))
     count = max(1, min(workers or most, jobs))
     return Slots(count, threads, machine.devices if on_gpu else 0)
 
@@ -87,7 +86,8 @@ class Local:
             args=(sender, environment, job.config, job.folder, self.logs / log_name(job), self.slots.threads),
             name=job.title,
         )
-        run.start()
+        with kept_from_children():
+            run.start()
         sender.close()
         self._running[slot] = run, receiver, job
 

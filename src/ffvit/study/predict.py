@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from ffvit.cost.memory import kept_for_backward
 from ffvit.data.images import BadImageError
 from ffvit.data.parts import Parts
 from ffvit.data.transform import Source, Transform, evaluation_transform, training_transform
-from ffvit.machine import Machine, gpus, kind, precision_of
+from ffvit.machine import Machine, cores, gpus, kind, precision_of
 from ffvit.network.create import create_model, input_of
 from ffvit.recipe import Recipe
 from ffvit.training.speed import STATE
@@ -121,7 +120,7 @@ def _measured(network: Network, recipe: Recipe, parts: Parts, machine: Machine) 
         ),
         kept=kept / batch,
         state=float(sum(each.nbytes for each in model.parameters()) * STATE),
-        loaders=max(1, len(os.sched_getaffinity(0)) // len(gpus())) if device.type == "cuda" else 0,
+        loaders=max(1, cores() // len(gpus())) if device.type == "cuda" else 0,
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import os
 import warnings
 from collections.abc import Callable, Iterator
 from enum import IntFlag
@@ -21,6 +20,7 @@ from ffvit.data.decode import decoded
 from ffvit.data.forking import ForkingLoader
 from ffvit.data.images import BadImageError, Images, Stored
 from ffvit.errors import RunStoppedError
+from ffvit.machine import cores
 
 SMALLEST_TO_COMPARE = 32
 """Shorter side in pixels, below which small images that look alike need not be copies of each other."""
@@ -160,7 +160,7 @@ def _by_workers(
         _Each(images, indices, find),
         batch_size=_AT_ONCE,
         collate_fn=list,
-        num_workers=len(os.sched_getaffinity(0)) if len(indices) > _FEW else 0,
+        num_workers=cores() if len(indices) > _FEW else 0,
     )
     try:
         for found in loader:

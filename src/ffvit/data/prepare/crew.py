@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
-from ffvit.data.forking import deaf_to_interrupts
 from ffvit.errors import RunStoppedError, UserError
+from ffvit.interrupts import kept_from_children
 
 Job = TypeVar("Job")
 
@@ -71,7 +71,7 @@ def work(
         for number, tally in enumerate(tallies)
     ]
     try:
-        with deaf_to_interrupts():
+        with kept_from_children():
             for process in crew:
                 process.start()
         alive = crew

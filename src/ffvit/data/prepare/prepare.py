@@ -33,6 +33,7 @@ from ffvit.data.shards import index as shards
 from ffvit.data.shards.index import INFO, PLAN, Shard
 from ffvit.data.waiting import counted
 from ffvit.errors import RunStoppedError, UserError
+from ffvit.machine import cores
 
 GO_ON = "give the same command again to go on"
 BAD_IMAGES = "bad_images.csv"
@@ -162,9 +163,7 @@ def prepare(
         new = not (out / INFO).exists()
         if new:
             display = console or Console()
-            _write_shards(
-                plan, form, parts, _base(source), out, workers or len(os.sched_getaffinity(0)), bad_images, display
-            )
+            _write_shards(plan, form, parts, _base(source), out, workers or cores(), bad_images, display)
             _finish(plan, parts["train"].classes, out)
         shutil.rmtree(out / _DONE, ignore_errors=True)
         return _prepared(out, time.monotonic() - began if new else None)

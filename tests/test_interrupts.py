@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from ffvit.interrupts import kept_from_children
+
+
+def test_it_is_heard_afterwards():
+    started = []
+
+    def fork():
+        with kept_from_children():
+            signal.raise_signal(signal.SIGINT)
+            started.append(True)
+
+    with pytest.raises(KeyboardInterrupt):
+        fork()
+    assert started
+
+
+def test_a_child_does_not_hear_it():
+    raises = "import signal; signal.raise_signal(signal.SIGINT); print('unheard')"
+    with kept_from_children():
+        child = subprocess.run([sys.executable, "-c", raises], capture_output=True, text=True, check=False)
+    assert (child.returncode, child.stdout, child.stderr) == (0, "unheard\n", "")

@@ -24,7 +24,12 @@ def encoded(size=(150, 110), quality=90, **options) -> bytes:
 
 
 WAYS = st.sampled_from(
-    [{}, {"progressive": True}, {"restart_marker_rows": 1}, {"restart_marker_rows": 2}, {"restart_marker_blocks": 7}]
+    [
+        {},
+        {"progressive": True},
+        *({"restart_marker_rows": rows} for rows in (1, 2)),
+        *({"restart_marker_blocks": blocks} for blocks in (1, 2, 3, 7)),
+    ]
 )
 
 

@@ -1,27 +1,26 @@
 """JPEGs read fast: at the smallest scale that holds a crop, and no further down than the crop reaches.
 
 Most of the time goes into the entropy code, which can only be read from its beginning: a decoder saves what lies below
-a crop, but not what lies above or beside it. Where a JPEG has a restart marker every row of blocks (`ffvit prepare`
-writes such), the rows above are left out too. Both is done by handing the decoder a shorter JPEG: one whose header names
-fewer rows.
+a crop, but not what lies above or beside it. Where restart markers cut a JPEG into tiles (`ffvit prepare` writes such),
+only the tiles that a crop touches are decoded. Both is done by handing the decoder a smaller JPEG: one whose header
+names fewer rows and columns.
 
 Pixels are those of a full decoding, to the bit, unless the scale is below 1.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 import numpy as np
 import PIL.Image
 import simplejpeg
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 
 Pixels = UInt8[np.ndarray, "_height _width _channels"]
 
 EXIF_ORIENTATION = 0x0112
-RESTART = re.compile(rb"\xff[\xd0-\xd7]")
+END = b"\xff\xd9"
 SCALES = (8, 4, 2)
 """Sizes that libjpeg-turbo divides by faster than it decodes the whole (3/4 and the like take longer than that)."""
 
@@ -35,9 +34,9 @@ class Header:
         width: Columns, as stored.
         orientation: EXIF's, 1 to 8; above 1 the stored pixels are turned or mirrored.
         sequential: Stored from top to bottom in one scan; a progressive JPEG comes in several.
-        block_rows: Pixel rows of a row of blocks.
-        restart_rows: Rows of blocks between restart markers. 0: there are none, or not at the ends of rows.
-        height_at: Where the header has the height.
+        block: Height and width of what is coded together, in pixels.
+        interval: How many of them between two restart markers. 0: there are none.
+        size_at: Where the header has the height, and after it the width.
         scan_at: Where the entropy code begins.
     """
 
@@ -45,15 +44,26 @@ class Header:
     width: int
     orientation: int
     sequential: bool
-    block_rows: int
-    restart_rows: int
-    height_at: int
+    block: tuple[int, int]
+    interval: int
+    size_at: int
     scan_at: int
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width, upright."""
         return (self.width, self.height) if self.orientation >= 5 else (self.height, self.width)
+
+    @property
+    def tile(self) -> tuple[int, int] | None:
+        """Height and width of what lies between two restart markers, where these cut the image into a grid."""
+        height, width = self.block
+        a_row = -(-self.width // width)
+        if self.interval and self.interval % a_row == 0:
+            return self.interval // a_row * height, a_row * width
+        if self.interval and a_row % self.interval == 0:
+            return height, self.interval * width
+        return None
 
 
 def header(encoded: bytes) -> Header | None:
@@ -66,7 +76,7 @@ def header(encoded: bytes) -> Header | None:
         found = _parsed(encoded)
     except IndexError:  # it ends within its header
         return None
-    if found is None or encoded.rfind(b"\xff\xd9", found.scan_at) < 0:
+    if found is None or encoded.rfind(END, found.scan_at) < 0:
         return None
     return found if found.height * found.width <= 2 * (PIL.Image.MAX_IMAGE_PIXELS or np.inf) else None
 
@@ -75,7 +85,8 @@ def _parsed(encoded: bytes) -> Header | None:
     if encoded[:2] != b"\xff\xd8":
         return None
     at, orientation, interval = 2, 1, 0
-    height = width = height_at = components = block_rows = block_columns = 0
+    height = width = size_at = components = 0
+    block = 8, 8
     sequential = False
     while True:
         marker = encoded[at + 1]
@@ -87,13 +98,12 @@ def _parsed(encoded: bytes) -> Header | None:
             components = encoded[body + 5]
             if encoded[body] != 8 or components not in (1, 3):
                 return None
-            height_at, sequential = body + 1, marker != 0xC2
+            size_at, sequential = body + 1, marker != 0xC2
             height = encoded[body + 1] << 8 | encoded[body + 2]
             width = encoded[body + 3] << 8 | encoded[body + 4]
             factors = [encoded[body + 7 + 3 * component] for component in range(components)]
-            alone = components == 1  # a lone component's blocks are 8 x 8, whatever its factors say
-            block_columns = 8 * (1 if alone else max(factor >> 4 for factor in factors))
-            block_rows = 8 * (1 if alone else max(factor & 15 for factor in factors))
+            if components > 1:  # a lone component's blocks are 8 x 8, whatever its factors say
+                block = 8 * max(factor & 15 for factor in factors), 8 * max(factor >> 4 for factor in factors)
         elif 0xC3 <= marker <= 0xCF and marker not in (0xC4, 0xC8):
             return None
         elif marker == 0xDD:
@@ -107,11 +117,8 @@ def _parsed(encoded: bytes) -> Header | None:
             if not height or not width:
                 return None
             whole = encoded[body] == components
-            a_row = -(-width // block_columns)
-            restart_rows = interval // a_row if whole and interval % a_row == 0 else 0
-            return Header(
-                height, width, orientation, sequential and whole, block_rows, restart_rows, height_at, at + 2 + length
-            )
+            sequential = sequential and whole
+            return Header(height, width, orientation, sequential, block, interval, size_at, at + 2 + length)
         at += 2 + length
 
 
@@ -143,9 +150,8 @@ def crop(encoded: bytes, head: Header, box: tuple[int, int, int, int], least: tu
     scale = scale_for(box, least)
     if head.orientation > 1:
         return cut(whole(encoded, head, scale), box, scale)
-    top, left, height, width = box
-    shorter, first, rows = _rows(encoded, head, top, top + height, scale)
-    return cut(_decoded(shorter, rows, head.width, scale), (top - first, left, height, width), scale)
+    smaller, (top, left), size = _around(encoded, head, box, scale)
+    return cut(_decoded(smaller, *size, scale), (box[0] - top, box[1] - left, *box[2:]), scale)
 
 
 def scale_for(box: tuple[int, int, int, int], least: tuple[int, int]) -> int:
@@ -176,40 +182,56 @@ def _decoded(encoded: bytes | bytearray, height: int, width: int, scale: int) ->
     )
 
 
-def _rows(encoded: bytes, head: Header, top: int, bottom: int, scale: int) -> tuple[bytes | bytearray, int, int]:
-    """A JPEG of the rows from `top` to before `bottom`, which of the whole its first row is, and how many it has.
+def _around(
+    encoded: bytes, head: Header, box: tuple[int, int, int, int], scale: int
+) -> tuple[bytes | bytearray, tuple[int, int], tuple[int, int]]:
+    """A JPEG that holds a part; where in the whole its top and left are, and its height and width.
 
-    Colour is stored at half the height and interpolated between rows, so a row more on each side is needed.
+    Colour is stored at half the size and interpolated, so a row and a column more on each side are needed.
     """
+    whole = encoded, (0, 0), (head.height, head.width)
     if not head.sequential:
-        return encoded, 0, head.height
+        return whole
     more = 2 * scale
-    end = min(head.height, _up(bottom + more, head.block_rows))
-    step = head.restart_rows * head.block_rows
-    if not step:
-        return (_renamed(encoded, head, head.height - end), 0, end) if end < head.height else (encoded, 0, end)
-    begin = max(0, (top - more) // step * step)
-    end = min(head.height, _up(end, step))
-    marks = [found.start() for found in RESTART.finditer(encoded, head.scan_at)]
-    if len(marks) != -(-head.height // step) - 1:  # damaged: whatever it shows is for the decoder to say
-        return encoded, 0, head.height
-    first, last = begin // step, -(-end // step)
-    start = marks[first - 1] + 2 if first else head.scan_at
-    stop = marks[last - 1] if last - 1 < len(marks) else len(encoded)
-    shorter = bytearray(encoded[: head.scan_at])
-    shorter[head.height_at : head.height_at + 2] = (end - begin).to_bytes(2, "big")
-    shorter += encoded[start:stop]
-    offset = head.scan_at - start
-    for number, mark in enumerate(marks[first : last - 1]):  # they count from 0 to 7, over and over
-        shorter[mark + offset + 1] = 0xD0 + number % 8
-    shorter += b"\xff\xd9"
-    return shorter, begin, end - begin
+    top, left = max(0, box[0] - more), max(0, box[1] - more)
+    bottom, right = min(head.height, box[0] + box[2] + more), min(head.width, box[1] + box[3] + more)
+    if head.tile is None:
+        size = min(head.height, _up(bottom, head.block[0])), head.width
+        return whole if size[0] == head.height else (_renamed(encoded, head, size), (0, 0), size)
+    height, width = head.tile
+    a_row = -(-head.width // width)
+    tiles = -(-head.height // height), a_row
+    marks = _marks(encoded, head.scan_at)
+    if len(marks) != tiles[0] * tiles[1]:  # damaged: whatever it shows is for the decoder to say
+        return whole
+    starts = np.concatenate([[head.scan_at], marks[:-1] + 2]).reshape(tiles)
+    lengths = (marks + 2).reshape(tiles) - starts  # each with the marker that follows it
+    kept = (slice(top // height, -(-bottom // height)), slice(left // width, -(-right // width)))
+    top, left = top // height * height, left // width * width
+    size = min(head.height, _up(bottom, height)) - top, min(head.width, _up(right, width)) - left
+    smaller = _renamed(encoded[: head.scan_at], head, size)
+    for start, length in zip(starts[kept][:, 0].tolist(), lengths[kept].sum(1).tolist(), strict=True):
+        smaller += encoded[start : start + length]
+    ends = head.scan_at + np.cumsum(lengths[kept])
+    np.frombuffer(smaller, np.uint8)[ends - 1] = (
+        0xD0 + np.arange(len(ends)) % 8
+    )  # markers count from 0 to 7, over and over
+    smaller[-2:] = END
+    return smaller, (top, left), size
 
 
-def _renamed(encoded: bytes, head: Header, fewer: int) -> bytearray:
-    shorter = bytearray(encoded)
-    shorter[head.height_at : head.height_at + 2] = (head.height - fewer).to_bytes(2, "big")
-    return shorter
+def _marks(encoded: bytes, start: int) -> Int64[np.ndarray, " marks"]:
+    """Where restart markers are, and the image's end."""
+    code = np.frombuffer(encoded, np.uint8)
+    marks = start + np.flatnonzero(code[start:-1] == 0xFF)
+    marks = marks[code[marks + 1] & 0xF8 == 0xD0]
+    return np.append(marks, encoded.rfind(END))
+
+
+def _renamed(encoded: bytes, head: Header, size: tuple[int, int]) -> bytearray:
+    smaller = bytearray(encoded)
+    smaller[head.size_at : head.size_at + 4] = b"".join(side.to_bytes(2, "big") for side in size)
+    return smaller
 
 
 def _up(value: int, step: int) -> int:

@@ -219,7 +219,7 @@ class TestForm:
         wanted = upright.resize((214, 320), PIL.Image.Resampling.BICUBIC)
         assert np.abs(np.asarray(image, int) - np.asarray(wanted, int)).mean() < 4
         assert encoded.count(b"\xff\xdd") == 1  # the interval is defined
-        assert sum(encoded.count(bytes((0xFF, 0xD0 + number))) for number in range(8)) == 320 // 16 - 1
+        assert sum(encoded.count(bytes((0xFF, 0xD0 + number))) for number in range(8)) == 20 * 2 - 1  # 2 x 7 blocks
         assert b"\xff\xc0" in encoded  # baseline
         assert b"\xff\xc2" not in encoded
 

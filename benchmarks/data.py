@@ -3,7 +3,8 @@
 Measured on one core, in one process, on the same JPEGs (see photographs.py): images a second that come out of a loader as
 batches of bytes, ready to go to a device, where normalising and erasing follow in both. Every round measures each row's
 two sides one after the other; a ratio is taken within a round, and the median over rounds is printed with the lowest and the
-highest. Files are read once before, so they come from memory: this is about the processor, not the disk.
+highest. Files are read once before, so they come from memory: this is about the processor, not the disk. The process keeps
+the memory that it frees, as in `ffvit train`, for both sides.
 DeiT's recipe shows three views of an image in a batch (repeated augmentation); "every image once" is without that.
 
 Below it: preparing shards, and what sets of millions and a billion images cost in memory and time.
@@ -55,6 +56,7 @@ from ffvit.data.order import EpochOrder, TrainingOrder
 from ffvit.data.parts import open_parts
 from ffvit.data.shards.index import FORMAT, INFO, RECORD, VERSION, ShardFolder, Split, open_index
 from ffvit.data.transform import evaluation_transform, training_transform
+from ffvit.machine import keep_freed_memory
 
 IMAGE = 224, 224
 BATCH = 128  # as DeiT's on each GPU
@@ -87,6 +89,7 @@ def main(
         Print the tables in Markdown.
     """
     torch.set_num_threads(1)
+    keep_freed_memory()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     with tempfile.TemporaryDirectory() as scratch, Console(stderr=True).status("making photographs") as status:

@@ -84,7 +84,7 @@ def train(
     out
         The run folder. Default: a new one in runs/.
     resume
-        Go on with the run in --out from its last checkpoint.
+        Go on with the run in --out from its last checkpoint, or from its start if it had come to none.
     overwrite
         Replace the run folder in --out.
     config

@@ -430,6 +430,15 @@ def test_a_folder_that_exists_is_never_overwritten_unasked(tmp_path):
     assert (tmp_path / "photos" / "mine.jpg").exists()
 
 
+def test_stopped_before_the_first_checkpoint_it_starts_anew(tmp_path):
+    undisturbed = quick(tmp_path / "one")
+    stopped = quick(tmp_path / "two")
+    stopped.summary_file.unlink()
+    stopped.checkpoint_file.unlink()  # as between an epoch's figures and its checkpoint
+    assert_same(undisturbed, train.resume(stopped.path, console=Console(quiet=True)))
+    assert [row["epoch"] for row in stopped.metrics()] == [row["epoch"] for row in undisturbed.metrics()]
+
+
 def test_what_is_not_to_be_gone_on_with(tmp_path):
     run = quick(tmp_path / "run")
     with pytest.raises(ffvit.UserError, match="this run is finished"):
@@ -438,9 +447,6 @@ def test_what_is_not_to_be_gone_on_with(tmp_path):
     content = run.checkpoint_file.read_bytes()
     run.checkpoint_file.write_bytes(content[: len(content) // 2])
     with pytest.raises(ffvit.UserError, match="the checkpoint is damaged"):
-        train.resume(run.path, console=Console(quiet=True))
-    run.checkpoint_file.unlink()
-    with pytest.raises(ffvit.UserError, match="nothing to go on from yet"):
         train.resume(run.path, console=Console(quiet=True))
     with pytest.raises(ffvit.UserError, match="not a run folder: it does not exist"):
         train.resume(tmp_path / "nowhere")

@@ -83,14 +83,10 @@ def load_checkpoint(
     """Put a checkpoint back into a network, its average and its optimizer; hand back how far it was.
 
     Raises:
-        UserError: There is none, or it is damaged.
+        UserError: It is damaged.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(
-            f"{path.parent.parent}: nothing to go on from yet (no checkpoint); start it with --overwrite"
-        ) from None
     except Exception as error:  # truncated and damaged files fail in many ways
         raise UserError(f"{path}: the checkpoint is damaged ({type(error).__name__})") from None
     set_state_dict(

@@ -169,10 +169,11 @@ class Loop:
         return torch.compiler.set_stance("force_eager") if self.compiled else nullcontext()
 
     def go_on(self) -> None:
-        """Continue from the run's checkpoint."""
-        self.progress = load_checkpoint(
-            self.run.checkpoint_file, self.fabric, self.plain, self.average, self._optimizer
-        )
+        """Continue from the run's checkpoint, if it has come to one."""
+        if self.run.checkpoint_file.is_file():
+            self.progress = load_checkpoint(
+                self.run.checkpoint_file, self.fabric, self.plain, self.average, self._optimizer
+            )
         if self.fabric.is_global_zero:
             self.run.forget_after(self.progress.epoch)
 

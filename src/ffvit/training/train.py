@@ -120,7 +120,7 @@ def run_config(
 
 
 def resume(out: str | Path, machine: Machine | None = None, console: Console | None = None) -> Run:
-    """Go on with a run from its last checkpoint; the same as if it had never stopped.
+    """Go on with a run from its last checkpoint, or from its start if it has none yet; the same as if it had never stopped.
 
     Args:
         out: The run folder.
@@ -128,13 +128,15 @@ def resume(out: str | Path, machine: Machine | None = None, console: Console | N
         console: Where to show progress.
 
     Raises:
-        UserError: It is no run folder, has no checkpoint, or is finished.
+        UserError: It is no run folder, its checkpoint is damaged, or it is finished.
         RunStoppedError: As `train`.
     """
     run = Run(out)
     if run.summary() is not None:
         raise UserError(f"{run.path}: this run is finished; its figures are in {run.summary_file}")
-    config = run.config.replace(start_from=None)  # all weights come from the checkpoint
+    config = run.config
+    if run.checkpoint_file.is_file():
+        config = config.replace(start_from=None)  # all weights come from it
     if machine is not None:
         config = config.replace(machine=machine)
     return _run(start(config.machine), config, lambda: run, console, go_on=True)
@@ -153,7 +155,7 @@ def _run(fabric: Fabric, config: Config, folder: Callable[[], Run], console: Con
             run = loop.run = folder()
             if go_on:
                 loop.go_on()
-                about = f"as it was after {loop.progress.images:,} images"
+                about = f"as it was after {loop.progress.images:,} images" if loop.progress.images else about
             display.say(_headline(config, run, parts, network, loop, about))
             loop.fit()
             display.say(finish(loop))

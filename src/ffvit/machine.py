@@ -73,6 +73,14 @@ def precision_of(machine: Machine) -> Literal["32-true", "bf16-mixed", "16-mixed
     return "bf16-mixed" if device == "cpu" and multiplies_bf16() else "32-true"
 
 
+def in_precision(precision: str, device: torch.device) -> torch.autocast:
+    """A context in which networks compute as a run of this precision does; on a processor never in fp16."""
+    import torch
+
+    half = torch.float16 if precision == "16-mixed" and device.type != "cpu" else torch.bfloat16
+    return torch.autocast(device.type, half, enabled=precision != "32-true")
+
+
 def start(machine: Machine) -> Fabric:
     """Start the processes a run needs, and hand each its Fabric.
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
 from ffvit.cost import limits
@@ -29,8 +30,15 @@ def test_what_is_measured_is_there(monkeypatch):
 
 
 def test_a_slow_precision_is_said_to_be(monkeypatch):
+    monkeypatch.setattr(limits, "multiplies_bf16", lambda: False)
     monkeypatch.setattr(limits, "product_rate", lambda size, precision, *_: {"fp32": 30.0, "bf16": 10.0}[precision])
     assert why_slow("bf16", CPU) == "this machine has no fast bf16 (a matrix product takes 3 times as long as in fp32)"
     assert why_slow("fp32", CPU) is None
     monkeypatch.setattr(limits, "product_rate", lambda size, precision, *_: {"fp32": 10.0, "bf16": 30.0}[precision])
+    assert why_slow("bf16", CPU) is None
+
+
+def test_a_processor_with_units_for_bf16_is_not_timed(monkeypatch):
+    monkeypatch.setattr(limits, "multiplies_bf16", lambda: True)
+    monkeypatch.setattr(limits, "product_rate", lambda *_: pytest.fail("timed"))  # a busy machine may say anything
     assert why_slow("bf16", CPU) is None

@@ -82,7 +82,7 @@ def bandwidth(device: torch.device, seconds: float = 1.0) -> float:
 
 def why_slow(precision: str, device: torch.device) -> str | None:
     """Why networks should not be run in this precision here, or None where it is fast."""
-    if precision != "bf16":
+    if precision != "bf16" or (device.type == "cpu" and multiplies_bf16()):
         return None
     ratio = product_rate(512, "fp32", device, 0.1) / product_rate(512, "bf16", device, 0.1)
     if ratio < 1:

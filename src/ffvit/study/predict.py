@@ -17,7 +17,7 @@ from ffvit.cost.memory import kept_for_backward
 from ffvit.data.images import BadImageError
 from ffvit.data.parts import Parts
 from ffvit.data.transform import Source, Transform, evaluation_transform, training_transform
-from ffvit.machine import Machine, cores, gpus, kind, precision_of
+from ffvit.machine import Machine, cores, gpus, in_precision, kind, precision_of
 from ffvit.network.create import create_model, input_of
 from ffvit.recipe import Recipe
 from ffvit.training.speed import STATE
@@ -81,10 +81,8 @@ def measure(network: Network, recipe: Recipe, parts: Parts, threads: int, machin
 
 def _measured(network: Network, recipe: Recipe, parts: Parts, machine: Machine) -> Speed:
     model = create_model(network, len(parts.classes), drop_path=recipe.drop_path, dropout=recipe.dropout)
-    takes, device, precision = input_of(model), torch.device(kind(machine)), precision_of(machine)
-    half = torch.autocast(
-        device.type, torch.float16 if precision == "16-mixed" else torch.bfloat16, enabled=precision != "32-true"
-    )
+    takes, device = input_of(model), torch.device(kind(machine))
+    precise = in_precision(precision_of(machine), device)
     model.to(device)
     small = (takes.image[0] * takes.image[1]) <= 64**2
     # Small steps are all overhead, which the batch shares.
@@ -94,7 +92,7 @@ def _measured(network: Network, recipe: Recipe, parts: Parts, machine: Machine) 
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
 
     def forward() -> Tensor:
-        with half:
+        with precise:
             return cross_entropy(model(images), labels)
 
     kept = kept_for_backward(forward, model)
@@ -105,7 +103,7 @@ def _measured(network: Network, recipe: Recipe, parts: Parts, machine: Machine) 
         optimizer.zero_grad()
 
     def answer() -> None:
-        with torch.inference_mode(), half:
+        with torch.inference_mode(), precise:
             model(images)
 
     return Speed(

@@ -18,7 +18,7 @@ from ffvit.cost.count import count
 from ffvit.cost.memory import kept_for_backward
 from ffvit.data.loader import seconds_an_image
 from ffvit.errors import UserError
-from ffvit.machine import free_memory, gathered
+from ffvit.machine import free_memory, gathered, in_precision
 from ffvit.network.compiling import why_not_compiled
 from ffvit.network.create import input_of
 from ffvit.network.mixers import FeedForward
@@ -144,12 +144,11 @@ def _needed(network: nn.Module, batch: int, fabric: Fabric) -> float:
     """Bytes of weights and their like, and of what a step keeps of the images for the way back."""
     takes, was_training = input_of(network), network.training
     here = next(network.parameters()).device  # before a network is sharded that is not yet the device it trains on
-    half = torch.float16 if fabric.strategy.precision.precision == "16-mixed" and here.type != "cpu" else torch.bfloat16
     kept = []
     network.eval()
     for images in (1, 2):
         some = torch.zeros(images, takes.channels, *takes.image, device=here)
-        with torch.autocast(here.type, half, enabled=fabric.strategy.precision.precision != "32-true"):
+        with in_precision(fabric.strategy.precision.precision, here):
             kept.append(kept_for_backward(partial(network, some), network))
     network.train(was_training)
     shares = fabric.world_size if isinstance(fabric.strategy, ModelParallelStrategy) else 1

@@ -27,3 +27,17 @@ def test_a_child_does_not_hear_it():
     with kept_from_children():
         child = subprocess.run([sys.executable, "-c", raises], capture_output=True, text=True, check=False)
     assert (child.returncode, child.stdout, child.stderr) == (0, "unheard\n", "")
+
+
+def test_nor_does_one_off_a_fork_server():
+    program = """
+import multiprocessing, signal
+from ffvit.interrupts import kept_from_children
+child = multiprocessing.get_context("forkserver").Process(target=signal.raise_signal, args=(signal.SIGINT,))
+with kept_from_children():
+    child.start()
+child.join()
+print(child.exitcode)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("0\n", "")

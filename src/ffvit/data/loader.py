@@ -20,10 +20,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from ffvit.data.draws import generators_kept, seed_everything
 from ffvit.data.erasing import NOTHING, erase
-from ffvit.data.forking import ForkingLoader
 from ffvit.data.images import ArrayImages, BadImageError, Images, Subset
 from ffvit.data.order import TrainingOrder, View
 from ffvit.data.transform import Seen, Source, Transform, check_channels
+from ffvit.data.workers import WorkerLoader
 from ffvit.errors import RunStoppedError, UserError
 from ffvit.machine import cores
 
@@ -177,7 +177,7 @@ class _Collate:
         )
 
 
-class _Loader(ForkingLoader[Batch]):
+class _Loader(WorkerLoader[Batch]):
     """A loader whose workers' errors for a person arrive as they were raised, not as the text of a traceback."""
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]

@@ -17,8 +17,8 @@ from torch.utils.data import Dataset
 
 from ffvit.data.check.alike import look_hash
 from ffvit.data.decode import decoded
-from ffvit.data.forking import ForkingLoader
 from ffvit.data.images import BadImageError, Images, Stored
+from ffvit.data.workers import WorkerLoader
 from ffvit.errors import RunStoppedError
 from ffvit.machine import cores
 
@@ -156,7 +156,7 @@ def _by_workers(
     images: Images, indices: Int64[np.ndarray, " some"], find: Callable[[Images, int], Found]
 ) -> Iterator[Found | str]:
     """What is found of each image, in order, by a process on every core; of a few images, by this one."""
-    loader: ForkingLoader[list[Found | str]] = ForkingLoader(
+    loader: WorkerLoader[list[Found | str]] = WorkerLoader(
         _Each(images, indices, find),
         batch_size=_AT_ONCE,
         collate_fn=list,

@@ -1,4 +1,4 @@
-"""Processes that load for this one."""
+"""Workers: processes that load for this one."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ffvit.interrupts import kept_from_children
 Item = TypeVar("Item")
 
 
-class ForkingLoader(DataLoader[Item]):
-    """PyTorch's loader, with processes that keep to one thread, leave Ctrl-C to this one and end when they are told to.
+class WorkerLoader(DataLoader[Item]):
+    """PyTorch's loader, whose workers keep to one thread, leave Ctrl-C to this process and end when they are told to.
 
     It draws nothing from PyTorch's global generator.
     """
@@ -29,5 +29,5 @@ class ForkingLoader(DataLoader[Item]):
 
 def _begin(_: int) -> None:
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # processes that are not forked have no mask of ours
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # for those off a fork server that was there before
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -9,8 +9,8 @@ import torch
 from torch.utils.data import TensorDataset
 
 from ffvit.data.check.look import looks
-from ffvit.data.forking import ForkingLoader
 from ffvit.data.images import ArrayImages
+from ffvit.data.workers import WorkerLoader
 
 NUMBERS = TensorDataset(torch.arange(6))
 
@@ -31,7 +31,7 @@ def _interrupted_at_birth(monkeypatch):
 @pytest.mark.usefixtures("_interrupted_at_birth")
 class TestInterruptedAtBirth:
     def test_loading_goes_on(self, capfd):
-        loaded = ForkingLoader(NUMBERS, num_workers=2, multiprocessing_context="fork")
+        loaded = WorkerLoader(NUMBERS, num_workers=2, multiprocessing_context="fork")
         assert [int(number) for (number,) in loaded] == list(range(6))
         assert capfd.readouterr().err == ""
 
@@ -43,7 +43,7 @@ class TestInterruptedAtBirth:
 
 
 def test_the_process_that_forks_still_hears(capfd):
-    loaded = iter(ForkingLoader(NUMBERS, num_workers=2))
+    loaded = iter(WorkerLoader(NUMBERS, num_workers=2))
     next(loaded)
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
@@ -53,5 +53,5 @@ def test_the_process_that_forks_still_hears(capfd):
 
 def test_nothing_is_drawn_from_the_global_generator():
     before = torch.get_rng_state()
-    list(ForkingLoader(NUMBERS))
+    list(WorkerLoader(NUMBERS))
     assert torch.equal(torch.get_rng_state(), before)

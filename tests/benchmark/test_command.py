@@ -114,6 +114,7 @@ def test_what_cannot_run_is_listed_with_its_reason(no_children):
 
 @pytest.mark.parametrize("ratio", [0.1, 10.0])
 def test_bf16_is_measured_where_it_is_fast(ratio, no_children, monkeypatch):
+    monkeypatch.setattr(limits, "multiplies_bf16", lambda: False)
     monkeypatch.setattr(limits, "product_rate", lambda size, precision, *_: 1.0 if precision == "fp32" else ratio)
     done = here("benchmark", "ff_micro_patch2_8", *QUICK, "--no-train")
     assert done.returncode == 0, done.stderr

@@ -1,25 +1,41 @@
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 
 from ffvit.interrupts import kept_from_children
 
 
+@pytest.fixture(params=[False, True], ids=["alone", "beside a thread"])
+def _thread(request):
+    done = threading.Event()
+    thread = threading.Thread(target=done.wait)
+    if request.param:
+        thread.start()  # takes the signals that the main thread blocks
+    yield
+    done.set()
+
+
+@pytest.mark.usefixtures("_thread")
 def test_it_is_heard_afterwards():
     started = []
 
     def fork():
         with kept_from_children():
-            signal.raise_signal(signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.1)
             started.append(True)
 
     with pytest.raises(KeyboardInterrupt):
         fork()
     assert started
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_child_does_not_hear_it():

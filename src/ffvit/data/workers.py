@@ -23,6 +23,8 @@ class WorkerLoader(DataLoader[Item]):
         super().__init__(dataset, worker_init_fn=_begin, generator=torch.Generator(), **options)
 
     def __iter__(self) -> Any:
+        if not self.num_workers:
+            return super().__iter__()
         with kept_from_children():
             return super().__iter__()
 

@@ -82,7 +82,7 @@ class Form:
         Restart markers cut it into tiles, 48 pixels wide or a little more where the width allows. They cost 1.4 % of the
         bytes, and let a decoder pass over the tiles that a crop does not touch.
         """
-        a_row = -(-image.width // 16)
+        a_row = -(-image.width // 16)  # blocks: 4:2:0 codes 16 x 16 pixels together
         tile = next((blocks for blocks in range(3, a_row) if a_row % blocks == 0), a_row)
         file = io.BytesIO()
         image.save(file, "JPEG", quality=self.quality or QUALITY, subsampling="4:2:0", restart_marker_blocks=tile)

@@ -131,8 +131,10 @@ class Architecture(Value):
         classes: Number of classes; 0 for a network without a head.
         readout: What the head reads: the `class token` or the `mean` over patches.
         position: A `map` of the patch grid, resized bilinearly to it, with a vector for the class token (the paper);
-            one of the `vectors` for every token (ViT); or `none`.
+            one of the `vectors` for every token (ViT); fixed 2-D sine-cosine vectors (`sincos`, MoCo v3); or `none`.
         position_grid: Height and width of the position map; default: the patch grid. The paper's is 14 x 14 throughout.
+        position_std: Standard deviation that learned positions start with; the paper's and ViT's is 0.02. Where it is far
+            below that of the patch embeddings, attention starts almost blind to position.
         start: Start values of linear layers: the `paper`'s (truncated normal of 0.02, zero biases) or `pytorch`'s own.
     """
 
@@ -144,8 +146,9 @@ class Architecture(Value):
     channels: PositiveInt = 3
     classes: Annotated[int, Field(ge=0)] = 1000
     readout: Literal["class token", "mean"] = "class token"
-    position: Literal["map", "vectors", "none"] = "map"
+    position: Literal["map", "vectors", "sincos", "none"] = "map"
     position_grid: Pair | None = None
+    position_std: Annotated[float, Field(gt=0)] = 0.02
     start: Literal["paper", "pytorch"] = "paper"
 
     @field_validator("image", "patch", "position_grid", mode="before")
@@ -182,6 +185,8 @@ class Architecture(Value):
             )
         if self.position_grid is not None and self.position != "map":
             raise ValueError(f"position_grid is the size of a position map; position is {self.position!r}")
+        if self.position == "sincos" and self.width % 4:
+            raise ValueError(f"position: sincos needs a width that 4 divides; got {self.width}")
         return self
 
     @property

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from timm.layers import DropPath, calculate_drop_path_rates, trunc_normal_
+from timm.layers import DropPath, build_sincos2d_pos_embed, calculate_drop_path_rates, trunc_normal_
 from timm.models import checkpoint_seq
 from timm.models._features import feature_take_indices
 from timm.models.mlp_mixer import SpatialGatingUnit
@@ -59,6 +59,22 @@ class PositionVectors(nn.Module):
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         self.vectors = nn.Parameter(torch.empty(1, architecture.tokens, architecture.width))
+
+    def forward(self, tokens: Float[Tensor, "batch tokens features"]) -> Float[Tensor, "batch tokens features"]:
+        return tokens + self.vectors
+
+
+class SinCosPositions(nn.Module):
+    """Fixed 2-D sine-cosine vectors (MoCo v3, arXiv 2104.02057, section 4.2); zero for a class token, as there."""
+
+    vectors: Tensor
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        grid = build_sincos2d_pos_embed(list(architecture.grid), dim=architecture.width)[None]
+        if _has_class_token(architecture):
+            grid = torch.cat((grid.new_zeros(1, 1, architecture.width), grid), dim=1)
+        self.register_buffer("vectors", grid, persistent=False)
 
     def forward(self, tokens: Float[Tensor, "batch tokens features"]) -> Float[Tensor, "batch tokens features"]:
         return tokens + self.vectors
@@ -115,7 +131,12 @@ class Backbone(nn.Module):
 
         self.patch_embed = PatchEmbedding(architecture)
         self.cls_token = nn.Parameter(torch.empty(1, 1, architecture.width)) if self.num_prefix_tokens else None
-        positions = {"map": PositionMap, "vectors": PositionVectors, "none": lambda _: nn.Identity()}
+        positions = {
+            "map": PositionMap,
+            "vectors": PositionVectors,
+            "sincos": SinCosPositions,
+            "none": lambda _: nn.Identity(),
+        }
         self.position = positions[architecture.position](architecture)
         self.blocks = nn.Sequential(
             *(
@@ -133,7 +154,10 @@ class Backbone(nn.Module):
     def init_weights(self) -> None:
         """Start values of the paper's code: truncated normal of 0.02, zero biases; convolutions keep PyTorch's own."""
         for name, parameter in self.named_parameters():
-            if name == "cls_token" or name.startswith("position."):
+            if name.startswith("position."):
+                std = self.architecture.position_std
+                trunc_normal_(parameter, std=std, a=-2 * max(1.0, std), b=2 * max(1.0, std))
+            elif name == "cls_token":
                 trunc_normal_(parameter, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear) and self.architecture.start == "paper":

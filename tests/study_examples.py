@@ -28,8 +28,8 @@ ARMS = (
     ("feed-forward", "arm", 0.969, 118_000, 4_900_000, 0.0021, 21.0),
     ("attention", "arm", 0.974, 102_000, 5_600_000, 0.0034, 29.0),
     ("attention only", "arm", 0.912, 84_000, 4_100_000, 0.0046, 34.0),
-    ("no mixing", "floor", 0.83, 67_000, 2_200_000, 0.0012, 13.0),
-    ("random mixing", "floor", 0.90, 67_000, 2_700_000, 0.0015, 15.0),
+    ("no mixing", "control", 0.83, 67_000, 2_200_000, 0.0012, 13.0),
+    ("random mixing", "control", 0.90, 67_000, 2_700_000, 0.0015, 15.0),
 )
 
 
@@ -106,7 +106,7 @@ def _arm(name, role, share, parameters, flops, latency, seconds, correct, draw) 
         planned=len(runs),
         cost=Cost(latency, 1.3 * latency, 16 / latency, 64),
         published=None,
-        differs=("position: none against vectors",) if role == "floor" else (),
+        differs=("position: none against vectors",) if role == "control" else (),
     )
 
 

@@ -325,7 +325,7 @@ def compare(
     minutes: PositiveFloat | None = None,
     budget: Literal["epochs", "flops", "parameters", "time", "latency"] | None = None,
     margin: NonNegativeFloat | None = None,
-    floors: Annotated[bool | None, Parameter(negative="--no-floors")] = None,
+    controls: Annotated[bool | None, Parameter(negative="--no-controls")] = None,
     search: Annotated[bool | None, Parameter(negative="--no-search")] = None,
     until_settled: bool | None = None,
     max_seeds: PositiveInt | None = None,
@@ -376,7 +376,7 @@ def compare(
         What all arms have alike: epochs, training flops, parameters, training time, or latency.
     margin
         `As good as` means within so many points of top-1. Default: 1.
-    floors
+    controls
         Also train the body without mixing, and with a frozen random mixer. Default: yes.
     search
         Tune each arm's learning rate alike, on images that are not tested on. Default: yes.
@@ -421,7 +421,7 @@ def compare(
             "folds": folds,
             "budget": budget,
             "margin": margin,
-            "floors": floors,
+            "controls": controls,
             "search": search,
             "until_settled": until_settled,
             "max_seeds": max_seeds,

@@ -31,7 +31,7 @@ def plan(**fields) -> Plan:
 
 def test_factors_are_crossed():
     arms = arms_of(
-        plan(factors={"width": [32, 48], "mixer": {"FF": {}, "attention": {"block.0": ATTENTION}}}, floors=False)
+        plan(factors={"width": [32, 48], "mixer": {"FF": {}, "attention": {"block.0": ATTENTION}}}, controls=False)
     )
     assert [arm.name for arm in arms] == ["width 32, FF", "width 32, attention", "width 48, FF", "width 48, attention"]
     assert [arm.network.architecture.width for arm in arms] == [32, 32, 48, 48]
@@ -39,48 +39,48 @@ def test_factors_are_crossed():
 
 
 def test_only_what_a_level_says_is_changed():
-    one, two = arms_of(plan(factors={"mixer": {"FF": {}, "attention": {"block.0": ATTENTION}}}, floors=False))
+    one, two = arms_of(plan(factors={"mixer": {"FF": {}, "attention": {"block.0": ATTENTION}}}, controls=False))
     assert two.network.architecture.replace(block=one.network.architecture.block) == one.network.architecture
     assert two.recipe == one.recipe
 
 
 def test_a_recipes_field_is_varied_by_its_name():
-    arms = arms_of(plan(factors={"drop_path": [0.0, 0.1]}, floors=False))
+    arms = arms_of(plan(factors={"drop_path": [0.0, 0.1]}, controls=False))
     assert [arm.recipe.drop_path for arm in arms] == [0.0, 0.1]
 
 
 def test_another_mixer_loses_the_settings_of_the_one_before():
     body = {**BODY, "block": [ATTENTION, BODY["block"][1]]}
-    (arm,) = arms_of(plan(network=body, factors={"mixer": {"FF": {"block.0.mixer": "feedforward"}}}, floors=False))
+    (arm,) = arms_of(plan(network=body, factors={"mixer": {"FF": {"block.0.mixer": "feedforward"}}}, controls=False))
     assert arm.network.architecture.block[0] == Branch("feedforward", "patches")
 
 
-def test_floors_are_the_body_without_mixing_and_with_a_random_one():
+def test_controls_are_the_body_without_mixing_and_with_a_random_one():
     arms = {arm.name: arm for arm in arms_of(plan(factors={"mixer": {"FF": {}, "attention": {"block.0": ATTENTION}}}))}
     base = arms["FF"].network.architecture
     for name, mixer in (("no mixing", "none"), ("random mixing", "random")):
-        floor = arms[name]
-        assert floor.role == "floor"
-        assert floor.network.architecture.block == (Branch(mixer, "patches"), base.block[1])
-        assert floor.network.architecture.replace(block=base.block) == base
+        control = arms[name]
+        assert control.role == "control"
+        assert control.network.architecture.block == (Branch(mixer, "patches"), base.block[1])
+        assert control.network.architecture.replace(block=base.block) == base
 
 
-def test_a_floor_without_mixing_reads_the_mean_where_the_body_has_a_class_token():
+def test_a_control_without_mixing_reads_the_mean_where_the_body_has_a_class_token():
     arms = {arm.name: arm for arm in arms_of(Plan(network="ff_micro_patch2_8", recipe="digits"))}
     assert arms["no mixing"].network.architecture.readout == "mean"
     assert arms["random mixing"].network.architecture.readout == "class token"
 
 
-def test_a_network_of_timms_is_a_guest_and_gets_no_floor():
+def test_a_network_of_timms_is_external_and_gets_no_control():
     names = ["vit_tiny_patch16_224", "resmlp_12_224"]
     arms = arms_of(Plan(network=names[0], recipe="small", factors={"network": names}))
-    assert [arm.role for arm in arms] == ["guest", "guest"]
+    assert [arm.role for arm in arms] == ["external", "external"]
 
 
 def test_image_size_reaches_every_network():
     names = ["ff_tiny_patch16_224", "vit_tiny_patch16_224"]
     network = {"name": names[0], "image": [64, 64]}
-    ours, theirs = arms_of(Plan(network=network, recipe="small", factors={"network": names}, floors=False))
+    ours, theirs = arms_of(Plan(network=network, recipe="small", factors={"network": names}, controls=False))
     assert ours.network.architecture.image == (64, 64)
     assert theirs.network.image == (64, 64)
 
@@ -129,8 +129,8 @@ def test_one_arm_is_asked_whether_its_mixing_is_worth_anything():
     assert questions_of(its, arms_of(its)) == (("FF", "no mixing"), ("FF", "random mixing"))
 
 
-def test_one_arm_without_floors_is_no_study():
-    its = plan(floors=False)
+def test_one_arm_without_controls_is_no_study():
+    its = plan(controls=False)
     with pytest.raises(UserError, match="only one arm"):
         questions_of(its, arms_of(its))
 

@@ -60,10 +60,10 @@ def test_training_operations_are_equal_within_three_percent():
     assert {arm.network for arm in result.arms} == {arm.network for arm in held("epochs").arms}
 
 
-def test_floors_stay_as_they_are():
-    before = {arm.name: arm for arm in held("epochs").arms if arm.role == "floor"}
+def test_controls_stay_as_they_are():
+    before = {arm.name: arm for arm in held("epochs").arms if arm.role == "control"}
     for budget in ("parameters", "flops"):
-        assert {arm.name: arm for arm in held(budget).arms if arm.role == "floor"} == before
+        assert {arm.name: arm for arm in held(budget).arms if arm.role == "control"} == before
 
 
 def test_operations_that_whole_epochs_cannot_meet_say_how_many_could():
@@ -73,14 +73,14 @@ def test_operations_that_whole_epochs_cannot_meet_say_how_many_could():
     held("flops", recipe={"base": "small", "epochs": enough})
 
 
-def test_a_guest_that_cannot_be_fitted_is_named():
-    guest = {"vit": {"network": "vit_tiny_patch16_224"}, "FF": {"network": "ff_tiny_patch16_224"}}
+def test_an_external_network_that_cannot_be_fitted_is_named():
+    external = {"vit": {"network": "vit_tiny_patch16_224"}, "FF": {"network": "ff_tiny_patch16_224"}}
     with pytest.raises(UserError, match=r"'FF' comes no nearer|'vit' has a body of its own"):
         held(
             "parameters",
-            factors={"network": {**guest, "small": {"network": "vit_small_patch16_224"}}},
+            factors={"network": {**external, "small": {"network": "vit_small_patch16_224"}}},
             against="FF",
-            floors=False,
+            controls=False,
         )
 
 

@@ -55,7 +55,14 @@ NOTICES_SOON = {"RAY_health_check_period_ms": "500", "RAY_health_check_failure_t
 def study(tmp_path: Path, *words: str, **fields) -> str:
     block = [{"mixer": "feedforward", "axis": "patches"}, {"mixer": "feedforward", "axis": "features"}]
     network = {"width": 16, "depth": 1, "image": 8, "patch": 4, "channels": 1, "readout": "mean", "block": block}
-    plan = {"network": network, "factors": {"width": [16, 24]}, "seeds": 1, "search": "none", "floors": False, **fields}
+    plan = {
+        "network": network,
+        "factors": {"width": [16, 24]},
+        "seeds": 1,
+        "search": "none",
+        "controls": False,
+        **fields,
+    }
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan))
     (tmp_path / "study.py").write_text(STUDY)
     told = subprocess.run(

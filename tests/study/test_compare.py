@@ -35,7 +35,7 @@ PLAN = {
     },
     "seeds": 2,
     "search": "none",
-    "floors": False,
+    "controls": False,
 }
 
 

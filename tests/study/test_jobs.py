@@ -23,7 +23,7 @@ BODY = {
 
 
 def plan(**fields) -> Plan:
-    return Plan(**{"network": BODY, "recipe": "digits", "factors": {"width": [16, 32]}, "floors": False, **fields})
+    return Plan(**{"network": BODY, "recipe": "digits", "factors": {"width": [16, 32]}, "controls": False, **fields})
 
 
 def answered(job: Job, top1: float, loss: float) -> None:

@@ -35,7 +35,7 @@ BODY = {
 @pytest.fixture
 def study(tmp_path: Path) -> Study:
     recipe = {"base": "digits", "epochs": 1, "warmup_epochs": 0}
-    plan = Plan(network=BODY, recipe=recipe, factors={"width": [16, 24]}, floors=False, search="none", seeds=1)
+    plan = Plan(network=BODY, recipe=recipe, factors={"width": [16, 24]}, controls=False, search="none", seeds=1)
     return Study.create(tmp_path / "study", plan)
 
 

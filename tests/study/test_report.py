@@ -33,7 +33,7 @@ def findings(folder: Path, *names: str, **fields) -> Findings:
     made = study(folder)
     if names:
         kept = [name for name, role, *_ in ARMS if role == "arm"][: len(names)]
-        new = dict(zip(kept, names, strict=True)) | {name: name for name, role, *_ in ARMS if role == "floor"}
+        new = dict(zip(kept, names, strict=True)) | {name: name for name, role, *_ in ARMS if role == "control"}
         made = replace(
             made,
             title=names[0],
@@ -126,12 +126,14 @@ def test_every_number_has_its_unit(written: Path):
         assert words in text, words
 
 
-def test_floors_stand_apart_and_guests_are_marked(tmp_path: Path):
+def test_controls_stand_apart_and_external_networks_are_marked(tmp_path: Path):
     made = findings(tmp_path)
-    arms = tuple(replace(each, role="guest") if each.name == "attention only" else each for each in made.arms)
+    arms = tuple(replace(each, role="external") if each.name == "attention only" else each for each in made.arms)
     text = page(replace(made, arms=arms), {})
     table = text[text.index("<table>") : text.index("</table>")]
-    assert table.index("attention only") < table.index("(guest)") < table.index("Floors") < table.index("no mixing")
+    assert (
+        table.index("attention only") < table.index("(external)") < table.index("Controls") < table.index("no mixing")
+    )
 
 
 def test_what_came_from_outside_is_escaped_everywhere(evil: Path):
@@ -271,7 +273,7 @@ def test_terminal_shows_verdict_and_table(tmp_path: Path):
     console.print(summary_table(made))
     text = console.file.getvalue()
     assert text.index(made.comparisons[0].headline) < text.index("top-1")
-    assert "no mixing (floor)" in text
+    assert "no mixing (control)" in text
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no chromium or chrome here")

@@ -1,4 +1,4 @@
-"""The arms of a study: the cells that a plan's factors span, and the floors under them."""
+"""The arms of a study: the cells that a plan's factors span, and the controls under them."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from ffvit.recipe import Recipe
 from ffvit.study.plan import Plan
 from ffvit.value import Value
 
-FLOORS = {"no mixing": "none", "random mixing": "random"}
-"""The floors' names, and what stands in the place of the base's mixers over patches."""
+CONTROLS = {"no mixing": "none", "random mixing": "random"}
+"""The controls' names, and what stands in the place of the base's mixers over patches."""
 
 
 class Arm(Value):
     """One variant: a network and the recipe it is trained by."""
 
     name: str
-    role: Literal["arm", "floor", "guest"] = "arm"
+    role: Literal["arm", "control", "external"] = "arm"
     network: Network
     recipe: Recipe
 
 
 def arms_of(plan: Plan) -> tuple[Arm, ...]:
-    """Every cell of the plan's factors, crossed, then the floors.
+    """Every cell of the plan's factors, crossed, then the controls.
 
     Raises:
         UserError: A cell is impossible (says which and why), two cells are the same, a path names no field, or a
@@ -44,8 +44,8 @@ def arms_of(plan: Plan) -> tuple[Arm, ...]:
             ):
                 raise UserError(f"factors: {other.name!r} and {arm.name!r} are the same network and recipe")
         arms.append(arm)
-    if plan.floors:
-        arms += _floors(arms)
+    if plan.controls:
+        arms += _controls(arms)
     names = [arm.name for arm in arms]
     for name in (plan.against, *(name for pair in plan.comparisons or () for name in pair), *plan.published):
         if name is not None and name not in names:
@@ -64,13 +64,13 @@ def questions_of(plan: Plan, arms: tuple[Arm, ...]) -> tuple[tuple[str, str], ..
     """
     if plan.comparisons is not None:
         return plan.comparisons
-    asked = [arm for arm in arms if arm.role != "floor"]
+    asked = [arm for arm in arms if arm.role != "control"]
     against = plan.against or next((arm.name for arm in asked if has_attention(arm)), asked[0].name)
     others = [arm.name for arm in sorted(asked, key=lambda arm: not without_attention(arm)) if arm.name != against]
     if not others:  # one arm alone is asked whether its mixing is worth anything
-        others = [arm.name for arm in arms if arm.role == "floor"]
+        others = [arm.name for arm in arms if arm.role == "control"]
         if not others:
-            raise UserError(f"factors: there is only one arm, {against!r}, and no floor: nothing to compare it with")
+            raise UserError(f"factors: there is only one arm, {against!r}, and no control: nothing to compare it with")
         return tuple((against, other) for other in others)
     return tuple((other, against) for other in others)
 
@@ -113,7 +113,7 @@ def _arm(plan: Plan, cell: tuple[tuple[str, str, dict[str, Any]], ...]) -> Arm:
     except ValueError as error:
         raise UserError(f"factors: {where} is impossible: {_words(error)}") from None
     name = ", ".join(level for _, level, _ in cell) or network.title
-    return Arm(name=name, role="guest" if network.architecture is None else "arm", network=network, recipe=recipe)
+    return Arm(name=name, role="external" if network.architecture is None else "arm", network=network, recipe=recipe)
 
 
 def _words(error: ValueError) -> str:
@@ -169,7 +169,7 @@ def _put(fields: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def _floors(arms: list[Arm]) -> list[Arm]:
+def _controls(arms: list[Arm]) -> list[Arm]:
     """The first body of ours with no mixing over patches, and with a random one, trained by that arm's recipe.
 
     Without mixing the class token would hear nothing of the image, so there the mean over patches is read.
@@ -177,8 +177,8 @@ def _floors(arms: list[Arm]) -> list[Arm]:
     body = next((arm for arm in arms if arm.network.architecture is not None), None)
     if body is None or body.network.architecture is None:
         return []
-    architecture, floors = body.network.architecture, []
-    for name, mixer in FLOORS.items():
+    architecture, controls = body.network.architecture, []
+    for name, mixer in CONTROLS.items():
         block = tuple(Branch(mixer, "patches") if branch.axis == "patches" else branch for branch in architecture.block)
         # Attention and gating along features read vectors of patches: they would mix those.
         if any(each.spreads_patches for each in block if each.axis == "features"):
@@ -190,5 +190,5 @@ def _floors(arms: list[Arm]) -> list[Arm]:
         network = Network(architecture=architecture.replace(block=block, readout=readout))
         if any(arm.network.architecture == network.architecture and arm.recipe == body.recipe for arm in arms):
             continue  # the plan has it already
-        floors.append(Arm(name=name, role="floor", network=network, recipe=body.recipe))
-    return floors
+        controls.append(Arm(name=name, role="control", network=network, recipe=body.recipe))
+    return controls

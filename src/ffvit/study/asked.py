@@ -61,8 +61,10 @@ def planned(
             fields["minutes"] = minutes
         if "network" not in fields:  # a plan that leaves the body to us
             loose = parse(Plan, {**fields, "network": "ff_tiny_patch16_224", "recipe": "small"}, str(path))
-            floors = asked.get("floors", loose.floors)
-            fitting = fitted(data, dict(loose.factors), fields.get("minutes"), floors, _changed(loose.machine, machine))
+            controls = asked.get("controls", loose.controls)
+            fitting = fitted(
+                data, dict(loose.factors), fields.get("minutes"), controls, _changed(loose.machine, machine)
+            )
             fields = {**fitting, **fields}
         plan = parse(Plan, {**fields, "data": data}, str(path))
     else:
@@ -70,7 +72,7 @@ def planned(
         if networks:
             plan = _of_names(networks, data, minutes)
         else:
-            fitting = fitted(data, None, minutes, asked.get("floors", True), _changed(Machine(), machine))
+            fitting = fitted(data, None, minutes, asked.get("controls", True), _changed(Machine(), machine))
             plan = Plan(**fitting | {"data": data})
             if data.source != "digits":
                 plan = plan.replace(title=f"Do you even need attention? On {data.source}")

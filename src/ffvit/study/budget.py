@@ -37,7 +37,7 @@ class Held(Value):
 
 
 def hold(plan: Plan, arms: tuple[Arm, ...], classes: int) -> Held:
-    """Make the arms equal in what the plan holds equal. Floors follow the base as they are.
+    """Make the arms equal in what the plan holds equal. Controls follow the base as they are.
 
     Args:
         plan: Says what is held.
@@ -82,7 +82,7 @@ def _epochs_in_words(arms: tuple[Arm, ...], reference: Arm) -> str:
 def _equal_operations(arms: tuple[Arm, ...], reference: Arm, classes: int) -> Held:
     """Epochs in inverse proportion to the operations of an image (a training step is three predictions for all)."""
     flops = {arm.name: counted(arm.network, classes).flops for arm in arms}
-    ratio = {arm.name: flops[reference.name] / flops[arm.name] for arm in arms if arm.role != "floor"}
+    ratio = {arm.name: flops[reference.name] / flops[arm.name] for arm in arms if arm.role != "control"}
 
     def off(name: str, epochs: int) -> float:
         return max(1, round(epochs * ratio[name])) / (epochs * ratio[name]) - 1
@@ -99,7 +99,7 @@ def _equal_operations(arms: tuple[Arm, ...], reference: Arm, classes: int) -> He
         )
     changed, words = [], []
     for arm in arms:
-        if arm.role == "floor" or arm is reference:
+        if arm.role == "control" or arm is reference:
             changed.append(arm)
             continue
         epochs = round(wanted * ratio[arm.name])
@@ -119,7 +119,7 @@ def _equal_width(
     target = size(reference)
     changed, words = [], []
     for arm in arms:
-        if arm.role == "floor" or arm is reference:
+        if arm.role == "control" or arm is reference:
             changed.append(arm)
             continue
         if arm.network.architecture is None:
@@ -131,7 +131,7 @@ def _equal_width(
             fitted = _filled(fitted, fitted.network.architecture, target, size)
             off = size(fitted) / target - 1
         if abs(off) > tolerance:
-            body = "has a body of its own" if arm.role == "guest" else "comes no nearer, whatever its width"
+            body = "has a body of its own" if arm.role == "external" else "comes no nearer, whatever its width"
             raise UserError(
                 f"budget: {arm.name!r} {body}: {size(fitted):,.0f} {what} against {target:,.0f} of {reference.name!r} "
                 f"({off:+.1%}, more than {tolerance:.0%}). Leave it out, or hold something else equal"
@@ -203,7 +203,7 @@ def _equal_latency(arms: tuple[Arm, ...], reference: Arm, classes: int, device: 
     base = _built(reference, classes, device)
     changed, words = [], []
     for arm in arms:
-        if arm.role == "floor" or arm is reference:
+        if arm.role == "control" or arm is reference:
             changed.append(arm)
             continue
         tried: dict[int, tuple[float, Arm]] = {}

@@ -64,7 +64,7 @@ BODIES = (
 def body(side: int, patch: int, width: int, depth: int, channels: int = 3) -> Architecture:
     """The body that the question's arms share.
 
-    The mean over patches is read, so that a floor without mixing can be the same body. Start values are PyTorch's,
+    The mean over patches is read, so that a control without mixing can be the same body. Start values are PyTorch's,
     which follow the width: the paper's 0.02 fits a width of 768, and at 64 it starves attention above all (on the
     digits 88 % instead of 96 %).
     """
@@ -94,7 +94,7 @@ def mixers(heads: int) -> dict[str, dict[str, Any]]:
 
 
 def fitted(
-    data: Data, factors: Factors | None, minutes: float | None, floors: bool, machine: Machine
+    data: Data, factors: Factors | None, minutes: float | None, controls: bool, machine: Machine
 ) -> dict[str, Any]:
     """The fields of a plan that fit images and time: network, recipe, factors, seeds, minutes.
 
@@ -106,7 +106,7 @@ def fitted(
         data: The images.
         factors: What varies on the body; None: the question's mixers.
         minutes: What the whole study may take; None: 30, but for the digits.
-        floors: Whether floors are trained too.
+        controls: Whether controls are trained too.
         machine: What one run computes on.
 
     Raises:
@@ -128,7 +128,7 @@ def fitted(
     best: tuple[Body, float] | None = None
     for size in (each for each in BODIES if each.image <= max(side * 1.5, BODIES[0].image)):
         # Of runs with as many epochs as are needed: how many seeds there is time for, the search's trials aside.
-        plan = Plan(**_fields(size, _recipe(images, need), data, factors, floors, machine))
+        plan = Plan(**_fields(size, _recipe(images, need), data, factors, controls, machine))
         speeds = [(arm.recipe, measure(arm.network, arm.recipe, parts, 1, plan.machine)) for arm in arms_of(plan)]
         each = sum(speed.run(recipe, parts).seconds for recipe, speed in speeds)
         seeds = seconds / each - _trials(plan)
@@ -150,7 +150,7 @@ def fitted(
             f"minutes: {minutes:g} is too short: on these {images:,} training images even the smallest body with one "
             f"seed would take about {enough} minutes"
         )
-    return _fields(size, _recipe(images, max(1, int(need * share))), data, factors, floors, machine) | {
+    return _fields(size, _recipe(images, max(1, int(need * share))), data, factors, controls, machine) | {
         "seeds": tuple(range(count)),
         "minutes": minutes,
     }
@@ -162,7 +162,7 @@ def _trials(plan: Plan) -> float:
 
 
 def _fields(
-    size: Body, recipe: Recipe, data: Data, factors: Factors | None, floors: bool, machine: Machine
+    size: Body, recipe: Recipe, data: Data, factors: Factors | None, controls: bool, machine: Machine
 ) -> dict[str, Any]:
     return {
         "machine": _computing(machine, size.image),
@@ -170,7 +170,7 @@ def _fields(
         "recipe": recipe,
         "data": data,
         "factors": factors or {"mixer": mixers(size.heads)},
-        "floors": floors,
+        "controls": controls,
     }
 
 

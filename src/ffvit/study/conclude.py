@@ -49,13 +49,13 @@ def conclude(study: Study, ground: Ground) -> Findings:
         difference = _difference(plan, pairs, level)
         if difference is None:
             continue
-        floor = found.get("no mixing") if not comparisons else None  # said once
-        comparisons.append(_comparison(plan, ground.held, found, one, other, pairs, difference, floor))
+        control = found.get("no mixing") if not comparisons else None  # said once
+        comparisons.append(_comparison(plan, ground.held, found, one, other, pairs, difference, control))
         disagreements.append(_disagreement(pairs, one, other))
     return Findings(
         title=plan.title,
         folder=study.path,
-        arms=tuple(sorted(found.values(), key=lambda each: each.role == "floor")),
+        arms=tuple(sorted(found.values(), key=lambda each: each.role == "control")),
         comparisons=tuple(comparisons),
         disagreements=tuple(each for each in disagreements if each is not None),
         margin=plan.margin / 100,
@@ -229,7 +229,7 @@ def _comparison(
     other: str,
     pairs: Sequence[tuple[Result, Result]],
     difference: statistics.Difference,
-    floor: ArmFinding | None,
+    control: ArmFinding | None,
 ) -> Comparison:
     margin = plan.margin / 100
     outcome = statistics.outcome(difference, margin)
@@ -242,7 +242,7 @@ def _comparison(
         per_run=tuple((a.key, float(a.correct.mean() - b.correct.mean())) for a, b in pairs),
         outcome=outcome,
         headline=verdict.headline(arm, against, outcome),
-        words=verdict.words(arm, against, found[one], found[other], difference, outcome, margin, more, floor),
+        words=verdict.words(arm, against, found[one], found[other], difference, outcome, margin, more, control),
         more_seeds=more,
     )
 

@@ -59,7 +59,7 @@ class ArmFinding:
 
     Attributes:
         name: What people call it.
-        role: `arm`; `floor` for the bodies without a mixer or with a frozen random one; `guest` for a network that has
+        role: `arm`; `control` for the bodies without a mixer or with a frozen random one; `external` for a network that has
             a body of its own, so that more than the mixer differs.
         network: Its network in a few words, for example "width 64, depth 4: feedforward over patches, ...".
         parameters: How many.
@@ -75,7 +75,7 @@ class ArmFinding:
     """
 
     name: str
-    role: Literal["arm", "floor", "guest"]
+    role: Literal["arm", "control", "external"]
     network: str
     parameters: int
     flops: int
@@ -149,7 +149,7 @@ class Findings:
     Attributes:
         title: The study's.
         folder: Where it lies.
-        arms: In the plan's order, floors last.
+        arms: In the plan's order, controls last.
         comparisons: The questions asked; the first is the one the verdict answers. Empty while runs are missing.
         disagreements: One for each comparison that has test images in common.
         margin: What "as good" means, a share.

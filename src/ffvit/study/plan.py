@@ -79,7 +79,7 @@ class Plan(Value):
     folds: Annotated[int, Field(ge=2)] | None = Field(None, description="Cross-validation over so many parts.")
     budget: Budget = Field("epochs", description="What all arms have alike.")
     search: Search | None = Field(Search(), description="Tuning of each arm, alike for all. none: no tuning.")
-    floors: bool = Field(True, description="Also train the body without mixing, and with a frozen random mixer.")
+    controls: bool = Field(True, description="Also train the body without mixing, and with a frozen random mixer.")
     against: str | None = Field(
         None, description="The arm that others are compared with. Default: the one with attention."
     )

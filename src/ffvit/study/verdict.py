@@ -40,7 +40,7 @@ def words(
     outcome: Outcome,
     margin: float,
     more_seeds: int | None,
-    floor: ArmFinding | None,
+    control: ArmFinding | None,
 ) -> str:
     """The verdict in a few sentences: the figures, what they show within the margin, what it costs.
 
@@ -59,7 +59,7 @@ def words(
         f"{points(difference.high)}; {over}).",
         _within(difference, outcome, margin, more_seeds),
         _cost(found, found_against),
-        _ease(found, found_against, floor, margin),
+        _ease(found, found_against, control, margin),
     ]
     return " ".join(each for each in said if each)
 
@@ -99,12 +99,12 @@ def _within(difference: Difference, outcome: Outcome, margin: float, more_seeds:
     return f"{so_far} {within}, {rest}: {more}."
 
 
-def _ease(found: ArmFinding, against: ArmFinding, floor: ArmFinding | None, margin: float) -> str:
-    if floor is None or floor.top1 is None or found.top1 is None or against.top1 is None:
+def _ease(found: ArmFinding, against: ArmFinding, control: ArmFinding | None, margin: float) -> str:
+    if control is None or control.top1 is None or found.top1 is None or against.top1 is None:
         return ""
-    if floor.top1.value < min(found.top1.value, against.top1.value) - margin:
+    if control.top1.value < min(found.top1.value, against.top1.value) - margin:
         return ""
-    return f"Without any mixing it is {100 * floor.top1.value:.1f} %: these images hardly ask for mixing at all."
+    return f"Without any mixing it is {100 * control.top1.value:.1f} %: these images hardly ask for mixing at all."
 
 
 def _cost(found: ArmFinding, against: ArmFinding) -> str:

@@ -25,7 +25,7 @@ ON_PAGE = {INK: "currentColor", SOFT: "var(--soft)", PAPER: "var(--paper)", MUTE
 """The page's names of the inks; `style.css` has a light and a dark value of each."""
 
 MARKERS = ("o", "s", "^", "D", "v", "P")
-FLOOR_MARKERS = ("+", "x", "1", "2")
+CONTROL_MARKERS = ("+", "x", "1", "2")
 DASHES: tuple[Any, ...] = ("-", (0, (4, 1.6)), (0, (1.4, 1.2)), (0, (6, 1.4, 1.4, 1.4)))
 
 
@@ -62,13 +62,13 @@ class Look:
 
 
 def looks(arms: Iterable[ArmFinding]) -> dict[str, Look]:
-    """A look an arm: floors grey, the others in colours; beyond six, colours come again with other shapes."""
-    found, others, floors = {}, 0, 0
+    """A look an arm: controls grey, the others in colours; beyond six, colours come again with other shapes."""
+    found, others, controls = {}, 0, 0
     for arm in arms:
-        if arm.role == "floor":
-            mark = FLOOR_MARKERS[floors % len(FLOOR_MARKERS)]
-            found[arm.name] = Look(MUTED, mark, DASHES[(floors + 1) % len(DASHES)])
-            floors += 1
+        if arm.role == "control":
+            mark = CONTROL_MARKERS[controls % len(CONTROL_MARKERS)]
+            found[arm.name] = Look(MUTED, mark, DASHES[(controls + 1) % len(DASHES)])
+            controls += 1
         else:
             turn, place = divmod(others, len(ARMS))
             found[arm.name] = Look(ARMS[place], MARKERS[(place + turn) % len(MARKERS)], DASHES[turn % len(DASHES)])

@@ -361,7 +361,7 @@ def _lines(
 ) -> dict[str, tuple[int, float]]:
     """Draw the lines of all arms; hands back where each mean ends."""
     ends = {}
-    for arm in sorted(arms, key=lambda arm: arm.role != "floor"):
+    for arm in sorted(arms, key=lambda arm: arm.role != "control"):
         look = of_arm[arm.name]
         lines = [np.array([value(epoch) for epoch in run.curve], dtype=float) for run in arm.runs if run.curve]
         for line in lines if len(lines) > 1 else []:

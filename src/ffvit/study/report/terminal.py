@@ -24,7 +24,7 @@ def summary_table(findings: Findings) -> Group:
         table.add_column(heading, justify="right", no_wrap=True)
     for arm in findings.arms:
         _, top1, parameters, flops, latency, _, training, *_ = words.row(arm, findings)
-        name = Text(arm.name, style="dim" if arm.role == "floor" else "")
+        name = Text(arm.name, style="dim" if arm.role == "control" else "")
         name.append(f" ({arm.role})" if arm.role != "arm" else "")
         cells = (
             top1.replace(" %", "").replace(" to ", "-"),

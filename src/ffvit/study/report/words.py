@@ -31,11 +31,11 @@ CLASSES = ("class", "test images", "right, first", "right, second", "difference,
 NO_VERDICT = "No verdict yet"
 WHY_NO_VERDICT = "no two arms that are compared have a finished run in common."
 
-FLOORS = (
-    "Floors are the same body with no mixing over patches (what mixing is worth at all), or with a random mixing that is "
+CONTROLS = (
+    "Controls are the same body with no mixing over patches (what mixing is worth at all), or with a random mixing that is "
     "never trained."
 )
-GUESTS = "A guest has a body of its own: more than the mixer differs."
+EXTERNAL = "An external network has a body of its own: more than the mixer differs."
 
 RUNS = ("arm", "run", "top-1", "loss", "test images", "training")
 """What the columns of the table of runs are called."""
@@ -151,7 +151,7 @@ def published(findings: Findings) -> bool:
 def notes(findings: Findings) -> list[str]:
     """What has to be said under the table of arms."""
     roles = {arm.role for arm in findings.arms}
-    said = [FLOORS] * ("floor" in roles) + [GUESTS] * ("guest" in roles)
+    said = [CONTROLS] * ("control" in roles) + [EXTERNAL] * ("external" in roles)
     if findings.measured_on:
         said.append(f"Latency (one image, median) and throughput (batches) measured on: {findings.measured_on}.")
     said.append(

@@ -35,9 +35,13 @@ from ffvit.errors import UserError
 Direction = Literal["better", "worse", "not shown"]
 Size = Literal["equivalent", "larger", "not shown"]
 
+TRAINING_SHARE = 0.8
+"""The largest share of the variance between the differences of runs (but for their test images' noise) that is put down to
+training sets. Measured: less than a fifth (`benchmarks/intervals.py`), since paired runs share their training sets."""
+
 NOISE_SHARE = 0.75
 """Share of the test images' noise that is taken out of the variance between runs before the rest is put down to training
-sets. All of it would leave 89 % coverage in the worst case, 10 to 20 runs whose variance is half noise."""
+sets: a few runs show too low a variance by chance, and all of it would leave 91 % coverage in the worst case."""
 
 MISTAKE_RATIO = 0.5
 """Two arms are not equivalent if one may make 1 + this times the mistakes of the other."""
@@ -165,15 +169,15 @@ def fold_difference(
 ) -> Difference:
     """The difference in accuracy where runs draw their own splits, from its differences run by run.
 
-    Runs whose splits share images are correlated. The correlation of what a training set does to a run is at most the
-    share of images that two training sets have in common (Hoeffding 1948, on U-statistics), which is `redrawn.train` for
-    splits drawn at random; likewise for test sets. So with J runs and s^2 their variance, of which v is due to test images,
+    Runs whose splits share images are correlated. The correlation of what a training set does to two runs is at most the
+    share of images that their training sets have in common (Hoeffding 1948, on U-statistics), `redrawn.train` for splits
+    drawn at random; likewise for test sets. So with J runs, s^2 their variance and v the variance by their test images,
 
-        variance of the mean <= (s^2 - v) (1 / J + train / (1 - train)) + v (1 / J + test / (1 - test)),
+        variance of the mean = (s^2 - v) (1 / J + r / (1 - r)) + v (1 / J + test / (1 - test)), r = TRAINING_SHARE train,
 
-    with J - 1 degrees of freedom. The first factor is that of the jackknife that leaves out 1 - train of the images; the
-    second is the correction of Nadeau and Bengio (2003), who apply it to all of s^2: that covers too little wherever
-    training sets matter, by simulation.
+    with J - 1 degrees of freedom. With r = train, the first factor is that of the jackknife that leaves out 1 - train of
+    the images. The second is the correction of Nadeau and Bengio (2003), who apply it to all of s^2: that covers too
+    little wherever training sets matter.
 
     Args:
         differences: One a run; with a test split drawn for every repetition, one column.
@@ -194,11 +198,15 @@ def fold_mean(
     images: int,
     level: float = 0.95,
 ) -> Interval:
-    """The accuracy of an arm where runs draw their own splits; see `fold_difference`, and `mean` for the interval's form."""
+    """The accuracy of an arm where runs draw their own splits; see `fold_difference`, and `mean` for the interval's form.
+
+    Of an arm's own accuracy, all the variance is put down to training sets: nothing of it cancels in a pair.
+    """
     value = accuracies.mean().item()
     if not 0 < value < 1:
         return _wilson(value, quantile(level, inf) ** 2 / images, level)
-    spread = resampled(accuracies, noise, redrawn, value * (1 - value) / (images * len(accuracies)))
+    least = value * (1 - value) / (images * len(accuracies))
+    spread = resampled(accuracies, noise, redrawn, least, training_share=1.0)
     return _wilson(value, spread.half_width(level) ** 2 / (value * (1 - value)), level)
 
 
@@ -351,14 +359,17 @@ def crossed_errors(
 
 
 def resampled_variance(
-    variance: Float[np.ndarray, ...], noise: Float[np.ndarray, ...] | float, redrawn: Redrawn
+    variance: Float[np.ndarray, ...] | float,
+    noise: Float[np.ndarray, ...] | float,
+    redrawn: Redrawn,
+    training_share: float = TRAINING_SHARE,
 ) -> tuple[Float[np.ndarray, ...], Float[np.ndarray, ...]]:
     """From the variance between runs and their test images' noise: what more runs average out, and what they do not."""
     # Test sets overlap: their noise shows between runs only as far as they do not.
-    images = noise * (1 - redrawn.test)
-    training = np.maximum(variance - NOISE_SHARE * images, 0.0)
-    shared = training * redrawn.train / (1 - redrawn.train) + images * redrawn.test / (1 - redrawn.test)
-    return training + images, shared
+    images = np.asarray(noise * (1 - redrawn.test))
+    rest = np.maximum(variance - NOISE_SHARE * images, 0.0)
+    shared = training_share * redrawn.train
+    return rest + images, rest * shared / (1 - shared) + images * redrawn.test / (1 - redrawn.test)
 
 
 def over_table(
@@ -390,13 +401,20 @@ def _crossed(table: Float[np.ndarray, "seeds units"]) -> Spread:
     return Spread(error, degrees, run_error, seeds - 1.0, run_variance, max(error**2 - run_variance / seeds, 0.0))
 
 
-def resampled(values: Float[np.ndarray, ...], noise: Float[np.ndarray, ...], redrawn: Redrawn, least: float) -> Spread:
+def resampled(
+    values: Float[np.ndarray, ...],
+    noise: Float[np.ndarray, ...],
+    redrawn: Redrawn,
+    least: float,
+    training_share: float = TRAINING_SHARE,
+) -> Spread:
     """How much chance moved the mean of runs that draw their own splits; its variance is no less than `least`."""
     runs = values.size
     if runs == 1:
         error = sqrt(max(noise.mean().item(), least))
         return Spread(error, inf, 0.0, inf, 0.0, error**2)
-    passing, fixed = (each.item() for each in resampled_variance(values.var(ddof=1), noise.mean(), redrawn))
+    of_runs = values.var(ddof=1).item()
+    passing, fixed = (each.item() for each in resampled_variance(of_runs, noise.mean().item(), redrawn, training_share))
     error = sqrt(max(passing / runs + fixed, least))
     return Spread(error, runs - 1.0, 0.0, inf, passing, fixed)
 

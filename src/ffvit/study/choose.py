@@ -120,7 +120,7 @@ def fitted(
         } | ({"minutes": minutes} if minutes is not None else {})
     minutes = minutes or MINUTES
     parts = open_parts(data)
-    side = typical_side(parts)
+    side = typical_side(parts.train)
     images, need = len(parts.train), _epochs_needed(len(parts.train))
     at_once = slots_for(machine, sys.maxsize, 0.0, None, threads=1).count
     seconds = minutes * 60 * FULL * at_once

@@ -7,7 +7,7 @@ import pytest
 from ffvit.architecture import NAMED, Branch
 from ffvit.errors import UserError
 from ffvit.machine import Machine
-from ffvit.study.arms import arms_of, has_attention, comparisons_of, without_attention
+from ffvit.study.arms import arms_of, comparisons_of, has_attention, without_attention
 from ffvit.study.asked import planned
 from ffvit.study.plan import Plan
 

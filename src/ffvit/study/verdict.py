@@ -6,6 +6,7 @@ from typing import Literal
 
 from ffvit.study.arms import Arm, has_attention, without_attention
 from ffvit.study.findings import ArmFinding
+from ffvit.study.report.words import points
 from ffvit.study.statistics import Difference
 
 Outcome = Literal["better", "worse", "as good", "not worse", "open"]
@@ -62,12 +63,6 @@ def words(
         _ease(found, found_against, control, margin),
     ]
     return " ".join(each for each in said if each)
-
-
-def points(share: float) -> str:
-    """A difference in percentage points, signed: +0.7."""
-    rounded = round(100 * share, 1)
-    return f"{rounded:+.1f}" if rounded else "0.0"
 
 
 def _level(level: float) -> str:

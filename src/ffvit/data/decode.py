@@ -10,6 +10,7 @@ import PIL.Image
 from PIL import ImageOps, UnidentifiedImageError
 
 from ffvit.data.images import BadImageError, Images, Stored
+from ffvit.errors import UserError
 
 
 def opened(images: Images, index: int) -> PIL.Image.Image:
@@ -19,6 +20,23 @@ def opened(images: Images, index: int) -> PIL.Image.Image:
         BadImageError: It cannot be read or decoded.
     """
     return decoded(images.read(index), images.name(index))
+
+
+def typical_side(images: Images) -> int:
+    """Median shorter side in pixels, of up to 50 of the images.
+
+    Raises:
+        UserError: None of them can be read.
+    """
+    sides = []
+    for index in np.linspace(0, len(images) - 1, min(50, len(images))).astype(int):
+        try:
+            sides.append(min(opened(images, int(index)).size))
+        except BadImageError:
+            continue
+    if not sides:
+        raise UserError("data.source: none of the images that were looked at could be read")
+    return int(np.median(sides))
 
 
 def decoded(stored: Stored, name: str) -> PIL.Image.Image:

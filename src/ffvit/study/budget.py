@@ -14,7 +14,7 @@ from ffvit.cost.measure import latency
 from ffvit.errors import UserError
 from ffvit.machine import kind
 from ffvit.network.create import create_model
-from ffvit.study.arms import Arm, questions_of
+from ffvit.study.arms import Arm, comparisons_of
 from ffvit.study.plan import Plan
 from ffvit.value import Value
 
@@ -47,7 +47,7 @@ def hold(plan: Plan, arms: tuple[Arm, ...], classes: int) -> Held:
     Raises:
         UserError: The budget cannot be met; says by which arm, how near it came, and what to do.
     """
-    reference = next(arm for arm in arms if arm.name == questions_of(plan, arms)[0][1])
+    reference = next(arm for arm in arms if arm.name == comparisons_of(plan, arms)[0][1])
     match plan.budget:
         case "epochs":
             return Held(arms=arms, words=(_epochs_in_words(arms, reference),))

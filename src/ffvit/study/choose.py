@@ -11,9 +11,8 @@ import numpy as np
 from ffvit import recipe as recipes
 from ffvit.architecture import Architecture, Branch, Network
 from ffvit.data.config import Data
-from ffvit.data.decode import opened
-from ffvit.data.images import BadImageError
-from ffvit.data.parts import Parts, open_parts
+from ffvit.data.decode import typical_side
+from ffvit.data.parts import open_parts
 from ffvit.errors import UserError
 from ffvit.machine import Machine
 from ffvit.recipe import Recipe
@@ -121,7 +120,7 @@ def fitted(
         } | ({"minutes": minutes} if minutes is not None else {})
     minutes = minutes or MINUTES
     parts = open_parts(data)
-    side = _typical_side(parts)
+    side = typical_side(parts.train)
     images, need = len(parts.train), _epochs_needed(len(parts.train))
     at_once = slots_for(machine, sys.maxsize, 0.0, None, threads=1).count
     seconds = minutes * 60 * FULL * at_once
@@ -178,19 +177,6 @@ def _computing(machine: Machine, image: int) -> Machine:
     """In fp32, unless asked, where bodies are small: in bf16 their attention takes up to thrice as long on a processor."""
     small = image <= 32 and machine.precision == "auto"
     return machine.replace(precision="32-true") if small else machine
-
-
-def _typical_side(parts: Parts) -> int:
-    """Median shorter side of the training images, in pixels, of up to 50."""
-    sides = []
-    for index in np.linspace(0, len(parts.train) - 1, min(50, len(parts.train))).astype(int):
-        try:
-            sides.append(min(opened(parts.train, int(index)).size))
-        except BadImageError:
-            continue
-    if not sides:
-        raise UserError("data.source: none of the images that were looked at could be read")
-    return int(np.median(sides))
 
 
 def _epochs_needed(images: int) -> int:

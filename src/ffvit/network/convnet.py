@@ -1,0 +1,156 @@
+"""Small plain convolutional networks, the baseline that every study of small images should be compared with.
+
+Three stages of 3 x 3 convolution, BatchNorm and ReLU, each stage but the first halving the image, then global average
+pooling and a linear head: no attention, no feed-forward layer over patches, no residual branches. They take images of
+any size from 8 px on and any number of channels, and are registered with timm, so that they can be an arm by name.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from timm.models import build_model_with_cfg, register_model
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+CONVNETS: dict[str, tuple[int, int]] = {
+    f"convnet_w{width}_s{stride}": (width, stride)
+    for stride in (1, 2, 4)
+    for width in (8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 256, 320, 384)
+}
+"""By name: features of the first stage (each further one has twice as many), and the stride of the first convolution."""
+
+
+class ConvNet(nn.Module):
+    """A small plain convolutional network, with timm's attributes.
+
+    Args:
+        width: Features of the first stage.
+        stride: Of the first convolution.
+        num_classes: Number of classes; 0 for a network without a head.
+        in_chans: Channels of the image.
+        drop_rate: Dropout before the head.
+        drop_path_rate: Without effect: there are no residual branches whose depth could be stochastic.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        stride: int,
+        num_classes: int = 10,
+        in_chans: int = 3,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,  # noqa: ARG002  (an arm's recipe may ask for it)
+    ) -> None:
+        super().__init__()
+        self.in_chans = in_chans
+        self.num_features = self.head_hidden_size = 4 * width
+        self.stages = nn.Sequential(
+            *_layer(in_chans, width, stride),
+            *_layer(width, width, 1),
+            *_layer(width, 2 * width, 2),
+            *_layer(2 * width, 2 * width, 1),
+            *_layer(2 * width, 4 * width, 2),
+            *_layer(4 * width, 4 * width, 1),
+        )
+        self.drop = nn.Dropout(drop_rate)
+        self.reset_classifier(num_classes)
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Put a new head on; timm's name. Only average pooling is there."""
+        if global_pool not in (None, "avg"):
+            raise ValueError(f"global_pool: a ConvNet has 'avg' only; got {global_pool!r}")
+        self.num_classes = num_classes
+        self.head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+
+    def get_classifier(self) -> nn.Module:
+        """The head."""
+        return self.head
+
+    def forward_features(
+        self, images: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch features rows columns"]:
+        """The last feature map."""
+        features: Tensor = self.stages(images)
+        return features
+
+    def forward_head(
+        self, features: Float[Tensor, "batch features rows columns"], pre_logits: bool = False
+    ) -> Float[Tensor, "batch outputs"]:
+        """The logits of a feature map; before the head its mean."""
+        pooled = self.drop(features.mean((2, 3)))
+        logits: Tensor = pooled if pre_logits else self.head(pooled)
+        return logits
+
+    def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch outputs"]:
+        """The logits."""
+        return self.forward_head(self.forward_features(images))
+
+
+def _layer(before: int, after: int, stride: int) -> tuple[nn.Module, ...]:
+    return nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU(inplace=True)
+
+
+def convnet_near(flops: float, image: tuple[int, int], channels: int, classes: int) -> str:
+    """The name of the ConvNet whose FLOPs for one image are nearest to a number, as a ratio.
+
+    The first stride follows the image, so that the last feature map has about 8 to 16 rows.
+
+    Args:
+        flops: To come near to (a multiply-add is two).
+        image: Height and width in pixels.
+        channels: Channels of the image.
+        classes: Number of classes.
+    """
+    stride = 1 if min(image) < 48 else 2 if min(image) < 96 else 4
+    names = [name for name, (_, its) in CONVNETS.items() if its == stride]
+    return min(names, key=lambda name: abs(math.log(_flops(name, image, channels, classes) / flops)))
+
+
+def _flops(name: str, image: tuple[int, int], channels: int, classes: int) -> int:
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        ConvNet(*CONVNETS[name], classes, channels).eval()(torch.empty(1, channels, *image))
+    return counter.get_total_flops()
+
+
+default_cfgs = {
+    name: {
+        "url": "",
+        "num_classes": 10,
+        "input_size": (3, 32, 32),
+        "min_input_size": (3, 8, 8),
+        "pool_size": None,
+        "crop_pct": 0.875,
+        "crop_mode": "center",
+        "interpolation": "bicubic",
+        "fixed_input_size": False,
+        "mean": (0.485, 0.456, 0.406),
+        "std": (0.229, 0.224, 0.225),
+        "first_conv": "stages.0",
+        "classifier": "head",
+        "license": "apache-2.0",
+    }
+    for name in CONVNETS
+}
+
+
+def _entry_point(name: str) -> Callable[..., nn.Module]:
+    def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        width, stride = CONVNETS[name]
+        network: nn.Module = build_model_with_cfg(ConvNet, name, pretrained, width=width, stride=stride, **kwargs)
+        return network
+
+    create.__name__ = create.__qualname__ = name
+    create.__doc__ = f"{name}: see `ConvNet`."
+    return create
+
+
+for _name in CONVNETS:
+    _function = _entry_point(_name)
+    setattr(sys.modules[__name__], _name, _function)
+    register_model(_function)

@@ -1,0 +1,158 @@
+"""Trivial baselines on a study's images: the largest class, nearest neighbours and logistic regression on pixels.
+
+A network that does not beat them has learned little of the images. They are trained on the training part, their one
+setting is chosen on the selection part, and they are scored on the test part, as the runs are.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import train_test_split
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from ffvit.data.decode import typical_side
+from ffvit.data.images import Images, Subset
+from ffvit.data.loader import evaluation_loader, workers_for
+from ffvit.data.parts import Parts
+from ffvit.data.transform import evaluation_transform
+from ffvit.errors import UserError
+
+SIDE = 16
+"""Pixels to which images are resized; smaller ones keep their own size."""
+
+MOST_TRAINING, MOST_SELECTION, MOST_TEST = 20_000, 5_000, 10_000
+"""At most so many images of each part are looked at, drawn at random: enough for these methods, and bounded in time."""
+
+NEIGHBOURS = (1, 3, 5, 10, 20)
+REGULARISATION = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+"""What is tried on the selection part: the k of the neighbours, scikit-learn's C of the regression (on standardised pixels)."""
+
+ITERATIONS = 200
+PRODUCTS = 3e11
+"""Steps of the regression at most, and images x pixels x classes x steps at most, so that a thousand classes take minutes."""
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What a method without a network predicts.
+
+    Attributes:
+        name: What it is.
+        correct: Whether it predicts each test image's class.
+        images: The names of those images, in the same order; those that cannot be read are left out.
+        seconds: What it took, without reading the images.
+        notes: What was chosen, and which images it saw.
+    """
+
+    name: str
+    correct: Bool[np.ndarray, " images"]
+    images: tuple[str, ...]
+    seconds: float
+    notes: str
+
+    @property
+    def accuracy(self) -> float:
+        """Top-1, from 0 to 1."""
+        return float(self.correct.mean())
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Images as vectors of pixels, with their classes and names."""
+
+    values: Float[np.ndarray, "images values"]
+    labels: Int[np.ndarray, " images"]
+    names: tuple[str, ...]
+
+
+def measure_baselines(parts: Parts, seed: int) -> tuple[Baseline, ...]:
+    """The largest class, k nearest neighbours, and logistic regression: how often each is right on the test part.
+
+    Args:
+        parts: The images of a run.
+        seed: Draws the images, where there are more than are looked at.
+
+    Raises:
+        UserError: None of the images of a part can be read.
+    """
+    side = min(SIDE, typical_side(parts.train))
+    train = _pixels(parts.train, MOST_TRAINING, side, seed)
+    test = _pixels(parts.test, MOST_TEST, side, seed)
+    if parts.selection is not None:
+        fit, selection = train, _pixels(parts.selection, MOST_SELECTION, side, seed)
+    else:
+        fit, selection = _without_selection(train, seed)
+    seen = f"{side} x {side} px"
+    for part, images, pixels in (("training", parts.train, train), ("test", parts.test, test)):
+        if len(pixels.labels) < len(images):
+            seen += f", {len(pixels.labels):,} of {len(images):,} {part} images"
+
+    began = time.perf_counter()
+    largest = int(np.bincount(train.labels).argmax())
+    share = f"{parts.classes[largest]}: {np.mean(train.labels == largest):.1%} of the training images"
+    found = [_baseline("largest class", np.full(len(test.labels), largest), test, began, share)]
+    if min(len(np.unique(each.labels)) for each in (fit, train)) < 2:
+        return tuple(found)  # nothing to tell apart
+    for name, setting, models in (
+        ("nearest neighbours", "k", _neighbours(fit)),
+        ("logistic regression", "C", _regressions(fit, len(parts.classes))),
+    ):
+        began = time.perf_counter()
+        tried = {value: _fitted(model, fit).score(selection.values, selection.labels) for value, model in models}
+        best = max(tried, key=lambda value: tried[value])
+        model = _fitted(dict(models)[best], train)
+        found.append(_baseline(name, model.predict(test.values), test, began, f"{setting} = {best:g}, on {seen}"))
+    return tuple(found)
+
+
+def _baseline(name: str, predicted: Int[np.ndarray, " images"], test: Pixels, began: float, notes: str) -> Baseline:
+    return Baseline(name, predicted == test.labels, test.names, time.perf_counter() - began, notes)
+
+
+def _neighbours(train: Pixels) -> list[tuple[int | float, Any]]:
+    return [(k, KNeighborsClassifier(k, algorithm="brute")) for k in NEIGHBOURS if k <= len(train.labels)]
+
+
+def _regressions(train: Pixels, classes: int) -> list[tuple[int | float, Any]]:
+    steps = int(np.clip(PRODUCTS / (train.values.size * classes), 20, ITERATIONS))
+    return [(c, make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=steps))) for c in REGULARISATION]
+
+
+def _fitted(model: Any, train: Pixels) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the number of steps is bounded on purpose
+        return model.fit(train.values, train.labels)
+
+
+def _without_selection(train: Pixels, seed: int) -> tuple[Pixels, Pixels]:
+    """Where a run chooses nothing, the setting is chosen on a fifth of the training images."""
+    halves = train_test_split(np.arange(len(train.labels)), test_size=0.2, random_state=seed)
+    some, others = (Pixels(train.values[its], train.labels[its], ()) for its in halves)
+    return some, others
+
+
+def _pixels(images: Images, most: int, side: int, seed: int) -> Pixels:
+    """Up to so many images, read as a run reads them for evaluation, the whole image in colour."""
+    if len(images) > most:
+        images = Subset(images, np.sort(np.random.RandomState(seed).permutation(len(images))[:most]))
+    transform = evaluation_transform(1.0, "bicubic", (side, side), 3, exact=False)
+    loader = evaluation_loader(images, transform, (3, side, side), 256, workers_for(images, 1))
+    values, labels, names = [], [], []
+    for batch in loader:
+        read = batch.weights.numpy() > 0
+        values.append(batch.images.numpy()[read].reshape(int(read.sum()), -1).astype(np.float32) / 255)
+        labels.append(batch.labels.numpy()[read])
+        names += [images.name(index) for index, good in zip(batch.indices, read, strict=True) if good]
+    if not names:
+        raise UserError(f"none of the {len(images):,} images could be read; the first: {images.name(0)}")
+    return Pixels(np.concatenate(values), np.concatenate(labels), tuple(names))

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.preprocessing import StandardScaler
+
+from ffvit.data.config import Data
+from ffvit.data.images import ArrayImages
+from ffvit.data.parts import Parts, open_parts
+from ffvit.errors import UserError
+from ffvit.study import baselines
+from ffvit.study.baselines import measure_baselines
+
+
+def by_name(parts: Parts) -> dict[str, baselines.Baseline]:
+    return {each.name: each for each in measure_baselines(parts, seed=0)}
+
+
+def made_up(train: np.ndarray, others: np.ndarray, side: int = 8) -> Parts:
+    """Images of one grey each, which is 40 x their class, and a little noise."""
+    noise = np.random.RandomState(0)
+
+    def images(name: str, labels: np.ndarray) -> ArrayImages:
+        shades = 40 * labels[:, None, None] + noise.randint(0, 20, (len(labels), side, side))
+        return ArrayImages(name, shades.astype(np.uint8), labels)
+
+    classes = tuple("abcde"[: train.max() + 1])
+    return Parts(classes, images("train", train), images("selection", others), images("test", others), "made up")
+
+
+def test_the_digits_are_told_apart_as_scikit_learn_does_it_plainly():
+    parts = open_parts(Data())
+    found = by_name(parts)
+    digits = load_digits()
+
+    def plainly(part) -> tuple[np.ndarray, np.ndarray]:
+        numbers = [int(part.name(index)[len("digits[") : -1]) for index in range(len(part))]
+        return digits.data[numbers] / 16, digits.target[numbers]
+
+    (train, classes), (test, wanted) = plainly(parts.train), plainly(parts.test)
+    assert found["largest class"].correct.mean() == np.mean(wanted == np.bincount(classes).argmax())
+    for name, model, scaler in (
+        ("nearest neighbours", KNeighborsClassifier(1), None),
+        ("logistic regression", LogisticRegression(C=0.1, max_iter=200), StandardScaler().fit(train)),
+    ):
+        scaled = (train, test) if scaler is None else (scaler.transform(train), scaler.transform(test))
+        right = model.fit(scaled[0], classes).predict(scaled[1]) == wanted
+        assert right.mean() > 0.95
+        assert np.mean(right == found[name].correct) > 0.995, name  # pixels are rounded to bytes
+    assert found["nearest neighbours"].notes == "k = 1, on 8 x 8 px"
+
+
+def test_every_baseline_answers_the_same_images_in_their_order():
+    parts = open_parts(Data())
+    names = tuple(parts.test.name(index) for index in range(len(parts.test)))
+    for each in measure_baselines(parts, seed=0):
+        assert each.images == names
+        assert each.correct.shape == (len(names),)
+        assert each.accuracy == each.correct.mean()
+
+
+def test_an_unreadable_image_is_left_out_of_training_and_test(photos: Path, tmp_path: Path):
+    for part, count in (("train", 6), ("val", 3)):
+        for folder in (photos / part).iterdir():
+            (tmp_path / part / folder.name).mkdir(parents=True)
+            for file in sorted(folder.iterdir())[:count]:
+                (tmp_path / part / folder.name / file.name).write_bytes(file.read_bytes())
+    parts = open_parts(Data(source=str(tmp_path), selection=0.25))
+    for file in (parts.train.name(0), parts.test.name(0)):
+        Path(file).write_bytes(b"no image")
+    found = measure_baselines(parts, seed=0)
+    assert len(found) == 3
+    for each in found:
+        assert len(each.images) == len(each.correct) == 11
+        assert parts.test.name(0) not in each.images
+    assert found[1].notes.endswith("on 16 x 16 px, 17 of 18 training images, 11 of 12 test images")
+
+
+def test_images_none_of_which_can_be_read(tmp_path: Path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for number in range(4):
+            (tmp_path / name / f"{number}.png").write_bytes(b"")
+    with pytest.raises(UserError, match="none of the images"):
+        measure_baselines(open_parts(Data(source=str(tmp_path))), seed=0)
+
+
+def test_a_class_that_most_images_have_is_what_the_largest_class_is_right_on():
+    parts = made_up(np.repeat([0, 1], [95, 5]), np.repeat([0, 1], [19, 1]))
+    found = by_name(parts)
+    assert found["largest class"].correct.tolist() == [True] * 19 + [False]
+    assert found["largest class"].notes == "a: 95.0% of the training images"
+    assert found["nearest neighbours"].correct.all()
+    assert found["logistic regression"].correct.all()
+
+
+def test_the_setting_is_chosen_on_the_selection_part_and_scored_on_the_test_part():
+    """Training labels with noise, which one neighbour repeats and several outvote."""
+    labels = np.arange(200) % 2
+    parts = made_up(labels, np.arange(40) % 2)
+    flipped = np.where(np.arange(200) % 10 < 2, 1 - labels, labels)
+    parts = Parts(parts.classes, ArrayImages("x", parts.train.arrays, flipped), parts.selection, parts.test, "")
+    found = by_name(parts)["nearest neighbours"]
+    assert not found.notes.startswith("k = 1,")
+    assert found.accuracy > 0.9
+
+
+def test_without_a_selection_part_a_fifth_of_the_training_images_chooses():
+    parts = made_up(np.arange(100) % 3, np.arange(30) % 3)
+    parts = Parts(parts.classes, parts.train, None, parts.test, "")
+    assert by_name(parts)["logistic regression"].accuracy == 1.0
+
+
+def test_a_single_class_leaves_only_the_largest_class():
+    parts = made_up(np.zeros(20, dtype=np.int64), np.zeros(5, dtype=np.int64))
+    assert list(by_name(parts)) == ["largest class"]
+
+
+def test_more_images_than_are_looked_at_are_drawn_by_the_seed(monkeypatch):
+    monkeypatch.setattr(baselines, "MOST_TRAINING", 50)
+    monkeypatch.setattr(baselines, "MOST_TEST", 20)
+    parts = made_up(np.arange(200) % 4, np.arange(60) % 4)
+    first, again, other = (measure_baselines(parts, seed)[1] for seed in (0, 0, 1))
+    assert first.notes.endswith("on 8 x 8 px, 50 of 200 training images, 20 of 60 test images")
+    assert first.images == again.images != other.images
+    assert len(first.images) == 20
+
+
+def test_large_colour_images_are_seen_at_16_px_in_colour(tmp_path: Path):
+    """Classes that differ in colour alone, as grey the same."""
+    for name, colour in (("green", (0, 100, 0)), ("red", (196, 0, 0))):
+        (tmp_path / name).mkdir()
+        for number in range(10):
+            PIL.Image.new("RGB", (40, 50), tuple(min(255, value + number) for value in colour)).save(
+                tmp_path / name / f"{number}.png"
+            )
+    found = by_name(open_parts(Data(source=str(tmp_path))))
+    assert found["nearest neighbours"].accuracy == found["logistic regression"].accuracy == 1.0
+    assert "16 x 16 px" in found["nearest neighbours"].notes

@@ -109,8 +109,6 @@ def _concluded(comparison: Comparison) -> Iterator[Block]:
     )
     if comparison.withheld:
         yield Statements(tuple(Statement(name, value, "", "withheld") for name, value, _ in pairs))
-        if comparison.withheld not in comparison.words:
-            yield Paragraph(comparison.withheld, "verdict")
     else:
         yield Statements(
             tuple(
@@ -119,8 +117,6 @@ def _concluded(comparison: Comparison) -> Iterator[Block]:
             )
         )
     yield Paragraph(comparison.words, "verdict")
-    if prospects := words.prospects(comparison):
-        yield Paragraph(prospects, "soft")
 
 
 def _arms(findings: Findings, figures: dict[str, Drawn]) -> Iterator[Block]:
@@ -144,7 +140,7 @@ def _arms(findings: Findings, figures: dict[str, Drawn]) -> Iterator[Block]:
     if same or differ:
         yield Heading("Settings of each arm", 3)
     if same:
-        yield Paragraph(f"Same for all arms: {', '.join(f'{name} {value}' for name, value in same.items())}.")
+        yield Paragraph(f"Same for all arms: {'; '.join(f'{name}: {value}' for name, value in same.items())}.")
     if differ:
         yield Table("Settings of each arm", ("arm", *differ), tuple(rows), text=tuple(range(len(differ) + 1)))
     if findings.baselines:
@@ -179,13 +175,15 @@ def _comparisons(findings: Findings, figures: dict[str, Drawn]) -> Iterator[Bloc
         )
         for comparison in comparisons[1:]:
             yield Details(comparison.headline, tuple(_concluded(comparison)))
+        if rows := words.repeated(findings):
+            yield Details("What more repetitions would show", (Table("More repetitions", words.REPEATED, rows, text=(0, 1, 2)),))
     if findings.effects:
         yield Heading("Effects of each factor", 3)
         yield Table("Effects", words.EFFECTS, words.effects(findings), text=(0, 1))
 
 
 def _search(findings: Findings, figures: dict[str, Drawn]) -> Iterator[Block]:
-    searched = [(arm, arm.search) for arm in findings.arms if arm.search is not None]
+    searched = [(arm, arm.search) for arm in findings.arms if arm.search is not None and arm.search.trials]
     if not searched:
         return
     yield Heading("The search of each arm")

@@ -46,7 +46,7 @@ def _all(findings: Findings) -> Iterator[Drawn]:
         yield drawn("accuracy", "Top-1 accuracy", alt, lambda width: _accuracy(finished, baselines, of_arm, width))
         alt = "Top-1 of each arm against what it costs; the numbers are in the table of the arms"
         yield drawn("costs", "Accuracy against cost", alt, lambda width: _costs(finished, of_arm, width))
-    searched = [arm for arm in findings.arms if arm.search is not None]
+    searched = [arm for arm in findings.arms if arm.search is not None and arm.search.trials]
     if searched:
         alt = "; ".join(f"{arm.name}: {words.optimum(arm.search)}" for arm in searched if arm.search is not None)
         yield drawn("search", "The search of each arm", alt, lambda width: search_panels(searched, of_arm, width))

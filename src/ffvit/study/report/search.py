@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import isfinite, isnan, nan
+from math import isfinite, isinf, isnan, nan
 from statistics import fmean
 from typing import Any
 
@@ -59,7 +59,7 @@ def _panel(axes: Axes, search: SearchFinding, look: Look) -> None:
     axes.plot(across, mean, color=look.colour, lw=1.8)
     for trial in search.trials:
         at, loss = place[trial.values.get(search.field)], words.mean_loss(trial)
-        if not isfinite(loss):
+        if isinf(loss):
             top = axes.get_xaxis_transform()
             axes.plot(at, 0.97, "x", ms=5, mew=1.2, color=look.colour, transform=top, clip_on=False)
         elif trial.chosen:

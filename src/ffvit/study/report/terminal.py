@@ -53,15 +53,7 @@ def _verdict(findings: Findings) -> Iterator[RenderableType]:
         yield from (Text(words.NO_VERDICT, style="bold"), Text(words.WHY_NO_VERDICT), Text())
         return
     main = findings.comparisons[0]
-    yield Text(main.headline, style="dim" if main.withheld else "bold")
-    if main.withheld:
-        if main.withheld not in main.words:
-            yield Text(main.withheld)
-    else:
-        yield Text(f"Direction: {main.direction} ({words.direction_reason(main)}).")
-        yield Text(f"Size: {main.size} ({words.size_reason(main)}).")
-    yield Text(" ".join(filter(None, (main.words, words.prospects(main)))))
-    yield Text()
+    yield from (Text(main.headline, style="dim" if main.withheld else "bold"), Text(main.words), Text())
 
 
 def _table(headings: Sequence[str], numbers: Iterable[int]) -> Table:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from math import isfinite
+from math import isfinite, nan
 from statistics import fmean, median
 
 from ffvit.study.findings import ArmFinding, BaselineFinding, Comparison, Findings, Key, SearchFinding, TrialFinding
@@ -201,33 +201,42 @@ def conclusions(comparison: Comparison) -> tuple[str, str]:
 
 def direction_reason(comparison: Comparison) -> str:
     """What the direction was concluded from."""
-    verb = "contains" if comparison.direction == "not shown" else "excludes"
-    return f"the {level(comparison.difference)} interval, {bounds(comparison.difference)} points, {verb} 0"
+    its = comparison.difference
+    holds = its.low <= 0 <= its.high
+    reason = f"the {level(its)} interval, {bounds(its)} points, {'contains' if holds else 'excludes'} 0"
+    return reason if holds or comparison.direction != "not shown" else f"{reason}, but {NOT_MAIN}"
 
 
 def size_reason(comparison: Comparison) -> str:
     """What the size was concluded from."""
-    within = f"the margin of {margin(comparison.margin)} points"
     if not comparison.margin:
         return "the study has no margin"
-    return {
-        "equivalent": f"the whole interval lies within {within}",
-        "larger": f"the whole interval lies outside {within}",
-        "not shown": f"the interval lies partly within {within}, partly outside",
-    }[comparison.size]
+    within, its = f"the margin of {margin(comparison.margin)} points", comparison.difference
+    if max(abs(its.low), abs(its.high)) < comparison.margin:
+        reason = f"the whole interval lies within {within}"
+    elif its.low > comparison.margin or its.high < -comparison.margin:
+        reason = f"the whole interval lies outside {within}"
+    else:
+        return f"the interval lies partly within {within}, partly outside"
+    return reason if comparison.size != "not shown" else f"{reason}, but {NOT_MAIN}"
 
 
-def prospects(comparison: Comparison) -> str:
-    """What more repetitions would show, where that can be told."""
-    said = []
-    if comparison.win_again is not None:
-        chance = f"{100 * comparison.win_again:.0f} %"
-        said.append(f"Chance that {comparison.arm} wins again in a new repetition: {chance}.")
-    if comparison.more_seeds is not None:
-        fewest, most = comparison.more_seeds
-        count = str(fewest) if fewest == most else f"{fewest} to {most}"
-        said.append(f"{count} more repetition{'s' * (most > 1)} would likely settle it.")
-    return " ".join(said)
+NOT_MAIN = "nothing is concluded, because the main comparison shows none"
+
+REPEATED = ("arm", "against", "ahead", "chance that it wins again", "more repetitions to settle it")
+
+
+def repeated(findings: Findings) -> tuple[tuple[str, ...], ...]:
+    """A row a comparison of which it can be told what repetitions would show; its cells belong to `REPEATED`."""
+    rows = []
+    for its in findings.comparisons:
+        if its.win_again is None and its.more_seeds is None:
+            continue
+        fewest, most = its.more_seeds or (0, 0)
+        count = NOTHING if not most else str(most) if fewest == most else f"{fewest} to {most}"
+        chance = NOTHING if its.win_again is None else f"{100 * its.win_again:.0f} %"
+        rows.append((its.arm, its.against, its.arm if its.difference.value > 0 else its.against, chance, count))
+    return tuple(rows)
 
 
 EFFECTS = ("effect", "kind", "points", "interval, points", "level")
@@ -273,7 +282,7 @@ def trials(arm: ArmFinding, search: SearchFinding) -> tuple[tuple[str, ...], ...
             arm.name,
             run_name(trial.repetition),
             _values(trial),
-            f"{loss:.4f}" if isfinite(loss := mean_loss(trial)) else "diverged",
+            f"{loss:.4f}" if isfinite(loss := mean_loss(trial)) else "diverged" if trial.losses else "not done",
             str(len(trial.losses)),
             "chosen" if trial.chosen else "",
         )
@@ -282,8 +291,8 @@ def trials(arm: ArmFinding, search: SearchFinding) -> tuple[tuple[str, ...], ...
 
 
 def mean_loss(trial: TrialFinding) -> float:
-    """Over its seeds; infinite if one of them diverged."""
-    return fmean(trial.losses)
+    """Over its seeds; infinite if one of them diverged, NaN if none is done."""
+    return fmean(trial.losses) if trial.losses else nan
 
 
 def _values(trial: TrialFinding) -> str:

@@ -121,7 +121,9 @@ def exploratory(its: Findings) -> Findings:
 
 def withheld(its: Findings) -> Findings:
     """Attention is not surely better than the body that cannot mix."""
-    reason = "Attention does not surely beat a body that cannot mix: it trains badly here, or the images need no mixing."
+    reason = (
+        "Attention does not surely beat a body that cannot mix: it trains badly here, or the images need no mixing."
+    )
     main = _withheld(its.comparisons[0], reason)
     return replace(its, comparisons=(main, *its.comparisons[1:]))
 
@@ -162,7 +164,10 @@ def diverged(its: Findings) -> Findings:
     """A run of the second arm diverged, and a trial of its search."""
     arm = its.arms[1]
     assert arm.search is not None
-    trials = tuple(replace(trial, losses=(inf, *trial.losses[1:])) if trial.values["learning_rate"] == RATES[-1] else trial for trial in arm.search.trials)
+    trials = tuple(
+        replace(trial, losses=(inf, *trial.losses[1:])) if trial.values["learning_rate"] == RATES[-1] else trial
+        for trial in arm.search.trials
+    )
     broken = replace(arm, runs=arm.runs[:-1], failed=1, search=replace(arm.search, trials=trials))
     warning = "1 of 3 runs of attention diverged; the difference is of those that did not."
     missing = ("attention, seed 2: failed: the loss became NaN after 4,600 images",)
@@ -205,7 +210,10 @@ def _arm(name, role, share, parameters, flops, latency, seconds, correct, draw) 
         time = seconds * (1 + 0.05 * draw.normal())
         runs.append(RunFinding(seed, None, float(right.mean()), 0.2, IMAGES, time, 640.0, tuple(curve)))
     settings = [("learning rate", "0.004"), ("weight decay", "0.05"), ("warm-up epochs", "2")]
-    settings += [("heads", "4" if "attention" in name else "none"), ("position", "none" if role == "control" else "sine-cosine")]
+    settings += [
+        ("heads", "4" if "attention" in name else "none"),
+        ("position", "none" if role == "control" else "sine-cosine"),
+    ]
     return ArmFinding(
         name=name,
         role=role,

@@ -176,7 +176,9 @@ def _comparisons(findings: Findings, figures: dict[str, Drawn]) -> Iterator[Bloc
         for comparison in comparisons[1:]:
             yield Details(comparison.headline, tuple(_concluded(comparison)))
         if rows := words.repeated(findings):
-            yield Details("What more repetitions would show", (Table("More repetitions", words.REPEATED, rows, text=(0, 1, 2)),))
+            yield Details(
+                "What more repetitions would show", (Table("More repetitions", words.REPEATED, rows, text=(0, 1, 2)),)
+            )
     if findings.effects:
         yield Heading("Effects of each factor", 3)
         yield Table("Effects", words.EFFECTS, words.effects(findings), text=(0, 1))
@@ -196,7 +198,9 @@ def _search(findings: Findings, figures: dict[str, Drawn]) -> Iterator[Block]:
     rows = tuple(words.search_row(arm, search) for arm, search in searched)
     yield Table("The search of each arm", words.SEARCHES, rows, text=(0, 1, 5, 6), wide=True)
     tried = tuple(row for arm, search in searched for row in words.trials(arm, search))
-    yield Details("Everything that was tried", (Table("Everything that was tried", words.TRIALS, tried, text=(0, 1, 2, 5)),))
+    yield Details(
+        "Everything that was tried", (Table("Everything that was tried", words.TRIALS, tried, text=(0, 1, 2, 5)),)
+    )
 
 
 def _runs(findings: Findings, figures: dict[str, Drawn]) -> Iterator[Block]:

@@ -111,11 +111,16 @@ def _differences(comparisons: Sequence[Comparison], width: float) -> Figure:
 def _runs(comparisons: Sequence[Comparison], of_arm: dict[str, Look], width: float) -> Figure:
     """A row a comparison: a dot a pair of runs, the mean and its interval."""
     figure, axes = _comparison_rows(comparisons, width)
-    _ground(axes, 0.0, [each.difference for each in comparisons], [value for each in comparisons for _, value in each.per_run])
+    _ground(
+        axes,
+        0.0,
+        [each.difference for each in comparisons],
+        [value for each in comparisons for _, value in each.per_run],
+    )
     for place, each in enumerate(comparisons):
         values = 100 * np.array([value for _, value in each.per_run])
         beside = place + np.linspace(-0.17, 0.17, len(values)) if len(values) > 1 else np.array([float(place)])
-        _bar(axes, each.difference, place, color=MUTED, lw=1, zorder=1)
+        _bar(axes, each.difference, float(place), color=MUTED, lw=1, zorder=1)
         axes.plot([100 * each.difference.value] * 2, [place - 0.25, place + 0.25], color=INK, lw=1.6)
         axes.plot(values, beside, "o", ms=5, color=of_arm[each.arm].colour, mec=PAPER, mew=0.6, zorder=3)
     return figure
@@ -144,10 +149,22 @@ def _rows(names: Sequence[str], values: Sequence[str], width: float) -> tuple[Fi
     axes.spines["left"].set_visible(False)
     for place, (name, value) in enumerate(zip(names, values, strict=True)):
         if wide:
-            axes.annotate(short(name, 38), (0, place), (-8, 0), ("axes fraction", "data"), "offset points", ha="right", va="center")
-            axes.annotate(words.minus(value), (1, place), (10, 0), ("axes fraction", "data"), "offset points", va="center")
+            axes.annotate(
+                short(name, 38),
+                (0, place),
+                (-8, 0),
+                ("axes fraction", "data"),
+                "offset points",
+                ha="right",
+                va="center",
+            )
+            axes.annotate(
+                words.minus(value), (1, place), (10, 0), ("axes fraction", "data"), "offset points", va="center"
+            )
         else:
-            axes.annotate(short(name, 44), (0, place - 0.42), (0, 0), ("axes fraction", "data"), "offset points", va="center")
+            axes.annotate(
+                short(name, 44), (0, place - 0.42), (0, 0), ("axes fraction", "data"), "offset points", va="center"
+            )
     return figure, axes
 
 
@@ -165,12 +182,12 @@ def _ground(axes: Axes, margin: float, differences: Sequence[Difference], values
 def _interval(axes: Axes, place: int, each: Comparison, line: float, dot: float) -> None:
     """Filled where something was shown, hollow where not, grey where no conclusion is drawn."""
     ink = MUTED if each.withheld else INK
-    _bar(axes, each.difference, place, color=ink, lw=line)
+    _bar(axes, each.difference, float(place), color=ink, lw=line)
     fill = ink if each.conclusive else PAPER
     axes.plot(100 * each.difference.value, place, "o", ms=dot, mec=ink, mfc=fill, mew=1.5)
 
 
-def _bar(axes: Axes, its: Interval | Difference, place: float, upright: bool = False, **style: Any) -> None:
+def _bar(axes: Axes, its: Interval, place: float, upright: bool = False, **style: Any) -> None:
     """An interval in percent, with an arrowhead where the axis cuts it."""
     low, high = axes.get_ylim() if upright else axes.get_xlim()
     ends = max(100 * its.low, low), min(100 * its.high, high)
@@ -214,7 +231,7 @@ def _accuracy(
     for place, each in enumerate(every):
         look = of_arm[each.name] if isinstance(each, ArmFinding) else Look(SOFT, "s", "-")
         top1 = _top1(each)
-        _bar(axes, top1, place, color=look.colour, lw=1.4)
+        _bar(axes, top1, float(place), color=look.colour, lw=1.4)
         if 100 * top1.value >= low:
             axes.plot(100 * top1.value, place, look.marker, ms=6, mew=1.4, color=look.colour, clip_on=False)
     axes.xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
@@ -265,7 +282,7 @@ def _cost(axes: Axes, priced: list[tuple[ArmFinding, float]], of_arm: dict[str, 
     best, front = -1.0, []
     for arm, price in sorted(priced, key=lambda each: (each[1], -_top1(each[0]).value)):
         its, look = _top1(arm), of_arm[arm.name]
-        _bar(axes, its, price, upright=True, color=look.colour, lw=1, alpha=0.65)
+        _bar(axes, its, float(price), upright=True, color=look.colour, lw=1, alpha=0.65)
         axes.plot(price, 100 * its.value, look.marker, ms=6, color=look.colour, mew=1.4)
         if its.value > best:
             best = its.value

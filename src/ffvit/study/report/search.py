@@ -26,7 +26,9 @@ def search_panels(arms: Sequence[ArmFinding], of_arm: dict[str, Look], width: fl
     panels = figure.subplots(rows, columns, sharey=True, squeeze=False)
     for panel in panels.flat[len(arms) :]:
         panel.set_visible(False)
-    losses = [loss for arm in arms if arm.search for trial in arm.search.trials if isfinite(loss := words.mean_loss(trial))]
+    losses = [
+        loss for arm in arms if arm.search for trial in arm.search.trials if isfinite(loss := words.mean_loss(trial))
+    ]
     low, high = min(losses, default=1.0), max(losses, default=1.0)
     panels[0, 0].set_yscale("log" if low > 0 else "linear")
     room = (high / low) ** 0.08 if low > 0 else 1.1

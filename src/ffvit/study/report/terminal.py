@@ -66,12 +66,16 @@ def _table(headings: Sequence[str], numbers: Iterable[int]) -> Table:
 
 
 def _arms(findings: Findings) -> Table:
-    table = _table(("arm", "top-1 %, 95 %", "runs", "parameters", "FLOPs", "latency", "training"), (1, 3, 4, 5, 6))
+    all_done = all(len(arm.runs) == arm.planned for arm in findings.arms)
+    runs_heading = () if all_done else ("runs",)
+    headings = ("arm", "top-1 %, 95 %", *runs_heading, "parameters", "FLOPs", "latency", "training")
+    table = _table(headings, range(1, len(headings)))
     for arm in findings.arms:
-        name, top1, runs, parameters, flops, latency, _, training, *_ = words.arm_row(arm, findings)
+        name, top1, _, parameters, flops, latency, _, training, *_ = words.arm_row(arm, findings)
         top1, flops = top1.replace(" %", "").replace(" to ", "-"), flops.removesuffix("FLOPs")
+        runs = () if all_done else (f"{len(arm.runs)} of {arm.planned}",)
         style = "dim" if arm.role == "control" else ""
-        table.add_row(Text(name, style=style), top1, runs, parameters, flops, latency, training)
+        table.add_row(Text(name, style=style), top1, *runs, parameters, flops, latency, training)
     return table
 
 

@@ -9,10 +9,10 @@ from math import isfinite, nan
 from statistics import fmean, median
 
 from ffvit.study.findings import ArmFinding, BaselineFinding, Comparison, Findings, Key, SearchFinding, TrialFinding
-from ffvit.study.statistics import Difference, Interval
+from ffvit.study.statistics import Interval
 from ffvit.training.progress import duration
 
-NOTHING = "–"
+NOTHING = "-"
 """A cell with nothing to say."""
 
 NO_VERDICT = "No verdict yet"
@@ -44,12 +44,12 @@ def margin(share: float) -> str:
     return f"±{100 * share:.3g}"
 
 
-def level(its: Interval | Difference) -> str:
+def level(its: Interval) -> str:
     """The level of an interval: 98.75 %."""
     return f"{100 * its.level:.4g} %"
 
 
-def bounds(its: Interval | Difference) -> str:
+def bounds(its: Interval) -> str:
     """A difference's interval, in points: -0.7 to +1.2."""
     return f"{points(its.low)} to {points(its.high)}"
 
@@ -101,7 +101,17 @@ def run_count(arm: ArmFinding) -> str:
 
 def arm_headings(findings: Findings) -> tuple[str, ...]:
     """What the columns of the table of arms are called."""
-    names = ("arm", "top-1 (95 % interval)", "runs", "parameters", "FLOPs", "latency", "throughput", "training", "memory")
+    names = (
+        "arm",
+        "top-1 (95 % interval)",
+        "runs",
+        "parameters",
+        "FLOPs",
+        "latency",
+        "throughput",
+        "training",
+        "memory",
+    )
     return (*names, "published top-1, not measured here") if has_published(findings) else names
 
 

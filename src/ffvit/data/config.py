@@ -44,7 +44,7 @@ class Data(Value):
     test: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.2, description="Share of the images kept for the final figure, where the data brings no part for it."
     )
-    split_seed: NonNegativeInt = Field(0, description="Decides which images fall into which part.")
+    split_seed: int = Field(0, ge=0, lt=2**32, description="Decides which images fall into which part.")
     folds: Annotated[int, Field(ge=2)] | None = Field(
         None,
         description="Cross-validation: part the images into so many folds of equal classes; `fold` is the test part.",

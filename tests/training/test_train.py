@@ -226,9 +226,7 @@ def test_the_average_of_a_short_run_is_no_longer_at_chance(tmp_path):
     assert last["average"]["top1"] > 0.9 * last["weights"]["top1"] > 0.5
 
 
-@pytest.mark.parametrize(
-    ("seed", "said"), [(-1, "greater than or equal to 0"), (2**64, "less")]
-)
+@pytest.mark.parametrize(("seed", "said"), [(-1, "greater than or equal to 0"), (2**64, "less")])
 def test_a_seed_that_is_none_is_said(seed, said):
     with pytest.raises(ffvit.UserError, match=f"^seed: input should be .*{said}.*; got {seed}$"):
         train.configure(seed=seed)

@@ -204,7 +204,7 @@ def _agree(paper: nn.Module, ours: nn.Module, images: Tensor) -> None:
 
 def _ours(network: nn.Module, images: Tensor, labels: Tensor) -> Works:
     predict = prediction(network, images)
-    optimizer, average = build_optimizer(network, ffvit.Recipe()), WeightAverage(network, 0.99996)
+    optimizer, average = build_optimizer(network, ffvit.Recipe()), WeightAverage(network, 0.99996, warmup=False)
 
     def predicts(precision: str) -> None:
         network.eval()
@@ -218,7 +218,7 @@ def _ours(network: nn.Module, images: Tensor, labels: Tensor) -> Works:
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        average.update(network)
+        average.update(network, step=0)
 
     return {"predict": predicts, "train": step}
 

@@ -19,6 +19,7 @@ import yaml
 
 from commands import command, environment, here
 from commands import ffvit as in_its_own_process
+from ffvit.recipe import Recipe
 from ffvit.run import Run
 
 FAST = ("--recipe.epochs", 2, "--recipe.warmup-epochs", 1, "--recipe.batch-size", 128)
@@ -85,6 +86,16 @@ def test_dry_run_shows_the_whole_configuration_and_does_nothing(tmp_path):
     assert shown["recipe"]["epochs"] == 300
     assert shown["recipe"]["average_decay"] is None
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("recipe", ["deit", "small", "digits"])
+def test_fewer_epochs_than_the_warmup_shorten_it(recipe, tmp_path):
+    done = here("train", "--recipe", recipe, "--recipe.epochs", 3, "--dry-run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert Recipe(**yaml.safe_load(done.stdout)["recipe"]).warmup == pytest.approx(0.6)
+    assert "warmup_epochs 5 and cooldown_epochs 0 leave nothing of 3 epochs" in refused(
+        "train", "--recipe.epochs", 3, "--recipe.warmup-epochs", 5, cwd=tmp_path
+    )
 
 
 def test_runs_without_a_name_get_one_each(tmp_path):
@@ -169,6 +180,12 @@ def test_models_lists_what_it_costs_and_what_was_published():
         (["train", "--image", 8, 8, 8], "--image: give one number for a square, or height and width; got 3 numbers"),
         (["train", "--resume"], "--resume needs the run folder to go on with: --out FOLDER"),
         (["train", "--resume", "--out", "x", "--seed", 3], "--resume goes on with the run as it was begun"),
+        (["train", "--seed", -1], "seed: input should be greater than or equal to 0; got -1"),
+        (["train", "--seed", 1.5], "Invalid value for --seed: must be a whole number; got '1.5'"),
+        (["train", "--seed", 2**64], "seed: input should be less than 18446744073709551616; got 18446744073709551616"),
+        (["train", "--data.split-seed", 2**32], "--data.split-seed: input should be less than 4294967296"),
+        (["compare", "--seeds", 1.5], "Invalid value for --seeds: must be a whole number; got '1.5'"),
+        (["compare", "--seeds", -1], "--seeds: Input should be greater than 0; got -1"),
         (["train", "--data", "nowhere"], "there is no 'nowhere' in"),
         (["train", "--start-from", "nowhere.pth"], "nowhere.pth: there is no such file"),
         (["train", "resnet18", "--recipe.dropout", 2], "--recipe.dropout: input should be less than or equal to 1"),

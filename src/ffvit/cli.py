@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import cyclopts
-from cyclopts import App, Parameter
+from cyclopts import App, Parameter, Token
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
 
 from ffvit import __version__
@@ -27,6 +28,17 @@ if TYPE_CHECKING:
     RecipeFields = Recipe
 else:
     RecipeFields = loose(Recipe)  # of whichever recipe is named: only together with it are they checked
+
+
+def _whole(_: Any, tokens: Sequence[Token]) -> int:
+    """A whole number; cyclopts by itself would round 1.5."""
+    try:
+        return int(tokens[0].value)
+    except ValueError:
+        raise ValueError(f"must be a whole number; got {tokens[0].value!r}") from None
+
+
+Whole = Parameter(converter=_whole)
 
 app = App(
     name="ffvit",
@@ -59,7 +71,7 @@ def train(
     overwrite: bool = False,
     config: Path | None = None,
     start_from: str | None = None,
-    seed: int | None = None,
+    seed: Annotated[int | None, Whole] = None,
     dry_run: bool = False,
     machine: Annotated[Machine | None, Parameter(name="*", group="Machine", show_default=False)] = None,
     data_fields: Annotated[Data | None, Parameter(name="--data", group="Images", show_default=False)] = None,
@@ -320,8 +332,8 @@ def compare(
     overwrite: bool = False,
     recipe: str | None = None,
     image: Annotated[list[PositiveInt] | None, Parameter(consume_multiple=True)] = None,
-    seeds: PositiveInt | None = None,
-    side_seeds: NonNegativeInt | None = None,
+    seeds: Annotated[PositiveInt | None, Whole] = None,
+    side_seeds: Annotated[NonNegativeInt | None, Whole] = None,
     folds: PositiveInt | None = None,
     minutes: PositiveFloat | None = None,
     budget: Literal["epochs", "flops", "parameters", "time", "latency"] | None = None,
@@ -329,7 +341,7 @@ def compare(
     controls: Annotated[bool | None, Parameter(negative="--no-controls")] = None,
     search: Annotated[bool | None, Parameter(negative="--no-search")] = None,
     until_settled: bool | None = None,
-    max_seeds: PositiveInt | None = None,
+    max_seeds: Annotated[PositiveInt | None, Whole] = None,
     workers: PositiveInt | None = None,
     cluster: str | None = None,
     dry_run: bool = False,

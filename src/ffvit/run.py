@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field, NonNegativeInt
+from pydantic import Field
 
 from ffvit.architecture import Network
 from ffvit.atomic import writing
@@ -44,7 +44,7 @@ class Config(Value):
     data: Data = Data()
     recipe: Recipe
     machine: Machine = Machine()
-    seed: NonNegativeInt = Field(0, description="Reaches the start values, the order of images and every draw.")
+    seed: int = Field(0, ge=0, lt=2**64, description="Reaches the start values, the order of images and every draw.")
     start_from: str | None = Field(None, description="Weights to start from: a file, a run folder, or `pretrained`.")
 
 

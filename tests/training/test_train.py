@@ -206,6 +206,32 @@ def test_stopped_at_the_very_end_of_an_epoch(tmp_path, monkeypatch):
     assert_same(undisturbed, train.resume(tmp_path / "two", console=Console(quiet=True)))
 
 
+def test_the_average_counts_steps_through_the_whole_run(tmp_path, monkeypatch):
+    """Its warm-up goes by them; a run that went on would else begin it anew."""
+    steps, update = [], loop.WeightAverage.update
+
+    def noting(self, network, step):
+        steps.append(step)
+        update(self, network, step)
+
+    monkeypatch.setattr(loop.WeightAverage, "update", noting)
+    quick(tmp_path / "run")
+    assert steps == list(range(20))
+
+
+def test_the_average_of_a_short_run_is_no_longer_at_chance(tmp_path):
+    """At the decay of `small`, a run of 100 steps would else end with 98 % of its start values."""
+    recipe = QUICK.replace(epochs=5, batch_size=64, average_decay=0.9998)
+    last = quick(tmp_path / "run", recipe=recipe).metrics()[-1]
+    assert last["average"]["top1"] > 0.9 * last["weights"]["top1"] > 0.5
+
+
+@pytest.mark.parametrize(("seed", "said"), [(-1, "greater than or equal to 0"), (2**64, "less")])
+def test_a_seed_that_is_none_is_said(seed, said):
+    with pytest.raises(ffvit.UserError, match=f"^seed: input should be .*{said}.*; got {seed}$"):
+        train.configure(seed=seed)
+
+
 def cut_off(do, first):
     def both(*arguments):
         first(*arguments)

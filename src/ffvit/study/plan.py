@@ -82,7 +82,7 @@ class Published(Value):
 class Plan(Value):
     """A study. Any field of an architecture or a recipe can be varied, by its path.
 
-    `factors` maps a factor to its levels, and a level to what it changes: `{block.0.mixer: attention}`, `{width: 384}`,
+    `factors` maps a factor to its levels, and a level to what it changes: `{patches.mixer: attention}`, `{width: 384}`,
     `{network: deit_small_patch16_224}`. A list is short for levels of one field, named by that field's path. Factors are
     crossed; networks to be compared as they are make a single factor.
     """

@@ -110,9 +110,8 @@ class Loop:
         if teacher is not None and hasattr(network, "set_distilled_training"):
             cast("Any", network).set_distilled_training(True)
         self.depth = Draws(network, self.recipe.batch_size)
-        self.average = (
-            WeightAverage(network, self.recipe.average_decay) if self.recipe.average_decay is not None else None
-        )
+        decay = self.recipe.average_decay
+        self.average = WeightAverage(network, decay, self.recipe.average_warmup) if decay is not None else None
         if config.machine.strategy != "fsdp":  # a network that has to be sharded is estimated where it is
             network.to(fabric.device)
         at_once = -(-self.recipe.batch_size // (fabric.world_size * self.order.micro_batches))
@@ -254,7 +253,7 @@ class Loop:
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.average is not None:
-            self.average.update(self.plain)
+            self.average.update(self.plain, epoch * self.order.steps + step)
         return loss
 
     def _gradients(self, epoch: int, step: int, batches: list[Batch]) -> Tensor:

@@ -27,6 +27,7 @@ from ffvit.run import Config, Run, free_folder
 from ffvit.training.finish import finish
 from ffvit.training.loop import Loop
 from ffvit.training.progress import Display
+from ffvit.value import parse
 
 
 def train(
@@ -78,7 +79,11 @@ def configure(
     seed: int = 0,
     start_from: str | Path | None = None,
 ) -> Config:
-    """What `train` was asked for, with the defaults filled in."""
+    """What `train` was asked for, with the defaults filled in.
+
+    Raises:
+        UserError: The seed is no whole number from 0 on, or no recipe has that name.
+    """
     if not isinstance(data, Data):
         data = Data(source=str(data)) if data is not None else Data()
     digits = data.source == "digits"
@@ -94,14 +99,15 @@ def configure(
         model = Network(name=model)
     if image is not None:
         model = model.replace(image=(image, image) if isinstance(image, int) else image)
-    return Config(
-        network=model,
-        data=data,
-        recipe=recipe,
-        machine=machine or Machine(),
-        seed=seed,
-        start_from=str(start_from) if start_from is not None else None,
-    )
+    fields = {
+        "network": model,
+        "data": data,
+        "recipe": recipe,
+        "machine": machine or Machine(),
+        "seed": seed,
+        "start_from": str(start_from) if start_from is not None else None,
+    }
+    return parse(Config, fields, "")
 
 
 def run_config(

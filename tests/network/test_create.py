@@ -28,7 +28,7 @@ def test_a_size_and_classes_of_ones_own_and_built_again_from_what_it_tells(name)
 
 @pytest.mark.parametrize("channels", [None, 1, 3, 4])
 @pytest.mark.parametrize(
-    "name", [*ffvit.NAMED, "vit_tiny_patch16_224", "deit_tiny_patch16_224", "resnet18", "test_vit"]
+    "name", [*ffvit.NAMED, "vit_tiny_patch16_224", "deit_tiny_patch16_224", "resnet18", "convnet_w8_s2"]
 )
 def test_images_are_prepared_alike_after_saving_and_loading(name, channels, tmp_path, monkeypatch):
     with torch.device("meta"):  # the large ones are only described

@@ -158,6 +158,46 @@ def test_predictions_in_every_form(flowers, photos, tmp_path):
     assert done.stderr.endswith("ffvit: none of these images could be read\n")
 
 
+def test_what_evaluate_says_beside_its_figures(flowers, photos, tmp_path):
+    folder = shutil.copytree(photos / "val", tmp_path / "val")
+    (folder / "sky" / "broken.jpg").write_bytes(b"no image")
+    done = here("evaluate", flowers, "--data", folder, "--json", tmp_path / "figures.json")
+    assert "Warning: 1 of 13 images could not be read." in done.stdout.splitlines()
+    assert json.loads((tmp_path / "figures.json").read_text())["bad_images"] == 1
+    done = here("evaluate", flowers, "--data", photos / "train", "--json", tmp_path / "figures.json")
+    assert "Warning: 48 of 48 images were used to train or select this network" in done.stdout
+    assert json.loads((tmp_path / "figures.json").read_text())["used_in_training"] == 48
+    done = here("predict", flowers, folder, "--format", "csv")
+    assert done.stderr.splitlines()[-1] == "1 of 13 images could not be read"
+
+
+def test_evaluate_without_data_scores_the_runs_own_test_split(flowers, digits, tmp_path):
+    for run, count in ((flowers, 12), (digits, 359)):
+        for weights in (run, run / "best.safetensors"):
+            done = here("evaluate", weights, "--json", tmp_path / "figures.json")
+            assert done.returncode == 0, done.stderr
+            assert f"the run's own test split, {count} images" in done.stdout
+            figures = json.loads((tmp_path / "figures.json").read_text())
+            assert figures["top1"] == Run(run).summary()["test"]["top1"]
+    alone = shutil.copy(digits / "best.safetensors", tmp_path / "w.safetensors")
+    assert "give --data" in refused("evaluate", alone)
+
+
+def test_options_of_evaluate_win_over_what_the_weights_say(digits, tmp_path):
+    losses = {}
+    for given in (
+        (),
+        ("--crop", 1.0, "--interpolation", "bilinear"),
+        ("--crop", 0.7),
+        ("--crop", 0.7, "--pixel-backend", "fast"),
+    ):
+        here("evaluate", digits, "--json", tmp_path / "figures.json", *given)
+        losses[given] = json.loads((tmp_path / "figures.json").read_text())["loss"]["value"]
+    plain, same, cropped, fast = losses.values()
+    assert plain == same
+    assert len({plain, cropped, fast}) == 3
+
+
 def test_models_lists_what_it_costs_and_what_was_published():
     done = here("models", "ff_*")
     for word in ("ff_tiny_patch16_224", "7.68 M", "2.88", "61.4 %", "arXiv 2105.02723"):

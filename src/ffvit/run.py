@@ -33,6 +33,7 @@ from ffvit.atomic import writing
 from ffvit.data.config import Data
 from ffvit.errors import UserError
 from ffvit.machine import Machine
+from ffvit.preprocess import Preprocess
 from ffvit.recipe import Recipe
 from ffvit.value import Value, parse
 
@@ -46,6 +47,9 @@ class Config(Value):
     machine: Machine = Machine()
     seed: int = Field(0, ge=0, lt=2**64, description="Reaches the start values, the order of images and every draw.")
     start_from: str | None = Field(None, description="Weights to start from: a file, a run folder, or `pretrained`.")
+    preprocess: Preprocess | None = Field(
+        None, description="How images are prepared, as the file in start_from said: a resumed run no longer reads it."
+    )
 
 
 class Run:

@@ -18,7 +18,7 @@ from ffvit.data.images import BadImageError
 from ffvit.data.parts import Parts
 from ffvit.data.transform import Source, Transform, evaluation_transform, training_transform
 from ffvit.machine import Machine, cores, gpus, in_precision, kind, precision_of
-from ffvit.network.create import create_model, input_of
+from ffvit.network.create import create_model, preprocess_of
 from ffvit.recipe import Recipe
 from ffvit.training.speed import STATE
 
@@ -81,13 +81,13 @@ def measure(network: Network, recipe: Recipe, parts: Parts, threads: int, machin
 
 def _measured(network: Network, recipe: Recipe, parts: Parts, machine: Machine) -> Speed:
     model = create_model(network, len(parts.classes), drop_path=recipe.drop_path, dropout=recipe.dropout)
-    takes, device = input_of(model), torch.device(kind(machine))
+    takes, device = preprocess_of(model), torch.device(kind(machine))
     precise = in_precision(precision_of(machine), device)
     model.to(device)
-    small = (takes.image[0] * takes.image[1]) <= 64**2
+    small = (takes.img_size[0] * takes.img_size[1]) <= 64**2
     # Small steps are all overhead, which the batch shares.
     batch = min(recipe.batch_size, 64 if small or device.type != "cpu" else 8)
-    images = torch.rand(batch, takes.channels, *takes.image, device=device)
+    images = torch.rand(batch, takes.in_chans, *takes.img_size, device=device)
     labels = torch.zeros(batch, dtype=torch.int64, device=device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
 
@@ -109,13 +109,8 @@ def _measured(network: Network, recipe: Recipe, parts: Parts, machine: Machine) 
     return Speed(
         step=_seconds(step, device) / batch,
         answer=_seconds(answer, device) / batch,
-        augment=_image(parts, training_transform(recipe, takes.image, takes.channels, takes.mean)),
-        prepare=_image(
-            parts,
-            evaluation_transform(
-                recipe.evaluation_crop, recipe.interpolation, takes.image, takes.channels, recipe.exact != "never"
-            ),
-        ),
+        augment=_image(parts, training_transform(recipe, takes.img_size, takes.in_chans, takes.mean)),
+        prepare=_image(parts, evaluation_transform(takes.with_recipe(recipe))),
         kept=kept / batch,
         state=float(sum(each.nbytes for each in model.parameters()) * STATE),
         loaders=max(1, cores() // len(gpus())) if device.type == "cuda" else 0,

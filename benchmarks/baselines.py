@@ -20,16 +20,21 @@ import hashlib
 import json
 import math
 import sys
+import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import cyclopts
 import numpy as np
+import pandas as pd
 import torch
 from cyclopts import Parameter
 from PIL import Image
+from scipy.stats import spearmanr
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from timm.layers import set_fused_attn
@@ -287,6 +292,7 @@ def train(
             result["val_calibrated"] = min(
                 float(functional.cross_entropy(logits / each, labels)) for each in temperatures
             )
+        result[f"{split}_images"] = len(labels)
         result[f"{split}_top1"] = 100 * float((logits.argmax(1) == labels).float().mean())
     return result
 
@@ -340,28 +346,34 @@ class Runs:
     """
 
     def __init__(self, case: str, sets: Path, results: Path) -> None:
-        self.name, self.case, self.results = case, CASES[case], results
-        self.sets = sets
-        self.splits: dict[str, Images] | None = None
-        self.classes = 0
+        self.name, self.case, self.sets, self.results = case, CASES[case], sets, results
         self.known = {each["key"]: each for each in read(results)}
 
+    @cached_property
+    def data(self) -> tuple[dict[str, Images], int]:
+        """The splits and the number of classes."""
+        return load(self.case, self.sets)
+
     def get(self, arm: str, changes: Config, seed: int, length: float = 1.0) -> Result:
-        """The result of a training of this share of the epochs, which is run if the file does not hold it."""
-        config = DEFAULTS | {"crop": self.case.crop} | changes
+        """The result of a training of this share of the epochs."""
         epochs = max(1, round(self.case.epochs * length))
+        return self.once(
+            arm, changes, seed, epochs, lambda config: train(self.case, *self.data, arm, config, seed, epochs)
+        )
+
+    def once(self, arm: str, changes: Config, seed: int, epochs: int, work: Callable[[Config], Result]) -> Result:
+        """The result of this work, which is done if the file does not hold it."""
+        config = DEFAULTS | {"crop": self.case.crop} | changes
         what = {"case": self.name, "arm": arm, "config": config, "seed": seed, "epochs": epochs}
         key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
         if key not in self.known:
-            if self.splits is None:
-                self.splits, self.classes = load(self.case, self.sets)
-            found = train(self.case, self.splits, self.classes, arm, config, seed, epochs)
+            found = work(config)
             self.known[key] = {"key": key, **what, **found}
             with self.results.open("a") as file:
                 file.write(json.dumps(self.known[key]) + "\n")
             print(
-                f"{self.name} {arm} {changes} seed {seed}, {epochs} epochs: val {found['val_top1']:.1f} "
-                f"({found['val_loss']:.3f}), test {found['test_top1']:.1f} %, {found['seconds']:.0f} s",
+                f"{self.name}, {arm}, {_words(changes)}, seed {seed}, {epochs} epochs: validation "
+                f"{found['val_top1']:.1f} %, test {found['test_top1']:.1f} %, {found['seconds']:.0f} s",
                 file=sys.stderr,
                 flush=True,
             )
@@ -507,6 +519,196 @@ def trials(
                 for seed in range(seeds):
                     for length in LENGTHS:
                         runs.get(arm, {"lr": rate}, seed, length)
+
+
+@app.command
+def tables(*cases: str, results: Results = RESULTS) -> None:
+    """Print what the file of results holds, as Markdown."""
+    stored = list(read(results))
+    for title, rows in (
+        ("Starts of positions", _starts_table(stored)),
+        ("One setting at a time", _settings_table(stored)),
+        ("Tuned", _tuned_table(stored)),
+        ("Short trials", _trials_table(stored)),
+    ):
+        kept = [row for row in rows if not cases or row["case"] in cases]
+        if kept:
+            frame = pd.DataFrame(kept).fillna("")
+            lines = ["| " + " | ".join(map(str, each)) + " |" for each in (frame.columns, *frame.to_numpy())]
+            lines.insert(1, "|---" * frame.shape[1] + "|")
+            print(f"## {title}", "", *lines, "", sep="\n")
+
+
+def _starts_table(stored: list[Result]) -> Iterator[Result]:
+    """A row for each start of positions, a column for each rate: mean top-1 on the test split."""
+    groups: dict[tuple[str, str, str, int], dict[float, list[Result]]] = defaultdict(lambda: defaultdict(list))
+    for each in stored:
+        if set(_changes(each)) <= {"lr", "position"} and each["seed"] not in FINAL:
+            position = str(each["config"]["position"])
+            groups[each["case"], each["arm"], position, each["epochs"]][each["config"]["lr"]].append(each)
+    for (case, arm, position, epochs), rates in sorted(groups.items()):
+        if sum(key[:2] == (case, arm) and key[3] == epochs for key in groups) > 1:
+            scores = {f"{rate:g}": _mean_and_error(rates[rate]) for rate in sorted(rates)}
+            yield {"case": case, "arm": arm, "positions start": position, "epochs": epochs} | scores
+
+
+def _settings_table(stored: list[Result]) -> Iterator[Result]:
+    """A row for each setting: the mean difference to the base of the same seed, on validation and test split together."""
+    bases = {
+        (each["case"], each["arm"], each["epochs"], each["seed"], each["config"]["lr"]): each
+        for each in stored
+        if set(_changes(each)) <= {"lr"}
+    }
+    groups: dict[tuple[str, str, int, float, str], list[tuple[Result, Result]]] = defaultdict(list)
+    for each in stored:
+        change = _changes(each)
+        rate = change.pop("lr", DEFAULTS["lr"])
+        base = bases.get((each["case"], each["arm"], each["epochs"], each["seed"], rate))
+        if len(change) == 1 and base is not None and change in SETTINGS:
+            groups[each["case"], each["arm"], each["epochs"], rate, _words(change)].append((each, base))
+    for (case, arm, epochs, rate, change), pairs in groups.items():
+        moved = [_both(each) - _both(base) for each, base in pairs]
+        yield {
+            "case": case,
+            "arm": arm,
+            "epochs": epochs,
+            "rate": f"{rate:g}",
+            "change": change,
+            "top-1, before": f"{np.mean([_both(base) for _, base in pairs]):.1f}",
+            "difference": f"{np.mean(moved):+.1f}",
+            "n": len(pairs),
+        }
+
+
+def _tuned_table(stored: list[Result]) -> Iterator[Result]:
+    """A row for each configuration that was trained with the final seeds."""
+    groups: dict[tuple[str, str, str], list[Result]] = defaultdict(list)
+    for each in stored:
+        if each["seed"] in FINAL and each["epochs"] == CASES[each["case"]].epochs:
+            groups[each["case"], each["arm"], _words(_changes(each))].append(each)
+    for (case, arm, words), found in sorted(groups.items()):
+        searched = set(_changes(found[0])) <= {"lr"}
+        yield {
+            "case": case,
+            "arm": arm,
+            "tuned by": "ladder of rates" if searched else "random search",
+            "parameters": f"{found[0]['parameters']:,}",
+            "top-1": _mean_and_error(found),
+            "configuration": words,
+        }
+
+
+def _trials_table(stored: list[Result]) -> Iterator[Result]:
+    """A row for each length and number of seeds: how trials rank rates, and what choosing by them costs."""
+    runs: dict[tuple[str, str, int], dict[float, dict[int, Result]]] = defaultdict(lambda: defaultdict(dict))
+    for each in stored:
+        if set(_changes(each)) <= {"lr"} and each["config"]["lr"] in RATES and each["seed"] not in FINAL:
+            runs[each["case"], each["arm"], each["epochs"]][each["config"]["lr"]][each["seed"]] = each
+    for case, arm in dict.fromkeys((case, arm) for case, arm, _ in runs):
+        full = runs[case, arm, CASES[case].epochs]
+        if set(full) < set(RATES):
+            continue
+        final = [np.mean([_both(each) for each in full[rate].values()]) for rate in RATES]
+        for length in LENGTHS:
+            trial = runs[case, arm, max(1, round(CASES[case].epochs * length))]
+            if set(trial) < set(RATES):
+                continue
+            row: Result = {"case": case, "arm": arm, "length": length}
+            seeds = sorted(set.intersection(*(set(trial[rate]) for rate in RATES)))
+            for name, score in {
+                "loss": lambda each: -each["val_loss"],
+                "top-1": lambda each: each["val_top1"],
+            }.items():
+                by_seed = np.array([[score(trial[rate][seed]) for rate in RATES] for seed in seeds])
+                for count, scores in ((1, list(by_seed)), (len(seeds), [by_seed.mean(0)])):
+                    ranks = np.mean([spearmanr(each, final).statistic for each in scores])
+                    regret = np.mean([max(final) - final[int(np.argmax(each))] for each in scores])
+                    row[f"{name}, seeds: {count}"] = f"{ranks:.2f}, {regret:.1f}"
+            yield row
+
+
+def _changes(result: Result) -> Config:
+    """What differs from the defaults."""
+    defaults = DEFAULTS | {"crop": CASES[result["case"]].crop}
+    return {name: value for name, value in result["config"].items() if defaults[name] != value}
+
+
+def _words(config: Config) -> str:
+    return ", ".join(f"{name} {value}" for name, value in config.items()) or "defaults"
+
+
+def _both(result: Result) -> float:
+    """Top-1 on the images of the validation and the test split, which a full run of a given rate chose nothing on."""
+    counts = np.array([result["val_images"], result["test_images"]])
+    return float(np.average([result["val_top1"], result["test_top1"]], weights=counts))
+
+
+def _mean_and_error(results: list[Result]) -> str:
+    scores = [each["test_top1"] for each in results]
+    error = f" ± {np.std(scores, ddof=1) / math.sqrt(len(scores)):.1f}" if len(scores) > 1 else ""
+    return f"{np.mean(scores):.1f}{error}"
+
+
+@app.command
+def library(
+    case: str = "handwritten-32/8",
+    *,
+    sets: Sets = SETS,
+    results: Results = RESULTS,
+    arms: tuple[str, ...] = tuple(FAMILY),
+    rate: float = DEFAULTS["lr"],
+) -> None:
+    """Train the same by `ffvit.train` and by this file's own loop, with three seeds."""
+    for runs in _cases([case], sets, results):
+        for arm in arms:
+            for seed in FINAL:
+                runs.get(arm, {"lr": rate}, seed)
+                runs.once(
+                    f"{arm}, ffvit.train", {"lr": rate}, seed, runs.case.epochs, partial(_by_library, runs, arm, seed)
+                )
+
+
+def _by_library(runs: Runs, arm: str, seed: int, config: Config) -> Result:
+    _, classes = runs.data
+    network = ARMS[arm](runs.case, config, 3, classes)
+    assert isinstance(network, Backbone)
+    with tempfile.TemporaryDirectory() as folder:
+        summary = ffvit.train(
+            network.architecture,
+            ffvit.Data(source=str(runs.sets / runs.case.set), selection=0.2),
+            _recipe(runs.case, config),
+            machine=ffvit.Machine(precision="32-true"),
+            seed=seed,
+            out=Path(folder) / "run",
+        ).summary()
+    assert summary is not None
+    return {
+        "diverged": False,
+        "seconds": round(summary["seconds"], 2),
+        "parameters": summary["parameters"],
+        "val_top1": 100 * summary["selection"]["top1"],
+        "test_top1": 100 * summary["test"]["top1"]["value"],
+    }
+
+
+def _recipe(case: Case, config: Config) -> ffvit.Recipe:
+    """The same training in ffvit's words."""
+    return ffvit.Recipe(
+        epochs=case.epochs,
+        batch_size=case.batch,
+        learning_rate=config["lr"],
+        weight_decay=config["weight_decay"],
+        clip_gradients=config["clip"],
+        warmup_epochs=round(config["warmup"] * case.epochs),
+        final_learning_rate=0.0,
+        label_smoothing=config["smoothing"],
+        average_decay=None,
+        crop_scale=(config["crop"], 1.0),
+        crop_ratio=(0.78, 1.28),
+        interpolation="bilinear",
+        flip=0.5 if case.flip else 0.0,
+        evaluation_crop=1.0,
+    )
 
 
 def best_rate(runs: Runs, arm: str, length: float, seeds: int = 2) -> float:

@@ -24,9 +24,10 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import cyclopts
 import numpy as np
@@ -222,6 +223,13 @@ ARMS: dict[str, Callable[[Case, Config, int, int], nn.Module]] = {
 FAMILY = {"attention": "timm ViT", "feed-forward": "timm Mixer"}
 """Our arms, and timm's network of the same kind."""
 
+UNREAD = {
+    "timm Mixer": frozenset({"position", "readout", "heads", "norm"}),
+    "timm ViT": frozenset({"norm"}),
+    "feed-forward": frozenset({"heads"}),
+}
+"""Settings that an arm has not."""
+
 
 # Training
 
@@ -336,18 +344,38 @@ def mixed(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 # Results
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Options:
+    """What every command takes.
+
+    Args:
+        sets: Folder of the sets that benchmarks/images.py made.
+        results: File of results, read and added to.
+        quick: Two epochs a training, to see that everything runs.
+    """
+
+    sets: Path = Path("sets")
+    results: Path = Path("baselines.jsonl")
+    quick: bool = False
+
+
+OPTIONS = Options()
+
+
 class Runs:
     """Trainings, done once each and kept in a file of JSON lines.
 
     Args:
         case: By its name in `CASES`.
-        sets: Folder of the sets.
-        results: The file.
+        options: Where the sets and the file are.
     """
 
-    def __init__(self, case: str, sets: Path, results: Path) -> None:
-        self.name, self.case, self.sets, self.results = case, CASES[case], sets, results
-        self.known = {each["key"]: each for each in read(results)}
+    def __init__(self, case: str, options: Options) -> None:
+        self.name, self.case, self.sets, self.results = case, CASES[case], options.sets, options.results
+        if options.quick:
+            self.case = self.case._replace(epochs=2)
+        self.known = {each["key"]: each for each in read(self.results)}
 
     @cached_property
     def data(self) -> tuple[dict[str, Images], int]:
@@ -372,7 +400,7 @@ class Runs:
             with self.results.open("a") as file:
                 file.write(json.dumps(self.known[key]) + "\n")
             print(
-                f"{self.name}, {arm}, {_words(changes)}, seed {seed}, {epochs} epochs: validation "
+                f"{self.name}, {arm}, {_words(_changes(self.known[key]))}, seed {seed}, {epochs} epochs: validation "
                 f"{found['val_top1']:.1f} %, test {found['test_top1']:.1f} %, {found['seconds']:.0f} s",
                 file=sys.stderr,
                 flush=True,
@@ -386,8 +414,6 @@ def read(results: Path) -> Iterator[Result]:
         yield from map(json.loads, results.read_text().splitlines())
 
 
-SETS = Path("sets")
-RESULTS = Path("baselines.jsonl")
 RATES = (1e-3, 2e-3, 4e-3, 8e-3, 16e-3)
 LENGTHS = (0.15, 0.2, 0.34)
 FINAL = (100, 101, 102)
@@ -400,31 +426,22 @@ SETTINGS: tuple[Config, ...] = (
     {"readout": "class token"},
     {"heads": 0.5},
     {"heads": 2.0},
-    {"heads": 4.0},
     {"norm": "features"},
-    {"weight_decay": 0.005},
     {"weight_decay": 0.2},
-    {"warmup": 0.02},
     {"warmup": 0.25},
     {"clip": 0.0},
     {"drop_path": 0.1},
     {"smoothing": 0.0},
-    {"crop": 0.35},
     {"crop": 0.9},
     {"mix": 0.5},
-    {"mix": 1.0},
 )
 """What `settings` changes, one at a time."""
-
-Sets = Annotated[Path, Parameter(help="Folder of the sets that benchmarks/images.py made.")]
-Results = Annotated[Path, Parameter(help="File of results, read and added to.")]
 
 
 @app.command
 def starts(
     *cases: str,
-    sets: Sets = SETS,
-    results: Results = RESULTS,
+    options: Options = OPTIONS,
     arms: tuple[str, ...] = ("attention", "feed-forward", "no mixing"),
     rates: tuple[float, ...] = RATES[:-1],
     positions: tuple[str, ...] = ("0.02", "0.5", "sincos"),
@@ -432,7 +449,7 @@ def starts(
     length: float = 1.0,
 ) -> None:
     """Train with positions started in each way, at each learning rate."""
-    for runs in _cases(cases, sets, results):
+    for runs in _cases(cases, options):
         for seed in range(seeds):
             for arm in arms:
                 for position in positions:
@@ -444,15 +461,14 @@ def starts(
 @app.command
 def settings(
     *cases: str,
-    sets: Sets = SETS,
-    results: Results = RESULTS,
+    options: Options = OPTIONS,
     arms: tuple[str, ...] = ("attention", "feed-forward"),
     rate: float = DEFAULTS["lr"],
     seeds: int = 2,
     length: float = 1.0,
 ) -> None:
     """Train with one setting changed at a time."""
-    for runs in _cases(cases, sets, results):
+    for runs in _cases(cases, options):
         for seed in range(seeds):
             for arm in arms:
                 for change in SETTINGS:
@@ -466,8 +482,7 @@ def settings(
 @app.command
 def tuned(
     *cases: str,
-    sets: Sets = SETS,
-    results: Results = RESULTS,
+    options: Options = OPTIONS,
     arms: tuple[str, ...] = tuple(ARMS),
     configurations: int = 12,
     length: float = 1.0,
@@ -476,7 +491,7 @@ def tuned(
 
     With `length` below 1, configurations are compared by shorter trainings, and the best three again at full length.
     """
-    for runs in _cases(cases, sets, results):
+    for runs in _cases(cases, options):
         for arm in arms:
             drawn = random_configurations(arm, runs.case, configurations)
             scored = sorted((runs.get(arm, each, 0, length) for each in drawn), key=_loss)
@@ -489,13 +504,12 @@ def tuned(
 @app.command
 def ladder(
     *cases: str,
-    sets: Sets = SETS,
-    results: Results = RESULTS,
+    options: Options = OPTIONS,
     arms: tuple[str, ...] = ("attention", "feed-forward", "no mixing"),
     length: float = 0.34,
 ) -> None:
     """Train ffvit's defaults as a study does: a ladder of rates by short trials of two seeds, then three new seeds."""
-    for runs in _cases(cases, sets, results):
+    for runs in _cases(cases, options):
         for arm in arms:
             for seed in FINAL:
                 runs.get(arm, {"lr": best_rate(runs, arm, length)}, seed)
@@ -504,14 +518,13 @@ def ladder(
 @app.command
 def trials(
     *cases: str,
-    sets: Sets = SETS,
-    results: Results = RESULTS,
+    options: Options = OPTIONS,
     arms: tuple[str, ...] = ("attention", "feed-forward", "no mixing"),
     seeds: int = 2,
     full: int = 2,
 ) -> None:
     """Train the ladder of rates at full length and by trials of three lengths."""
-    for runs in _cases(cases, sets, results):
+    for runs in _cases(cases, options):
         for arm in arms:
             for rate in RATES:
                 for seed in range(full):
@@ -522,9 +535,9 @@ def trials(
 
 
 @app.command
-def tables(*cases: str, results: Results = RESULTS) -> None:
+def tables(*cases: str, options: Options = OPTIONS) -> None:
     """Print what the file of results holds, as Markdown."""
-    stored = list(read(results))
+    stored = list(read(options.results))
     for title, rows in (
         ("Starts of positions", _starts_table(stored)),
         ("One setting at a time", _settings_table(stored)),
@@ -628,13 +641,15 @@ def _trials_table(stored: list[Result]) -> Iterator[Result]:
 
 
 def _changes(result: Result) -> Config:
-    """What differs from the defaults."""
+    """What differs from the defaults, of what the arm reads."""
     defaults = DEFAULTS | {"crop": CASES[result["case"]].crop}
-    return {name: value for name, value in result["config"].items() if defaults[name] != value}
+    unread = UNREAD.get(result["arm"], frozenset())
+    return {name: value for name, value in result["config"].items() if defaults[name] != value and name not in unread}
 
 
 def _words(config: Config) -> str:
-    return ", ".join(f"{name} {value}" for name, value in config.items()) or "defaults"
+    values = {name: f"{value:g}" if isinstance(value, float) else value for name, value in config.items()}
+    return ", ".join(f"{name} {value}" for name, value in values.items()) or "defaults"
 
 
 def _both(result: Result) -> float:
@@ -653,13 +668,12 @@ def _mean_and_error(results: list[Result]) -> str:
 def library(
     case: str = "handwritten-32/8",
     *,
-    sets: Sets = SETS,
-    results: Results = RESULTS,
+    options: Options = OPTIONS,
     arms: tuple[str, ...] = tuple(FAMILY),
     rate: float = DEFAULTS["lr"],
 ) -> None:
     """Train the same by `ffvit.train` and by this file's own loop, with three seeds."""
-    for runs in _cases([case], sets, results):
+    for runs in _cases([case], options):
         for arm in arms:
             for seed in FINAL:
                 runs.get(arm, {"lr": rate}, seed)
@@ -712,11 +726,20 @@ def _recipe(case: Case, config: Config) -> ffvit.Recipe:
 
 
 def best_rate(runs: Runs, arm: str, length: float, seeds: int = 2) -> float:
-    """The rate of least validation loss, the mean over the seeds."""
-    return min(
-        RATES,
-        key=lambda rate: sum(_loss(runs.get(arm, {"lr": rate}, seed, length)) for seed in range(seeds)),
-    )
+    """The rate of least validation loss, the mean over the seeds; a best one at the ladder's end draws it out."""
+
+    def loss(rate: float) -> float:
+        return sum(_loss(runs.get(arm, {"lr": rate}, seed, length)) for seed in range(seeds))
+
+    rates = list(RATES)
+    while True:
+        best = min(rates, key=loss)
+        if best == rates[-1]:
+            rates.append(best * 2)
+        elif best == rates[0]:
+            rates.insert(0, best / 2)
+        else:
+            return best
 
 
 def random_configurations(arm: str, case: Case, count: int) -> list[Config]:
@@ -740,13 +763,13 @@ def _random(draw: np.random.Generator, arm: str, case: Case) -> Config:
     }
 
 
-def _cases(names: Sequence[str], sets: Path, results: Path) -> Iterator[Runs]:
+def _cases(names: Sequence[str], options: Options) -> Iterator[Runs]:
     for name in names or CASES:
         if name not in CASES:
             raise ffvit.UserError(f"{name} is no case (there are: {', '.join(CASES)})")
         torch.set_num_threads(1)
         set_fused_attn(False)  # at these sizes and in bf16 the fused kernel is up to seven times as slow on a processor
-        yield Runs(name, sets, results)
+        yield Runs(name, options)
 
 
 def _loss(result: Result) -> float:

@@ -321,6 +321,7 @@ def compare(
     recipe: str | None = None,
     image: Annotated[list[PositiveInt] | None, Parameter(consume_multiple=True)] = None,
     seeds: PositiveInt | None = None,
+    side_seeds: NonNegativeInt | None = None,
     folds: PositiveInt | None = None,
     minutes: PositiveFloat | None = None,
     budget: Literal["epochs", "flops", "parameters", "time", "latency"] | None = None,
@@ -367,7 +368,10 @@ def compare(
     image
         Image size in pixels for all networks: one number for a square, or height and width.
     seeds
-        Runs of each arm. Default: 3, or what the minutes allow.
+        Repetitions: each draws its own split, searches its own learning rate, and trains every arm. Default: 5, or what
+        the minutes allow.
+    side_seeds
+        Repetitions of arms outside the main comparison. Default: all.
     folds
         Cross-validate over so many parts, for small sets.
     minutes
@@ -375,13 +379,13 @@ def compare(
     budget
         What all arms have alike: epochs, training flops, parameters, training time, or latency.
     margin
-        `As good as` means within so many points of top-1. Default: 1.
+        Equivalent means within so many points of top-1. Default: 1.
     controls
-        Also train the body without mixing, and with a frozen random mixer. Default: yes.
+        Also train the body without mixing and with a random one, and trivial baselines on pixels. Default: yes.
     search
-        Tune each arm's learning rate alike, on images that are not tested on. Default: yes.
+        In each repetition, tune each arm's learning rate alike, by validation loss. Default: yes.
     until_settled
-        Add seeds until every question is settled, or --max-seeds is reached (error rates hold).
+        Add seeds until every comparison is conclusive, or --max-seeds is reached (error rates hold).
     max_seeds
         With --until-settled. Default: 20.
     workers
@@ -418,6 +422,7 @@ def compare(
         minutes=minutes,
         changes={
             "seeds": seeds,
+            "side_seeds": side_seeds,
             "folds": folds,
             "budget": budget,
             "margin": margin,

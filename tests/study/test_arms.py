@@ -7,7 +7,7 @@ import pytest
 from ffvit.architecture import NAMED, Branch
 from ffvit.errors import UserError
 from ffvit.machine import Machine
-from ffvit.study.arms import arms_of, has_attention, questions_of, without_attention
+from ffvit.study.arms import arms_of, comparisons_of, has_attention, without_attention
 from ffvit.study.asked import planned
 from ffvit.study.plan import Plan
 
@@ -119,27 +119,27 @@ def test_the_question_is_of_attention_where_an_arm_has_it():
         factors={"mixer": {"attention": {"block.0": ATTENTION}, "linear": {"block.0.mixer": "linear"}, "FF": {}}}
     )
     arms = arms_of(its)
-    assert questions_of(its, arms) == (("linear", "attention"), ("FF", "attention"))
+    assert comparisons_of(its, arms) == (("linear", "attention"), ("FF", "attention"))
     assert has_attention(arms[0])
     assert without_attention(arms[1])
 
 
 def test_one_arm_is_asked_whether_its_mixing_is_worth_anything():
     its = plan(factors={"mixer": {"FF": {}}})
-    assert questions_of(its, arms_of(its)) == (("FF", "no mixing"), ("FF", "random mixing"))
+    assert comparisons_of(its, arms_of(its)) == (("FF", "no mixing"), ("FF", "random mixing"))
 
 
 def test_one_arm_without_controls_is_no_study():
     its = plan(controls=False)
     with pytest.raises(UserError, match="only one arm"):
-        questions_of(its, arms_of(its))
+        comparisons_of(its, arms_of(its))
 
 
 @pytest.mark.parametrize("file", sorted(STUDIES.glob("*.yaml")), ids=lambda file: file.stem)
 def test_the_ready_plans_can_be_built(file: Path):
     its = planned(study=file)
     arms = arms_of(its)
-    assert len(questions_of(its, arms)) >= (1 if file.stem == "pixels" else 3)
+    assert len(comparisons_of(its, arms)) >= (1 if file.stem == "pixels" else 3)
 
 
 def test_on_the_digits_runs_compute_in_fp32_unless_asked():

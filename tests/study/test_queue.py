@@ -87,7 +87,7 @@ DONE = Outcome("done")
 
 def test_a_crash_is_tried_once_more_with_fewer_images_at_a_time(study: Study):
     engine = Scripted(Outcome("crashed", "killed"), DONE, DONE)
-    work_off(study, jobs_of(study), engine, quiet())
+    work_off(study, lambda _: jobs_of(study), engine, quiet())
     first, again, other = engine.started
     assert again.folder == first.folder
     assert again.config.machine.micro_batch == 16
@@ -98,28 +98,28 @@ def test_a_crash_is_tried_once_more_with_fewer_images_at_a_time(study: Study):
 
 def test_a_second_crash_ends_the_run_and_not_the_study(study: Study):
     engine = Scripted(Outcome("crashed", "one"), Outcome("crashed", "two"), DONE)
-    work_off(study, jobs_of(study), engine, quiet())
+    work_off(study, lambda _: jobs_of(study), engine, quiet())
     assert [job.finished() for job in jobs_of(study)] == [False, True]
     assert study.failures() == {"runs/width-16/seed-0": "two"}
 
 
 def test_what_would_be_refused_again_is_not_tried_again(study: Study):
     engine = Scripted(Outcome("refused", "the loss became nan"), DONE)
-    work_off(study, jobs_of(study), engine, quiet())
+    work_off(study, lambda _: jobs_of(study), engine, quiet())
     assert len(engine.started) == 2
 
 
 def test_what_is_done_is_never_done_again(study: Study):
-    work_off(study, jobs_of(study), Scripted(DONE, DONE), quiet())
+    work_off(study, lambda _: jobs_of(study), Scripted(DONE, DONE), quiet())
     engine = Scripted()
-    work_off(study, jobs_of(study), engine, quiet())
+    work_off(study, lambda _: jobs_of(study), engine, quiet())
     assert not engine.started
 
 
 def test_real_runs_in_processes_of_their_own(study: Study):
     engine = Local(Slots(2, 1, 0), study.logs)
     try:
-        work_off(study, jobs_of(study), engine, quiet())
+        work_off(study, lambda _: jobs_of(study), engine, quiet())
     finally:
         engine.close()
     assert all(job.finished() for job in jobs_of(study))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, NonNegativeInt, model_validator
+from pydantic import Field, NonNegativeInt, field_validator, model_validator
 
 from ffvit.value import Value
 
@@ -17,6 +18,16 @@ NEEDS = {
     "tfds": ("tensorflow_datasets", "tensorflow tensorflow-datasets"),
 }
 """timm's prefixes: the package each needs, and what to install for it."""
+
+NEAR_DUPLICATES = "near-duplicates"
+
+
+def parsed_groups(groups: str) -> tuple[str | None, bool]:
+    """What `Data.groups` says: a column, `folder`, `re:...` or nothing; and whether near-duplicates form groups too."""
+    by = groups.removesuffix(NEAR_DUPLICATES)
+    if by == groups:
+        return groups, False
+    return by.removesuffix("+") or None, True
 
 
 class Data(Value):
@@ -44,6 +55,12 @@ class Data(Value):
     test: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.2, description="Share of the images kept for the final figure, where the data brings no part for it."
     )
+    groups: str | None = Field(
+        None,
+        description="Images that belong together (of one patient, burst or product) and are never parted: a column of the "
+        "list; `folder`, the folder below the class's; `re:PATTERN`, what it matches in the path (its brackets, if it "
+        "has any); `near-duplicates`, images that look the same to `ffvit check`; or, say, `patient+near-duplicates`.",
+    )
     split_seed: NonNegativeInt = Field(0, description="Decides which images fall into which part.")
     folds: Annotated[int, Field(ge=2)] | None = Field(
         None,
@@ -53,6 +70,23 @@ class Data(Value):
     bad_images: NonNegativeInt = Field(
         100, description="Unreadable images to pass over (counted and listed) before the run stops."
     )
+
+    @field_validator("groups")
+    @classmethod
+    def _says_something(cls, groups: str | None) -> str | None:
+        if groups is None:
+            return None
+        by, _ = parsed_groups(groups)
+        if not groups.strip() or by == "re:":
+            raise ValueError(
+                f"groups: {groups!r} names nothing to group by; give a column, folder, re:PATTERN or {NEAR_DUPLICATES}"
+            )
+        if by and by.startswith("re:"):
+            try:
+                re.compile(by.removeprefix("re:"))
+            except re.error as error:
+                raise ValueError(f"groups: {by!r} is no regular expression ({error})") from None
+        return groups
 
     @model_validator(mode="after")
     def _consistent(self) -> Data:

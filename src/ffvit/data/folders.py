@@ -13,7 +13,8 @@ from ffvit.errors import UserError
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
 """What a file's name must end in, upper or lower case, to be taken for an image."""
 
-_PARTS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
+PARTS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
+"""Folders that are parts, and which."""
 
 
 def part_folders(folder: Path) -> dict[str, Path]:
@@ -27,11 +28,11 @@ def part_folders(folder: Path) -> dict[str, Path]:
     inside = {entry.name for entry in visible(folder) if entry.is_dir()}
     if {"val", "validation"} <= inside:
         raise UserError(f"{folder}: has both val/ and validation/; rename the one that is not to be used")
-    named = {part: folder / name for name, part in _PARTS.items() if name in inside}
+    named = {part: folder / name for name, part in PARTS.items() if name in inside}
     if "test" in named and not any(entry.is_dir() for entry in visible(named["test"])):
         del named["test"]
     # Other folders beside a lone train/ or test/ make it a class (of vehicles, say) like them.
-    return named if len(named) > 1 or (inside <= set(_PARTS) and named) else {"train": folder}
+    return named if len(named) > 1 or (inside <= set(PARTS) and named) else {"train": folder}
 
 
 def read_folder(folder: Path) -> Labelled:

@@ -96,10 +96,13 @@ class FileImages:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def path(self, index: int) -> str:
+        """The path as it was given, relative to the folder or absolute."""
+        return os.fsdecode(self._paths[self._ends[index] : self._ends[index + 1]])
+
     def name(self, index: int) -> str:
-        """The path."""
-        path = self._paths[self._ends[index] : self._ends[index + 1]]
-        return os.fsdecode(os.path.join(self._folder, path))  # noqa: PTH118  (bytes: a name need not be UTF-8)
+        """The path, with the folder."""
+        return os.path.join(os.fsdecode(self._folder), self.path(index))  # noqa: PTH118
 
     def read(self, index: int) -> Stored:
         """The file, see `Images.read`."""

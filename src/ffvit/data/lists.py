@@ -51,8 +51,24 @@ def read_list(path: Path) -> dict[str, Labelled]:
     return parts
 
 
-def _table(path: Path) -> pd.DataFrame:
-    """The table, its columns as text."""
+def read_column(path: Path, column: str) -> dict[str, str]:
+    """What a column of a list says of each image, by the image's path as it is listed.
+
+    Raises:
+        UserError: There is no such column, or it says nothing of some image.
+    """
+    table = _table(path, column)
+    empty = table[table[column] == ""]
+    if len(empty):
+        raise UserError(
+            f"{path}: {len(empty):,} rows have nothing in the column {column!r} (first: {empty['path'].iloc[0]}); "
+            "an image that belongs with no other needs a value of its own"
+        )
+    return dict(zip(table["path"], table[column], strict=True))
+
+
+def _table(path: Path, *columns: str) -> pd.DataFrame:
+    """The table: path, label, split if there is one, and these columns, as text."""
     try:
         if path.suffix.lower() == ".csv":
             # A class may well be called NA or 007, so nothing is read as a number or as missing.
@@ -69,10 +85,16 @@ def _table(path: Path) -> pd.DataFrame:
             f"{path}: has no column {' nor '.join(repr(name) for name in wanted)}; "
             f"its columns are: {', '.join(str(name) for name in table)}"
         )
+    for column in columns:
+        if column not in table:
+            known = [str(name) for name in table if name != "path"]
+            raise UserError(
+                f"data.groups: {path} has no column {column!r}{nearest(column, known)}; its columns are: {', '.join(known)}"
+            )
     if not len(table):
         raise UserError(f"{path}: lists no image")
-    columns = table[[name for name in ("path", "label", "split") if name in table]]
-    return columns.astype(object).where(columns.notna(), "").astype(str)
+    chosen = table[[name for name in dict.fromkeys(("path", "label", "split", *columns)) if name in table]]
+    return chosen.astype(object).where(chosen.notna(), "").astype(str)
 
 
 def _split(path: Path, table: pd.DataFrame) -> pd.Series:

@@ -8,11 +8,13 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Int64
 from sklearn.datasets import load_digits
-from sklearn.model_selection import StratifiedKFold
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from ffvit.data import folders, lists
 from ffvit.data.config import NEEDS, Data
+from ffvit.data.groups import Groups, find_groups, hold_out_groups
 from ffvit.data.images import ArrayImages, Images, Labelled, Labels, Subset
 from ffvit.data.shards import far, index, remote, tars
 from ffvit.errors import UserError, nearest
@@ -32,6 +34,10 @@ class Parts:
         selection: To choose epoch and weights on. None: nothing is chosen.
         test: For the final figure, and for nothing else.
         account: For a person: how many images each part holds, and how it came to hold them.
+        drawn: Which parts (test, selection) were drawn at random; another `split_seed` draws others. The rest is as the
+            data brings it.
+        groups: How many groups the images of all parts are in; None: no groups were asked for.
+        test_groups: The name of each test image's group; None: no groups were asked for.
     """
 
     classes: tuple[str, ...]
@@ -39,12 +45,28 @@ class Parts:
     selection: Images | None
     test: Images
     account: str
+    drawn: tuple[str, ...] = ()
+    groups: int | None = None
+    test_groups: tuple[str, ...] | None = None
+
+    @property
+    def official_test(self) -> bool:
+        """Whether the data brings its own test part."""
+        return "test" not in self.drawn
+
+    @property
+    def test_ratio(self) -> float:
+        """Test images for each image that training and selection see, as the variance of a redrawn split asks for.
+
+        n2 / n1 of C. Nadeau and Y. Bengio, "Inference for the generalization error", Machine Learning 52 (2003).
+        """
+        return len(self.test) / (len(self.train) + (0 if self.selection is None else len(self.selection)))
 
 
 def open_parts(data: Data) -> Parts:
     """Find the images and part them: as the data does, and by class at random where it brings no such part.
 
-    Brought are train, val and test. Without a test part, val is the test part: the figure then compares with what
+    Groups (`data.groups`) are never parted: whole groups are drawn. Brought are train, val and test. Without a test part, val is the test part: the figure then compares with what
     others report on it, and what is chosen by is held out of train.
 
     Raises:
@@ -57,33 +79,47 @@ def open_parts(data: Data) -> Parts:
             f"data.source: {data.source} has one class only, {classes[0]!r}; there must be two to tell apart"
         )
 
+    groups = find_groups(data, brought)
+    of = groups.of if groups else {}
     train = brought["train"].images
     selection = brought["val"].images if "val" in brought and "test" in brought else None
-    test = next((brought[part].images for part in ("test", "val") if part in brought), None)
+    official = next((part for part in ("test", "val") if part in brought), None)
+    test = brought[official].images if official else None
     select = selection is None and data.selection != 0
     if data.folds is not None and test is not None:
         raise UserError(
             f"data.folds: {data.source} brings its own test part; cross-validation needs images that are not parted yet"
         )
-    _check_sizes(data.source, classes, train.labels, parts=data.folds or 1 + (test is None) + select)
+    _check_sizes(data.source, classes, train.labels, groups, parts=data.folds or 1 + (test is None) + select)
 
     drawn = []
-    if data.folds is not None:
-        train, test = _fold(train, data)
-        drawn.append(f"test (fold {data.fold} of {data.folds})")
-    elif test is None:
-        count = _count("data.test", data.test, len(train))
-        train, test = _hold_out(train, count, leave=1 + select, seed=data.split_seed)
+    of_train, of_test = of.get("train"), of.get(official or "")
+    if test is None:
+        if data.folds is not None:
+            train, test = _fold(train, data, of_train, classes)
+        else:
+            count = _count("data.test", data.test, len(train))
+            train, test = _hold_out(train, count, 1 + select, data.split_seed, of_train, classes)
+        if of_train is not None:
+            of_train, of_test = of_train[train.indices], of_train[test.indices]
         drawn.append("test")
     if select:
         if data.selection is None:
             count = min(round(SELECTION_SHARE * len(train)), SELECTION_LIMIT)
         else:
             count = _count("data.selection", data.selection, len(train))
-        train, selection = _hold_out(train, count, leave=1, seed=data.split_seed)
+        train, selection = _hold_out(train, count, 1, data.split_seed, of_train, classes)
         drawn.append("selection")
-    account = _account(data, len(classes), {"training": train, "selection": selection, "test": test}, drawn)
-    return Parts(classes, train, selection, test, account)
+    return Parts(
+        classes,
+        train,
+        selection,
+        test,
+        _account(data, len(classes), {"training": train, "selection": selection, "test": test}, drawn, groups),
+        drawn=tuple(drawn),
+        groups=None if groups is None else len(groups.names),
+        test_groups=None if groups is None or of_test is None else tuple(groups.names[group] for group in of_test),
+    )
 
 
 def bring(source: str, root: Path | None) -> dict[str, Labelled]:
@@ -215,13 +251,17 @@ def _listed(names: Sequence[str], limit: int = 5) -> str:
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit:,} more"
 
 
-def _check_sizes(source: str, classes: Sequence[str], labels: Labels, parts: int) -> None:
+def _check_sizes(source: str, classes: Sequence[str], labels: Labels, groups: Groups | None, parts: int) -> None:
+    what = "images"
+    if groups is not None:  # a group counts once for each class that it holds
+        what = f"groups (by {groups.what})"
+        labels = np.unique(np.stack([groups.of["train"], labels]), axis=1)[1]
     sizes = np.bincount(labels, minlength=len(classes))
     small = [f"{name!r} ({size})" for name, size in zip(classes, sizes, strict=True) if size < parts]
     if small:
         few = ", ".join(small[:5]) + (f" and {len(small) - 5:,} more classes" if len(small) > 5 else "")
         raise UserError(
-            f"data.source: too few images in {source} of {few}: every class needs {parts}, one for each part that is "
+            f"data.source: too few {what} in {source} of {few}: every class needs {parts}, one for each part that is "
             "made of them; add images or leave the class out"
         )
 
@@ -235,11 +275,22 @@ def _count(field: str, share: float, images: int) -> int:
     return count
 
 
-def _hold_out(images: Images, count: int, leave: int, seed: int) -> tuple[Images, Images]:
-    """Part off `count` images at random, the same share of every class, within one image.
+def _hold_out(
+    images: Images,
+    count: int,
+    leave: int,
+    seed: int,
+    groups: Int64[np.ndarray, " images"] | None = None,
+    classes: Sequence[str] = (),
+) -> tuple[Subset, Subset]:
+    """Part off `count` images at random, the same share of every class, within one image; or as near as groups come.
 
-    Every class gives at least one and keeps at least `leave`, so that no part lacks a class; scikit-learn's stratified
-    split leaves rare classes out of a small part, and refuses a part smaller than the number of classes.
+    Every class gives at least one (image, or group) and keeps at least `leave`, so that no part lacks a class;
+    scikit-learn's stratified split leaves rare classes out of a small part, and refuses a part smaller than the number
+    of classes.
+
+    Raises:
+        UserError: No split by whole groups gives every part every class.
     """
     labels = images.labels
     sizes = np.bincount(labels)
@@ -249,29 +300,61 @@ def _hold_out(images: Images, count: int, leave: int, seed: int) -> tuple[Images
     short = short[np.argsort(held[short] - share[short], kind="stable")]  # Largest remainders first
     held[short[: max(count - held.sum(), 0)]] += 1
 
-    # RandomState: its numbers never change with numpy's version (NEP 19), and so neither does a split.
-    shuffled = np.random.RandomState(seed).permutation(len(labels))
-    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
-    place_in_class = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    is_held = np.zeros(len(labels), dtype=bool)
-    is_held[by_class] = place_in_class < np.repeat(held, sizes)
+    if groups is not None and len(np.unique(groups)) < len(groups):
+        is_held = hold_out_groups(labels, groups, held, leave, seed, classes)
+    else:
+        # RandomState: its numbers never change with numpy's version (NEP 19), and so neither does a split.
+        shuffled = np.random.RandomState(seed).permutation(len(labels))
+        by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+        place_in_class = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        is_held = np.zeros(len(labels), dtype=bool)
+        is_held[by_class] = place_in_class < np.repeat(held, sizes)
     return Subset(images, np.flatnonzero(~is_held)), Subset(images, np.flatnonzero(is_held))
 
 
-def _fold(images: Images, data: Data) -> tuple[Images, Images]:
-    """All folds but one, and that one: every image is in just one fold, and every fold holds its share of each class."""
-    folds = StratifiedKFold(data.folds, shuffle=True, random_state=data.split_seed)
-    kept, held = list(folds.split(images.labels, images.labels))[data.fold or 0]
+def _fold(
+    images: Images, data: Data, groups: Int64[np.ndarray, " images"] | None, classes: Sequence[str]
+) -> tuple[Subset, Subset]:
+    """All folds but one, and that one: every image is in just one fold, and every fold holds its share of each class.
+
+    Raises:
+        UserError: With whole groups, a fold would lack a class.
+    """
+    assert data.folds is not None
+    assert data.fold is not None
+    labels = images.labels
+    if groups is None or len(np.unique(groups)) == len(groups):
+        folds = list(StratifiedKFold(data.folds, shuffle=True, random_state=data.split_seed).split(labels, labels))
+    else:
+        by_groups = StratifiedGroupKFold(data.folds, shuffle=True, random_state=data.split_seed)
+        folds = list(by_groups.split(labels, labels, groups))
+    for kept, held in folds:
+        lacking = np.setdiff1d(labels, labels[held]).tolist() + np.setdiff1d(labels, labels[kept]).tolist()
+        if lacking:
+            raise UserError(
+                f"data.folds: with whole groups, one of {data.folds} folds holds no image of {classes[lacking[0]]!r}, or all "
+                "of them; take fewer folds, or add groups that hold this class"
+            )
+    kept, held = folds[data.fold]
     return Subset(images, kept), Subset(images, held)
 
 
-def _account(data: Data, classes: int, parts: dict[str, Images | None], drawn: Sequence[str]) -> str:
+def _account(
+    data: Data, classes: int, parts: dict[str, Images | None], drawn: Sequence[str], groups: Groups | None
+) -> str:
     sizes = {name: len(part) for name, part in parts.items() if part is not None}
     total = sum(sizes.values())
     counts = ", ".join(f"{size:,} for {name} ({100 * size / total:.1f} %)" for name, size in sizes.items())
     if drawn:
-        how = f"{' and '.join(drawn)} drawn at random, class by class, with split seed {data.split_seed}"
+        named = [
+            f"test (fold {data.fold} of {data.folds})" if part == "test" and data.folds else part for part in drawn
+        ]
+        whole = "" if groups is None else f"in whole groups (by {groups.what}), "
+        how = f"{' and '.join(named)} drawn at random, {whole}class by class, with split seed {data.split_seed}"
     else:
         how = "all parts as the data brings them"
-    unchosen = "" if "selection" in sizes else " Nothing is held out to choose by: the last weights are the result."
-    return f"{total:,} images of {classes:,} classes from {data.source}: {counts}; {how}.{unchosen}"
+    grouped = "" if groups is None else f" in {len(groups.names):,} groups"
+    notes = "" if "selection" in sizes else " Nothing is held out to choose by: the last weights are the result."
+    if groups is not None and len(groups.names) == total:
+        notes += f" Groups have no effect: by {groups.what}, every image is one of its own."
+    return f"{total:,} images of {classes:,} classes{grouped} from {data.source}: {counts}; {how}.{notes}"

@@ -81,18 +81,20 @@ class Answers:
         """Whether each image was answered rightly."""
         return self.predicted == self.labels
 
-    def to_csv(self, path: Path, names: Sequence[str]) -> None:
-        """Write one line an image: image, label, predicted, correct, confidence (0 to 1), loss (nats).
+    def to_csv(self, path: Path, names: Sequence[str], groups: Sequence[str] | None = None) -> None:
+        """Write one line an image: image, label, predicted, correct, confidence (0 to 1), loss (nats), and any group.
 
         Args:
             path: The file to write; the same answers make the same bytes.
             names: What to call each image, its path for example.
+            groups: The group of each image, if images belong together.
 
         Raises:
-            UserError: There are more or fewer names than images.
+            UserError: There are more or fewer names or groups than images.
         """
-        if len(names) != len(self.labels):
-            raise UserError(f"answers: {len(names)} image names were given for {len(self.labels)} images")
+        for what, given in (("image names", names), ("groups", groups)):
+            if given is not None and len(given) != len(self.labels):
+                raise UserError(f"answers: {len(given)} {what} were given for {len(self.labels)} images")
         classes = np.array(self.classes, dtype=object)
         columns = {
             "image": pd.Series(list(names), dtype=object),  # pandas' own text holds no such bytes
@@ -102,6 +104,8 @@ class Answers:
             "confidence": self.confidence,
             "loss": self.loss,
         }
+        if groups is not None:
+            columns["group"] = pd.Series(list(groups), dtype=object)
         # A file's name may hold bytes that are no text; they are written as they are.
         pd.DataFrame(columns).to_csv(
             path, index=False, float_format="%.6f", lineterminator="\n", encoding="utf-8", errors="surrogateescape"

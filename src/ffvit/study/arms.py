@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any, Literal
+
+from pydantic import Field
 
 from ffvit import recipe as recipes
 from ffvit.architecture import NAMED, Architecture, Branch, Network
@@ -13,14 +15,18 @@ from ffvit.recipe import Recipe
 from ffvit.study.plan import Plan
 from ffvit.value import Value
 
-CONTROLS = {"no mixing": "none", "random mixing": "random"}
+NO_MIXING = "no mixing"
+"""The control that says whether mixing over patches is worth anything on these images."""
+
+CONTROLS = {NO_MIXING: "none", "random mixing": "random"}
 """The controls' names, and what stands in the place of the base's mixers over patches."""
 
 
 class Arm(Value):
-    """One variant: a network and the recipe it is trained by."""
+    """One variant: a network and the recipe it is trained by; `cell` holds its level of each of the plan's factors."""
 
     name: str
+    cell: dict[str, str] = Field({}, description="Its level of each of the plan's factors.")
     role: Literal["arm", "control", "external"] = "arm"
     network: Network
     recipe: Recipe
@@ -56,23 +62,52 @@ def arms_of(plan: Plan) -> tuple[Arm, ...]:
     return tuple(arms)
 
 
-def questions_of(plan: Plan, arms: tuple[Arm, ...]) -> tuple[tuple[str, str], ...]:
-    """The pairs (arm, against) that the study asks about, the main one first.
+def comparisons_of(plan: Plan, arms: tuple[Arm, ...]) -> tuple[tuple[str, str], ...]:
+    """The pairs (arm, against) that the study compares, the main one first.
+
+    With several factors, arms are compared that differ in one of them alone: the one in which attention comes and goes,
+    or else the first. An arm without attention comes before others.
 
     Raises:
         UserError: There is nothing to compare.
     """
     if plan.comparisons is not None:
         return plan.comparisons
-    asked = [arm for arm in arms if arm.role != "control"]
-    against = plan.against or next((arm.name for arm in asked if has_attention(arm)), asked[0].name)
-    others = [arm.name for arm in sorted(asked, key=lambda arm: not without_attention(arm)) if arm.name != against]
-    if not others:  # one arm alone is asked whether its mixing is worth anything
-        others = [arm.name for arm in arms if arm.role == "control"]
-        if not others:
-            raise UserError(f"factors: there is only one arm, {against!r}, and no control: nothing to compare it with")
-        return tuple((against, other) for other in others)
-    return tuple((other, against) for other in others)
+    asked = sorted((arm for arm in arms if arm.role != "control"), key=without_attention, reverse=True)
+    if len(asked) == 1:  # one arm alone is asked whether its mixing is worth anything
+        controls = [arm.name for arm in arms if arm.role == "control"]
+        if not controls:
+            name = asked[0].name
+            raise UserError(f"factors: there is only one arm, {name!r}, and no control: nothing to compare it with")
+        return tuple((asked[0].name, other) for other in controls)
+    against = next((arm for arm in asked if arm.name == plan.against), None)
+    if against is not None or len(plan.factors) < 2:
+        against = against or next((arm for arm in asked if has_attention(arm)), None) or arms[0]
+        return tuple((arm.name, against.name) for arm in asked if arm is not against)
+    factor = next((each for each in plan.factors if _decides_attention(each, asked)), next(iter(plan.factors)))
+    reference = next((arm for arm in asked if has_attention(arm)), arms[0]).cell[factor]
+    pairs = []
+    for other in (arm for arm in arms if arm.cell.get(factor) == reference):
+        rest = {**other.cell, factor: ""}
+        pairs += [(arm.name, other.name) for arm in asked if arm is not other and {**arm.cell, factor: ""} == rest]
+    return tuple(pairs)
+
+
+def _decides_attention(factor: str, arms: Sequence[Arm]) -> bool:
+    """Whether arms that differ in this factor alone differ in having attention over patches."""
+    return any(
+        has_attention(one) and not has_attention(other) and {**one.cell, factor: ""} == {**other.cell, factor: ""}
+        for one, other in product(arms, arms)
+    )
+
+
+def differ_in_mixers_alone(one: Arm, other: Arm) -> bool:
+    """Whether nothing but the mixers and their own settings sets two arms apart."""
+    mine, theirs = one.network.architecture, other.network.architecture
+    if mine is None or theirs is None or one.recipe != other.recipe:
+        return False
+    axes = [branch.axis for branch in mine.block] == [branch.axis for branch in theirs.block]
+    return axes and mine.replace(block=theirs.block) == theirs
 
 
 def has_attention(arm: Arm) -> bool:
@@ -113,7 +148,9 @@ def _arm(plan: Plan, cell: tuple[tuple[str, str, dict[str, Any]], ...]) -> Arm:
     except ValueError as error:
         raise UserError(f"factors: {where} is impossible: {_words(error)}") from None
     name = ", ".join(level for _, level, _ in cell) or network.title
-    return Arm(name=name, role="external" if network.architecture is None else "arm", network=network, recipe=recipe)
+    role: Literal["arm", "external"] = "external" if network.architecture is None else "arm"
+    levels = {factor: level for factor, level, _ in cell}
+    return Arm(name=name, cell=levels, role=role, network=network, recipe=recipe)
 
 
 def _words(error: ValueError) -> str:

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import track
 from rich.table import Table
 
 from ffvit.atomic import full
 from ffvit.data.parts import Parts, open_parts
 from ffvit.errors import RunStoppedError, UserError
 from ffvit.machine import Machine, cores
+from ffvit.recipe import Recipe
 from ffvit.study import costs
-from ffvit.study.arms import Arm, arms_of
-from ffvit.study.budget import counted, hold
+from ffvit.study.arms import Arm, comparisons_of
+from ffvit.study.baselines import measure_baselines
+from ffvit.study.budget import all_arms, counted, hold
 from ffvit.study.cluster import connected
-from ffvit.study.conclude import conclude, every_job, looks_of, seeds_at
+from ffvit.study.conclude import conclude, every_job, looks_of, outlook_of, seeds_at
 from ffvit.study.findings import Findings
-from ffvit.study.folder import Ground, Study, made_of
-from ffvit.study.jobs import Job, chosen, runs_of, trials_of
+from ffvit.study.folder import FORMAT, Ground, Study, made_of
+from ffvit.study.jobs import Job, Searches, differences, runs_of, splits_of, startable
 from ffvit.study.local import Local, slots_for
+from ffvit.study.next_steps import write_ablation
 from ffvit.study.plan import Plan
 from ffvit.study.predict import Prediction, measure
 from ffvit.study.queue import Engine, work_off
@@ -37,7 +41,7 @@ PROCESS = 700.0
 
 
 @dataclass(frozen=True)
-class Outlook:
+class Forecast:
     """What a study will take, before it starts.
 
     Attributes:
@@ -53,8 +57,8 @@ class Outlook:
     seconds: float
 
 
-def look_ahead(plan: Plan, workers: int | None = None, ground: Ground | None = None) -> Outlook:
-    """Work out a study's arms, and measure what its runs will take.
+def look_ahead(plan: Plan, workers: int | None = None, ground: Ground | None = None) -> Forecast:
+    """Work out a study's arms, measure what its runs will take, and what they can show.
 
     Args:
         plan: The study.
@@ -62,53 +66,104 @@ def look_ahead(plan: Plan, workers: int | None = None, ground: Ground | None = N
         ground: What the study stands on, if it began before.
 
     Raises:
-        UserError: The images, an arm or the budget cannot be had as the plan says.
+        UserError: The images, an arm or the budget cannot be had as the plan says; or an arm that has runs was changed.
     """
     parts = open_parts(plan.data if plan.folds is None else plan.data.replace(folds=plan.folds, fold=0))
     classes = len(parts.classes)
     if ground is None:
-        held = hold(plan, arms_of(plan), classes)
+        held = hold(plan, all_arms(plan, classes), classes)
         threads = max(1, cores() // (len(held.arms) * len(plan.seeds) * (plan.folds or 1)))
-        ground = Ground(held=held, classes=classes, images=parts.account, threads=threads, made_of=made_of(plan))
+        ground = Ground(
+            held=held,
+            classes=classes,
+            images=parts.account,
+            train_images=len(parts.train),
+            validation_images=len(parts.selection) if parts.selection is not None else 0,
+            test_images=len(parts.test),
+            drawn=parts.drawn,
+            groups=parts.groups,
+            threads=threads,
+            format=FORMAT,
+            made_of=made_of(plan),
+        )
+        ground = ground.replace(outlook=outlook_of(plan, ground))
+    else:
+        ground = _extended(plan, ground)
     runs = {arm.name: _prediction(arm, parts, ground.threads, plan.machine) for arm in ground.held.arms}
-    jobs = len(runs) * len(plan.seeds) * (plan.folds or 1)
+    jobs = runs_of(plan, ground.held.arms, Path(), plan.seeds, {})
     memory = PROCESS + max(each.memory for each in runs.values())
-    at_once = slots_for(plan.machine, jobs, memory, workers, ground.threads).count
-    total = sum(each.seconds for each in runs.values()) * len(plan.seeds) * (plan.folds or 1)
-    if plan.search is not None:
-        tried = plan.search.seeds * plan.search.length * (len(plan.seeds) * plan.folds if plan.folds else 1)
-        total += sum(runs[arm.name].seconds * len(plan.search.tried(arm.recipe)) * tried for arm in ground.held.arms)
-    return Outlook(ground, runs, at_once, total / at_once)
+    at_once = slots_for(plan.machine, len(jobs), memory, workers, ground.threads).count
+    total = sum(runs[job.arm].seconds * (1 + searching(plan, job.config.recipe)) for job in jobs)
+    return Forecast(ground, runs, at_once, total / at_once)
 
 
-def show_plan(plan: Plan, outlook: Outlook, console: Console) -> None:
-    """Print what is about to happen: every arm, what a run of it takes, and all in all."""
+def searching(plan: Plan, recipe: Recipe) -> float:
+    """What the search before a run takes, in runs: every configuration once, about half of them once more, and so on."""
+    if plan.search is None:
+        return 0.0
+    halves = sum(0.5**number for number in range(plan.search.seeds))
+    return plan.search.planned(recipe) * halves * plan.search.length
+
+
+def _extended(plan: Plan, ground: Ground) -> Ground:
+    """The ground with the arms that a changed plan adds.
+
+    Raises:
+        UserError: An arm that was there is no longer, or is another.
+    """
+    if all(made == ground.made_of.get(name) for name, made in made_of(plan).items()):
+        arms = all_arms(plan, ground.classes)
+        names = {arm.name for arm in ground.held.arms}
+        if {arm.name for arm in arms} == names:
+            return ground
+        held = hold(plan, arms, ground.classes)
+        now = {arm.name: arm for arm in held.arms}
+        for before in ground.held.arms:
+            after = now.get(before.name)
+            changed = (
+                ["it is gone"]
+                if after is None
+                else differences(before.model_dump(mode="json"), after.model_dump(mode="json"))
+            )
+            if changed:
+                raise UserError(
+                    f"factors: arms may be added to a study, not changed: {before.name!r}: {'; '.join(changed[:3])}. "
+                    "Put it back as it was, or give the new plan another --out"
+                )
+        return ground.replace(held=held)
+    return ground
+
+
+def show_plan(plan: Plan, forecast: Forecast, console: Console) -> None:
+    """Print what is about to happen: every arm, what a run of it takes, what can be shown, and all in all."""
+    ground = forecast.ground
+    jobs = runs_of(plan, ground.held.arms, Path(), plan.seeds, {})
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("arm", overflow="fold")
-    for heading in ("parameters", "GFLOPs", "epochs", "time a run", "memory a run"):
+    for heading in ("parameters", "GFLOPs", "epochs", "runs", "time a run", "memory a run"):
         table.add_column(heading, justify="right")
-    for arm in outlook.ground.held.arms:
-        count, run = counted(arm.network, outlook.ground.classes), outlook.runs[arm.name]
+    for arm in ground.held.arms:
+        count, run = counted(arm.network, ground.classes), forecast.runs[arm.name]
         table.add_row(
             escape(arm.name) + (f" [dim]({arm.role})[/dim]" if arm.role != "arm" else ""),
             f"{count.parameters / 1e6:.2f} M",
             f"{count.flops / 1e9:.3g}",
             str(arm.recipe.epochs) if arm.recipe.minutes is None else "",
+            str(sum(job.arm == arm.name for job in jobs)),
             f"~ {duration(run.seconds)}",
             f"~ {PROCESS + run.memory:,.0f} MiB",
         )
     console.print(f"[bold]{escape(plan.title)}[/bold]", highlight=False)
-    console.print(escape(outlook.ground.images), highlight=False, soft_wrap=True)
+    console.print(escape(ground.images), highlight=False, soft_wrap=True)
     console.print(table, highlight=False)
-    for words in outlook.ground.held.words:
+    for words in (*ground.held.words, *ground.outlook):
         console.print(escape(words), highlight=False, soft_wrap=True)
-    runs = len(outlook.ground.held.arms) * len(plan.seeds) * (plan.folds or 1)
-    trials = len(trials_of(plan, outlook.ground.held.arms, Path(), plan.seeds))
-    search = f", and {trials} trials of the {plan.search.field}" if plan.search is not None else ""
-    folds = f" x {plan.folds} folds" if plan.folds else ""
+    search = ""
+    if plan.search is not None:
+        fields = ", ".join(plan.search.fields)
+        search = f", each after a search of its {fields} over {plan.search.planned(plan.recipe)} values or more"
     console.print(
-        f"{runs} runs ({len(outlook.ground.held.arms)} arms x {len(plan.seeds)} seeds{folds}){search}: "
-        f"about {duration(outlook.seconds)}, {outlook.at_once} at once",
+        f"{len(jobs)} runs{search}: about {duration(forecast.seconds)}, {forecast.at_once} at once",
         highlight=False,
         soft_wrap=True,
     )
@@ -161,7 +216,7 @@ def rebuild(folder: str | Path, console: Console | None = None) -> Findings:
     ground = study.ground()
     if ground is None:
         raise UserError(f"{study.path}: this study was not begun yet: ffvit compare --study {study.path} --resume")
-    return _told(conclude(study, ground), console or Console())
+    return _told(study, ground, console or Console())
 
 
 def _compare(
@@ -169,92 +224,129 @@ def _compare(
 ) -> Findings:
     study = Study(out) if resume else None
     if study is not None:
-        study.replan(plan)
-    outlook = look_ahead(plan, workers, study.ground() if study is not None else None)
-    ground = outlook.ground
-    show_plan(plan, outlook, console)
+        study.check(plan)
+    forecast = look_ahead(plan, workers, study.ground() if study is not None else None)
+    ground = forecast.ground
+    show_plan(plan, forecast, console)
     on_cluster = connected(cluster, plan.machine) if cluster is not None else None
     if study is None:
         study = Study.create(out, plan, overwrite)
     with study.locked():
+        study.replan(plan)
         study.stand_on(ground)
-        jobs, _ = every_job(study, plan, ground.held.arms)
-        for job in (*trials_of(plan, ground.held.arms, study.path, plan.seeds), *jobs):
+        for job in every_job(study, plan, ground.held.arms):
             job.check()
         engine: Engine
         if on_cluster is not None:
             engine = on_cluster(ground.threads, study.logs)
         else:
-            memory = PROCESS + max(each.memory for each in outlook.runs.values())
-            engine = Local(slots_for(plan.machine, len(jobs), memory, workers, ground.threads), study.logs)
+            memory = PROCESS + max(each.memory for each in forecast.runs.values())
+            slots = slots_for(plan.machine, len(ground.held.arms) * len(plan.seeds), memory, workers, ground.threads)
+            engine = Local(slots, study.logs)
+        failed: frozenset[Path] = frozenset()
         try:
+            _measure_baselines(study, plan, console)
             with Watch(console, engine.at_once) as watch:
-                _all_runs(study, plan, ground, engine, watch)
+                failed = _all_runs(study, plan, ground, engine, watch)
         finally:
             engine.close()
         _measure_costs(study, ground, plan.machine, console)
-        findings = _told(conclude(study, ground), console)
-    failed = [words for words in findings.missing if "failed" in words]
-    if failed:
+        findings = _told(study, ground, console)
+    failures = [folder for folder in failed if folder.is_relative_to(study.path / "runs")]
+    if failures:
         raise RunStoppedError(
-            f"{len(failed)} run{'s' * (len(failed) > 1)} failed; the report is of the others. "
+            f"{len(failures)} run{'s' * (len(failures) > 1)} failed; the report says so and is of the others. "
             f"What they said is in {study.logs}; --resume tries them again"
         )
     return findings
 
 
-def _told(findings: Findings, console: Console) -> Findings:
-    """The findings, written and shown."""
+def _told(study: Study, ground: Ground, console: Console) -> Findings:
+    """The findings, noted, written and shown."""
+    study.note_plan()
+    main = ground.held.arm(comparisons_of(study.plan, ground.held.arms)[0][0])
+    write_ablation(study.path, study.plan, main)
+    findings = conclude(study, ground)
     page = write_report(findings)
     console.print(summary_table(findings))
     console.print(f"report: {escape(str(page))}", highlight=False, soft_wrap=True)
     return findings
 
 
-def _all_runs(study: Study, plan: Plan, ground: Ground, engine: Engine, watch: Watch) -> None:
-    """The search, then the runs that count: once, or look by look until every question is settled."""
-    arms, began = ground.held.arms, time.monotonic()
+def _all_runs(study: Study, plan: Plan, ground: Ground, engine: Engine, watch: Watch) -> frozenset[Path]:
+    """Every repetition's searches and runs: once, or look by look until every comparison is conclusive."""
+    arms, rounds = ground.held.arms, _Rounds(plan, watch)
+    searches = Searches(plan, arms, study.path)
+    failed: frozenset[Path] = frozenset()
     for count in looks_of(plan):
-        seeds = seeds_at(plan, count)
-        trials = trials_of(plan, arms, study.path, seeds)
-        if not all(trial.finished() for trial in trials):
-            watch.begin(f"searching each arm's {plan.search.field if plan.search else ''}", trials)
-            work_off(study, trials, engine, watch)
-        jobs = runs_of(plan, arms, study.path, seeds, chosen(trials))
-        watch.begin("runs", jobs)
-        work_off(study, jobs, engine, watch, _Rounds(plan, jobs, watch, began).may_begin)
+        jobs = runs_of(plan, arms, study.path, seeds_at(plan, count), {})
+        watch.begin(jobs, round(searching(plan, plan.recipe) / plan.search.length) if plan.search else 0)
+        rounds.plan(jobs)
+
+        def ready(gone: Set[Path], jobs: Sequence[Job] = jobs) -> list[Job]:
+            return startable(plan, searches, [job for job in jobs if rounds.may_begin(job)], gone, arms, study.path)
+
+        failed |= work_off(study, ready, engine, watch)
         if plan.until_settled:
-            left = [each for each in conclude(study, ground).comparisons if each.outcome in ("open", "not worse")]
+            left = [each for each in conclude(study, ground).comparisons if not each.conclusive]
             if not left:
-                watch.say(f"settled with {count} seeds")
-                return
-            watch.say(f"{count} seeds: {len(left)} question{'s' * (len(left) > 1)} not settled")
+                watch.say(f"conclusive with {count} seeds")
+                break
+            watch.say(f"{count} seeds: {len(left)} comparison{'s' * (len(left) > 1)} inconclusive")
+    return failed
 
 
 class _Rounds:
     """Lets rounds of seeds begin while there is time for them: a round that is not whole is no evidence."""
 
-    def __init__(self, plan: Plan, jobs: list[Job], watch: Watch, began: float) -> None:
-        self._plan, self._watch, self._began = plan, watch, began
-        self._size = {seed: sum(job.seed == seed for job in jobs) for seed in plan.seeds}
-        self._begun = {job.seed for job in jobs if job.folder.exists()} | {plan.seeds[0]}
-        self._told = False
+    def __init__(self, plan: Plan, watch: Watch) -> None:
+        self._plan, self._watch, self._began = plan, watch, time.monotonic()
+        self._size: dict[int, int] = {}
+        self._begun: set[int] = set()
+        self._refused: set[int] = set()
+
+    def plan(self, jobs: Sequence[Job]) -> None:
+        """The runs that there are to do."""
+        for job in jobs:
+            self._size[job.seed] = sum(other.seed == job.seed for other in jobs)
+            if job.seed == self._plan.seeds[0] or job.folder.exists():
+                self._begun.add(job.seed)
 
     def may_begin(self, job: Job) -> bool:
+        """Whether a run may begin: its round has begun, or there is time for it whole."""
         if self._plan.minutes is None or job.seed in self._begun:
             return True
-        left = self._plan.minutes * 60 - (time.monotonic() - self._began)
-        need = self._watch.round_seconds(self._size.get(job.seed, 0))
-        if left < (need or 0.0):
-            if not self._told:
-                self._told = True
+        if job.seed in self._refused:
+            return False
+        need = self._watch.round_seconds(self._size[job.seed])
+        if need is None:  # not known before a first run has ended
+            return False
+        if self._plan.minutes * 60 - (time.monotonic() - self._began) < need:
+            if not self._refused:
                 self._watch.say(
                     f"the {self._plan.minutes:g} minutes leave no time for seed {job.seed} and what follows "
                     "(--resume would add them)"
                 )
+            self._refused |= {seed for seed in self._size if seed not in self._begun}
             return False
         self._begun.add(job.seed)
         return True
+
+
+def _measure_baselines(study: Study, plan: Plan, console: Console) -> None:
+    """What trivial methods reach, on the split of every repetition."""
+    if not plan.controls or plan.folds is not None:
+        return
+    known = study.baselines()
+    seeds = [seed for seed in plan.seeds if str(seed) not in known]
+    for seed in track(seeds, "trivial baselines", console=console, transient=True):
+        parts = open_parts(plan.data.replace(split_seed=splits_of(plan, seed)[0][0]))
+        found = measure_baselines(parts, seed)
+        known[str(seed)] = {
+            each.name: {"top1": float(each.correct.mean()), "images": len(each.correct), "seconds": each.seconds}
+            for each in found
+        }
+        study.write_baselines(known)
 
 
 def _measure_costs(study: Study, ground: Ground, machine: Machine, console: Console) -> None:

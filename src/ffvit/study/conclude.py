@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
@@ -12,70 +13,180 @@ import yaml
 from ffvit.architecture import Architecture
 from ffvit.errors import UserError
 from ffvit.run import Run
-from ffvit.study import statistics, verdict
-from ffvit.study.arms import Arm, questions_of
-from ffvit.study.budget import Held, counted
+from ffvit.study import power, statistics, verdict
+from ffvit.study.arms import NO_MIXING, Arm, comparisons_of
+from ffvit.study.budget import counted
 from ffvit.study.disputes import disagreement
-from ffvit.study.findings import ArmFinding, Comparison, Cost, Disagreement, Epoch, Findings, RunFinding
+from ffvit.study.effects import effects
+from ffvit.study.findings import (
+    ArmFinding,
+    BaselineFinding,
+    Comparison,
+    Cost,
+    Disagreement,
+    EffectFinding,
+    Epoch,
+    Findings,
+    Key,
+    RunFinding,
+    SearchFinding,
+    TrialFinding,
+)
 from ffvit.study.folder import Ground, Study
-from ffvit.study.jobs import Job, chosen, runs_of, trials_of
+from ffvit.study.jobs import Job, Searches, runs_of
+from ffvit.study.next_steps import next_steps
 from ffvit.study.plan import Plan
-from ffvit.study.results import Key, Result, paired, read_results, write_results
+from ffvit.study.results import Result, paired, read_results, write_results
+
+LIKELY_ACCURACY = 0.9
+"""What accuracy a plan is judged at before anything is known."""
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """How a study's runs are compared.
+
+    Attributes:
+        plan: The study's.
+        ground: What it stands on.
+        main_level: Confidence of the main comparison's interval.
+        side_level: Confidence of the other comparisons' intervals.
+    """
+
+    plan: Plan
+    ground: Ground
+    main_level: float
+    side_level: float
+
+    @property
+    def resampled(self) -> bool:
+        """Whether every repetition was tested on images of its own draw, rather than all on the same."""
+        return self.plan.folds is not None or self.ground.redrawn_test
+
+    def difference(self, pairs: Sequence[tuple[Result, Result]], level: float) -> statistics.Difference | None:
+        """The difference of two arms from their paired runs; None while there is nothing to compare."""
+        if not pairs:
+            return None
+        if self.resampled and (self.plan.folds is not None or len(pairs) > 1):
+            values = {one.key: float(one.correct.mean() - other.correct.mean()) for one, other in pairs}
+            noise = {
+                one.key: statistics.image_noise(one.correct, other.correct, groups_of(one)) for one, other in pairs
+            }
+            table, noises = self._table(values), self._table(noise)
+            if table is None or noises is None:
+                return None
+            images = sum(len(one.answers) for one, _ in pairs if one.key[0] == pairs[0][0].key[0])
+            return statistics.fold_difference(table, noises, self.redrawn, images, level)
+        one, other = (np.stack([pair[side].correct for pair in pairs]) for side in (0, 1))
+        return statistics.difference(one, other, level, groups_of(pairs[0][0]))
+
+    def mean(self, results: Sequence[Result]) -> statistics.Interval | None:
+        """The accuracy of an arm; None while no run is finished."""
+        if not results:
+            return None
+        if self.resampled and (self.plan.folds is not None or len(results) > 1):
+            table = self._table({result.key: float(result.correct.mean()) for result in results})
+            noise = {result.key: statistics.image_noise(result.correct, groups=groups_of(result)) for result in results}
+            noises = self._table(noise)
+            if table is None or noises is None:
+                return None
+            images = sum(len(result.answers) for result in results if result.key[0] == results[0].key[0])
+            return statistics.fold_mean(table, noises, self.redrawn, images)
+        sizes = {len(result.answers) for result in results}
+        if len(sizes) > 1:
+            raise UserError(
+                f"{results[0].job.arm}: its runs answered different numbers of test images: {sorted(sizes)}"
+            )
+        return statistics.mean(np.stack([result.correct for result in results]), groups=groups_of(results[0]))
+
+    @property
+    def redrawn(self) -> statistics.Redrawn:
+        """Which shares of the images a run trains on and is tested on."""
+        ground = self.ground
+        total = ground.train_images + ground.validation_images + ground.test_images
+        return statistics.Redrawn(ground.train_images / total, ground.test_images / total)
+
+    def _table(self, values: Mapping[Key, float]) -> np.ndarray | None:
+        """One value a run as repetitions by folds, of the repetitions that are complete."""
+        whole: dict[int, dict[int | None, float]] = {}
+        for (seed, fold), value in values.items():
+            whole.setdefault(seed, {})[fold] = value
+        rows = [
+            [its[fold] for fold in sorted(its, key=lambda fold: fold or 0)]
+            for its in whole.values()
+            if len(its) == (self.plan.folds or 1)
+        ]
+        return np.array(rows) if rows else None
 
 
 def conclude(study: Study, ground: Ground) -> Findings:
-    """Everything the study's runs show so far; writes `results.csv` on the way.
+    """Everything the study's runs show so far; writes `results.csv` on the way, and notes in the ledger what was shown.
 
     Raises:
         UserError: A run in the folder is not the plan's, or runs of a pair answered different images.
     """
     plan, arms = study.plan, ground.held.arms
     study.check(plan)
-    jobs, tuned = every_job(study, plan, arms)
+    jobs = every_job(study, plan, arms)
     for job in jobs:
         job.check()
     results = read_results(jobs)
     write_results(study, plan, arms, results, ground.classes)
-    costs = study.costs()
-    reference = ground.held.arm(questions_of(plan, arms)[0][1])
+    study.ledger.note_report(
+        {str(result.job.folder.relative_to(study.path)): float(result.correct.mean()) for result in results}
+    )
+    pairs_asked = comparisons_of(plan, arms)
+    look = _look(study, plan, len({result.job.seed for result in results}))
+    analysis = Analysis(plan, ground, *_levels(plan, look, len(pairs_asked)))
     of_arm = {arm.name: [result for result in results if result.job.arm == arm.name] for arm in arms}
-    found = {arm.name: _arm(plan, ground, arm, reference, of_arm[arm.name], costs, tuned, jobs) for arm in arms}
+    costs, searches = study.costs(), Searches(plan, arms, study.path)
+    reference = ground.held.arm(pairs_asked[0][1])
+    found = {arm.name: _arm(study, analysis, arm, reference, of_arm[arm.name], costs, searches, jobs) for arm in arms}
+    baselines = tuple(_baselines(study, analysis, found))
     comparisons: list[Comparison] = []
     disagreements: list[Disagreement | None] = []
-    asked = questions_of(plan, arms)
-    level = statistics.level_for(len(asked) * len(looks_of(plan)))
-    for one, other in asked:
+    for one, other in pairs_asked:
         pairs = paired(of_arm[one], of_arm[other])
-        difference = _difference(plan, pairs, level)
+        main = not comparisons
+        difference = analysis.difference(pairs, analysis.main_level if main else analysis.side_level)
         if difference is None:
             continue
-        control = found.get("no mixing") if not comparisons else None  # said once
-        comparisons.append(_comparison(plan, ground.held, found, one, other, pairs, difference, control))
+        gate = comparisons[0] if comparisons else None
+        comparisons.append(_comparison(analysis, found, of_arm, (one, other), pairs, difference, baselines, gate))
         disagreements.append(_disagreement(pairs, one, other))
+    warnings = tuple(verdict.warnings(tuple(found.values()), baselines, results_bad(results)))
     return Findings(
         title=plan.title,
         folder=study.path,
         arms=tuple(sorted(found.values(), key=lambda each: each.role == "control")),
         comparisons=tuple(comparisons),
+        effects=tuple(_effects(analysis, arms, of_arm)),
+        baselines=baselines,
         disagreements=tuple(each for each in disagreements if each is not None),
+        exploratory=tuple(study.ledger.changes()),
+        warnings=warnings,
+        outlook=ground.outlook,
         margin=plan.margin / 100,
         images=ground.images,
         test_images=max((len(result.answers) for result in results), default=0),
         held=ground.held.words,
-        statistics=tuple(_statistics(plan, level, len(asked))),
+        statistics=tuple(_statistics(analysis, look, len(pairs_asked))),
         missing=tuple(_missing(study, jobs)),
         measured_on=costs.get("machine", ""),
+        next=next_steps(study.path, plan, comparisons, found, of_arm),
         repeat=tuple(_repeat(study, results)),
         plan=study.plan_file.read_text(),
     )
 
 
-def every_job(study: Study, plan: Plan, arms: Sequence[Arm]) -> tuple[list[Job], dict[Any, Any]]:
-    """The runs that count, of all seeds the plan has or the folder holds, and what the search chose for them."""
-    seeds = _seeds_so_far(study, plan, arms)
-    trials = trials_of(plan, arms, study.path, seeds)
-    tuned = chosen(trials)
-    return runs_of(plan, arms, study.path, seeds, tuned), tuned
+def every_job(study: Study, plan: Plan, arms: Sequence[Arm]) -> list[Job]:
+    """The runs that count, of all seeds the plan has or the folder holds, each with what its search chose."""
+    seeds, searches = _seeds_so_far(study, plan, arms), Searches(plan, arms, study.path)
+    chosen = {}
+    if plan.search is not None:
+        for job in runs_of(plan, arms, study.path, seeds, {}):
+            chosen[job.arm, (job.seed, job.fold)] = searches.step(job.arm, job.seed, job.fold, study.failed())
+    return runs_of(plan, arms, study.path, seeds, chosen)
 
 
 def seeds_at(plan: Plan, count: int) -> tuple[int, ...]:
@@ -84,78 +195,90 @@ def seeds_at(plan: Plan, count: int) -> tuple[int, ...]:
     return (*plan.seeds, *range(after, after + count - len(plan.seeds)))[:count]
 
 
+def looks_of(plan: Plan) -> tuple[int, ...]:
+    """The numbers of seeds at which the study may be looked at and ended: one, unless it is sequential."""
+    return statistics.looks(len(plan.seeds), plan.max_seeds) if plan.until_settled else (len(plan.seeds),)
+
+
+def outlook_of(plan: Plan, ground: Ground) -> tuple[str, ...]:
+    """What the plan can show, before anything runs: the smallest difference it would find, and what equal arms would give."""
+    analysis = Analysis(plan, ground, *_levels(plan, 1, 1))
+    runs = len(plan.seeds) * (plan.folds or 1)
+    if runs == 1:
+        return ("One repetition shows nothing about architectures: no verdict will be drawn from it.",)
+    found = power.outlook(
+        runs,
+        ground.test_images,
+        LIKELY_ACCURACY,
+        plan.margin / 100,
+        analysis.main_level,
+        analysis.redrawn if analysis.resampled else None,
+    )
+    chances = {f"direction {direction}, size {size}": chance for (direction, size), chance in found.chances.items()}
+    listed = "; ".join(f"{words} {100 * chance:.0f} %" for words, chance in chances.items() if chance >= 0.005)
+    least = (
+        f"the smallest difference that it would show 8 times in 10 is about {100 * found.smallest:.1f} points"
+        if found.smallest < 1
+        else "it would not surely show any difference"
+    )
+    return (
+        f"What this plan can show ({len(plan.seeds)} repetitions, {ground.test_images:,} test images, at an accuracy of "
+        f"{100 * LIKELY_ACCURACY:.0f} %): {least}. If the arms were equal: {listed}.",
+    )
+
+
+def groups_of(result: Result) -> np.ndarray | None:
+    """The group of each test image, by number; None if images are not grouped."""
+    if "group" not in result.answers:
+        return None
+    return np.unique(result.answers["group"].astype(str), return_inverse=True)[1]
+
+
+def results_bad(results: Sequence[Result]) -> tuple[int, int]:
+    """Unreadable images of the run that met most of them, and all images of it."""
+    return max(((int(result.summary.get("bad_images", 0)), len(result.answers)) for result in results), default=(0, 0))
+
+
+def _look(study: Study, plan: Plan, seeds: int) -> int:
+    """The number of this look at the results, from 1."""
+    if plan.until_settled:
+        return 1 + sum(count < seeds for count in looks_of(plan))
+    return study.ledger.looks()
+
+
+def _levels(plan: Plan, look: int, comparisons: int) -> tuple[float, float]:
+    """Confidence of the main comparison's interval at a look, and of the others'."""
+    levels = statistics.comparison_levels(comparisons, statistics.look_level(looks_of(plan), look))
+    return levels[0], levels[-1]
+
+
 def _seeds_so_far(study: Study, plan: Plan, arms: Sequence[Arm]) -> tuple[int, ...]:
-    """The seeds of the last look that was begun: a study that goes on until settled adds seeds between looks."""
+    """The seeds of the last look that was begun: a sequential study adds seeds between looks."""
     seeds = plan.seeds
     for count in looks_of(plan)[1:]:
         added = seeds_at(plan, count)
-        tuned = chosen(trials_of(plan, arms, study.path, added))
-        new = [job for job in runs_of(plan, arms, study.path, added, tuned) if job.seed not in seeds]
+        new = [job for job in runs_of(plan, arms, study.path, added, {}) if job.seed not in seeds]
         if not any(job.folder.exists() for job in new):
             break
         seeds = added
     return seeds
 
 
-def looks_of(plan: Plan) -> tuple[int, ...]:
-    """The numbers of seeds at which the study may be looked at and ended: one, unless it goes on until settled."""
-    return statistics.looks(len(plan.seeds), plan.max_seeds) if plan.until_settled else (len(plan.seeds),)
-
-
-def _difference(plan: Plan, pairs: Sequence[tuple[Result, Result]], level: float) -> statistics.Difference | None:
-    if not pairs:
-        return None
-    if plan.folds is None:
-        one, other = (np.stack([pair[side].correct for pair in pairs]) for side in (0, 1))
-        return statistics.difference(one, other, level)
-    table = _by_fold(plan, [(one.key, float(one.correct.mean() - other.correct.mean())) for one, other in pairs])
-    if table is None:
-        return None
-    images = sum(len(one.answers) for one, _ in pairs if one.key[0] == pairs[0][0].key[0])
-    return statistics.fold_difference(table, 1 / (plan.folds - 1), images, level)
-
-
-def _by_fold(plan: Plan, values: Sequence[tuple[Key, float]]) -> np.ndarray | None:
-    """One value a run as repeats by folds, of the repeats that are complete."""
-    whole: dict[int, dict[int | None, float]] = {}
-    for (seed, fold), value in values:
-        whole.setdefault(seed, {})[fold] = value
-    rows = [
-        [its[fold] for fold in sorted(its, key=lambda fold: fold or 0)]
-        for its in whole.values()
-        if len(its) == plan.folds
-    ]
-    return np.array(rows) if rows else None
-
-
-def _mean(plan: Plan, results: Sequence[Result]) -> statistics.Interval | None:
-    if not results:
-        return None
-    if plan.folds is not None:
-        table = _by_fold(plan, [(result.key, float(result.correct.mean())) for result in results])
-        images = sum(len(result.answers) for result in results if result.key[0] == results[0].key[0])
-        return statistics.fold_mean(table, 1 / (plan.folds - 1), images=images) if table is not None else None
-    sizes = {len(result.answers) for result in results}
-    if len(sizes) > 1:
-        raise UserError(f"{results[0].job.arm}: its runs answered different numbers of test images: {sorted(sizes)}")
-    return statistics.mean(np.stack([result.correct for result in results]))
-
-
 def _arm(
-    plan: Plan,
-    ground: Ground,
+    study: Study,
+    analysis: Analysis,
     arm: Arm,
     reference: Arm,
     results: Sequence[Result],
-    costs: dict[str, Any],
-    tuned: dict[Any, Any],
+    costs: Mapping[str, Any],
+    searches: Searches,
     jobs: Sequence[Job],
 ) -> ArmFinding:
-    count = counted(arm.network, ground.classes)
+    plan, count = analysis.plan, counted(arm.network, analysis.ground.classes)
     cost = costs.get("arms", {}).get(arm.name)
-    values = {value for (name, _), value in tuned.items() if name == arm.name}
-    field = plan.search.field if plan.search is not None else ""
     published = plan.published.get(arm.name)
+    own = [job for job in jobs if job.arm == arm.name]
+    failures = study.failed()
     return ArmFinding(
         name=arm.name,
         role=arm.role,
@@ -163,14 +286,30 @@ def _arm(
         parameters=count.parameters,
         flops=count.flops,
         epochs=arm.recipe.epochs if arm.recipe.minutes is None else None,
-        tuned={field: values.pop()} if len(values) == 1 else {field: "a value for each fold"} if values else {},
-        top1=_mean(plan, results),
+        settings=tuple(_settings(arm)),
+        search=_search(study, plan, arm, searches, own),
+        top1=analysis.mean(results),
         runs=tuple(_run(result) for result in results),
-        planned=sum(job.arm == arm.name for job in jobs),
-        cost=Cost(**cost) if cost else None,
+        planned=len(own),
+        failed=sum(not job.finished() and job.folder in failures for job in own),
+        cost=Cost(**{**cost, "latencies": tuple(cost.get("latencies", ()))}) if cost else None,
         published=(published.top1 / 100, published.source) if published else None,
         differs=tuple(_differs(arm, reference)) if arm is not reference else (),
     )
+
+
+def _search(study: Study, plan: Plan, arm: Arm, searches: Searches, jobs: Sequence[Job]) -> SearchFinding | None:
+    if plan.search is None:
+        return None
+    field = next(iter(plan.search.fields))
+    trials, edges, epochs = [], 0, 0
+    for job in jobs:
+        step = searches.step(arm.name, job.seed, job.fold, study.failed())
+        edges += step.at_the_edge
+        for values, losses in step.tried:
+            trials.append(TrialFinding((job.seed, job.fold), values, losses, values == step.chosen))
+            epochs = searches.job(arm.name, job.seed, job.fold, values, 0).config.recipe.epochs
+    return SearchFinding(field, epochs, tuple(trials), edges, len(jobs))
 
 
 def _run(result: Result) -> RunFinding:
@@ -197,7 +336,29 @@ def _in_words(arm: Arm) -> str:
         return f"{arm.network.name}, timm's"
     branches = ", ".join(f"{branch.mixer} over {branch.axis}" for branch in its.block)
     rows, columns = its.grid
-    return f"width {its.width}, depth {its.depth}, {rows} x {columns} patches of {its.image[0]} x {its.image[1]} px; {branches}"
+    return (
+        f"width {its.width}, depth {its.depth}, {its.image[0]} x {its.image[1]} px in {rows} x {columns} patches of "
+        f"{its.patch[0]} x {its.patch[1]} px; {branches}"
+    )
+
+
+def _settings(arm: Arm) -> Iterator[tuple[str, str]]:
+    """What could be set otherwise for each arm, side by side."""
+    its, recipe = arm.network.architecture, arm.recipe
+    if its is not None:
+        std = f", starting at {its.position_std:g}" if its.position in ("map", "vectors") else ""
+        yield "position", f"{its.position}{std}"
+        yield "readout", its.readout
+        yield "initialization", its.start
+        for branch in its.block:
+            settings = [f"{name} {getattr(branch, name)}" for name in ("heads", "hidden", "ratio", "kernel")]
+            settings = [words for words in settings if not words.endswith("None")]
+            settings.append(f"norm over {branch.normalised_axis}")
+            yield f"over {branch.axis}", f"{branch.mixer}: {', '.join(settings)}"
+    yield "weight decay", f"{recipe.weight_decay:g}"
+    yield "warm-up", f"{recipe.warmup_epochs:g} epochs"
+    yield "batch", f"{recipe.batch_size} images"
+    yield "drop path", f"{recipe.drop_path:g}"
 
 
 def _differs(arm: Arm, reference: Arm) -> Iterator[str]:
@@ -206,8 +367,8 @@ def _differs(arm: Arm, reference: Arm) -> Iterator[str]:
     if its is None or other is None:
         if its is not other:
             yield (
-                f"{arm.name} and {reference.name} have bodies of different makes: start values, the ramp of stochastic "
-                "depth, readout and position differ too"
+                f"{arm.name} and {reference.name} have bodies of different makes: initialization, drop path, readout and "
+                "position differ too"
             )
     else:
         for field in Architecture.model_fields:
@@ -222,29 +383,101 @@ def _differs(arm: Arm, reference: Arm) -> Iterator[str]:
 
 
 def _comparison(
-    plan: Plan,
-    held: Held,
-    found: dict[str, ArmFinding],
-    one: str,
-    other: str,
+    analysis: Analysis,
+    found: Mapping[str, ArmFinding],
+    of_arm: Mapping[str, Sequence[Result]],
+    names: tuple[str, str],
     pairs: Sequence[tuple[Result, Result]],
     difference: statistics.Difference,
-    control: ArmFinding | None,
+    baselines: Sequence[BaselineFinding],
+    gate: Comparison | None,
 ) -> Comparison:
-    margin = plan.margin / 100
-    outcome = statistics.outcome(difference, margin)
-    more = statistics.seeds_to_settle(difference, margin)
+    """One comparison; `gate` is the main one, without whose conclusion no other is drawn."""
+    one, other = names
+    held, plan = analysis.ground.held, analysis.plan
     arm, against = held.arm(one), held.arm(other)
+    margin = statistics.effective_margin(
+        plan.margin / 100, *(float(np.mean([pair[side].correct.mean() for pair in pairs])) for side in (0, 1))
+    )
+    controls = {
+        name: analysis.difference(paired(of_arm[name], of_arm[NO_MIXING]), analysis.main_level)
+        for name in names
+        if NO_MIXING in of_arm and NO_MIXING not in names
+    }
+    case = verdict.Case(
+        arm=arm,
+        against=against,
+        found=found[one],
+        found_against=found[other],
+        difference=difference,
+        margin=margin,
+        plan_margin=plan.margin / 100,
+        over_control={name: each for name, each in controls.items() if each is not None},
+        baselines=tuple(baselines),
+        train_images=analysis.ground.train_images,
+        resampled=analysis.resampled,
+        gate=gate,
+    )
     return Comparison(
         arm=one,
         against=other,
         difference=difference,
         per_run=tuple((a.key, float(a.correct.mean() - b.correct.mean())) for a, b in pairs),
-        outcome=outcome,
-        headline=verdict.headline(arm, against, outcome),
-        words=verdict.words(arm, against, found[one], found[other], difference, outcome, margin, more, control),
-        more_seeds=more,
+        main=gate is None,
+        direction=case.direction,
+        size=case.size,
+        margin=margin,
+        withheld=case.withheld,
+        headline=verdict.headline(case),
+        words=verdict.words(case),
+        win_again=case.win_again,
+        more_seeds=case.more_seeds,
     )
+
+
+def _effects(
+    analysis: Analysis, arms: Sequence[Arm], of_arm: Mapping[str, Sequence[Result]]
+) -> Iterator[EffectFinding]:
+    """Main effects and interactions of crossed factors, from the repetitions that every cell has."""
+    cells = [arm for arm in arms if arm.role != "control" and arm.cell]
+    if len(analysis.plan.factors) < 2 or not all(of_arm[arm.name] for arm in cells):
+        return
+    common = set.intersection(*({result.key for result in of_arm[arm.name]} for arm in cells))
+    if len(common) < 2:
+        return
+    by_key = {(result.job.arm, result.key): result for arm in cells for result in of_arm[arm.name]}
+    keys = sorted(common, key=lambda key: (key[0], key[1] or 0))
+    correct = [np.stack([by_key[arm.name, key].correct for arm in cells]) for key in keys]
+    groups = [groups_of(by_key[cells[0].name, key]) for key in keys]
+    found = effects(
+        correct,
+        {factor: [arm.cell[factor] for arm in cells] for factor in analysis.plan.factors},
+        analysis.side_level,
+        analysis.redrawn if analysis.resampled else None,
+        [each for each in groups if each is not None] or None,
+    )
+    for each in found:
+        yield EffectFinding(each.name, each.difference, each.kind)
+
+
+def _baselines(study: Study, analysis: Analysis, found: Mapping[str, ArmFinding]) -> Iterator[BaselineFinding]:
+    known = study.baselines()
+    names = dict.fromkeys(name for its in known.values() for name in its)
+    for name in names:
+        rows = [its[name] for its in known.values() if name in its]
+        top1 = np.array([[row["top1"]] for row in rows])
+        images = int(median(row["images"] for row in rows))
+        if len(rows) > 1 and analysis.resampled:
+            interval = statistics.fold_mean(top1, top1 * (1 - top1) / images, analysis.redrawn, images)
+        else:
+            correct = np.arange(images) < round(float(top1.mean()) * images)
+            interval = statistics.mean(correct[None])
+        beats = [
+            arm.name
+            for arm in found.values()
+            if arm.role != "control" and arm.top1 is not None and arm.top1.value < interval.value
+        ]
+        yield BaselineFinding(name, interval, float(median(row["seconds"] for row in rows)), tuple(beats))
 
 
 def _disagreement(pairs: Sequence[tuple[Result, Result]], one: str, other: str) -> Disagreement | None:
@@ -254,38 +487,46 @@ def _disagreement(pairs: Sequence[tuple[Result, Result]], one: str, other: str) 
         return None
 
 
-def _statistics(plan: Plan, level: float, questions: int) -> Iterator[str]:
+def _statistics(analysis: Analysis, look: int, comparisons: int) -> Iterator[str]:
     """How the intervals were made, and what they do not cover."""
-    runs = len(plan.seeds)
+    plan, ground = analysis.plan, analysis.ground
+    search = ", searches its own learning rate" if plan.search is not None else ""
     if plan.folds is not None:
         yield (
-            f"{plan.folds}-fold cross-validation, {runs} times over: intervals by the corrected resampled t-test, which "
-            "allows for folds that share training images."
+            f"{plan.folds}-fold cross-validation, {len(plan.seeds)} times over, searched within each fold: intervals by the "
+            "corrected resampled t-test, which allows for folds that share training images."
         )
-    elif runs == 1:
+    elif ground.redrawn_test:
         yield (
-            "One seed: the intervals come from the test images alone. They do not cover what another seed (start values, "
-            "order, augmentation) would have changed, which is often as much as the difference; more seeds would show it."
+            f"Each repetition draws its own training, validation and test split{search} and trains with its own "
+            "initialization, order and augmentation. Intervals by the corrected resampled t-test, which allows for "
+            "repetitions that share images."
         )
     else:
+        redrawn = "its own validation split" if "selection" in ground.drawn and plan.redraw else "the same split"
         yield (
-            "Intervals account for both sources of chance, seeds and test images (crossed random effects, degrees of "
-            "freedom by Hillis); the same seed gives every arm the same images in the same order with the same "
-            "augmentation, so differences are paired."
+            f"Each repetition has {redrawn}{search} and its own initialization, order and augmentation; all are tested on "
+            "the same images. Intervals account for both sources of chance, repetitions and test images (crossed random "
+            "effects, degrees of freedom by Hillis). They hold for this training set: another one could favor the other arm."
         )
-    if level != 0.95:
-        looks = f" and {len(looks_of(plan))} looks at them" if len(looks_of(plan)) > 1 else ""
+    yield "The same repetition gives every arm the same images in the same order, so differences are paired."
+    if ground.groups is not None:
+        yield f"The images lie in {ground.groups:,} groups; no split cuts one, and intervals count groups, not images."
+    main = f"{100 * analysis.main_level:.4g} %"
+    if plan.until_settled:
+        yield f"A sequential study of {len(looks_of(plan))} planned looks: they share 5 % of error, {main} intervals each."
+    else:
         yield (
-            f"{questions} question{'s' * (questions > 1)}{looks} share one error rate of 5 %: each difference has a "
-            f"{100 * level:.4g} % interval (Bonferroni)."
+            f"This is look {look} at the results; each look spends half of the error that is left of 5 %, so that seeds may "
+            f"be added later: {main} intervals for the main comparison."
         )
-    yield "“As good” is an equivalence test (two one-sided tests) against the margin."
-    if plan.search is not None:
+    if comparisons > 1:
         yield (
-            f"Each arm's {plan.search.field} was searched with the same number of trials, chosen on the selection part; "
-            "the test part chose nothing."
+            f"The other comparisons have {100 * analysis.side_level:.4g} % intervals, and are concluded only if the main "
+            "one is conclusive."
         )
-    yield "Not covered: other data, other recipes, errors in the labels."
+    yield "Equivalent: the whole interval lies within the margin. Near 100 % the margin is at most half of the mistakes."
+    yield "Not covered: other data, other recipes, other sizes, errors in the labels."
 
 
 def _missing(study: Study, jobs: Sequence[Job]) -> Iterator[str]:

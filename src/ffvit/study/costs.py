@@ -37,6 +37,7 @@ def measure(arms: Sequence[Arm], classes: int, machine: Machine, console: Consol
             "latency_95": median(each[1] for each in rounds),
             "throughput": median(each[2] for each in rounds),
             "batch": BATCH,
+            "latencies": [each[0] for each in rounds],
         }
         for name, rounds in found.items()
     }

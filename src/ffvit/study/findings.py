@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ffvit.study.statistics import Difference, Interval
+from ffvit.study.statistics import Difference, Direction, Interval, Size
+
+Key = tuple[int, int | None]
+"""Seed and fold of a run: runs of different arms with the same key are a pair."""
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """One point of a learning curve, as `metrics.jsonl` has it; top1 is the selection part's, None without one."""
+    """One point of a learning curve, as `metrics.jsonl` has it; top1 is on the validation split, None without one."""
 
     epoch: int
     images: int
@@ -45,12 +48,50 @@ class Cost:
         latency_95: Its 95th percentile.
         throughput: Images a second in batches.
         batch: Of so many images.
+        latencies: The median of each round, in seconds; all arms took turns in each round, so rounds are pairs.
     """
 
     latency: float
     latency_95: float
     throughput: float
     batch: int
+    latencies: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class TrialFinding:
+    """One configuration that the search tried in one repetition.
+
+    Attributes:
+        repetition: Seed and fold of the repetition that searched.
+        values: What was tried, {"learning_rate": 0.002}.
+        losses: Validation loss in nats of each trial seed; infinite where training diverged.
+        chosen: Whether the repetition trained with it.
+    """
+
+    repetition: Key
+    values: dict[str, Any]
+    losses: tuple[float, ...]
+    chosen: bool
+
+
+@dataclass(frozen=True)
+class SearchFinding:
+    """The search of one arm, over all its repetitions.
+
+    Attributes:
+        field: What was searched on an axis: `learning_rate`, or the first of the fields searched.
+        epochs: Length of a trial.
+        trials: Every configuration that was tried, in every repetition.
+        at_the_edge: Repetitions whose choice is the largest or smallest value tried, so that the optimum was not seen.
+        repetitions: How many searched.
+    """
+
+    field: str
+    epochs: int
+    trials: tuple[TrialFinding, ...]
+    at_the_edge: int
+    repetitions: int
 
 
 @dataclass(frozen=True)
@@ -59,16 +100,18 @@ class ArmFinding:
 
     Attributes:
         name: What people call it.
-        role: `arm`; `control` for the bodies without a mixer or with a frozen random one; `external` for a network that has
-            a body of its own, so that more than the mixer differs.
+        role: `arm`; `control` for the bodies without a mixer or with a frozen random one; `external` for a network that
+            has a body of its own, so that more than the mixer differs.
         network: Its network in a few words, for example "width 64, depth 4: feedforward over patches, ...".
         parameters: How many.
         flops: Operations of one prediction (a multiply-add is two).
         epochs: Epochs trained; None if it was trained for a number of minutes.
-        tuned: What the search chose, {"learning_rate": 0.002}; empty without a search.
-        top1: Mean over its runs, with the interval of seeds and test images; None while no run is finished.
+        settings: The arm's own defaults that could differ between arms: (name, value), in the same order for all arms.
+        search: What the search tried and chose; None without a search.
+        top1: Mean over its runs, with its interval; None while no run is finished.
         runs: Its finished runs, by seed and fold.
         planned: How many runs the plan has for it.
+        failed: How many of them diverged or crashed.
         cost: None if it was not measured.
         published: Published top-1 (a share) and its source, where the plan's networks have one.
         differs: What else than the studied factor sets it apart from the reference, a sentence each.
@@ -80,10 +123,12 @@ class ArmFinding:
     parameters: int
     flops: int
     epochs: int | None
-    tuned: dict[str, Any]
+    settings: tuple[tuple[str, str], ...]
+    search: SearchFinding | None
     top1: Interval | None
     runs: tuple[RunFinding, ...]
     planned: int
+    failed: int
     cost: Cost | None
     published: tuple[float, str] | None
     differs: tuple[str, ...]
@@ -91,26 +136,73 @@ class ArmFinding:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One question of the study: `arm` against `against`.
+    """One comparison of the study: `arm` against `against`.
 
     Attributes:
-        difference: arm less against, with its simultaneous interval (as wide as the number of questions demands).
+        difference: arm less against, with its interval at the level that decides.
         per_run: The paired differences, ((seed, fold), difference), by seed and fold.
-        outcome: `better`, `worse` (the interval leaves 0 out), `as good` (equivalence within the margin is shown),
-            `not worse` (only worse-than-margin is ruled out), or `open`.
-        headline: One line: "You don't need it", "Not settled", ...
-        words: The verdict in a few sentences.
-        more_seeds: How many more seeds would likely settle it; 0 if settled; None if no number would.
+        main: Whether it is the study's main question.
+        direction: `better` or `worse` where the interval excludes 0, else `not shown`.
+        size: `equivalent` where the whole interval lies within the margin, `larger` where it lies wholly outside, else
+            `not shown`. Direction and size are two statements; neither hides the other.
+        margin: The margin that applied, a share: the plan's, or less where few mistakes are left to differ in.
+        withheld: Why no conclusion is drawn, in a sentence; None where one is.
+        headline: One line.
+        words: The verdict in a few sentences, its scope first.
+        win_again: Chance that the arm wins again in a new repetition; None where too few tell.
+        more_seeds: How many more repetitions would likely settle it, from and to; None where that cannot be told.
     """
 
     arm: str
     against: str
     difference: Difference
-    per_run: tuple[tuple[tuple[int, int | None], float], ...]
-    outcome: Literal["better", "worse", "as good", "not worse", "open"]
+    per_run: tuple[tuple[Key, float], ...]
+    main: bool
+    direction: Direction
+    size: Size
+    margin: float
+    withheld: str | None
     headline: str
     words: str
-    more_seeds: int | None
+    win_again: float | None
+    more_seeds: tuple[int, int] | None
+
+    @property
+    def conclusive(self) -> bool:
+        """Whether a direction or a size was shown, and a conclusion may be drawn from it."""
+        return self.withheld is None and (self.direction != "not shown" or self.size != "not shown")
+
+
+@dataclass(frozen=True)
+class EffectFinding:
+    """A main effect or an interaction of the plan's factors.
+
+    Attributes:
+        name: "mixer: attention - feed-forward", or "mixer x width: ...".
+        difference: With its interval.
+        kind: Which of the two it is.
+    """
+
+    name: str
+    difference: Interval
+    kind: Literal["main effect", "interaction"]
+
+
+@dataclass(frozen=True)
+class BaselineFinding:
+    """What something trivial reaches on the same test images: the largest class, a pixel lookup, a linear model.
+
+    Attributes:
+        name: For example "k-nearest neighbors on pixels (k = 3)".
+        top1: Mean over the repetitions' splits, with its interval.
+        seconds: What it took, the median.
+        beats: The arms that it beats, by name.
+    """
+
+    name: str
+    top1: Interval
+    seconds: float
+    beats: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -150,15 +242,23 @@ class Findings:
         title: The study's.
         folder: Where it lies.
         arms: In the plan's order, controls last.
-        comparisons: The questions asked; the first is the one the verdict answers. Empty while runs are missing.
+        comparisons: The main question first. Empty while runs are missing.
+        effects: Main effects and interactions of the plan's factors, where it has several.
+        baselines: What trivial methods reach on the same images.
         disagreements: One for each comparison that has test images in common.
-        margin: What "as good" means, a share.
+        exploratory: Why the study is exploratory, a sentence each: what was changed after results existed. Empty: it is
+            as planned.
+        warnings: What a reader must know before the verdict, a sentence each: networks that a trivial baseline beats,
+            arms whose search ended at an edge, runs that diverged, unreadable images, images that were shrunk.
+        outlook: What the plan could have shown, computed before its runs, a sentence each.
+        margin: The plan's, a share.
         images: About the data, for a person.
-        test_images: How many the figures rest on.
+        test_images: How many each repetition was tested on.
         held: What was held equal and how close it came, a sentence each.
         statistics: How the intervals were made and what they do not cover, a sentence each.
         missing: Runs that are not there and why, a line each.
         measured_on: The machine that costs were measured on.
+        next: What to do next: (what for, the command).
         repeat: Command, versions, commit, hardware: (label, words).
         plan: The study.yaml, as text.
     """
@@ -167,7 +267,12 @@ class Findings:
     folder: Path
     arms: tuple[ArmFinding, ...]
     comparisons: tuple[Comparison, ...]
+    effects: tuple[EffectFinding, ...]
+    baselines: tuple[BaselineFinding, ...]
     disagreements: tuple[Disagreement, ...]
+    exploratory: tuple[str, ...]
+    warnings: tuple[str, ...]
+    outlook: tuple[str, ...]
     margin: float
     images: str
     test_images: int
@@ -175,5 +280,6 @@ class Findings:
     statistics: tuple[str, ...]
     missing: tuple[str, ...]
     measured_on: str
+    next: tuple[tuple[str, str], ...]
     repeat: tuple[tuple[str, str], ...]
     plan: str

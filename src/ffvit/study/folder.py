@@ -2,8 +2,10 @@
 
 | file | what |
 |---|---|
-| `study.yaml` | the plan |
+| `study.yaml` | the plan, frozen by its hash when the first run starts |
 | `arms.yaml` | every arm spelled out, with the budget held |
+| `ledger.jsonl` | every change of the plan and every report, with its time |
+| `baselines.json` | what trivial methods reach on the same images |
 | `search/` | the run folders of the trials |
 | `runs/` | the run folders that count |
 | `logs/` | what the runs said |
@@ -30,22 +32,18 @@ from ffvit.atomic import writing
 from ffvit.errors import UserError
 from ffvit.study.budget import Held
 from ffvit.study.jobs import Job, differences
+from ffvit.study.ledger import Ledger, plan_hash
 from ffvit.study.plan import Plan, read_plan
 from ffvit.value import Value, parse
 
+FORMAT = 2
+"""What the runs of a study are; another number is another way to split or to search."""
+
 _EXTENDABLE = (
-    "title",
-    "seeds",
-    "margin",
-    "against",
-    "comparisons",
-    "until_settled",
-    "max_seeds",
-    "minutes",
-    "published",
-    "machine",
-)
-"""Fields of a plan that may change while its runs stay what they are."""
+    "title", "seeds", "side_seeds", "margin", "against", "comparisons", "until_settled", "max_seeds", "minutes", "published",
+    "machine", "factors", "controls",
+)  # fmt: skip
+"""Fields of a plan that may change while its runs stay what they are (arms may only be added: `compare` checks)."""
 
 
 class Ground(Value):
@@ -55,15 +53,34 @@ class Ground(Value):
         held: Its arms, with the budget held.
         classes: How many the data has.
         images: What images there are, for a person.
+        train_images: How many each repetition trains on.
+        validation_images: How many it chooses by.
+        test_images: How many each repetition is tested on.
+        drawn: The parts that are drawn at random, anew for every repetition: `test`, `selection`.
+        groups: In how many groups the images lie; None if they are not grouped.
         threads: Processor threads a run, on which the last bits of its result depend.
+        outlook: What the plan can show, computed before its runs, a sentence each.
+        format: `FORMAT` when it began.
         made_of: The fields of the plan that it follows from.
     """
 
     held: Held
     classes: int
     images: str
+    train_images: int
+    validation_images: int
+    test_images: int
+    drawn: tuple[str, ...]
+    groups: int | None = None
     threads: int
+    outlook: tuple[str, ...] = ()
+    format: int = 1
     made_of: dict[str, Any]
+
+    @property
+    def redrawn_test(self) -> bool:
+        """Whether every repetition is tested on images of its own draw."""
+        return "test" in self.drawn and bool(self.made_of.get("redraw", True))
 
 
 def made_of(plan: Plan) -> dict[str, Any]:
@@ -94,6 +111,12 @@ class Study:
     costs_file = property(lambda self: self.path / "costs.json")
     results_file = property(lambda self: self.path / "results.csv")
     report_file = property(lambda self: self.path / "report.html")
+    baselines_file = property(lambda self: self.path / "baselines.json")
+
+    @property
+    def ledger(self) -> Ledger:
+        """What was done to the study, and when."""
+        return Ledger(self.path / "ledger.jsonl")
 
     @classmethod
     def create(cls, path: Path, plan: Plan, overwrite: bool = False) -> Study:
@@ -121,7 +144,9 @@ class Study:
             raise UserError(f"{path}: cannot be made: {error.strerror}") from None
         with writing(path / "study.yaml") as temporary:
             temporary.write_text(plan.to_yaml())
-        return cls(path)
+        study = cls(path)
+        study.ledger.note_plan(plan, finished=0)
+        return study
 
     @property
     def plan(self) -> Plan:
@@ -143,20 +168,34 @@ class Study:
             )
 
     def replan(self, plan: Plan) -> None:
-        """Write a changed plan down, if the runs that are there are still part of it.
+        """Write a changed plan down, frozen by its hash, and note the change.
 
         Raises:
             UserError: As `check`.
         """
         self.check(plan)
+        self.note_plan()  # as a person may have edited it, before it is replaced
+        frozen = {"sha256": plan_hash(plan), "since": self.ledger.events()[0]["time"]}
         with writing(self.plan_file) as temporary:
-            temporary.write_text(plan.to_yaml())
+            temporary.write_text(plan.to_yaml() + yaml.safe_dump({"frozen": frozen}))
+        self.note_plan()
+
+    def note_plan(self) -> None:
+        """Note the plan in the ledger, if it is not the last one there."""
+        self.ledger.note_plan(self.plan, finished=len(list(self.path.glob("runs/*/*/summary.json"))))
 
     def ground(self) -> Ground | None:
         """What the study stands on, as it was when it began."""
         if not self.arms_file.exists():
             return None
-        return parse(Ground, yaml.safe_load(self.arms_file.read_text()), str(self.arms_file))
+        fields = yaml.safe_load(self.arms_file.read_text())
+        if isinstance(fields, dict) and fields.get("format", 1) != FORMAT:
+            raise UserError(
+                f"{self.path}: this study was begun by another version of ffvit, which split images and searched rates "
+                f"otherwise (format {fields.get('format', 1)}, now {FORMAT}). Its report stays as it is in "
+                f"{self.report_file.name}; begin a new study with another --out"
+            )
+        return parse(Ground, fields, str(self.arms_file))
 
     def stand_on(self, ground: Ground) -> None:
         """Write down what the study stands on."""
@@ -195,6 +234,10 @@ class Study:
         with self.failures_file.open(newline="") as file:
             return {row["run"]: row["reason"] for row in csv.DictReader(file)}
 
+    def failed(self) -> frozenset[Path]:
+        """The folders of runs that had a failure."""
+        return frozenset(self.path / name for name in self.failures())
+
     def costs(self) -> dict[str, Any]:
         """What was measured of each arm, by name; and of the machine, under `machine`."""
         return json.loads(self.costs_file.read_text()) if self.costs_file.exists() else {}
@@ -203,3 +246,12 @@ class Study:
         """Write down what was measured."""
         with writing(self.costs_file) as temporary:
             temporary.write_text(json.dumps(costs, indent=2) + "\n")
+
+    def baselines(self) -> dict[str, Any]:
+        """What trivial methods reached, by seed and name."""
+        return json.loads(self.baselines_file.read_text()) if self.baselines_file.exists() else {}
+
+    def write_baselines(self, baselines: dict[str, Any]) -> None:
+        """Write down what trivial methods reached."""
+        with writing(self.baselines_file) as temporary:
+            temporary.write_text(json.dumps(baselines, indent=2) + "\n")

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ffvit.errors import UserError
 from ffvit.recipe import Recipe
 from ffvit.run import Config, Run
-from ffvit.study.arms import Arm
+from ffvit.study.arms import NO_MIXING, Arm, comparisons_of
+from ffvit.study.findings import Key
 from ffvit.study.plan import Plan, Search, level_name
+from ffvit.study.search import Step, Values, step
 
-SEARCH_SEED = 1_000_000
+TRIAL_SEED = 1_000_000
 """Where the trials' seeds begin, so that none is a seed of the study."""
 
 Split = tuple[int, int | None]
-"""The split seed and the fold of a run. Without folds all runs have the plan's one split."""
+"""The split seed and the fold of a run."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Job:
     arm: str
     seed: int
     fold: int | None
-    trial: Any
+    trial: Values | None
     config: Config
     folder: Path
 
@@ -47,12 +48,9 @@ class Job:
     def title(self) -> str:
         """What to call it before people."""
         fold = f", fold {self.fold}" if self.fold is not None else ""
-        return f"{self.arm}, {f'trial {self.trial}' if self.trial is not None else f'seed {self.seed}'}{fold}"
-
-    @property
-    def split(self) -> Split:
-        """Which images it learns from and is measured on."""
-        return self.config.data.split_seed, self.fold
+        tried = ", ".join(f"{name} {value}" for name, value in (self.trial or {}).items())
+        number = f", trial {self.config.seed % 10 + 1}" if self.trial is not None else ""
+        return f"{self.arm}, seed {self.seed}{fold}{f', {tried}{number}' if tried else ''}"
 
     def finished(self) -> bool:
         """Whether its run is done."""
@@ -77,65 +75,97 @@ class Job:
 
 
 def runs_of(
-    plan: Plan, arms: Iterable[Arm], folder: Path, seeds: Sequence[int], tuned: Mapping[tuple[str, Split], Any]
+    plan: Plan, arms: Sequence[Arm], folder: Path, seeds: Sequence[int], searches: Mapping[tuple[str, Key], Step]
 ) -> list[Job]:
-    """The runs that count, seed by seed, so that what is done at any time is as balanced as can be."""
-    arms = list(arms)
+    """The runs that count, seed by seed, so that what is done at any time is as balanced as can be.
+
+    A run whose search has not chosen yet has the recipe as it is.
+    """
     slugs = _slugs([arm.name for arm in arms])
+    main = main_arms(plan, arms)
     jobs = []
-    for seed in seeds:
-        for split in _splits(plan, seed):
+    for number, seed in enumerate(seeds):
+        for split in splits_of(plan, seed):
             for arm in arms:
-                recipe = arm.recipe
-                if plan.search is not None:
-                    recipe = recipe.replace(**{plan.search.field: tuned[arm.name, split]})
+                if arm.name not in main and plan.side_seeds is not None and number >= plan.side_seeds:
+                    continue
+                found = searches.get((arm.name, (seed, split[1])))
+                recipe = arm.recipe.replace(**found.chosen) if found is not None and found.chosen else arm.recipe
                 name = f"seed-{seed}" + (f"-fold-{split[1]}" if split[1] is not None else "")
                 config = _config(plan, arm, recipe, seed, split)
                 jobs.append(Job(arm.name, seed, split[1], None, config, folder / "runs" / slugs[arm.name] / name))
     return jobs
 
 
-def trials_of(plan: Plan, arms: Iterable[Arm], folder: Path, seeds: Sequence[int]) -> list[Job]:
-    """The trials of the search: for every arm, and with folds for every fold, for no trial may see a test image."""
+class Searches:
+    """The searches of a study: every repetition of an arm has its own, on its own split, so that its choice is redrawn.
+
+    Args:
+        plan: The study.
+        arms: Its arms.
+        folder: The study's folder.
+    """
+
+    def __init__(self, plan: Plan, arms: Sequence[Arm], folder: Path) -> None:
+        self._plan, self._folder = plan, folder
+        self._arms = {arm.name: arm for arm in arms}
+        self._slugs = _slugs([arm.name for arm in arms])
+        self._losses: dict[Path, float] = {}
+
+    def step(self, arm: str, seed: int, fold: int | None, failed: Container[Path] = ()) -> Step:
+        """Where the search of one repetition stands; trials in `failed` count as diverged."""
+        assert self._plan.search is not None
+
+        def loss_of(values: Values, number: int) -> float | None:
+            job = self.job(arm, seed, fold, values, number)
+            if job.folder not in self._losses and job.finished():
+                chosen = (Run(job.folder).summary() or {}).get("selection")
+                self._losses[job.folder] = float(chosen["loss"]) if chosen else math.inf
+            if job.folder in self._losses:
+                return self._losses[job.folder]
+            return math.inf if job.folder in failed else None
+
+        return step(self._plan.search, self._arms[arm].recipe, loss_of)
+
+    def job(self, arm: str, seed: int, fold: int | None, values: Values, number: int) -> Job:
+        """The run of a trial."""
+        plan, its = self._plan, self._arms[arm]
+        assert plan.search is not None
+        split = next(each for each in splits_of(plan, seed) if each[1] == fold)
+        words = "-".join(
+            _slug(level_name("" if len(values) == 1 else name, value).strip()) for name, value in values.items()
+        )
+        where = f"seed-{seed}" + (f"-fold-{fold}" if fold is not None else "")
+        config = _config(plan, its, _short(its.recipe, plan.search).replace(**values), _trial_seed(seed, number), split)
+        path = self._folder / "search" / self._slugs[arm] / where / f"{words}-trial-{number}"
+        return Job(arm, seed, fold, values, config, path)
+
+
+def startable(
+    plan: Plan, searches: Searches, runs: Sequence[Job], failed: Container[Path], arms: Sequence[Arm], folder: Path
+) -> list[Job]:
+    """The runs and trials that can begin now, in the order of `runs`: before a run come the trials of its search."""
     if plan.search is None:
-        return []
-    arms = list(arms)
-    slugs = _slugs([arm.name for arm in arms])
-    splits = list(dict.fromkeys(split for seed in seeds for split in _splits(plan, seed)))
-    jobs = []
-    for split in splits:
-        for arm in arms:
-            for value in plan.search.tried(arm.recipe):
-                for number in range(plan.search.seeds):
-                    seed = SEARCH_SEED + number
-                    fold = f"-split-{split[0]}-fold-{split[1]}" if split[1] is not None else ""
-                    name = f"{_slug(level_name('', value).strip())}-seed-{number}{fold}"
-                    recipe = _short(arm.recipe, plan.search).replace(**{plan.search.field: value})
-                    config = _config(plan, arm, recipe, seed, split)
-                    jobs.append(
-                        Job(arm.name, seed, split[1], value, config, folder / "search" / slugs[arm.name] / name)
-                    )
+        return [job for job in runs if not job.finished()]
+    jobs: list[Job] = []
+    for run in runs:
+        if run.finished():
+            continue
+        found = searches.step(run.arm, run.seed, run.fold, failed)
+        if found.chosen is None:
+            jobs += [searches.job(run.arm, run.seed, run.fold, *wanted) for wanted in found.wanted]
+        else:
+            jobs += [
+                job
+                for job in runs_of(plan, arms, folder, [run.seed], {(run.arm, (run.seed, run.fold)): found})
+                if job.folder == run.folder
+            ]
     return jobs
 
 
-def chosen(trials: Sequence[Job]) -> dict[tuple[str, Split], Any]:
-    """What the search chose for each arm and split: the highest top-1 on the selection part, then the lowest loss.
-
-    A trial that failed is out; where all of an arm's did, the value tried in the middle, the recipe's own, is kept.
-    """
-    scores: dict[tuple[str, Split], dict[Any, list[tuple[float, float]]]] = {}
-    for job in trials:
-        of_arm = scores.setdefault((job.arm, job.split), {})
-        its = of_arm.setdefault(job.trial, [])
-        summary = Run(job.folder).summary() if job.finished() else None
-        if summary is not None and summary["selection"]:
-            its.append((summary["selection"]["top1"], -summary["selection"]["loss"]))
-    best = {}
-    for key, of_arm in scores.items():
-        means = {value: tuple(np.mean(its, axis=0)) for value, its in of_arm.items() if its}
-        values = list(of_arm)
-        best[key] = max(means, key=lambda value: means[value]) if means else values[len(values) // 2]
-    return best
+def main_arms(plan: Plan, arms: Sequence[Arm]) -> set[str]:
+    """The main comparison's two arms, and the control without mixing that says whether it means anything."""
+    return {*comparisons_of(plan, tuple(arms))[0], NO_MIXING}
 
 
 def differences(before: Any, after: Any, path: str = "") -> list[str]:
@@ -157,16 +187,21 @@ def _computed(config: Config) -> dict[str, Any]:
     return config.model_dump(mode="json", exclude={"machine"})
 
 
-def _splits(plan: Plan, seed: int) -> list[Split]:
-    if plan.folds is None:
-        return [(plan.data.split_seed, None)]
-    return [(seed, fold) for fold in range(plan.folds)]
+def splits_of(plan: Plan, seed: int) -> list[Split]:
+    """The splits of one repetition."""
+    if plan.folds is not None:
+        return [(seed, fold) for fold in range(plan.folds)]
+    return [(plan.data.split_seed + seed if plan.redraw else plan.data.split_seed, None)]
+
+
+def _trial_seed(seed: int, number: int) -> int:
+    return TRIAL_SEED + 1_000 * seed + number
 
 
 def _config(plan: Plan, arm: Arm, recipe: Recipe, seed: int, split: Split) -> Config:
-    data = plan.data
+    data = plan.data.replace(split_seed=split[0])
     if plan.folds is not None:
-        data = data.replace(split_seed=split[0], folds=plan.folds, fold=split[1])
+        data = data.replace(folds=plan.folds, fold=split[1])
     return Config(network=arm.network, data=data, recipe=recipe, machine=plan.machine, seed=seed)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,7 +20,7 @@ from pydantic import (
 from ffvit import recipe as recipes
 from ffvit.architecture import Network
 from ffvit.data.config import Data
-from ffvit.errors import UserError
+from ffvit.errors import UserError, nearest
 from ffvit.machine import Machine
 from ffvit.recipe import Recipe
 from ffvit.value import Value, parse
@@ -28,30 +29,47 @@ Budget = Literal["epochs", "flops", "parameters", "time", "latency"]
 
 
 class Search(Value):
-    """How each arm's recipe is tuned before it counts: short trials, judged on the selection part alone."""
+    """How every repetition of an arm tunes its recipe: short trials on its own split, judged by validation loss."""
 
-    field: str = Field("learning_rate", description="The field of the recipe that is searched.")
-    values: tuple[Any, ...] | None = Field(None, description="What is tried. Default: the recipe's times 1/3, 1 and 3.")
-    length: Annotated[float, Field(gt=0, le=1)] = Field(0.34, description="Share of the recipe's epochs a trial lasts.")
-    seeds: PositiveInt = Field(1, description="Trials of each value.")
+    fields: dict[str, tuple[Any, ...] | None] = Field(
+        {"learning_rate": None},
+        description="Fields of the recipe and the values tried, crossed. Learning rate without values: the recipe's "
+        "times 1/4, 1/2, 1, 2 and 4.",
+    )
+    configurations: PositiveInt | None = Field(
+        None, description="Try at most so many of the crossed values, drawn at random. Default: all."
+    )
+    length: Annotated[float, Field(gt=0, le=1)] = Field(0.2, description="Share of the recipe's epochs a trial lasts.")
+    seeds: PositiveInt = Field(2, description="Trials of a configuration; after each, the worse half is dropped.")
+    extend: NonNegativeInt = Field(
+        3, description="How many times a best learning rate at the grid's edge extends the grid."
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Search:
-        if self.field not in Recipe.model_fields:
-            raise ValueError(f"field: a recipe has no field {self.field!r}")
-        if self.values is None and self.field != "learning_rate":
-            raise ValueError(f"values: say which values of {self.field} to try")
-        if self.values is not None and len(self.values) < 2:
-            raise ValueError("values: give at least two to choose from")
-        if self.field in ("epochs", "minutes"):
-            raise ValueError(f"field: {self.field} is what a trial is short of; it cannot be searched")
+        if not self.fields:
+            raise ValueError("fields: name at least one field of the recipe to search, or set search to none")
+        for name, values in self.fields.items():
+            if name not in Recipe.model_fields:
+                raise ValueError(f"fields: a recipe has no field {name!r}{nearest(name, Recipe.model_fields)}")
+            if name in ("epochs", "minutes"):
+                raise ValueError(f"fields: {name} is what a trial is short of; it cannot be searched")
+            if values is None and name != "learning_rate":
+                raise ValueError(f"fields: say which values of {name} to try")
+            if values is not None and len(set(values)) < 2:
+                raise ValueError(f"fields: give at least two values of {name} to choose from")
         return self
 
-    def tried(self, recipe: Recipe) -> tuple[Any, ...]:
-        """The values tried around a recipe."""
-        if self.values is not None:
-            return self.values
-        return tuple(float(f"{recipe.learning_rate * factor:.3g}") for factor in (1 / 3, 1, 3))
+    def grid(self, recipe: Recipe) -> dict[str, tuple[Any, ...]]:
+        """The values tried around a recipe, by field; the recipe's own learning rate first, then outwards."""
+        own = recipe.learning_rate
+        ladder = tuple(float(f"{own * factor:.3g}") for factor in (1, 2, 1 / 2, 4, 1 / 4))
+        return {name: ladder if values is None else values for name, values in self.fields.items()}
+
+    def planned(self, recipe: Recipe) -> int:
+        """Configurations that are tried at least once, the grid's extensions aside."""
+        size = math.prod(len(values) for values in self.grid(recipe).values())
+        return min(size, self.configurations or size)
 
 
 class Published(Value):
@@ -75,7 +93,17 @@ class Plan(Value):
     data: Data = Field(Data(), description="A source, or the fields of one.")
     machine: Machine = Field(Machine(), description="What one run computes on.")
     factors: dict[str, dict[str, dict[str, Any]]] = Field({}, description="Factor, level, changes.")
-    seeds: tuple[NonNegativeInt, ...] = Field((0, 1, 2), description="A number of seeds, or the seeds themselves.")
+    seeds: tuple[NonNegativeInt, ...] = Field(
+        (0, 1, 2, 3, 4), description="Repetitions: a number of seeds, or the seeds themselves."
+    )
+    side_seeds: NonNegativeInt | None = Field(
+        None,
+        description="Repetitions of arms that are neither in the main comparison nor its control. Default: all seeds.",
+    )
+    redraw: bool = Field(
+        True,
+        description="Every seed draws its own split (train and validation; test too, unless the data brings its own).",
+    )
     folds: Annotated[int, Field(ge=2)] | None = Field(None, description="Cross-validation over so many parts.")
     budget: Budget = Field("epochs", description="What all arms have alike.")
     search: Search | None = Field(Search(), description="Tuning of each arm, alike for all. none: no tuning.")
@@ -86,8 +114,8 @@ class Plan(Value):
     comparisons: tuple[tuple[str, str], ...] | None = Field(
         None, description="The pairs asked about, first the main question. Default: every arm with `against`."
     )
-    margin: NonNegativeFloat = Field(1.0, description="`As good as` means within so many points of top-1.")
-    until_settled: bool = Field(False, description="Add seeds until every question is settled.")
+    margin: NonNegativeFloat = Field(1.0, description="Equivalent means within so many points of top-1.")
+    until_settled: bool = Field(False, description="Add seeds until every comparison is conclusive.")
     max_seeds: PositiveInt = Field(20, description="With until_settled: no more than these.")
     minutes: PositiveFloat | None = Field(None, description="Begin no further round of seeds after this long.")
     published: dict[str, Published] = Field({}, description="Published figures, by arm.")
@@ -156,6 +184,8 @@ class Plan(Value):
             raise ValueError(
                 "recipe.minutes: with budget 'time' it says how long each run may train, and with no other budget can it be given"
             )
+        if self.side_seeds is not None and self.side_seeds > len(self.seeds):
+            raise ValueError(f"side_seeds: {self.side_seeds} is more than the {len(self.seeds)} seeds of the main pair")
         if self.search is not None and self.data.selection == 0:
             raise ValueError("data.selection: the search chooses by a selection part: keep one, or set search to none")
         if self.until_settled and self.folds is not None:
@@ -209,4 +239,5 @@ def read_fields(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not YAML: {error}") from None
     if not isinstance(fields, dict):
         raise UserError(f"{path}: a plan is fields and their values; got {fields!r}")
+    fields.pop("frozen", None)  # a study's mark, no part of its plan
     return fields

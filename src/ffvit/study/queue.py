@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from ffvit.errors import RunStoppedError
@@ -52,56 +53,62 @@ class Engine(Protocol):
 
 
 def work_off(
-    study: Study,
-    jobs: Sequence[Job],
-    engine: Engine,
-    watch: Watch,
-    may_begin: Callable[[Job], bool] = lambda _: True,
-) -> None:
-    """Do all jobs that are not done, in order.
+    study: Study, startable: Callable[[Set[Path]], Sequence[Job]], engine: Engine, watch: Watch
+) -> frozenset[Path]:
+    """Do all runs that there are to do.
 
     Args:
         study: Where failures are noted.
-        jobs: What to do.
-        engine: What it is done on.
+        startable: The runs that can begin now, in order; asked again whenever one has ended. It is given the folders of
+            those that failed for good.
+        engine: What the runs are done on.
         watch: Shows it to a person.
-        may_begin: Asked before each job: False leaves it out.
+
+    Returns:
+        The folders of the runs that failed for good.
 
     Raises:
         RunStoppedError: Someone asked to stop; all runs have saved.
     """
-    waiting = [job for job in jobs if not job.finished()]
-    again: set[str] = set()
+    failed: set[Path] = set()
+    again: dict[Path, Job] = {}
     told = False
     with Interruption(watch.say) as interruption:
-        while (waiting and not interruption.asked) or engine.running():
-            while waiting and engine.free and not interruption.asked:
+        while True:
+            busy = {job.folder for job in engine.running()}
+            ready = [] if interruption.asked else startable(failed)
+            waiting = [job for job in ready if not (job.folder in busy or job.folder in failed or job.finished())]
+            while waiting and engine.free:
                 job = waiting.pop(0)
-                if may_begin(job):
-                    engine.start(job)
+                engine.start(again.get(job.folder, job))
+            if not engine.running():
+                break
             if interruption.asked and not told:
                 engine.stop()
                 told = True
-            for job, outcome in engine.ended(LOOK_EVERY):
+            ended: list[tuple[Job, Outcome]] = []
+            while not ended and not (interruption.asked and not told):
+                ended = engine.ended(LOOK_EVERY)
+                watch.look(engine.running())
+            for job, outcome in ended:
                 watch.ended(job, outcome)
                 if outcome.status == "done" or interruption.asked:
                     continue
                 study.note_failure(job, outcome.reason)
-                if outcome.status == "refused" or job.title in again:
+                if outcome.status == "refused" or job.folder in again:
+                    failed.add(job.folder)
                     watch.say(f"{job.title} failed: {outcome.reason} (its log is in {study.logs})")
                     continue
-                again.add(job.title)
-                smaller = _smaller(job)
+                again[job.folder] = _smaller(job)
                 watch.say(
                     f"{job.title} failed: {outcome.reason}. Once more, "
-                    f"{smaller.config.machine.micro_batch} images at a time"
+                    f"{again[job.folder].config.machine.micro_batch} images at a time"
                 )
-                waiting.insert(0, smaller)
-            watch.look(engine.running(), waiting)
         if interruption.asked:
             raise RunStoppedError(
                 f"stopped; every run has saved. Go on with: ffvit compare --study {study.path} --resume"
             )
+    return frozenset(failed)
 
 
 def _smaller(job: Job) -> Job:

@@ -109,7 +109,7 @@ def write_results(study: Study, plan: Plan, arms: Sequence[Arm], results: Sequen
             "flops": costs[result.job.arm].flops,
         }
         if plan.search is not None:
-            row[plan.search.field] = getattr(recipe, plan.search.field)
+            row |= {field: getattr(recipe, field) for field in plan.search.fields}
         rows.append(row)
     with writing(study.results_file) as temporary:
         pd.DataFrame(rows).to_csv(temporary, index=False, lineterminator="\n")

@@ -38,7 +38,7 @@ class Watch:
         self._seconds: dict[bool, list[float]] = {True: [], False: []}  # of trials, and of the runs that count
         self._done = 0
         self._total = 0
-        self._what = ""
+        self._trials = 0
 
     def __enter__(self) -> Watch:
         if self.console.is_terminal:
@@ -50,12 +50,14 @@ class Watch:
     ) -> None:
         self._live.stop()
 
-    def begin(self, what: str, jobs: Sequence[Job]) -> None:
-        """The next part of the study, with its runs; some may be done already."""
-        self._what, self._total = what, len(jobs)
-        self._done = sum(job.finished() for job in jobs)
+    def begin(self, runs: Sequence[Job], trials: int) -> None:
+        """The next part of the study: its runs, some of which may be done already, and about so many trials before them."""
+        self._total = len(runs)
+        self._done = sum(job.finished() for job in runs)
+        self._trials = trials
         before = f", {self._done} of them done before" if self._done else ""
-        self.say(f"[bold]{what}[/bold]: {len(jobs)} runs{before}, {self.slots} at once")
+        search = f", each after a search of about {trials:.0f} trials" if trials and self._done < len(runs) else ""
+        self.say(f"[bold]training[/bold]: {len(runs)} runs{before}{search}, {self.slots} at once")
 
     def say(self, words: str) -> None:
         """Something a person should know."""
@@ -66,18 +68,16 @@ class Watch:
         began = self._began.pop(job.title, time.monotonic())
         if outcome.status != "done":
             return
-        self._done += 1
         self._seconds[job.trial is not None].append(time.monotonic() - began)
+        if job.trial is not None:  # on a terminal the live table shows it; elsewhere its lines would bury the runs
+            return
+        self._done += 1
         summary = Run(job.folder).summary() or {}
-        if job.trial is not None:
-            chosen = summary.get("selection") or {}
-            figure = f"selection top-1 {percent(chosen['top1'])}" if chosen else ""
-        else:
-            figure = f"top-1 {percent(summary['test']['top1']['value'])}"
         number = f"{self._done:>{len(str(self._total))}}/{self._total}"
+        figure = f"top-1 {percent(summary['test']['top1']['value'])}"
         self.say(f"{number}  {escape(job.title)}  {figure}  {duration(summary['seconds'])}")
 
-    def look(self, running: Sequence[Job], waiting: Sequence[Job]) -> None:
+    def look(self, running: Sequence[Job]) -> None:
         """Draw the runs that go on."""
         now = time.monotonic()
         for job in running:
@@ -90,23 +90,24 @@ class Watch:
             bar = ProgressBar(total=job.config.recipe.epochs, completed=epoch, width=20)
             took = duration(now - self._began[job.title])
             table.add_row(Text(job.title), bar, f"epoch {epoch}/{job.config.recipe.epochs}", figures, took)
-        left = self._left(running, waiting, now)
+        left = self._left(running, now)
         whole = Table.grid(padding=(0, 2))
-        whole.add_row(self._what, ProgressBar(total=self._total, completed=self._done, width=30), left)
+        whole.add_row("study", ProgressBar(total=self._total, completed=self._done, width=30), left)
         self._live.update(Group(table, whole), refresh=True)
 
     def round_seconds(self, runs: int) -> float | None:
-        """How long so many runs that count would take, going by those that are done."""
-        took = self._seconds[False]
-        return median(took) * runs / self.slots if took else None
+        """How long so many runs that count would take with their searches, going by what is done."""
+        trials, counted = (median(its) if its else None for its in (self._seconds[True], self._seconds[False]))
+        if counted is None:
+            return None
+        return (counted + self._trials * (trials or 0.0)) * runs / self.slots
 
-    def _left(self, running: Sequence[Job], waiting: Sequence[Job], now: float) -> str:
-        of_kind = [job.trial is not None for job in (*running, *waiting)]
-        if not of_kind or not self._seconds[of_kind[0]]:
+    def _left(self, running: Sequence[Job], now: float) -> str:
+        left = self.round_seconds(self._total - self._done)
+        if left is None:
             return f"{self._done}/{self._total} runs"
-        each = median(self._seconds[of_kind[0]])
-        spent = sum(min(now - self._began.get(job.title, now), each) for job in running)
-        return f"{self._done}/{self._total} runs, {duration(max(0.0, (len(of_kind) * each - spent) / self.slots))} left"
+        spent = sum(now - self._began.get(job.title, now) for job in running) / self.slots
+        return f"{self._done}/{self._total} runs, about {duration(max(0.0, left - spent))} left"
 
 
 def _last(job: Job) -> tuple[int, str]:

@@ -49,7 +49,11 @@ def finish(loop: Loop) -> Group:
     weights = f"the {best['which']} of epoch {best['epoch']}" if best else "the last weights"
 
     def write() -> None:
-        answers.to_csv(run.predictions_file, answered(test, bad))
+        names, groups = answered(test, bad), loop.parts.test_groups
+        if groups is not None:  # of the images that could be read
+            group_of = {test.name(index): group for index, group in enumerate(groups)}
+            groups = tuple(group_of[name] for name in names)
+        answers.to_csv(run.predictions_file, names, groups)
         run.write_summary(
             {
                 "network": loop.config.network.title,

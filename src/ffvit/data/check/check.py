@@ -13,6 +13,8 @@ import pandas as pd
 from jaxtyping import Bool, Int64
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from ffvit.data.check.alike import near_pairs
 from ffvit.data.check.look import LOOK, THUMBNAIL, Trait, looks, thumbnails
@@ -203,6 +205,40 @@ def check(source: str, *, root: Path | None = None, near: int = NEAR, console: C
     """
     whole = Whole(open_brought(source, root))
     console = console or Console(stderr=True)
+    seen, reasons = _scan(whole, console)
+    alike, cut = _alike(whole, seen, near, console)
+    found = (*_broken(reasons), *alike, *_odd(seen), *_traits(seen))
+    missing = tuple(_missing(whole))
+    return Check(source, dict(_sizes(whole, seen)), whole.classes, found, missing, cut, whole)
+
+
+def near_duplicates(whole: Whole, console: Console | None = None) -> tuple[Int64[np.ndarray, " images"], bool]:
+    """Numbers that images share with their copies, exact and near, in any part and class, directly or by way of others.
+
+    What counts as a copy is what `check` reports: blank and unreadable images are copies of nothing.
+
+    Args:
+        whole: The images.
+        console: Where progress is shown. Default: stderr, if it is a terminal.
+
+    Returns:
+        A number for each image, and whether there were too many images alike to find them all.
+
+    Raises:
+        RunStoppedError: A process that opens images was killed.
+    """
+    console = console or Console(stderr=True)
+    seen, _ = _scan(whole, console)
+    comparable, same = _identical(seen)
+    representatives = comparable[_first(same, np.ones(len(same), dtype=bool))]
+    pairs, cut = _near(whole, seen, representatives, NEAR, console)
+    edges = np.concatenate([np.stack([comparable, representatives[same]], axis=1), pairs])
+    graph = coo_array((np.ones(len(edges), dtype=bool), edges.T), shape=(len(whole), len(whole)))
+    return connected_components(graph, directed=False)[1].astype(np.int64), cut
+
+
+def _scan(whole: Whole, console: Console) -> tuple[np.ndarray, dict[int, str]]:
+    """What is seen of every image, as `LOOK`, and why those that cannot be read cannot."""
     seen = np.zeros(len(whole), LOOK)
     reasons: dict[int, str] = {}
     for index, look in enumerate(_shown(looks(whole), len(whole), "opening", console)):
@@ -211,10 +247,16 @@ def check(source: str, *, root: Path | None = None, near: int = NEAR, console: C
             reasons[index] = look
         else:
             seen[index] = look
-    alike, cut = _alike(whole, seen, near, console)
-    found = (*_broken(reasons), *alike, *_odd(seen), *_traits(seen))
-    missing = tuple(_missing(whole))
-    return Check(source, dict(_sizes(whole, seen)), whole.classes, found, missing, cut, whole)
+    return seen, reasons
+
+
+def _identical(seen: np.ndarray) -> tuple[Int64[np.ndarray, " some"], Int64[np.ndarray, " some"]]:
+    """Images that can be copies, and a number for each that exact copies share.
+
+    Neither unreadable images can, nor blank ones: all of one colour are the same.
+    """
+    images = np.flatnonzero((seen["traits"] & (Trait.BROKEN | Trait.BLANK)) == 0)
+    return images, pd.DataFrame(seen["digest"][images]).groupby([0, 1], sort=False).ngroup().to_numpy()
 
 
 def _shown(found: Iterator, total: int, doing: str, console: Console) -> Iterator:
@@ -255,31 +297,35 @@ def _finding(
 
 
 def _alike(whole: Whole, seen: np.ndarray, near: int, console: Console) -> tuple[list[Finding], bool]:
-    """Leaks, conflicts and copies, exact ones and near ones; and whether there were too many to find all.
-
-    A blank image is a copy of no other: all of one colour are the same.
-    """
-    whole_ones = np.flatnonzero((seen["traits"] & (Trait.BROKEN | Trait.BLANK)) == 0)
-    digests = pd.DataFrame(seen["digest"][whole_ones])
-    digests["part"], digests["label"] = whole.part[whole_ones], whole.labels[whole_ones]
-    same = digests.groupby([0, 1], sort=False).ngroup().to_numpy()
-    kin = digests.groupby([0, 1, "part", "label"], sort=False).ngroup().to_numpy()  # the same, in part and label too
-    partners = _Partners(whole, whole_ones)
+    """Leaks, conflicts and copies, exact ones and near ones; and whether there were too many to find all."""
+    images, same = _identical(seen)
+    kin = (  # the same, in part and label too
+        pd.DataFrame({"same": same, "part": whole.part[images], "label": whole.labels[images]})
+        .groupby(["same", "part", "label"], sort=False)
+        .ngroup()
+        .to_numpy()
+    )
+    partners = _Partners(whole, images)
     firsts = partners.exact(same, kin)
     cut = False
     if near:
-        comparable = firsts[(seen["traits"][firsts] & Trait.COMPARABLE) != 0]
-        with console.status("looking for images alike") if console.is_terminal else nullcontext():
-            pairs, bits, cut = near_pairs(seen["hash"][comparable], near)
-        pairs = comparable[pairs]
-        same_for_all = np.full(len(whole), -1)
-        same_for_all[whole_ones] = same
-        differ = same_for_all[pairs[:, 0]] != same_for_all[pairs[:, 1]]
-        pairs, bits = pairs[differ], bits[differ]
-        pairs = pairs[np.argsort(bits, kind="stable")]
-        pairs = pairs[_confirmed(whole, pairs, console)]
+        pairs, cut = _near(whole, seen, firsts, near, console)
         partners.near(pairs, firsts[kin])
     return list(partners.findings()), cut
+
+
+def _near(
+    whole: Whole, seen: np.ndarray, images: Int64[np.ndarray, " some"], near: int, console: Console
+) -> tuple[Int64[np.ndarray, "pairs 2"], bool]:
+    """Pairs of these images that look alike but are not the same, nearest first; whether there were too many to find all."""
+    images = images[(seen["traits"][images] & Trait.COMPARABLE) != 0]
+    with console.status("looking for images alike") if console.is_terminal else nullcontext():
+        places, bits, cut = near_pairs(seen["hash"][images], near)
+    pairs = images[places]
+    differ = (seen["digest"][pairs[:, 0]] != seen["digest"][pairs[:, 1]]).any(axis=1)
+    pairs, bits = pairs[differ], bits[differ]
+    pairs = pairs[np.argsort(bits, kind="stable")]
+    return pairs[_confirmed(whole, pairs, console)], cut
 
 
 def _confirmed(whole: Whole, pairs: Int64[np.ndarray, "pairs 2"], console: Console) -> Bool[np.ndarray, " pairs"]:

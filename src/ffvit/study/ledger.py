@@ -1,0 +1,136 @@
+"""What was done to a study, and when: a line an event, chained by hashes, so that what was changed after results shows.
+
+| event | when |
+|---|---|
+| `plan` | the plan was written, or found changed; with the plan, and how many of its runs were finished then |
+| `report` | results were shown; with the finished runs and their accuracies |
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from ffvit.atomic import writing
+from ffvit.study.plan import Plan
+
+HARMLESS = ("title", "machine", "minutes", "published")
+"""Fields of a plan that decide neither what is run nor what is concluded."""
+
+
+class Ledger:
+    """The events of one study.
+
+    Args:
+        path: The file, `ledger.jsonl` in the study's folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def events(self) -> list[dict[str, Any]]:
+        """All events, the first one first; lines that are no events are left out, and break the chain."""
+        if not self.path.exists():
+            return []
+        events = []
+        for line in self.path.read_text().splitlines():
+            try:
+                event = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(event, dict):
+                events.append(event)
+        return events
+
+    def intact(self) -> bool:
+        """Whether the chain of hashes holds: no event was edited, removed or put between others."""
+        before = ""
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        events = self.events()
+        for event in events:
+            if event.get("hash") != _hash(before, event):
+                return False
+            before = event["hash"]
+        return len(events) == len(lines)
+
+    def note_plan(self, plan: Plan, finished: int) -> None:
+        """Write the plan down, if it is another than the last one that was."""
+        fields = plan.model_dump(mode="json")
+        plans = [event["plan"] for event in self.events() if event["event"] == "plan"]
+        if not plans or plans[-1] != fields:
+            self._add({"event": "plan", "finished": finished, "plan": fields})
+
+    def note_report(self, results: Mapping[str, float]) -> None:
+        """Write down that results were shown, if they are others than the last ones that were."""
+        reports = [event["results"] for event in self.events() if event["event"] == "report"]
+        if not reports or reports[-1] != dict(results):
+            self._add({"event": "report", "results": dict(results)})
+
+    def looks(self) -> int:
+        """How often the results were or could have been looked at: once, and once for each time that seeds were added."""
+        return 1 + sum(len(after["seeds"]) > len(before["seeds"]) for before, after, _ in self._changed())
+
+    def changes(self) -> Iterator[str]:
+        """What was changed after results existed, a sentence each; without the seeds that were added, which are looks."""
+        if not self.intact():
+            yield "The study's ledger was edited or is damaged: what was changed after results existed cannot be told."
+        for before, after, when in self._changed():
+            day = f"on {when[:10]} at {when[11:16]} UTC, after results existed"
+            if removed := sorted(set(before["seeds"]) - set(after["seeds"])):
+                yield f"Seeds {', '.join(map(str, removed))} were taken out {day}."
+            names = [name for name in before if name in after and name not in HARMLESS and name != "seeds"]
+            for name in names:
+                if before[name] != after[name]:
+                    yield f"{name} was changed {day}: {_short(before[name])} became {_short(after[name])}."
+        yield from self._exchanged()
+
+    def _changed(self) -> Iterator[tuple[dict[str, Any], dict[str, Any], str]]:
+        """Pairs of plans that followed each other while runs were finished."""
+        plans = [event for event in self.events() if event["event"] == "plan"]
+        for before, after in pairwise(plans):
+            if after["finished"]:
+                yield before["plan"], after["plan"], after["time"]
+
+    def _exchanged(self) -> Iterator[str]:
+        """Runs that had a result once and have none, or another, in the last report."""
+        reports = [event["results"] for event in self.events() if event["event"] == "report"]
+        if not reports:
+            return
+        seen: dict[str, float] = {}
+        for results in reports:
+            seen |= results
+        if gone := sorted(set(seen) - set(reports[-1])):
+            yield f"{len(gone)} finished run{'s were' if len(gone) > 1 else ' was'} deleted: {', '.join(gone[:4])}."
+        other = sorted(
+            {run for results in reports for run, top1 in results.items() if reports[-1].get(run, top1) != top1}
+        )
+        if other:
+            yield f"The result of {', '.join(other[:4])} is not what it was when it was first shown."
+
+    def _add(self, event: dict[str, Any]) -> None:
+        events = self.events()
+        event = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **event}
+        event["hash"] = _hash(events[-1].get("hash", "") if events else "", event)
+        text = self.path.read_text() if self.path.exists() else ""
+        with writing(self.path) as temporary:
+            temporary.write_text(f"{text}{json.dumps(event)}\n")
+
+
+def plan_hash(plan: Plan) -> str:
+    """The plan in 64 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(plan.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+
+
+def _hash(before: str, event: Mapping[str, Any]) -> str:
+    content = {name: value for name, value in event.items() if name != "hash"}
+    return hashlib.sha256((before + json.dumps(content, sort_keys=True)).encode()).hexdigest()
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value) if not isinstance(value, str) else value
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,0 +1,106 @@
+"""The search of one arm in one repetition: which trials it needs next, and what they chose.
+
+Everything follows from the losses of finished trials, replayed in a fixed order: a search that was interrupted goes on
+to the same choice.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from math import isfinite
+from statistics import mean
+from typing import Any
+
+from ffvit.recipe import Recipe
+from ffvit.study.plan import Search
+
+Values = dict[str, Any]
+"""What a trial tries: values of recipe fields, by name."""
+
+LossOf = Callable[[Values, int], float | None]
+"""Validation loss in nats of a configuration's trial by number; infinite where it failed, None where it is not done."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where a search stands.
+
+    Attributes:
+        wanted: The trials to do next: a configuration and the number of its trial.
+        tried: Every configuration with the losses known so far.
+        chosen: What was chosen; None while trials are wanted.
+        at_the_edge: Whether the chosen learning rate is the largest or smallest that was tried.
+        failed: Whether no trial finished, so that the recipe's own values are kept.
+    """
+
+    wanted: tuple[tuple[Values, int], ...]
+    tried: tuple[tuple[Values, tuple[float, ...]], ...]
+    chosen: Values | None
+    at_the_edge: bool = False
+    failed: bool = False
+
+
+def step(search: Search, recipe: Recipe, loss_of: LossOf) -> Step:
+    """Replay a search up to where it stands.
+
+    Successive halving (Jamieson and Talwalkar 2016, arXiv 1502.07943) with seeds for its resource: after each, the worse
+    half by mean loss is dropped. The choice is the lowest mean loss of those that are left. If its learning rate is the
+    largest or smallest tried, the next one beyond it is tried too, up to `search.extend` times.
+    """
+    configurations = _configurations(search, recipe)
+    for extension in range(search.extend + 1):
+        reached = _halved(search, configurations, loss_of)
+        if reached.chosen is None:
+            return reached
+        beyond = _beyond(configurations, reached.chosen)
+        if beyond is None or extension == search.extend:
+            return reached
+        configurations.append(beyond)
+    raise AssertionError("the loop returns")
+
+
+def _configurations(search: Search, recipe: Recipe) -> list[Values]:
+    """The grid, or so many of its cells as the search may try, drawn at random (always the same)."""
+    grid = search.grid(recipe)
+    cells = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+    count = search.planned(recipe)
+    return cells if count == len(cells) else random.Random(0).sample(cells, count)
+
+
+def _halved(search: Search, configurations: Sequence[Values], loss_of: LossOf) -> Step:
+    left, losses = list(range(len(configurations))), [list[float]() for _ in configurations]
+    wanted = []
+    for number in range(search.seeds):
+        for place in left:
+            loss = loss_of(configurations[place], number)
+            if loss is None:
+                wanted.append((configurations[place], number))
+            else:
+                losses[place].append(loss)
+        if wanted:
+            break
+        left = [place for place in sorted(left, key=lambda place: mean(losses[place])) if isfinite(mean(losses[place]))]
+        if number + 1 < search.seeds:
+            left = left[: -(-len(left) // 2)]
+    tried = tuple((values, tuple(its)) for values, its in zip(configurations, losses, strict=True))
+    if wanted:
+        return Step(tuple(wanted), tried, None)
+    if not left:
+        return Step((), tried, {}, failed=True)
+    chosen = configurations[left[0]]
+    return Step((), tried, chosen, at_the_edge=_beyond(configurations, chosen) is not None)
+
+
+def _beyond(configurations: Sequence[Values], chosen: Values) -> Values | None:
+    """The configuration one rate further out, where the chosen learning rate is the largest or smallest tried."""
+    if "learning_rate" not in chosen:
+        return None
+    rates = sorted({float(values["learning_rate"]) for values in configurations})
+    own = float(chosen["learning_rate"])
+    if own not in (rates[0], rates[-1]) or len(rates) < 2:
+        return None
+    factor = rates[0] / rates[1] if own == rates[0] else rates[-1] / rates[-2]
+    return {**chosen, "learning_rate": float(f"{own * factor:.3g}")}

@@ -6,12 +6,11 @@ the memory and often the clock of the processor: two at once are each slower tha
 
 from __future__ import annotations
 
-import heapq
 import io
 import multiprocessing
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, fields, replace
@@ -30,10 +29,15 @@ from ffvit.data.images import Images, Subset
 from ffvit.data.parts import Parts
 from ffvit.errors import UserError
 from ffvit.interrupts import kept_from_children
-from ffvit.machine import Machine, in_precision, kind, precision_of, start
+from ffvit.machine import Machine, cores, in_precision, kind, precision_of, start
 from ffvit.network.create import create_model, input_of
 from ffvit.recipe import Recipe
 from ffvit.run import Config, Run
+from ffvit.study.arms import Arm
+from ffvit.study.baselines import predicted_seconds
+from ffvit.study.jobs import runs_of, shortened
+from ffvit.study.local import slots_for
+from ffvit.study.plan import Plan
 from ffvit.training.loop import Loop
 from ffvit.training.progress import Display
 from ffvit.training.speed import STATE
@@ -49,6 +53,12 @@ COST_ROUNDS = 5
 
 REPORT = 8.0
 """Seconds for a study's process to start, and for its report and figures."""
+
+EXTENSIONS = 0.5
+"""Configurations that a search tries beyond its grid, on average."""
+
+MEMORY = 1_000.0
+"""MiB that a run is taken to need where nothing is measured yet."""
 
 
 @dataclass(frozen=True)
@@ -95,9 +105,7 @@ class Speed:
         seconds = recipe.epochs * (len(parts.train) * self.train + scored * selection * self.answer + self.epoch)
         if recipe.minutes is not None:
             seconds = 60 * recipe.minutes
-        return Prediction(
-            START + self.start + seconds + last, (self.state + recipe.batch_size * self.kept) / 2**20
-        )
+        return Prediction(START + self.start + seconds + last, (self.state + recipe.batch_size * self.kept) / 2**20)
 
     @property
     def costs(self) -> float:
@@ -105,20 +113,48 @@ class Speed:
         return COST_ROUNDS * (23 * max(self.answer, 0.002) + max(0.3, 6 * 64 * self.answer))
 
 
-def makespan(seconds: Iterable[float], at_once: int) -> float:
-    """How long jobs take that are begun in order, so many at once."""
-    ends = [0.0] * at_once
-    for each in seconds:
-        heapq.heapreplace(ends, ends[0] + each)
-    return max(ends)
+def trials(plan: Plan, recipe: Recipe) -> float:
+    """How many trials the search of one repetition takes: after each, the better half stays; now and then it goes on."""
+    if plan.search is None:
+        return 0.0
+    left, total = plan.search.planned(recipe), 0.0
+    for _ in range(plan.search.seeds):
+        total, left = total + left, -(-left // 2)
+    return total + (EXTENSIONS * plan.search.seeds if plan.search.extend else 0.0)
+
+
+def study_seconds(plan: Plan, arms: Sequence[Arm], parts: Parts) -> float:
+    """What a whole study takes: searches and runs, as many at once as this machine carries, and what comes around them.
+
+    Args:
+        plan: The study.
+        arms: Its arms.
+        parts: The images of one of its runs.
+    """
+    jobs = runs_of(plan, arms, Path(), plan.seeds, {})
+    threads = max(1, cores() // (len(arms) * len(plan.seeds) * (plan.folds or 1)))
+    at_once = slots_for(plan.machine, len(jobs), MEMORY, None, threads).count
+    speeds = {arm.name: measure(arm.network, arm.recipe, parts, threads, plan.machine, at_once) for arm in arms}
+    runs, searches = 0.0, 0.0
+    longest, slowest = 0.0, 0.0
+    for job in jobs:
+        speed, recipe = speeds[job.arm], job.config.recipe
+        run = speed.run(recipe, parts).seconds
+        trial = speed.run(shortened(recipe, plan.search), parts).seconds if plan.search is not None else 0.0
+        longest, slowest = max(longest, run), max(slowest, trial)
+        runs, searches = runs + run, searches + trials(plan, recipe) * trial
+    # The last runs leave places free: half of one, on average. No study is over before its slowest repetition is.
+    working = (runs + searches + longest * (at_once - 1) / 2) / at_once
+    rounds = plan.search.seeds if plan.search is not None else 0
+    baselines = predicted_seconds(parts, next(iter(speeds.values())).load) if plan.controls else 0.0
+    around = REPORT + len(plan.seeds) * baselines + sum(speed.costs for speed in speeds.values())
+    return max(working, longest + rounds * slowest) + around
 
 
 _measured: dict[Any, Speed] = {}
 
 
-def measure(
-    network: Network, recipe: Recipe, parts: Parts, threads: int, machine: Machine, at_once: int = 1
-) -> Speed:
+def measure(network: Network, recipe: Recipe, parts: Parts, threads: int, machine: Machine, at_once: int = 1) -> Speed:
     """Do a few steps of a run, score a few images, end an epoch, and time each; what was measured once is kept.
 
     Args:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -17,10 +18,24 @@ from PIL import Image
 from rich.console import Console
 
 from ffvit.study.findings import DisputedImage, Findings
+from ffvit.study.report.content import content
+from ffvit.study.report.figures import draw
+from ffvit.study.report.markdown import markdown
 from ffvit.study.report.page import page
 from ffvit.study.report.terminal import summary_table
 from ffvit.study.report.write import write_report
-from study_examples import ARMS, png, study
+from study_examples import (
+    ARMS,
+    VARIANTS,
+    at_the_edge,
+    diverged,
+    exploratory,
+    one_repetition,
+    png,
+    study,
+    two_repetitions,
+    withheld,
+)
 
 EVIL = '<script>alert("1")</script> a|b\n$x^2$ `é`'
 BROWSER = next(
@@ -58,12 +73,31 @@ def _renamed(pairs: tuple, new: dict[str, str]) -> tuple:
     )
 
 
+def html(made: Findings) -> str:
+    """The page without its figures, which take long to draw."""
+    return page(made.title, content(made, {}))
+
+
+def both(made: Findings) -> tuple[str, str]:
+    """What the page and the Markdown say, without figures."""
+    blocks = list(content(made, {}))
+    return page(made.title, blocks), markdown(blocks)
+
+
+def terminal(made: Findings, width: int = 80) -> str:
+    """What the terminal shows."""
+    console = Console(width=width, file=io.StringIO(), color_system=None)
+    console.print(summary_table(made))
+    return console.file.getvalue()
+
+
 class Check(HTMLParser):
     """Collects what a page loads, what it is made of, and which names it gives twice."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.loads: list[str] = []
+        self.links: list[str] = []
         self.tags: list[str] = []
         self.headings: list[int] = []
         self.ids: list[str] = []
@@ -73,7 +107,8 @@ class Check(HTMLParser):
     def handle_starttag(self, tag: str, attributes: list) -> None:
         has = dict(attributes)
         self.tags.append(tag)
-        self.loads += [has[name] for name in ("src", "href", "xlink:href") if has.get(name)]
+        self.loads += [has[name] for name in ("src", "href", "xlink:href") if has.get(name) and tag != "a"]
+        self.links += [has["href"]] if tag == "a" else []
         self.ids += [has["id"]] if "id" in has else []
         self.unscoped += tag == "th" and "scope" not in has
         self.unnamed += (tag == "img" and not has.get("alt")) or (
@@ -101,6 +136,7 @@ def test_page_loads_nothing_and_says_the_verdict_first(written: Path):
     text = (written / "report.html").read_text()
     check = Check(text)
     assert all(each.startswith(("data:image/png;base64,", "#")) for each in check.loads)
+    assert check.links == ["https://arxiv.org/abs/2105.02723"]
     assert "script" not in check.tags
     assert "@import" not in text
     assert not re.search(r"url\((?!#)", text)
@@ -122,18 +158,185 @@ def test_page_is_told_aloud_too(written: Path):
 
 def test_every_number_has_its_unit(written: Path):
     text = (written / "report.html").read_text()
-    for words in ("96.8 % (", "2.1 ms", "7,619 images/s", "20 s", "640 MiB", "4.9 MFLOPs", "118 k", "98.75 %"):
+    for words in ("96.8 % (", "2.1 ms", "7,619 images/s", "20 s", "640 MiB", "4.9 MFLOPs", "118 k", "98.33 %"):
         assert words in text, words
 
 
-def test_controls_stand_apart_and_external_networks_are_marked(tmp_path: Path):
+def test_roles_are_said_and_controls_stand_apart(tmp_path: Path):
     made = findings(tmp_path)
     arms = tuple(replace(each, role="external") if each.name == "attention only" else each for each in made.arms)
-    text = page(replace(made, arms=arms), {})
-    table = text[text.index("<table>") : text.index("</table>")]
-    assert (
-        table.index("attention only") < table.index("(external)") < table.index("Controls") < table.index("no mixing")
+    text, in_markdown = both(replace(made, arms=arms))
+    assert '<tr class="control"><th scope="row">no mixing (control)</th>' in text
+    assert '<tr><th scope="row">attention only (external)</th>' in text
+    assert "| attention only (external) |" in in_markdown
+
+
+def test_page_and_markdown_say_the_same(tmp_path: Path):
+    made = diverged(exploratory(findings(tmp_path)))
+    for text in both(made):
+        for sentence in (*made.exploratory, *made.warnings, *made.outlook, *made.held, *made.statistics, *made.missing):
+            assert sentence in unescaped(text), sentence
+        for each in made.comparisons:
+            assert each.headline in unescaped(text)
+            assert each.words in unescaped(text)
+
+
+def unescaped(text: str) -> str:
+    """The page or the Markdown as one reads it."""
+    return re.sub(r"\\([|*_\[\]`#~$\\])", r"\1", text).replace("\N{NO-BREAK SPACE}", " ").replace("\N{MINUS SIGN}", "-")
+
+
+def test_changes_and_warnings_come_before_the_verdict(tmp_path: Path):
+    made = exploratory(at_the_edge(findings(tmp_path)))
+    for text in (*both(made), terminal(made, 300)):
+        order = [
+            text.index(words)
+            for words in ("Exploratory: ", made.exploratory[1][:40], made.warnings[0], made.comparisons[0].headline)
+        ]
+        assert order == sorted(order)
+    for text in (*both(findings(tmp_path)), terminal(findings(tmp_path))):
+        assert "Exploratory" not in text
+
+
+def test_direction_and_size_are_two_statements(tmp_path: Path):
+    made = findings(tmp_path)
+    worse = next(each for each in made.comparisons if (each.direction, each.size) == ("worse", "not shown"))
+    text, in_markdown = both(made)
+    row = in_markdown[in_markdown.index(f"| {worse.arm} | attention | {100 * worse.difference.value:.1f}") :]
+    assert row[: row.index("\n")].endswith("| worse | not shown |")
+    assert '<td class="left">worse</td><td class="left">not shown</td>' in text
+    assert "feed-forward (main)" in text
+    assert re.search(r"worse +not shown", terminal(made))
+
+
+def test_withheld_conclusion_is_no_verdict(tmp_path: Path):
+    made = withheld(findings(tmp_path))
+    better = replace(made.comparisons[0], direction="better", size="larger")
+    made = replace(made, comparisons=(better, *made.comparisons[1:]))
+    text, in_markdown = both(made)
+    assert '<p class="withheld headline">' in text
+    assert '<div class="shown">' not in text[: text.index("How to read this")]
+    assert "**no conclusion**" in in_markdown
+    main_row = in_markdown[in_markdown.index("| feed-forward (main)") :].split("\n")[0]
+    assert main_row.endswith("| no conclusion | no conclusion |")
+    shown = terminal(made)
+    assert re.search("no conclusion +no conclusion", shown)
+    assert "better" not in shown[: shown.index("What next")]
+
+
+def test_reason_of_a_statement_is_true_when_the_main_comparison_shows_nothing(tmp_path: Path):
+    made = findings(tmp_path)
+    held_back = replace(made.comparisons[2], direction="not shown", size="not shown")
+    text = html(replace(made, comparisons=(made.comparisons[0], held_back)))
+    low, high = (round(100 * bound, 1) for bound in (held_back.difference.low, held_back.difference.high))
+    assert high < -1
+    reason = f"interval, {low:+} to {high:+} points, excludes 0, but nothing is concluded"
+    assert reason in unescaped(text)
+    assert "the whole interval lies outside the margin of ±1 points, but nothing is concluded" in unescaped(text)
+
+
+def test_failed_runs_are_counted_with_their_arm(tmp_path: Path):
+    made = diverged(findings(tmp_path))
+    for text in both(made):
+        assert "2 of 3, 1 failed" in text
+    assert "2 of 3" in terminal(made)
+    text = html(made)
+    assert "<td>0.0160</td>" not in text
+    assert "diverged</td>" in text
+
+
+def test_settings_that_all_arms_share_are_one_sentence(tmp_path: Path):
+    text, in_markdown = both(findings(tmp_path))
+    assert "Same for all arms: learning rate: 0.004; weight decay: 0.05; warm-up epochs: 2." in text
+    assert "| arm | heads | position |" in in_markdown
+    assert "| attention | 4 | sine-cosine |" in in_markdown
+
+
+def test_search_says_whether_the_optimum_was_seen(tmp_path: Path):
+    made = at_the_edge(findings(tmp_path))
+    for text in both(made):
+        assert "at the edge in 3 of 3: not tuned" in text
+        assert "interior" in text
+    assert "feed-forward: at the edge in 3 of 3: not tuned" in draw(made)["search"].alt
+    svg = draw(made)["search"].svg
+    assert svg.count("interior") == 4
+    assert "not tuned" in svg
+
+
+def test_baselines_say_which_arms_they_beat(tmp_path: Path):
+    made = findings(tmp_path)
+    for text in (*both(made), terminal(made, 400)):
+        assert "logistic regression on pixels" in text
+        assert "beats attention only, no mixing and random mixing" in text
+    none = replace(made, baselines=tuple(replace(each, beats=()) for each in made.baselines))
+    assert "Every arm beats every baseline." in html(none)
+    assert "k-nearest neighbors" in draw(made)["accuracy"].svg
+
+
+def test_commands_are_copied_whole(tmp_path: Path):
+    made = findings(tmp_path)
+    command = (
+        "ffvit train --out 'a folder with a very long name that goes on and on' --recipe.epochs 100 --arm attention"
     )
+    made = replace(made, next=(("Train", command),))
+    text, in_markdown = both(made)
+    assert text.index("To repeat it") < text.index(f"<code>{command}</code>".replace("'", "&#39;"))
+    assert f"```sh\n{command}\n```" in in_markdown
+    shown = terminal(made)
+    block = shown[shown.index("  Train:\n") + len("  Train:\n") :].rstrip("\n").split("\n")
+    assert len(block) > 1
+    assert all(line.endswith(" \\") and len(line) <= 80 for line in block[:-1])
+    assert shlex.split("\n".join(block).replace("\\\n", "")) == shlex.split(command)
+
+
+def test_figures_of_wide_intervals_stay_on_sensible_axes(tmp_path: Path):
+    drawn = draw(two_repetitions(findings(tmp_path)))
+    ticks = [
+        int(label.replace("\N{MINUS SIGN}", "-")) for label in re.findall(r">(.?\d+)</text>", drawn["differences"].svg)
+    ]
+    assert ticks
+    assert max(map(abs, ticks)) <= 100
+    costs = [float(label) for label in re.findall(r">(\d+)</text>", drawn["costs"].svg)]
+    assert costs
+    assert "30.0 to 99.8" in drawn["accuracy"].svg
+    percents = [float(label) for label in re.findall(r"<!-- (\d+) -->", drawn["accuracy"].svg)]
+    assert percents == [] or min(percents) > 50
+
+
+def test_every_point_of_the_cost_figure_is_named(tmp_path: Path):
+    svg = draw(findings(tmp_path))["costs"].svg
+    assert all(f">{name}</text>" in svg for name, *_ in ARMS)
+
+
+def test_learning_curves_near_the_top_are_drawn_as_errors(tmp_path: Path):
+    made = findings(tmp_path)
+    assert "Validation error, % (logarithmic)" in draw(made)["curves"].svg
+    low = _curves(made, lambda curve: tuple(replace(epoch, top1=0.3) for epoch in curve))
+    assert "Validation top-1, %" in draw(low)["curves"].svg
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_is_reported_whole(tmp_path: Path, variant: str):
+    made = VARIANTS[variant](findings(tmp_path))
+    text = write_report(made).read_text()
+    assert made.comparisons[0].headline in text
+    for svg in (tmp_path / "figures").glob("*.svg"):
+        ElementTree.parse(svg)
+    shown = terminal(made)
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "…" not in shown
+
+
+def test_terminal_cuts_no_number_and_breaks_lines_at_words(tmp_path: Path):
+    made = findings(tmp_path)
+    large = replace(made.arms[0], name="feed-forward with an exceedingly long name", parameters=123_000_000, failed=2)
+    shown = terminal(replace(made, arms=(large, *made.arms[1:])))
+    assert "…" not in shown
+    assert "123 M" in shown
+    for each in made.comparisons:
+        assert f"{100 * each.difference.low:+.1f} to {100 * each.difference.high:+.1f}" in shown
+    words = [word for text in (*made.warnings, made.comparisons[0].words) for word in text.split()]
+    assert set(words) <= set(shown.split())
 
 
 def test_what_came_from_outside_is_escaped_everywhere(evil: Path):
@@ -158,7 +361,7 @@ def test_rows_of_a_markdown_table_have_the_same_cells(evil: Path):
 
 
 def test_figures_are_there_as_svg_and_png(written: Path):
-    names = {"verdict", "differences", "runs", "costs", "curves", "classes"}
+    names = {"verdict", "differences", "accuracy", "search", "runs", "costs", "curves", "classes"}
     assert {file.stem for file in (written / "figures").glob("*.svg")} == names
     for name in names:
         with Image.open(written / "figures" / f"{name}.png") as picture:
@@ -169,7 +372,7 @@ def test_figures_are_there_as_svg_and_png(written: Path):
 def test_the_same_findings_make_the_same_bytes(written: Path, tmp_path: Path):
     write_report(findings(tmp_path))
     files = [file for file in written.rglob("*.*") if file.is_file()]
-    assert len(files) == 14
+    assert len(files) == 18
     for file in files:
         assert file.read_bytes() == (tmp_path / file.relative_to(written)).read_bytes(), file
 
@@ -181,27 +384,21 @@ def test_small_pictures_are_shown_pixel_by_pixel(tmp_path: Path):
         for number, each in enumerate((png(np.zeros((63, 63))), png(np.zeros((64, 64))), b""))
     )
     only = replace(made.disagreements[0], only_arm=pictures, only_against=())
-    text = page(replace(made, disagreements=(only,)), {})
+    text = html(replace(made, disagreements=(only,)))
     assert text.count('class="small"') == 1
     assert text.count("<img") == 2
     assert '<span class="none">2</span>' in text
 
 
 def test_all_that_is_missing_is_said(tmp_path: Path):
-    text = page(findings(tmp_path, missing=tuple(f"run {number}: failed" for number in range(40))), {})
+    text = html(findings(tmp_path, missing=tuple(f"run {number}: failed" for number in range(40))))
     assert text.index("And 34 more") < text.index("<h2>")
     assert "run 39: failed" in text
-    assert 'id="missing"' in text
 
 
 def _nothing_finished(its: Findings) -> Findings:
     arms = tuple(replace(each, top1=None, runs=(), cost=None) for each in its.arms)
     return replace(its, arms=arms, comparisons=(), disagreements=())
-
-
-def _one_seed(its: Findings) -> Findings:
-    one = study(its.folder, seeds=1)
-    return replace(one, arms=tuple(replace(each, planned=3) for each in one.arms))
 
 
 def _folds(its: Findings) -> Findings:
@@ -245,7 +442,7 @@ def _one_cost(its: Findings) -> Findings:
         lambda its: replace(its, arms=(*its.arms[:4], replace(its.arms[4], top1=None, runs=(), cost=None)), comparisons=its.comparisons[:1]),
         lambda its: _curves(_one_cost(its), lambda curve: tuple(replace(epoch, top1=None) for epoch in curve)),
         lambda its: _curves(replace(its, arms=tuple(replace(each, published=(0.614, "a paper"), cost=None) for each in its.arms)), lambda curve: curve[:1]),
-        _one_seed,
+        one_repetition,
         lambda its: _curves(_folds(its), lambda curve: ()),
         _many,
         lambda its: replace(its, margin=0.0, disagreements=(replace(its.disagreements[0], classes=tuple((str(n), 3, 0.1, 0.2) for n in range(300)), only_arm=()),)),
@@ -262,16 +459,12 @@ def test_what_is_there_is_reported_whatever_is_not(tmp_path: Path, change):
     assert ("No verdict yet" in text) == (not made.comparisons)
     for svg in (tmp_path / "figures").glob("*.svg"):
         ElementTree.parse(svg)
-    console = Console(width=80, file=io.StringIO(), color_system=None)
-    console.print(summary_table(made))
-    assert max(map(len, console.file.getvalue().splitlines())) <= 80
+    assert max(map(len, terminal(made).splitlines())) <= 80
 
 
 def test_terminal_shows_verdict_and_table(tmp_path: Path):
-    console = Console(width=80, file=io.StringIO(), color_system=None)
     made = findings(tmp_path)
-    console.print(summary_table(made))
-    text = console.file.getvalue()
+    text = terminal(made)
     assert text.index(made.comparisons[0].headline) < text.index("top-1")
     assert "no mixing (control)" in text
 

@@ -285,6 +285,22 @@ def test_bad_images_are_passed_over_counted_and_listed(tmp_path, photos):
         quick(tmp_path / "less", data=ffvit.Data(source=str(folder), bad_images=2), model=SMALL, recipe=recipe)
 
 
+def test_predictions_tell_the_group_of_each_test_image_that_could_be_read(tmp_path, photos):
+    folder = shutil.copytree(photos, tmp_path / "photos")
+    broken = folder / "val" / "dahlia" / "0001.jpg"
+    broken.write_bytes(b"")
+    data = ffvit.Data(source=str(folder), groups=r"re:(\w+)/\d\d(\d\d)")
+    with pytest.raises(ffvit.UserError, match="lie in both train and val"):
+        quick(tmp_path / "run", data=data, model=SMALL)
+    for path in (folder / "val").rglob("*.jpg"):
+        path.rename(path.with_name(f"val{path.name}"))
+    data = data.replace(groups=r"re:(\w+)/(\w+)\.jpg")
+    run = quick(tmp_path / "run", data=data, model=SMALL, recipe=QUICK.replace(batch_size=8, epochs=2))
+    table = pd.read_csv(run.predictions_file)
+    assert len(table) == 11
+    assert table["group"].tolist() == [f"{Path(name).parent.name}/{Path(name).stem}" for name in table["image"]]
+
+
 SMALL = ffvit.Architecture(width=12, depth=2, block=FF_ONLY, image=(24, 16), patch=(4, 8))
 
 

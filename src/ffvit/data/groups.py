@@ -280,7 +280,7 @@ def _key(brought: dict[str, Labelled]) -> str | None:
 
 
 def _check_parts(source: str, groups: Groups) -> None:
-    for one, other in combinations(groups.of, 2):
+    for one, other in combinations((part for part in ("train", "val", "test") if part in groups.of), 2):
         counts = [np.bincount(groups.of[part], minlength=len(groups.names)) for part in (one, other)]
         shared = np.flatnonzero(counts[0] * counts[1])
         if len(shared):

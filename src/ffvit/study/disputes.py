@@ -50,15 +50,29 @@ def disagreement(pairs: Sequence[tuple[Result, Result]], one: str, other: str) -
 
 def _shown(disputed: pd.DataFrame, wrong: pd.DataFrame, images: _Opener) -> tuple[DisputedImage, ...]:
     """The images the two differ most on, with the answer that the arm that is wrong gave most often."""
-    strength = (disputed["arm"] - disputed["against"]).abs().sort_values(ascending=False, kind="stable")
     shown = []
-    for name in strength.index[:SHOWN]:
+    for name in typical(disputed, SHOWN):
         answers = wrong.loc[(wrong["image"] == name) & ~wrong["correct"].astype(bool), "predicted"]
         thumbnail = images.thumbnail(str(name))
         if thumbnail is not None:
             truth = str(disputed.loc[name, "label"])
             shown.append(DisputedImage(str(name), truth, str(answers.mode().iloc[0]), thumbnail))
     return tuple(shown)
+
+
+def typical(disputed: pd.DataFrame, count: int) -> list[str]:
+    """Images that two arms differ on most, from as many classes as possible: each class's strongest, then its second.
+
+    Images that are equally strong come in an order drawn once, not by their names.
+
+    Args:
+        disputed: `label`, and the share of runs that are correct, `arm` and `against`, by image.
+        count: How many at most.
+    """
+    shuffled = disputed.sample(frac=1, random_state=0)
+    strength = (shuffled["arm"] - shuffled["against"]).abs().sort_values(ascending=False, kind="stable")
+    turn = shuffled["label"].loc[strength.index].groupby(shuffled["label"]).cumcount()
+    return [str(name) for name in turn.sort_values(kind="stable").index[:count]]
 
 
 class _Opener:

@@ -97,11 +97,6 @@ def short(name: str, length: int) -> str:
     return name if len(name) <= length else name[: length - 1].rstrip() + "…"
 
 
-def minus(text: str) -> str:
-    """Numbers with the sign that is as wide as a plus."""
-    return text.replace("-", "\N{MINUS SIGN}")
-
-
 @contextmanager
 def _quietly() -> Iterator[None]:
     """Letters that matplotlib's font lacks are boxes in a PNG (a page has other fonts): not worth a warning each."""

@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from itertools import chain
 
-from ffvit.study.findings import Disagreement, Findings
-from ffvit.study.report import words
-from ffvit.study.report.drawing import Drawn
-from ffvit.study.report.figures import CLASSES
+from ffvit.study.report.blocks import (
+    Block,
+    Code,
+    Details,
+    Figure,
+    Heading,
+    Items,
+    Note,
+    Paragraph,
+    Pictures,
+    Statements,
+    Table,
+    Terms,
+)
 
 
-def markdown(findings: Findings, figures: dict[str, Drawn]) -> str:
+def markdown(blocks: Iterable[Block]) -> str:
     """The report; whatever came from outside stays text."""
-    parts = (
-        _verdict(findings, figures),
-        _arms(findings),
-        _questions(findings, figures),
-        _drawn("Accuracy against cost", figures, "costs"),
-        _runs(findings, figures),
-        _drawn("Learning curves", figures, "curves"),
-        _disagreements(findings, figures),
-        _sure(findings),
-        _again(findings),
-    )
-    return "\n".join(chain.from_iterable(parts)) + "\n"
+    return "\n".join(line for block in blocks for line in (*_lines(block), "")).rstrip("\n") + "\n"
 
 
 def plain(text: str) -> str:
@@ -34,90 +32,46 @@ def plain(text: str) -> str:
     return re.sub(r"([\\|*_\[\]`#~$])", r"\\\1", text)
 
 
-def _verdict(findings: Findings, figures: dict[str, Drawn]) -> Iterator[str]:
-    yield from (f"# {plain(findings.title)}", "")
-    if findings.comparisons:
-        first = findings.comparisons[0]
-        yield from (f"**{plain(first.headline)}.** {plain(first.words)}", "")
-    else:
-        yield from (f"**{words.NO_VERDICT}:** {words.WHY_NO_VERDICT}", "")
-    yield from _figure(figures, "verdict")
-    if findings.missing:
-        yield from ("## Missing", "", *_list(findings.missing), "")
+def _lines(block: Block) -> Iterator[str]:
+    match block:
+        case Heading(text, level):
+            yield f"{'#' * level} {plain(text)}"
+        case Paragraph(text, style, link):
+            strong = "**" if "headline" in style else ""
+            source = f" [{plain(link[0])}]({link[1]})" if link else ""
+            yield f"{strong}{plain(text)}{strong}{source}"
+        case Items(items):
+            yield from (f"- {plain(item)}" for item in items)
+        case Terms(pairs):
+            yield from (f"- **{plain(name)}**: {plain(what)}" for name, what in pairs)
+        case Note(kind, title, items):
+            yield from (f"> [!{'NOTE' if kind == 'missing' else 'WARNING'}]", f"> **{plain(title)}**", ">")
+            yield from (f"> - {plain(item)}" for item in items)
+        case Statements(statements):
+            for its in statements:
+                yield f"- {plain(its.name)}: **{plain(its.value)}**{f' ({plain(its.reason)})' if its.reason else ''}"
+        case Table():
+            yield from _table(block)
+        case Figure(drawn, caption):
+            yield from (f"![{plain(drawn.title)}](figures/{drawn.name}.png)", "", plain(caption))
+        case Pictures(images):
+            rows = tuple((image.name, image.truth, image.answer) for image in images)
+            yield from _table(Table("", ("image", "label", "predicted"), rows, text=(0, 1, 2)))
+        case Code(text, language):
+            fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=2))
+            yield from (f"{fence}{language}", text, fence)
+        case Details(summary, blocks, is_open):
+            yield f"<details{' open' * is_open}><summary>{plain(summary)}</summary>"
+            for part in blocks:
+                yield from ("", *_lines(part))
+            yield from ("", "</details>")
 
 
-def _arms(findings: Findings) -> Iterator[str]:
-    yield from ("## The arms", "", plain(findings.images), "")
-    marked = (
-        [f"{arm.name} ({arm.role})" if arm.role != "arm" else arm.name, *words.row(arm, findings)[1:]]
-        for arm in findings.arms
-    )
-    yield from _table(words.headings(findings), marked)
-    for note in words.notes(findings):
-        yield from (plain(note), "")
+def _table(table: Table) -> Iterator[str]:
+    yield _row(table.headings)
+    yield "|" + "|".join("---" if column in table.text else "---:" for column in range(len(table.headings))) + "|"
+    yield from map(_row, table.rows)
 
 
-def _questions(findings: Findings, figures: dict[str, Drawn]) -> Iterator[str]:
-    if len(findings.comparisons) > 1:
-        yield from ("## Every question", "", *_figure(figures, "differences"))
-        yield from _table(words.QUESTIONS, map(words.question, findings.comparisons))
-        yield from _list(f"{each.headline}. {each.words}" for each in findings.comparisons[1:])
-        yield ""
-
-
-def _drawn(heading: str, figures: dict[str, Drawn], name: str) -> Iterator[str]:
-    if name in figures:
-        yield from (f"## {heading}", "", *_figure(figures, name))
-
-
-def _runs(findings: Findings, figures: dict[str, Drawn]) -> Iterator[str]:
-    rows = words.runs(findings)
-    if rows:
-        yield from ("## Run by run", "", *_figure(figures, "runs"), *_table(words.RUNS, rows))
-
-
-def _disagreements(findings: Findings, figures: dict[str, Drawn]) -> Iterator[str]:
-    if findings.disagreements:
-        yield from ("## Where they disagree", "", *_figure(figures, "classes"))
-    for each in findings.disagreements:
-        yield from (f"### {plain(each.arm)} and {plain(each.against)}", "")
-        rows = ([name, f"{images:,}", *words.rights(one, other)] for name, images, one, other in each.classes[:CLASSES])
-        yield from _table(words.CLASSES, rows)
-        yield from _disputed(each)
-
-
-def _disputed(each: Disagreement) -> Iterator[str]:
-    for right, wrong, images, count in (
-        (each.arm, each.against, each.only_arm, each.counts[0]),
-        (each.against, each.arm, each.only_against, each.counts[1]),
-    ):
-        if images:
-            yield from (f"{plain(words.disputed(right, wrong, count, len(images)))}:", "")
-            yield from _table(("image", "truth", "wrong answer"), ([it.name, it.truth, it.answer] for it in images))
-
-
-def _sure(findings: Findings) -> Iterator[str]:
-    yield from ("## What was held equal", "", *_list(findings.held), "")
-    yield from ("### The networks, and what else differs", "")
-    yield from _list(f"{arm.name}: {'; '.join(words.network(arm))}" for arm in findings.arms)
-    yield from ("", "## How sure this is", "", *_list(findings.statistics), "")
-
-
-def _again(findings: Findings) -> Iterator[str]:
-    yield from ("## To repeat it", "", *_list(f"{name}: {value}" for name, value in findings.repeat), "")
-    fence = "`" * (1 + max((len(run) for run in re.findall("`+", findings.plan)), default=2))
-    yield from (f"{fence}yaml", findings.plan.strip(), fence)
-
-
-def _figure(figures: dict[str, Drawn], name: str) -> list[str]:
-    return [f"![{plain(figures[name].title)}](figures/{name}.png)", ""] if name in figures else []
-
-
-def _list(items: Iterable[str]) -> Iterator[str]:
-    return (f"- {plain(each)}" for each in items)
-
-
-def _table(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
-    headings = list(headings)
-    lines = ["| " + " | ".join(map(plain, headings)) + " |", "|" + "---|" * len(headings)]
-    return [*lines, *("| " + " | ".join(map(plain, row)) + " |" for row in rows), ""]
+def _row(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(map(plain, cells)) + " |"

@@ -1,6 +1,9 @@
-"""What the terminal shows at the end of a study: the verdict, the table of arms."""
+"""What the terminal shows at the end of a study: notes, the verdict, tables, what to do next."""
 
 from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -9,36 +12,109 @@ from rich.text import Text
 from ffvit.study.findings import Findings
 from ffvit.study.report import words
 
+COMMAND_WIDTH = 72
+"""Longer commands are continued on the next line with a backslash, so that they can be copied."""
+
+MISSING_SHOWN = 10
+
 
 def summary_table(findings: Findings) -> Group:
     """The findings for `rich.console.Console().print`, at 80 columns and without colour."""
-    parts: list[RenderableType] = [Text()]
-    if findings.comparisons:
-        first = findings.comparisons[0]
-        parts += [Text(first.headline, style="bold"), Text(first.words), Text()]
-    else:
-        parts += [Text(f"{words.NO_VERDICT}: {words.WHY_NO_VERDICT}", style="bold"), Text()]
+    missing = findings.missing[:MISSING_SHOWN]
+    if (rest := len(findings.missing) - len(missing)) > 0:
+        missing = (*missing, f"and {rest} more")
+    return Group(
+        Text(),
+        *_note(words.EXPLORATORY, findings.exploratory, "bold yellow"),
+        *_note(words.WARNINGS, findings.warnings, "yellow"),
+        *_verdict(findings),
+        _arms(findings),
+        Text(),
+        *_baselines(findings),
+        *_comparisons(findings),
+        *_note(words.MISSING, missing, "bold"),
+        *_next(findings),
+    )
+
+
+def _note(title: str, items: Iterable[str], style: str) -> Iterator[RenderableType]:
+    items = list(items)
+    if items:
+        yield Text(f"{title}:", style=style)
+        for item in items:
+            line = Table.grid(padding=(0, 1, 0, 0))
+            line.add_row(Text("  -"), Text(item))
+            yield line
+        yield Text()
+
+
+def _verdict(findings: Findings) -> Iterator[RenderableType]:
+    if not findings.comparisons:
+        yield from (Text(words.NO_VERDICT, style="bold"), Text(words.WHY_NO_VERDICT), Text())
+        return
+    main = findings.comparisons[0]
+    yield from (Text(main.headline, style="dim" if main.withheld else "bold"), Text(main.words), Text())
+
+
+def _table(headings: Sequence[str], numbers: Iterable[int]) -> Table:
+    """A table whose numbers are never cut: columns of words give way."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("arm", overflow="fold")
-    for heading in ("top-1 %, 95 %", "parameters", "FLOPs", "latency", "training"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    for column, heading in enumerate(headings):
+        number = column in numbers
+        table.add_column(heading, justify="right" if number else "left", no_wrap=number, overflow="fold")
+    return table
+
+
+def _arms(findings: Findings) -> Table:
+    all_done = all(len(arm.runs) == arm.planned for arm in findings.arms)
+    runs_heading = () if all_done else ("runs",)
+    headings = ("arm", "top-1 %, 95 %", *runs_heading, "parameters", "FLOPs", "latency", "training")
+    table = _table(headings, range(1, len(headings)))
     for arm in findings.arms:
-        _, top1, parameters, flops, latency, _, training, *_ = words.row(arm, findings)
-        name = Text(arm.name, style="dim" if arm.role == "control" else "")
-        name.append(f" ({arm.role})" if arm.role != "arm" else "")
-        cells = (
-            top1.replace(" %", "").replace(" to ", "-"),
-            parameters,
-            flops.removesuffix("FLOPs"),
-            latency,
-            training,
+        name, top1, _, parameters, flops, latency, _, training, *_ = words.arm_row(arm, findings)
+        top1, flops = top1.replace(" %", "").replace(" to ", "-"), flops.removesuffix("FLOPs")
+        runs = () if all_done else (f"{len(arm.runs)} of {arm.planned}",)
+        style = "dim" if arm.role == "control" else ""
+        table.add_row(Text(name, style=style), top1, *runs, parameters, flops, latency, training)
+    return table
+
+
+def _baselines(findings: Findings) -> Iterator[RenderableType]:
+    if findings.baselines:
+        reached = (
+            f"{its.name} {100 * its.top1.value:.1f} %{f' (beats {words.join(its.beats)})' if its.beats else ''}"
+            for its in findings.baselines
         )
-        table.add_row(name, *cells)
-    parts.append(table)
-    for comparison in findings.comparisons[1:]:
-        parts += [Text(), Text(comparison.headline, style="bold"), Text(comparison.words)]
-    if findings.missing:
-        parts += [Text(), Text("Missing:", style="bold"), *(Text(f"  {each}") for each in findings.missing[:10])]
-        if len(findings.missing) > 10:
-            parts.append(Text(f"  and {len(findings.missing) - 10} more"))
-    return Group(*parts, Text())
+        yield Text(f"Baselines: {'; '.join(reached)}.")
+        yield Text()
+
+
+def _comparisons(findings: Findings) -> Iterator[RenderableType]:
+    if findings.comparisons:
+        table = _table(("comparison", "points", "interval", "level", "direction", "size"), (1, 2, 3))
+        for comparison in findings.comparisons:
+            arm, against, value, interval, level, _, direction, size = words.comparison_row(comparison)
+            style = "bold" if comparison.main else "dim" if comparison.withheld else ""
+            table.add_row(Text(f"{arm} against {against}"), value, interval, level, direction, size, style=style)
+        yield from (table, Text())
+
+
+def _next(findings: Findings) -> Iterator[RenderableType]:
+    if findings.next:
+        yield Text("What next:", style="bold")
+        for purpose, command in findings.next:
+            yield Text(f"  {purpose}:")
+            yield from (Text(f"    {line}", style="cyan") for line in _continued(command))
+        yield Text()
+
+
+def _continued(command: str) -> Iterator[str]:
+    """A command in lines that a shell reads as one; quoted words stay whole."""
+    line = ""
+    for word in re.findall(r"""(?:'[^']*'|"[^"]*"|\S)+""", command):
+        if line and len(line) + len(word) + 1 > COMMAND_WIDTH:
+            yield f"{line} \\"
+            line = f"  {word}"
+        else:
+            line = f"{line} {word}" if line else word
+    yield line

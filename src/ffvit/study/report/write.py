@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ffvit.atomic import writing
 from ffvit.study.findings import Findings
+from ffvit.study.report.content import content
 from ffvit.study.report.figures import draw
 from ffvit.study.report.markdown import markdown
 from ffvit.study.report.page import page
@@ -20,9 +21,10 @@ def write_report(findings: Findings) -> Path:
         _write(folder / f"{name}.svg", drawn.svg)
         with writing(folder / f"{name}.png") as temporary:
             temporary.write_bytes(drawn.png)
-    _write(findings.folder / "report.md", markdown(findings, figures))
+    blocks = list(content(findings, figures))
+    _write(findings.folder / "report.md", markdown(blocks))
     path = findings.folder / "report.html"
-    _write(path, page(findings, figures))
+    _write(path, page(findings.title, blocks))
     return path
 
 

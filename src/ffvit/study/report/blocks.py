@@ -1,0 +1,124 @@
+"""What a report is made of: headings, sentences, tables, figures. The page and the Markdown both render these."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ffvit.study.findings import DisputedImage
+from ffvit.study.report.drawing import Drawn
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A heading; level 1 is the report's title."""
+
+    text: str
+    level: int = 2
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    """Sentences, with a link (words, address) after them if there is one."""
+
+    text: str
+    style: Literal["", "headline", "withheld headline", "verdict", "soft"] = ""
+    link: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Items:
+    """A list, a sentence an item."""
+
+    items: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Names, each with what there is to say of it."""
+
+    pairs: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Note:
+    """What must not be overlooked, in a box."""
+
+    kind: Literal["exploratory", "warning", "missing"]
+    title: str
+    items: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One of the two statements of a comparison: direction or size."""
+
+    name: str
+    value: str
+    reason: str
+    state: Literal["shown", "not shown", "withheld"]
+
+
+@dataclass(frozen=True)
+class Statements:
+    """The statements of a comparison, side by side."""
+
+    statements: tuple[Statement, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table.
+
+    Attributes:
+        label: What it shows, for people who hear the page.
+        headings: Of the columns.
+        rows: As many cells each as there are headings.
+        text: Columns of words, by position; the others are numbers. The first is of words.
+        styles: One a row, if rows differ: `main`, `control`, or nothing.
+        wide: Whether it may be wider than the column of text.
+    """
+
+    label: str
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    text: tuple[int, ...] = (0,)
+    styles: tuple[str, ...] = ()
+    wide: bool = False
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawing and what it shows."""
+
+    drawn: Drawn
+    caption: str
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Images of the data set on which two arms disagree."""
+
+    images: tuple[DisputedImage, ...]
+
+
+@dataclass(frozen=True)
+class Code:
+    """Text to be copied as it is."""
+
+    text: str
+    language: Literal["sh", "yaml"]
+
+
+@dataclass(frozen=True)
+class Details:
+    """What is folded away until it is asked for."""
+
+    summary: str
+    blocks: tuple[Block, ...]
+    open: bool = False
+
+
+Block = (
+    Heading | Paragraph | Items | Terms | Note | Statements | Table | Figure | Pictures | Code | Details
+)  # fmt: skip

@@ -154,7 +154,7 @@ def conclude(study: Study, ground: Ground) -> Findings:
         gate = comparisons[0] if comparisons else None
         comparisons.append(_comparison(analysis, found, of_arm, (one, other), pairs, difference, baselines, gate))
         disagreements.append(_disagreement(pairs, one, other))
-    warnings = tuple(verdict.warnings(tuple(found.values()), baselines, results_bad(results)))
+    warnings = (*verdict.warnings(tuple(found.values()), baselines, results_bad(results)), *plan.gave_up)
     return Findings(
         title=plan.title,
         folder=study.path,

@@ -118,6 +118,7 @@ class Plan(Value):
     until_settled: bool = Field(False, description="Add seeds until every comparison is conclusive.")
     max_seeds: PositiveInt = Field(20, description="With until_settled: no more than these.")
     minutes: PositiveFloat | None = Field(None, description="Begin no further round of seeds after this long.")
+    gave_up: tuple[str, ...] = Field((), description="What a plan that fits the minutes gave up, a sentence each.")
     published: dict[str, Published] = Field({}, description="Published figures, by arm.")
 
     @field_validator("network", mode="before")

@@ -105,3 +105,11 @@ def test_names_are_listed_ours_first():
     names = list_names("*small_patch16_224")
     assert names[0] == "ff_small_patch16_224"
     assert {"deit_small_patch16_224", "vit_small_patch16_224"} <= set(names)
+
+
+def test_a_network_whose_parts_are_called_network_can_be_built():
+    """VOLO keeps its stages in `network`, which the note of what it was built from must leave alone."""
+    with torch.device("meta"):
+        volo = create_model("volo_d1_224", 10)
+    assert isinstance(volo.network, torch.nn.ModuleList)
+    assert network_of(volo).name == "volo_d1_224"

@@ -58,7 +58,7 @@ def create_model(
         raise UserError("an architecture of your own has no published weights: leave out pretrained, or give a name")
     backbone: Any = build(architecture, classes, channels, image, proj_drop_rate=dropout, drop_path_rate=drop_path)
     backbone.pretrained_cfg = default_cfgs.get(name or "") or input_config(backbone.architecture)
-    backbone.network = Network(name=name, architecture=backbone.architecture)
+    backbone.built_from = Network(name=name, architecture=backbone.architecture)
     set_preprocess(backbone, preprocess_of(backbone))
     return backbone
 
@@ -103,7 +103,7 @@ def _by_name(
     sizes = (
         {"architecture": network.architecture} if ours else {"classes": classes, "channels": channels, "image": image}
     )
-    network.network = Network(name=name, **sizes)
+    network.built_from = Network(name=name, **sizes)
     own_channels, *own_image = network.pretrained_cfg["input_size"]
     size = (channels or own_channels, *(image or own_image))
     network.pretrained_cfg = {**network.pretrained_cfg, "input_size": size}
@@ -135,9 +135,9 @@ def network_of(network: nn.Module) -> Network:
         UserError: It was made neither by `create_model` nor by `load`, nor is it one of our backbones.
     """
     if isinstance(network, Backbone):
-        made: Network | None = getattr(network, "network", None)
+        made: Network | None = getattr(network, "built_from", None)
         return Network(name=made.name if made else None, architecture=network.architecture)
-    made = getattr(network, "network", None)
+    made = getattr(network, "built_from", None)
     if made is not None:
         return made.replace(classes=classes_of(network))
     config = getattr(network, "pretrained_cfg", None)

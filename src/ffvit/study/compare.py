@@ -13,11 +13,11 @@ from rich.progress import track
 from rich.table import Table
 
 from ffvit.atomic import full
-from ffvit.data.parts import Parts, open_parts
+from ffvit.data.parts import open_parts
 from ffvit.errors import RunStoppedError, UserError
 from ffvit.machine import Machine, cores
 from ffvit.study import costs
-from ffvit.study.arms import Arm, comparisons_of
+from ffvit.study.arms import comparisons_of
 from ffvit.study.baselines import measure_baselines
 from ffvit.study.budget import all_arms, counted, hold
 from ffvit.study.cluster import connected
@@ -348,4 +348,3 @@ def _measure_costs(study: Study, ground: Ground, machine: Machine, console: Cons
     known = study.costs().get("arms", {})
     if not all(arm.name in known for arm in ground.held.arms):
         study.write_costs(costs.measure(ground.held.arms, ground.classes, machine, console))
-

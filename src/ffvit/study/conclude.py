@@ -356,7 +356,7 @@ def _settings(arm: Arm) -> Iterator[tuple[str, str]]:
             settings.append(f"norm over {branch.normalised_axis}")
             yield f"over {branch.axis}", f"{branch.mixer}: {', '.join(settings)}"
     yield "weight decay", f"{recipe.weight_decay:g}"
-    yield "warm-up", f"{recipe.warmup_epochs:g} epochs"
+    yield "warm-up", f"{recipe.warmup:g} epochs"
     yield "batch", f"{recipe.batch_size} images"
     yield "drop path", f"{recipe.drop_path:g}"
 

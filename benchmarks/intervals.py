@@ -176,7 +176,9 @@ def redrawn_difference(
 ) -> Difference:
     """Today's rule where every repetition has its own test split."""
     values = np.array([[one.mean() - other.mean()] for one, other in pairs])
-    noise = np.array([[image_noise(one, other, groups and groups[at])] for at, (one, other) in enumerate(pairs)])
+    noise = np.array(
+        [[image_noise(one, other, None if groups is None else groups[at])] for at, (one, other) in enumerate(pairs)]
+    )
     return fold_difference(values, noise, SPLITS, len(pairs[0][0]), level)
 
 

@@ -276,7 +276,7 @@ def redrawn(draw, sd: float, repetitions: int, images: int):
 @pytest.mark.parametrize("repetitions", [3, 5, 10])
 def test_where_training_sets_overlap_the_interval_covers_the_difference_over_all_of_them(repetitions: int):
     """Nadeau and Bengio's would not: it takes training sets that share most images for independent ones."""
-    draw, studies = np.random.default_rng(repetitions), 2000
+    draw, studies = np.random.default_rng(repetitions), 1500
     covered = np.zeros(2)
     for _ in range(studies):
         values, noise = redrawn(draw, 0.4, repetitions, 5000)

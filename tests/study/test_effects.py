@@ -30,6 +30,30 @@ def test_effects_are_differences_between_levels_matched_in_all_else():
     assert found[2].difference.value == pytest.approx(top1[3] - top1[1] - (top1[2] - top1[0]))
 
 
+def test_effects_are_averaged_over_all_levels_of_the_other_factors():
+    cells = [(a, b, c) for a in "pqr" for b in "xy" for c in "uv"]
+    factors = {name: [cell[at] for cell in cells] for at, name in enumerate(("one", "two", "three"))}
+    accuracy = np.array(
+        [0.5 + 0.1 * (a == "q") + 0.1 * (b == "y") + 0.2 * (a == "r") * (c == "v") for a, b, c in cells]
+    )
+    correct = [np.arange(1000) < 1000 * accuracy[:, None] for _ in range(3)]
+    found = {effect.name: effect.difference.value for effect in effects(correct, factors)}
+    assert found == pytest.approx(
+        {
+            "one: q - p": 0.1,
+            "one: r - p": 0.1,
+            "two: y - x": 0.1,
+            "three: v - u": 0.2 / 3,
+            "one x two: (q - p) at y - at x": 0,
+            "one x two: (r - p) at y - at x": 0,
+            "one x three: (q - p) at v - at u": 0,
+            "one x three: (r - p) at v - at u": 0.2,
+            "two x three: (y - x) at v - at u": 0,
+        },
+        abs=2e-3,
+    )
+
+
 def test_with_one_factor_effects_are_the_differences_with_its_first_level():
     correct = answers(np.random.default_rng(1), 5, 300)
     found = effects([repetition[:3] for repetition in correct], {"mixer": ["none", "ff", "attention"]}, 0.99)

@@ -30,8 +30,9 @@ def test_more_seeds_settle_what_seeds_leave_open_and_not_what_images_do():
 
 
 def test_two_seeds_do_not_tell_how_many_more_it_takes_nor_do_three_that_could_mean_anything():
-    assert seeds_to_settle(made(0.015, 0.015, 2), 0.0) is None
-    assert seeds_to_settle(made(0.015, 0.06, 3), 0.0) is None
+    assert seeds_to_settle(made(0.05, 0.008, 2), 0.0) is None
+    assert seeds_to_settle(made(0.05, 0.02, 3), 0.0) is not None
+    assert seeds_to_settle(made(0.015, 0.015, 3), 0.0) is None  # 5 to 27
 
 
 def test_so_many_seeds_do_settle_it_in_about_four_of_five():

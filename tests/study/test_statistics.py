@@ -174,6 +174,18 @@ def test_a_group_each_is_no_group_and_order_and_names_of_groups_do_not_matter():
     assert difference(one[:1], other[:1], groups=groups).degrees == 11
 
 
+def test_groups_weigh_as_much_as_they_have_images():
+    """The ratio estimator: by plain means of groups, a large group would weigh no more than a small one."""
+    sizes = np.array([1, 2, 3, 30, 4, 2])
+    groups = np.arange(6).repeat(sizes)
+    wins = np.array([1, 0, 1, 1, 0, 0], dtype=bool)[groups]
+    value = wins.mean()
+    by_hand = (sizes**2 * (np.array([1, 0, 1, 1, 0, 0]) - value) ** 2).sum() / 5 / 6 / sizes.mean() ** 2
+    assert image_noise(wins, groups=groups) == pytest.approx(by_hand)
+    its = difference(wins[None], np.zeros((1, len(groups)), dtype=bool), groups=groups)
+    assert (its.value, its.standard_error) == pytest.approx((value, sqrt(max(by_hand, 2 / 36))))
+
+
 def test_images_that_repeat_within_groups_count_once():
     draw = np.random.default_rng(2)
     one, other = simulated(draw, 4, 60, 0.8)

@@ -246,6 +246,18 @@ class TestNearDuplicates:
         assert "in whole groups (by 'patient' and near-duplicates)" in parts.account
         assert are_whole(parts, lambda name: number_of(name) % 12)
 
+    def test_a_list_may_name_its_parts_in_any_order(self, folder, tmp_path):
+        paths = [
+            str(path.relative_to(tmp_path))
+            for kind in ("first", "poor", "small")
+            for path in sorted(folder.glob(f"*/*{kind}*"), key=number_of)
+        ]
+        table = pd.DataFrame({"path": paths, "label": [Path(path).parent.name for path in paths]})
+        table["split"] = ["test" if number_of(path) < 6 else "train" for path in paths]
+        parts = open_parts(Data(source=write(table, tmp_path), groups="near-duplicates"))
+        assert are_whole(parts, number_of)
+        assert list(map(number_of, parts.test_groups)) == list(map(number_of, names(parts.test)))
+
     def test_small_images_are_grouped_if_they_are_the_same_to_the_byte(self, tmp_path, regions):
         for number, region in enumerate(regions):
             path = tmp_path / "set" / "ab"[number % 2]

@@ -170,7 +170,7 @@ def test_a_rule_changed_after_results_makes_the_report_exploratory(study: Path, 
     said = " ".join(told.stdout.split())
     assert said.index("Exploratory") < said.index(words) < said.index("Difference")
     page = (study / "report.html").read_text()
-    assert page.index("Exploratory") < page.index("headline")
+    assert page.index("Exploratory") < page.index("class=\"headline")
     told = commands.here("compare", "--study", study, "--resume", "--margin", "1", "--no-until-settled")
     assert "Exploratory" in told.stdout  # putting it back does not undo it
 

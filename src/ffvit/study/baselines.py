@@ -26,6 +26,7 @@ from ffvit.data.loader import evaluation_loader, workers_for
 from ffvit.data.parts import Parts
 from ffvit.data.transform import evaluation_transform
 from ffvit.errors import UserError
+from ffvit.preprocess import Preprocess
 
 SIDE = 16
 """Pixels to which images are resized; smaller ones keep their own size."""
@@ -190,7 +191,7 @@ def _pixels(images: Images, most: int, side: int, seed: int) -> Pixels:
     """Up to so many images, read as a run reads them for evaluation, the whole image in colour."""
     if len(images) > most:
         images = Subset(images, np.sort(np.random.RandomState(seed).permutation(len(images))[:most]))
-    transform = evaluation_transform(1.0, "bicubic", (side, side), 3, exact=False)
+    transform = evaluation_transform(Preprocess(img_size=(side, side), crop_pct=1.0, pixel_backend="fast"))
     loader = evaluation_loader(images, transform, (3, side, side), 256, workers_for(images, 1))
     values, labels, names = [], [], []
     for batch in loader:

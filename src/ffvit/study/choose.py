@@ -128,12 +128,11 @@ def body(side: int, patch: int, width: int, depth: int, channels: int = 3) -> Ar
 
 def mixers(heads: int) -> dict[str, dict[str, Any]]:
     """What makes the question's arms of the body: FF only, ViT's block, attention only."""
-    attention = {"mixer": "attention", "axis": "patches", "heads": heads}
-    over_features = {"mixer": "attention", "axis": "features", "heads": 1}
+    attention = {"mixer": "attention", "heads": heads}
     return {
-        "feed-forward": {"block.0.mixer": "feedforward"},
-        "attention": {"block.0": attention},
-        ATTENTION_ONLY: {"block.0": attention, "block.1": over_features},
+        "feed-forward": {"patches.mixer": "feedforward"},
+        "attention": {"patches": attention},
+        ATTENTION_ONLY: {"patches": attention, "features": {"mixer": "attention", "heads": 1}},
     }
 
 

@@ -30,7 +30,7 @@ from ffvit.data.parts import Parts
 from ffvit.errors import UserError
 from ffvit.interrupts import kept_from_children
 from ffvit.machine import Machine, cores, in_precision, kind, precision_of, start
-from ffvit.network.create import create_model, input_of
+from ffvit.network.create import create_model, preprocess_of
 from ffvit.recipe import Recipe
 from ffvit.run import Config, Run
 from ffvit.study.arms import Arm
@@ -211,9 +211,9 @@ def _measure_here(config: Config, parts: Parts, threads: int) -> Speed:
     model = create_model(
         config.network, len(parts.classes), drop_path=config.recipe.drop_path, dropout=config.recipe.dropout
     )
-    takes = input_of(model)
+    takes = preprocess_of(model)
     # Small steps are all overhead, which the batch shares; large ones take long enough with few images.
-    small = takes.image[0] * takes.image[1] <= 64**2
+    small = takes.img_size[0] * takes.img_size[1] <= 64**2
     batch = min(config.recipe.batch_size, 64 if small or device.type != "cpu" else 8, len(parts.train) // 2 * 2)
     config = config.replace(recipe=config.recipe.replace(batch_size=batch))
     few = Parts(parts.classes, _some(parts.train, 8 * batch), None, _some(parts.test, 256), "")
@@ -231,7 +231,7 @@ def _measure_here(config: Config, parts: Parts, threads: int) -> Speed:
         loop.progress.losses = [0.0]
         with loop.curves() as curves:
             epoch = _seconds(partial(loop.end_epoch, 1.0, curves))
-    some = torch.rand(batch, takes.channels, *takes.image, device=device)
+    some = torch.rand(batch, takes.in_chans, *takes.img_size, device=device)
     labels = torch.zeros(batch, dtype=torch.int64, device=device)
     with in_precision(precision_of(config.machine), device):
         kept = kept_for_backward(lambda: cross_entropy(model(some), labels), model) / batch

@@ -103,7 +103,7 @@ def fast() -> Iterator[None]:
 def plainly() -> Iterator[None]:
     """The product over patches on transposed tokens, and AdamW a tensor at a time."""
 
-    def transposed(self: mixers.AlongMiddle, x: Tensor) -> Tensor:
+    def transposed(self: mixers.PatchLinear, x: Tensor) -> Tensor:
         return nn.functional.linear(x.mT, self.weight, self.bias).mT
 
     build = loop.build_optimizer
@@ -115,7 +115,7 @@ def plainly() -> Iterator[None]:
         return optimizer
 
     with (
-        mock.patch.object(mixers.AlongMiddle, "forward", transposed),
+        mock.patch.object(mixers.PatchLinear, "forward", transposed),
         mock.patch.object(loop, "build_optimizer", one_by_one),
     ):
         yield

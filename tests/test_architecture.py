@@ -21,7 +21,7 @@ def branches(draw) -> Branch:
     return Branch(mixer, axis, **fields)
 
 
-@given(st.lists(branches(), min_size=1, max_size=3), st.sampled_from(["map", "vectors", "none"]))
+@given(st.lists(branches(), min_size=1, max_size=3), st.sampled_from(["map", "vectors", "sincos", "none"]))
 def test_yaml_reads_back_equal(block, position):
     architecture = Architecture(
         **SIZES, block=tuple(block), image=(6, 4), patch=(3, 1), readout="mean", position=position
@@ -54,6 +54,8 @@ def test_named_ones_read_back_equal(name):
         ("width: 12\ndepth: 2\nblock: [{mixer: feedforward, axis: features}]", "nothing in this block brings what the patches hold to the class token"),
         ("width: 12\ndepth: 2\nposition: none\nposition_grid: 3\nblock: [{mixer: attention, axis: patches}]", "position_grid is the size of a position map; position is 'none'"),
         ("width: 12\ndepth: 2\nblock: []", "block: a block needs at least one branch"),
+        ("width: 10\ndepth: 2\nposition: sincos\nblock: [{mixer: attention, axis: patches}]", "position: sincos needs a width that 4 divides; got 10"),
+        ("width: 12\ndepth: 2\nposition_std: 0\nblock: [{mixer: attention, axis: patches}]", "architecture.position_std: input should be greater than 0; got 0"),
         ("3", "architecture: must be fields and their values; got 3"),
         ("width: [", "architecture: not YAML"),
         ("width: 12\ndepth: 2\nreadout: mena\nblock: [{mixer: none, axis: patches}]", "must be 'class token' or 'mean'; got 'mena', did you mean 'mean'?"),

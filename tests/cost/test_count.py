@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import io
+
 import pytest
 import torch
 
@@ -38,3 +40,20 @@ def test_timms_networks_and_no_trace_is_left(name):
     net = ffvit.create_model(name)
     assert count(net).flops == pytest.approx({"resnet18": 3.64e9, "vit_tiny_patch16_224": 2.51e9}[name], rel=0.01)
     assert next(net.parameters()).device == torch.device("cpu")
+
+
+@pytest.mark.filterwarnings("ignore")  # both tools import and trace with what torch calls deprecated
+@pytest.mark.parametrize("tool", ["fvcore", "ptflops pytorch", "ptflops aten"])
+def test_other_tools_count_the_same(tool):
+    """They know `linear` and not `baddbmm`; what they count beside products (norms, sums) is less than 1 %."""
+    net = ffvit.create_model("ff_tiny_patch16_224").eval()
+    if tool == "fvcore":
+        from fvcore.nn import FlopCountAnalysis
+
+        found = FlopCountAnalysis(net, torch.randn(1, 3, 224, 224)).total()
+    else:
+        from ptflops import get_model_complexity_info
+
+        options = {"as_strings": False, "print_per_layer_stat": False, "ost": io.StringIO()}
+        found, _ = get_model_complexity_info(net, (3, 224, 224), backend=tool.split()[1], **options)
+    assert found == pytest.approx(count(net).flops / 2, rel=0.01)

@@ -84,6 +84,9 @@ def test_fused_attention_is_counted_by_its_products():
         ("resmlp_12_224", {"linear along patches", "feed-forward along features"}),
         ("gmlp_ti16_224", {"gating along patches"}),
         ("resnet10t", {"convolutions"}),
+        ("twins_svt_small", {"attention along patches", "feed-forward along features", "convolutions"}),
+        ("edgenext_xx_small", {"attention along features", "feed-forward along features", "convolutions"}),
+        ("fastvit_sa12", {"attention along patches", "feed-forward along features", "convolutions"}),
     ],
 )
 def test_parts_of_timms_networks(name, parts):

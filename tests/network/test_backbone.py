@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import timm
 import torch
@@ -7,7 +9,7 @@ from timm.models import group_parameters
 
 import ffvit
 from ffvit import Architecture, Branch
-from ffvit.architecture import transformer
+from ffvit.architecture import FF_ONLY, transformer
 from ffvit.network.backbone import Backbone
 from ffvit.network.layouts import to_ours
 
@@ -109,6 +111,71 @@ def test_start_values():
         elif "patch_embed" not in name and parameter.numel() > 1000:
             assert parameter.std().item() == pytest.approx(0.02, rel=0.1), name
             assert parameter.abs().max() < 2.01  # timm's truncation is at 2, not at two deviations
+
+
+@pytest.mark.parametrize("position", ["vectors", "map"])
+@pytest.mark.parametrize("std", [0.02, 0.5, 1.5])
+def test_learned_positions_start_at_the_scale_that_is_asked(position, std):
+    torch.manual_seed(0)
+    net = Backbone(
+        Architecture(width=64, depth=1, block=FF_ONLY, image=32, patch=2, position=position, position_std=std)
+    )
+    (name, parameter), *_ = net.position.named_parameters()
+    assert name in ("vectors", "map")
+    assert parameter.std().item() == pytest.approx(std, rel=0.13)  # truncated at two deviations where they exceed 1
+    assert net.cls_token.std().item() == pytest.approx(0.02, rel=0.3)
+
+
+def sincos(readout: str) -> Backbone:
+    """2 x 3 patches, width 8: two frequencies (1 and 1/100) along either axis."""
+    return Backbone(
+        Architecture(
+            width=8, depth=1, block=FF_ONLY, image=(4, 6), patch=2, classes=3, readout=readout, position="sincos"
+        )
+    )
+
+
+def test_sine_cosine_positions_by_hand():
+    """A quarter each: sines of the row and of the column, then their cosines."""
+    net, tokens = sincos("class token"), torch.randn(5, 7, 8)
+    expected = [[0.0] * 8]
+    for row in range(2):
+        for column in range(3):
+            angles = [row, row / 100, column, column / 100]
+            expected.append([wave(angle) for wave in (math.sin, math.cos) for angle in angles])
+    torch.testing.assert_close(net.position(tokens), tokens + torch.tensor(expected))
+    torch.testing.assert_close(sincos("mean").position(tokens[:, 1:]), tokens[:, 1:] + torch.tensor(expected[1:]))
+
+
+def test_sine_cosine_positions_are_fixed_and_no_part_of_the_weights():
+    net = sincos("mean")
+    assert not list(net.position.parameters())
+    assert not any("position" in name for name in net.state_dict())
+    sincos("mean").load_state_dict(net.state_dict())
+    assert net.to(torch.float64).position.vectors.dtype == torch.float64  # but moves with the network
+
+
+@pytest.mark.parametrize("start", ["paper", "pytorch"])
+def test_a_new_head_starts_as_the_first_one_did(start):
+    torch.manual_seed(0)
+    net = Backbone(Architecture(width=64, depth=1, block=FF_ONLY, image=8, patch=4, classes=300, start=start))
+    first, std = net.head, {"paper": 0.02, "pytorch": 1 / (3 * 64) ** 0.5}[start]
+    net.reset_classifier(400)
+    for head in (first, net.head):
+        assert head.weight.std().item() == pytest.approx(std, rel=0.05)
+        assert head.bias.any() == (start == "pytorch")
+
+
+def test_dropout_also_drops_tokens_after_positions():
+    """The released code's `pos_drop`, which takes the rate of the other dropouts."""
+    net = Backbone(Architecture(width=64, depth=1, block=FF_ONLY, image=32, patch=2), proj_drop_rate=0.25)
+    images = torch.randn(2, 3, 32, 32)
+    dropped, whole = net.train().embed(images), net.eval().embed(images)
+    kept = dropped != 0
+    assert 1 - kept.float().mean().item() == pytest.approx(0.25, abs=0.02)
+    torch.testing.assert_close(dropped[kept], whole[kept] / 0.75)
+    without = Backbone(net.architecture).train()
+    assert without.embed(images).all()
 
 
 def test_rectangles_and_channels():

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ffvit import Architecture, Branch
 from ffvit.architecture import OPTIONS, OVER_THE_GRID
 from ffvit.cost.memory import kept_for_backward
+from ffvit.cost.parts import work_of
 from ffvit.network.backbone import Backbone
-from ffvit.network.mixers import AlongMiddle, FeedForward, build_mixer
+from ffvit.network.mixers import FeedForward, PatchLinear, build_mixer
 
 ALONG_BOTH = [name for name in OPTIONS if name not in OVER_THE_GRID]
 CASES = [
@@ -145,14 +149,45 @@ def test_a_gelu_computed_again_changes_no_gradient_and_keeps_less(axis):
     assert kept[1] < 0.6 * kept[0]
 
 
-@pytest.mark.parametrize("axis", ["patches", "features"])
-def test_half_precision_keeps_a_matrix_once_and_not_for_each_image(axis):
-    layer = AlongMiddle(20, 30, axis)
+def test_half_precision_keeps_a_matrix_once_and_not_for_each_image():
+    layer = PatchLinear(20, 30)
 
     def kept(images: int) -> int:
-        x = torch.randn(images, 20, 8) if axis == "patches" else torch.randn(images, 8, 20).mT
+        x = torch.randn(images, 20, 8)
         with torch.autocast("cpu", torch.bfloat16):
             return kept_for_backward(lambda: layer(x), layer)
 
     assert kept(3) - kept(2) == 2 * 20 * 8  # the image, two bytes a number
     assert layer(torch.randn(2, 20, 8)).dtype == torch.float32
+
+
+class Watching(TorchDispatchMode):
+    """An operation counter that is not ours."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operators: set[str] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.operators.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def test_only_counters_and_tracers_see_plain_linear_layers():
+    """They know few operators; runs take the fast one, to the same result."""
+    net, images = Backbone(architecture("feedforward", "patches")).eval(), torch.randn(2, 3, 15, 10)
+    with torch.no_grad(), mock.patch.object(torch, "baddbmm", wraps=torch.baddbmm) as fast:
+        ordinary = net(images)
+        assert fast.call_count == 2 * 2 * 2  # two layers in each of two branches in each of two blocks
+        with Watching() as watching:
+            torch.testing.assert_close(net(images), ordinary)
+        assert "baddbmm" not in watching.operators
+        assert fast.call_count == 8
+        work_of(net, images)  # ours counts what runs
+        assert fast.call_count == 16
+
+
+def test_along_features_layers_are_pytorchs_own():
+    """Tools that count by the class of a module, or replace it, know `nn.Linear` and no subclass."""
+    mixer = FeedForward(6, 24, "features", dropout=0.0)
+    assert type(mixer.fc1) is type(mixer.fc2) is torch.nn.Linear

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ import pytest
 from ffvit.errors import UserError
 from ffvit.run import Run
 from ffvit.study.arms import arms_of
-from ffvit.study.jobs import SEARCH_SEED, Job, chosen, differences, runs_of, trials_of
+from ffvit.study.jobs import TRIAL_SEED, Job, Searches, differences, runs_of, startable
 from ffvit.study.plan import Plan
 
 BODY = {
@@ -26,13 +28,30 @@ def plan(**fields) -> Plan:
     return Plan(**{"network": BODY, "recipe": "digits", "factors": {"width": [16, 32]}, "controls": False, **fields})
 
 
-def answered(job: Job, top1: float, loss: float) -> None:
-    Run.create(job.folder, job.config).write_summary({"selection": {"top1": top1, "loss": loss}})
+def runs(its: Plan, folder: Path) -> list[Job]:
+    return runs_of(its, arms_of(its), folder, its.seeds, {})
+
+
+def trained(job: Job, loss: float) -> None:
+    """A trial with a validation loss."""
+    Run.create(job.folder, job.config).write_summary({"selection": {"top1": 0.5, "loss": loss}})
+
+
+def search_through(its: Plan, folder: Path, loss) -> dict:
+    """Every search carried out on a loss by (arm, learning rate); hands back where each ended, by arm and repetition."""
+    searches, ends = Searches(its, arms_of(its), folder), {}
+    for run in runs(its, folder):
+        while (reached := searches.step(run.arm, run.seed, run.fold)).chosen is None:
+            for values, number in reached.wanted:
+                trained(
+                    searches.job(run.arm, run.seed, run.fold, values, number), loss(run.arm, values["learning_rate"])
+                )
+        ends[run.arm, (run.seed, run.fold)] = reached
+    return ends
 
 
 def test_runs_come_seed_by_seed(tmp_path: Path):
-    its = plan(search="none")
-    jobs = runs_of(its, arms_of(its), tmp_path, its.seeds, {})
+    jobs = runs(plan(search="none", seeds=3), tmp_path)
     assert [(job.seed, job.arm) for job in jobs] == [
         (seed, arm) for seed in range(3) for arm in ("width 16", "width 32")
     ]
@@ -41,60 +60,86 @@ def test_runs_come_seed_by_seed(tmp_path: Path):
 
 
 def test_arms_of_one_seed_differ_in_nothing_but_the_arm(tmp_path: Path):
-    its = plan(search="none")
-    one, two, *_ = runs_of(its, arms_of(its), tmp_path, its.seeds, {})
+    one, two, *_ = runs(plan(search="none"), tmp_path)
     assert one.config.replace(network=two.config.network) == two.config
 
 
+def test_every_repetition_draws_its_own_split(tmp_path: Path):
+    jobs = runs(plan(search="none", seeds=3), tmp_path)
+    assert {(job.seed, job.config.data.split_seed) for job in jobs} == {(0, 0), (1, 1), (2, 2)}
+    same = runs(plan(search="none", seeds=3, redraw=False), tmp_path)
+    assert {job.config.data.split_seed for job in same} == {0}
+
+
+def test_side_arms_have_fewer_repetitions(tmp_path: Path):
+    its = plan(search="none", seeds=4, side_seeds=1, controls=True, factors={"width": [16, 32, 48]})
+    count = Counter(job.arm for job in runs(its, tmp_path))
+    assert count == {"width 16": 4, "width 32": 4, "no mixing": 4, "width 48": 1, "random mixing": 1}
+
+
 def test_folds_are_split_anew_for_every_seed(tmp_path: Path):
-    its = plan(search="none", folds=3, seeds=2)
-    jobs = runs_of(its, arms_of(its), tmp_path, its.seeds, {})
+    jobs = runs(plan(search="none", folds=3, seeds=2), tmp_path)
     assert len(jobs) == 2 * 3 * 2
     assert {(job.config.data.split_seed, job.config.data.fold) for job in jobs} == {
         (s, f) for s in range(2) for f in range(3)
     }
 
 
-def test_trials_are_alike_for_every_arm_and_no_seed_of_the_study(tmp_path: Path):
-    its = plan()
-    trials = trials_of(its, arms_of(its), tmp_path, its.seeds)
-    assert len(trials) == 2 * 3
-    assert {job.config.seed for job in trials} == {SEARCH_SEED}
-    assert {job.config.recipe.epochs for job in trials} == {round(25 * 0.34)}
-    by_arm = [[job.trial for job in trials if job.arm == arm] for arm in ("width 16", "width 32")]
-    assert by_arm[0] == by_arm[1]
+@pytest.mark.parametrize("fields", [{}, {"folds": 3}])
+def test_a_trial_sees_the_split_of_its_run_and_no_other(tmp_path: Path, fields):
+    """Or a trial would see images that a run is tested on."""
+    its = plan(seeds=2, **fields)
+    searches = Searches(its, arms_of(its), tmp_path)
+    for run in runs(its, tmp_path):
+        reached = searches.step(run.arm, run.seed, run.fold)
+        trials = [searches.job(run.arm, run.seed, run.fold, *wanted) for wanted in reached.wanted]
+        assert len(trials) == 5
+        assert {trial.config.data for trial in trials} == {run.config.data}
+        assert all(trial.config.seed >= TRIAL_SEED for trial in trials)
+        assert {trial.config.recipe.epochs for trial in trials} == {round(25 * its.search.length)}
 
 
-def test_with_folds_every_fold_has_its_own_trials(tmp_path: Path):
-    """Or a trial would see images that another fold is tested on."""
-    its = plan(folds=3, seeds=2)
-    trials = trials_of(its, arms_of(its), tmp_path, its.seeds)
-    assert len(trials) == 2 * 3 * 2 * 3
-    runs = runs_of(its, arms_of(its), tmp_path, its.seeds, chosen(trials))
-    assert {job.split for job in runs} == {job.split for job in trials}
+def test_no_two_repetitions_share_a_trial(tmp_path: Path):
+    its = plan(seeds=3)
+    searches = Searches(its, arms_of(its), tmp_path)
+    trials = [
+        searches.job(run.arm, run.seed, run.fold, *wanted)
+        for run in runs(its, tmp_path)
+        for wanted in searches.step(run.arm, run.seed, run.fold).wanted
+    ]
+    assert len({trial.folder for trial in trials}) == len(trials) == 2 * 3 * 5
+    assert len({(trial.arm, str(trial.trial), trial.config.seed) for trial in trials}) == len(trials)
 
 
-def test_the_search_chooses_by_top1_then_loss(tmp_path: Path):
-    its = plan(search={"values": [1e-3, 2e-3, 4e-3]})
-    trials = trials_of(its, arms_of(its), tmp_path, its.seeds)
-    scores = {1e-3: (0.9, 0.5), 2e-3: (0.9, 0.4), 4e-3: (0.8, 0.1)}
-    for job in trials:
-        answered(job, *scores[job.trial])
-    tuned = chosen(trials)
-    assert set(tuned.values()) == {2e-3}
-    runs = runs_of(its, arms_of(its), tmp_path, its.seeds, tuned)
-    assert {job.config.recipe.learning_rate for job in runs} == {2e-3}
+def test_each_arm_trains_with_what_its_search_chose(tmp_path: Path):
+    its, best = plan(seeds=2), {"width 16": 1e-3, "width 32": 4e-3}
+    ends = search_through(its, tmp_path, lambda arm, rate: abs(math.log(rate / best[arm])))
+    tuned = runs_of(its, arms_of(its), tmp_path, its.seeds, ends)
+    assert {(job.arm, job.config.recipe.learning_rate) for job in tuned} == set(best.items())
 
 
-def test_a_trial_that_failed_is_out(tmp_path: Path):
-    its = plan(search={"values": [1e-3, 2e-3, 4e-3]})
-    trials = trials_of(its, arms_of(its), tmp_path, its.seeds)
-    for job in trials:
-        if job.arm == "width 16" and job.trial == 4e-3:
-            answered(job, 0.7, 1.0)
-    tuned = chosen(trials)
-    assert tuned["width 16", (0, None)] == 4e-3
-    assert tuned["width 32", (0, None)] == 2e-3
+def test_a_trial_that_failed_counts_as_diverged(tmp_path: Path):
+    its = plan(seeds=1)
+    searches = Searches(its, arms_of(its), tmp_path)
+    first = searches.step("width 16", 0, None)
+    jobs = [searches.job("width 16", 0, None, *wanted) for wanted in first.wanted]
+    for job in jobs[1:]:
+        trained(job, 1.0 + job.trial["learning_rate"])
+    assert searches.step("width 16", 0, None).wanted == first.wanted[:1]
+    after = searches.step("width 16", 0, None, {jobs[0].folder})
+    assert jobs[0].trial not in [values for values, _ in after.wanted]
+
+
+def test_what_can_begin_is_a_runs_search_and_then_the_run(tmp_path: Path):
+    its = plan(seeds=1)
+    arms = arms_of(its)
+    searches, jobs = Searches(its, arms, tmp_path), runs(its, tmp_path)
+    ready = startable(its, searches, jobs, set(), arms, tmp_path)
+    assert [(job.arm, job.trial is None) for job in ready] == [("width 16", False)] * 5 + [("width 32", False)] * 5
+    search_through(its, tmp_path, lambda _, rate: abs(math.log(rate / 1e-3)))
+    ready = startable(its, searches, jobs, set(), arms, tmp_path)
+    assert [(job.arm, job.trial) for job in ready] == [("width 16", None), ("width 32", None)]
+    assert {job.config.recipe.learning_rate for job in ready} == {1e-3}
 
 
 def test_another_run_in_the_folder_is_refused_with_what_differs(tmp_path: Path):

@@ -160,7 +160,7 @@ def test_a_run_whose_process_is_killed_goes_on_to_the_same_numbers(study: Study,
     killer = threading.Thread(target=kill)
     killer.start()
     try:
-        work_off(study, jobs, engine, quiet())
+        work_off(study, lambda _: jobs, engine, quiet())
     finally:
         engine.close()
     killer.join()
@@ -170,7 +170,7 @@ def test_a_run_whose_process_is_killed_goes_on_to_the_same_numbers(study: Study,
     same = jobs_of(other, epochs=10)[:1]
     engine = Local(Slots(1, 1, 0), other.logs)
     try:
-        work_off(other, same, engine, quiet())
+        work_off(other, lambda _: same, engine, quiet())
     finally:
         engine.close()
     predictions = [Run(job.folder).predictions_file.read_text() for job in (jobs[0], same[0])]
@@ -187,7 +187,7 @@ def test_a_fault_of_the_plan_is_told_in_the_runs_own_words(study: Study):
     jobs = jobs_of(study, batch_size=5000)
     engine = Local(Slots(1, 1, 0), study.logs)
     try:
-        work_off(study, jobs, engine, quiet())
+        work_off(study, lambda _: jobs, engine, quiet())
     finally:
         engine.close()
     assert "batch_size 5000 is more than the 1294 training images" in study.failures()["runs/width-16/seed-0"]
@@ -206,7 +206,7 @@ def test_asked_to_stop_runs_save_and_the_study_says_how_to_go_on(study: Study):
     asker.start()
     try:
         with pytest.raises(RunStoppedError, match=r"every run has saved.*--resume"):
-            work_off(study, jobs, engine, quiet())
+            work_off(study, lambda _: jobs, engine, quiet())
     finally:
         engine.close()
     asker.join()

@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
+from ffvit.network.attention import WITH_MLP, attention_modules
 from ffvit.network.backbone import Backbone, ResidualBranch
 
 REST = "rest"
@@ -146,8 +147,13 @@ def parts_of(network: nn.Module) -> dict[nn.Module, str]:
             take(module.mixer, f"{branch.mixer.replace('feedforward', 'feed-forward')} along {branch.axis}")
     for module, part in _ends(network):
         take(module, part)
+    attention = {
+        module: f"attention along {axis}"
+        for module, axis in attention_modules(network).items()
+        if type(module).__name__ not in WITH_MLP
+    }
     for module, path in list(untaken.items()):
-        kind = OVER_PATCHES.get(path.rpartition(".")[2]) or _kind(module)
+        kind = attention.get(module) or OVER_PATCHES.get(path.rpartition(".")[2]) or _kind(module)
         if kind is not None:
             take(module, kind)
     return parts
@@ -169,8 +175,6 @@ def _ends(network: nn.Module) -> Iterator[tuple[nn.Module, str]]:
 def _kind(module: nn.Module) -> str | None:
     """A part that can be told by the class of its module."""
     name = type(module).__name__
-    if "Attention" in name:
-        return "attention along patches"
     if name == "GatedMlp":  # gMLP's
         return "gating along patches"
     if name.endswith("Mlp"):
@@ -212,6 +216,11 @@ class _Ledger(TorchDispatchMode):
     def __init__(self, note: Callable[[str, Work], None]) -> None:
         super().__init__()
         self.note = note
+
+    @classmethod
+    def is_infra_mode(cls) -> bool:
+        """Layers that run other operators under counters that know fewer (`PatchLinear`) need not do so under this one."""
+        return True
 
     def __torch_dispatch__(
         self, func: Any, _types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None

@@ -104,7 +104,8 @@ class Backbone(nn.Module):
     Args:
         architecture: What to build; also kept as `.architecture`.
         drop_rate: Dropout before the head.
-        proj_drop_rate: Dropout inside the branches (the paper's README trains FF-tiny with 0.1).
+        proj_drop_rate: Dropout inside the branches and, as in the paper's code (`pos_drop`), of the tokens once positions
+            are added. The paper's README trains FF-tiny with 0.1.
         drop_path_rate: Stochastic depth of the last block; it rises linearly from 0 in the first, and is the same
             for all branches of a block.
     """
@@ -138,6 +139,7 @@ class Backbone(nn.Module):
             "none": lambda _: nn.Identity(),
         }
         self.position = positions[architecture.position](architecture)
+        self.pos_drop = nn.Dropout(proj_drop_rate)
         self.blocks = nn.Sequential(
             *(
                 nn.Sequential(
@@ -160,12 +162,17 @@ class Backbone(nn.Module):
             elif name == "cls_token":
                 trunc_normal_(parameter, std=0.02)
         for module in self.modules():
-            if isinstance(module, nn.Linear) and self.architecture.start == "paper":
-                trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+            if isinstance(module, nn.Linear):
+                self._start_linear(module)
         for module in self.modules():
             if isinstance(module, SpatialGatingUnit):  # its gate starts open: a property of the mixer
                 module.init_weights()
+
+    def _start_linear(self, layer: nn.Linear) -> None:
+        """Start values of a linear layer, which PyTorch has already given its own."""
+        if self.architecture.start == "paper":
+            trunc_normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
 
     def embed(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch tokens features"]:
         """Patches as tokens, the class token in front, positions added."""
@@ -178,7 +185,7 @@ class Backbone(nn.Module):
         tokens = self.patch_embed(images)
         if self.cls_token is not None:
             tokens = torch.cat((self.cls_token.expand(tokens.shape[0], -1, -1), tokens), dim=1)
-        return self.position(tokens)
+        return self.pos_drop(self.position(tokens))
 
     def forward_features(
         self, images: Float[Tensor, "batch channels height width"]
@@ -216,7 +223,7 @@ class Backbone(nn.Module):
         return self.head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new head with the paper's start values, for another number of classes (0: none).
+        """A new head with the start values that the architecture says, for another number of classes (0: none).
 
         Raises:
             ValueError: `global_pool` is not `token`, `avg` or `""`, or is `token` where there is no class token.
@@ -232,8 +239,7 @@ class Backbone(nn.Module):
         self.head = nn.Identity()
         if num_classes:
             self.head = nn.Linear(self.embed_dim, num_classes, device=anchor.device, dtype=anchor.dtype)
-            trunc_normal_(self.head.weight, std=0.02)
-            nn.init.zeros_(self.head.bias)
+            self._start_linear(self.head)
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:

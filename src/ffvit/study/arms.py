@@ -11,6 +11,7 @@ from pydantic import Field
 from ffvit import recipe as recipes
 from ffvit.architecture import NAMED, Architecture, Branch, Network
 from ffvit.errors import UserError, nearest
+from ffvit.network.attention import attention_of
 from ffvit.recipe import Recipe
 from ffvit.study.plan import Plan
 from ffvit.value import Value
@@ -111,16 +112,13 @@ def differ_in_mixers_alone(one: Arm, other: Arm) -> bool:
 
 
 def has_attention(arm: Arm) -> bool:
-    """Whether attention over patches is in the network, as far as its description or its name tells."""
-    if arm.network.architecture is not None:
-        return any(each.mixer == "attention" and each.axis == "patches" for each in arm.network.architecture.block)
-    return any(part in str(arm.network.name) for part in ("vit", "deit", "swin", "cait", "xcit", "beit", "eva"))
+    """Whether tokens attend to tokens anywhere in the network, ours or timm's."""
+    return attention_of(arm.network) == "patches"
 
 
 def without_attention(arm: Arm) -> bool:
-    """Whether the network is ours and has attention nowhere."""
-    block = arm.network.architecture.block if arm.network.architecture is not None else ()
-    return bool(block) and all(each.mixer != "attention" for each in block)
+    """Whether the network, ours or timm's, has attention nowhere, neither over patches nor over features."""
+    return attention_of(arm.network) == "none"
 
 
 def _arm(plan: Plan, cell: tuple[tuple[str, str, dict[str, Any]], ...]) -> Arm:

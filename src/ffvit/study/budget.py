@@ -13,10 +13,14 @@ from ffvit.cost.count import Count, count
 from ffvit.cost.measure import latency
 from ffvit.errors import UserError
 from ffvit.machine import kind
+from ffvit.network.convnet import convnet_near
 from ffvit.network.create import create_model
-from ffvit.study.arms import Arm, comparisons_of
+from ffvit.study.arms import Arm, arms_of, comparisons_of
 from ffvit.study.plan import Plan
 from ffvit.value import Value
+
+CONVNET = "small ConvNet"
+"""The name of the arm that any network for images should keep up with."""
 
 TOLERANCE = 0.03
 """How far from equal a counted budget may be."""
@@ -34,6 +38,22 @@ class Held(Value):
     def arm(self, name: str) -> Arm:
         """The arm of that name."""
         return next(arm for arm in self.arms if arm.name == name)
+
+
+def all_arms(plan: Plan, classes: int) -> tuple[Arm, ...]:
+    """The plan's arms with their controls, and a small ConvNet of about the FLOPs of the first body as a baseline.
+
+    Raises:
+        UserError: As `arms_of`.
+    """
+    arms = arms_of(plan)
+    body = next((arm for arm in arms if arm.network.architecture is not None), None)
+    if not plan.controls or body is None or body.network.architecture is None:
+        return arms
+    its = body.network.architecture
+    name = convnet_near(counted(body.network, classes).flops, its.image, its.channels, classes)
+    network = Network(name=name, channels=its.channels, image=its.image)
+    return (*arms, Arm(name=CONVNET, role="control", network=network, recipe=body.recipe))
 
 
 def hold(plan: Plan, arms: tuple[Arm, ...], classes: int) -> Held:

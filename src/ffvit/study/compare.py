@@ -18,9 +18,9 @@ from ffvit.errors import RunStoppedError, UserError
 from ffvit.machine import Machine, cores
 from ffvit.recipe import Recipe
 from ffvit.study import costs
-from ffvit.study.arms import Arm, arms_of, comparisons_of
+from ffvit.study.arms import Arm, comparisons_of
 from ffvit.study.baselines import measure_baselines
-from ffvit.study.budget import counted, hold
+from ffvit.study.budget import all_arms, counted, hold
 from ffvit.study.cluster import connected
 from ffvit.study.conclude import conclude, every_job, looks_of, outlook_of, seeds_at
 from ffvit.study.findings import Findings
@@ -71,7 +71,7 @@ def look_ahead(plan: Plan, workers: int | None = None, ground: Ground | None = N
     parts = open_parts(plan.data if plan.folds is None else plan.data.replace(folds=plan.folds, fold=0))
     classes = len(parts.classes)
     if ground is None:
-        held = hold(plan, arms_of(plan), classes)
+        held = hold(plan, all_arms(plan, classes), classes)
         threads = max(1, cores() // (len(held.arms) * len(plan.seeds) * (plan.folds or 1)))
         ground = Ground(
             held=held,
@@ -112,7 +112,7 @@ def _extended(plan: Plan, ground: Ground) -> Ground:
         UserError: An arm that was there is no longer, or is another.
     """
     if all(made == ground.made_of.get(name) for name, made in made_of(plan).items()):
-        arms = arms_of(plan)
+        arms = all_arms(plan, ground.classes)
         names = {arm.name for arm in ground.held.arms}
         if {arm.name for arm in arms} == names:
             return ground

@@ -6,9 +6,12 @@ to the same choice.
 
 from __future__ import annotations
 
-import math
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
+from math import isfinite
+from statistics import mean
 from typing import Any
 
 from ffvit.recipe import Recipe
@@ -43,9 +46,9 @@ class Step:
 def step(search: Search, recipe: Recipe, loss_of: LossOf) -> Step:
     """Replay a search up to where it stands.
 
-    Configurations are halved after each seed by successive halving (Li et al. 2020, arXiv 1810.05934, Optuna's). The
-    choice is the lowest mean loss among those with all seeds. If its learning rate is the largest or smallest tried, the
-    next one beyond it is tried too, up to `search.extend` times.
+    Successive halving (Jamieson and Talwalkar 2016, arXiv 1502.07943) with seeds for its resource: after each, the worse
+    half by mean loss is dropped. The choice is the lowest mean loss of those that are left. If its learning rate is the
+    largest or smallest tried, the next one beyond it is tried too, up to `search.extend` times.
     """
     configurations = _configurations(search, recipe)
     for extension in range(search.extend + 1):
@@ -60,51 +63,35 @@ def step(search: Search, recipe: Recipe, loss_of: LossOf) -> Step:
 
 
 def _configurations(search: Search, recipe: Recipe) -> list[Values]:
-    """The grid, or so many of its cells as the search may try, by Optuna's grid sampler."""
+    """The grid, or so many of its cells as the search may try, drawn at random (always the same)."""
     grid = search.grid(recipe)
-    if len(grid) == 1 and search.configurations is None:
-        ((field, values),) = grid.items()
-        return [{field: value} for value in values]
-    study = _study(list_grid := {field: list(values) for field, values in grid.items()})
-    import optuna
-
-    spaces: Any = {field: optuna.distributions.CategoricalDistribution(values) for field, values in list_grid.items()}
-    return [dict(study.ask(spaces).params) for _ in range(search.planned(recipe))]
+    cells = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
+    count = search.planned(recipe)
+    return cells if count == len(cells) else random.Random(0).sample(cells, count)
 
 
 def _halved(search: Search, configurations: Sequence[Values], loss_of: LossOf) -> Step:
-    first = [loss_of(values, 0) for values in configurations]
-    unknown = [(values, 0) for values, loss in zip(configurations, first, strict=True) if loss is None]
-    if unknown:
-        known = [(v, (loss,)) for v, loss in zip(configurations, first, strict=True) if loss is not None]
-        return Step(tuple(unknown), tuple(known), None)
-    study = _study()
-    wanted: list[tuple[Values, int]] = []
-    tried: list[tuple[Values, tuple[float, ...]]] = []
-    for values in configurations:
-        trial, losses = study.ask(), []
-        for number in range(search.seeds):
-            loss = loss_of(values, number)
+    left, losses = list(range(len(configurations))), [list[float]() for _ in configurations]
+    wanted = []
+    for number in range(search.seeds):
+        for place in left:
+            loss = loss_of(configurations[place], number)
             if loss is None:
-                wanted.append((values, number))
-                break
-            losses.append(loss)
-            trial.report(min(sum(losses) / len(losses), 1e30), number + 1)
-            if number + 1 < search.seeds and (math.isinf(loss) or trial.should_prune()):
-                break
-        tried.append((values, tuple(losses)))
-        if wanted and search.seeds > 2:
-            break  # later decisions rest on what is not known yet
+                wanted.append((configurations[place], number))
+            else:
+                losses[place].append(loss)
+        if wanted:
+            break
+        left = [place for place in sorted(left, key=lambda place: mean(losses[place])) if isfinite(mean(losses[place]))]
+        if number + 1 < search.seeds:
+            left = left[: -(-len(left) // 2)]
+    tried = tuple((values, tuple(its)) for values, its in zip(configurations, losses, strict=True))
     if wanted:
-        return Step(tuple(wanted), tuple(tried), None)
-    finalists = [(sum(losses) / len(losses), values) for values, losses in tried if len(losses) == search.seeds]
-    finalists = [each for each in finalists if math.isfinite(each[0])]
-    if not finalists:  # a survivor of few seeds is better than nothing; a search without one keeps the recipe
-        finalists = [(losses[0], values) for values, losses in tried if math.isfinite(losses[0])]
-    if not finalists:
-        return Step((), tuple(tried), {}, failed=True)
-    chosen = min(finalists, key=lambda each: each[0])[1]
-    return Step((), tuple(tried), chosen, at_the_edge=_beyond(configurations, chosen) is not None)
+        return Step(tuple(wanted), tried, None)
+    if not left:
+        return Step((), tried, {}, failed=True)
+    chosen = configurations[left[0]]
+    return Step((), tried, chosen, at_the_edge=_beyond(configurations, chosen) is not None)
 
 
 def _beyond(configurations: Sequence[Values], chosen: Values) -> Values | None:
@@ -117,13 +104,3 @@ def _beyond(configurations: Sequence[Values], chosen: Values) -> Values | None:
         return None
     factor = rates[0] / rates[1] if own == rates[0] else rates[-1] / rates[-2]
     return {**chosen, "learning_rate": float(f"{own * factor:.3g}")}
-
-
-def _study(grid: dict[str, list[Any]] | None = None) -> Any:
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna.create_study(
-        sampler=optuna.samplers.GridSampler(grid, seed=0) if grid else optuna.samplers.RandomSampler(seed=0),
-        pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2, min_early_stopping_rate=0),
-    )

@@ -8,9 +8,9 @@ from statistics import median
 
 from ffvit.study import power, statistics
 from ffvit.study.arms import Arm, differ_in_mixers_alone, has_attention, without_attention
-from ffvit.study.findings import ArmFinding, BaselineFinding, Comparison, Direction, Size
+from ffvit.study.findings import ArmFinding, BaselineFinding, Comparison
 from ffvit.study.report.words import points
-from ffvit.study.statistics import Difference
+from ffvit.study.statistics import Difference, Direction, Size
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,7 @@ from ffvit.data.parts import open_parts
 from ffvit.data.shards.index import FORMAT, INFO, RECORD, VERSION, ShardFolder, Split, open_index
 from ffvit.data.transform import evaluation_transform, training_transform
 from ffvit.machine import keep_freed_memory
+from ffvit.preprocess import Preprocess
 
 IMAGE = 224, 224
 BATCH = 128  # as DeiT's on each GPU
@@ -212,7 +213,7 @@ def _training(images: Images, recipe: ffvit.Recipe) -> Callable[[], int]:
 
 
 def _evaluation(images: Images, exact: bool) -> Callable[[], int]:
-    transform = evaluation_transform(0.875, "bicubic", IMAGE, 3, exact)
+    transform = evaluation_transform(Preprocess(img_size=IMAGE, pixel_backend="pillow" if exact else "fast"))
     loader = evaluation_loader(images, transform, (3, *IMAGE), BATCH, 0)
     return lambda: sum(len(batch.indices) for batch in loader)
 

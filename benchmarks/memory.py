@@ -128,7 +128,7 @@ def _ours(
     name: str, batch: int, device: torch.device, precision: str, compiled: bool, again: str
 ) -> Callable[[], None]:
     network = _network(name, device, again)
-    average = WeightAverage(network, 0.99996)
+    average = WeightAverage(network, 0.99996, warmup=False)
     if compiled:
         compile_blocks(network)
     optimizer = build_optimizer(network, ffvit.Recipe())
@@ -140,7 +140,7 @@ def _ours(
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        average.update(network)
+        average.update(network, step=0)
 
     return step
 

@@ -53,7 +53,7 @@ from ffvit.cost.limits import fastest_product, machine_name, product_rate, why_s
 from ffvit.cost.measure import device_here, prediction, timed
 from ffvit.deploy.engines import build
 from ffvit.network.compiling import compile_blocks
-from ffvit.network.create import classes_of, input_of, known_name
+from ffvit.network.create import classes_of, known_name, preprocess_of
 from ffvit.training.average import WeightAverage
 from ffvit.training.optimizer import build_optimizer
 
@@ -139,8 +139,8 @@ def _beside_its_peers(
     networks = {PAPER: PaperNetwork(name), **ours, **{peer: ffvit.create_model(peer) for peer in PEERS[name]}}
     flops = {each: count(network).flops for each, network in networks.items() if each != PAPER}
     flops[PAPER] = flops[name]
-    takes = input_of(networks[name])
-    images = torch.randn(batch, takes.channels, *takes.image, device=device)
+    takes = preprocess_of(networks[name])
+    images = torch.randn(batch, takes.in_chans, *takes.img_size, device=device)
     labels = torch.randint(classes_of(networks[name]), (batch,), device=device)
     works = {
         each: _paper(network.to(device), images, labels) if each == PAPER else _ours(network.to(device), images, labels)
@@ -204,7 +204,7 @@ def _agree(paper: nn.Module, ours: nn.Module, images: Tensor) -> None:
 
 def _ours(network: nn.Module, images: Tensor, labels: Tensor) -> Works:
     predict = prediction(network, images)
-    optimizer, average = build_optimizer(network, ffvit.Recipe()), WeightAverage(network, 0.99996)
+    optimizer, average = build_optimizer(network, ffvit.Recipe()), WeightAverage(network, 0.99996, warmup=False)
 
     def predicts(precision: str) -> None:
         network.eval()
@@ -218,7 +218,7 @@ def _ours(network: nn.Module, images: Tensor, labels: Tensor) -> Works:
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        average.update(network)
+        average.update(network, step=0)
 
     return {"predict": predicts, "train": step}
 

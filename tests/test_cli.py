@@ -19,6 +19,7 @@ import yaml
 
 from commands import command, environment, here
 from commands import ffvit as in_its_own_process
+from ffvit.recipe import Recipe
 from ffvit.run import Run
 
 FAST = ("--recipe.epochs", 2, "--recipe.warmup-epochs", 1, "--recipe.batch-size", 128)
@@ -87,6 +88,16 @@ def test_dry_run_shows_the_whole_configuration_and_does_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("recipe", ["deit", "small", "digits"])
+def test_fewer_epochs_than_the_warmup_shorten_it(recipe, tmp_path):
+    done = here("train", "--recipe", recipe, "--recipe.epochs", 3, "--dry-run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert Recipe(**yaml.safe_load(done.stdout)["recipe"]).warmup == pytest.approx(0.6)
+    assert "warmup_epochs 5 and cooldown_epochs 0 leave nothing of 3 epochs" in refused(
+        "train", "--recipe.epochs", 3, "--recipe.warmup-epochs", 5, cwd=tmp_path
+    )
+
+
 def test_runs_without_a_name_get_one_each(tmp_path):
     for _ in range(2):
         assert here("train", *FAST, "--data.selection", 0, cwd=tmp_path).returncode == 0
@@ -147,6 +158,46 @@ def test_predictions_in_every_form(flowers, photos, tmp_path):
     assert done.stderr.endswith("ffvit: none of these images could be read\n")
 
 
+def test_what_evaluate_says_beside_its_figures(flowers, photos, tmp_path):
+    folder = shutil.copytree(photos / "val", tmp_path / "val")
+    (folder / "sky" / "broken.jpg").write_bytes(b"no image")
+    done = here("evaluate", flowers, "--data", folder, "--json", tmp_path / "figures.json")
+    assert "Warning: 1 of 13 images could not be read." in done.stdout.splitlines()
+    assert json.loads((tmp_path / "figures.json").read_text())["bad_images"] == 1
+    done = here("evaluate", flowers, "--data", photos / "train", "--json", tmp_path / "figures.json")
+    assert "Warning: 48 of 48 images were used to train or select this network" in done.stdout
+    assert json.loads((tmp_path / "figures.json").read_text())["used_in_training"] == 48
+    done = here("predict", flowers, folder, "--format", "csv")
+    assert done.stderr.splitlines()[-1] == "1 of 13 images could not be read"
+
+
+def test_evaluate_without_data_scores_the_runs_own_test_split(flowers, digits, tmp_path):
+    for run, count in ((flowers, 12), (digits, 359)):
+        for weights in (run, run / "best.safetensors"):
+            done = here("evaluate", weights, "--json", tmp_path / "figures.json")
+            assert done.returncode == 0, done.stderr
+            assert f"the run's own test split, {count} images" in done.stdout
+            figures = json.loads((tmp_path / "figures.json").read_text())
+            assert figures["top1"] == Run(run).summary()["test"]["top1"]
+    alone = shutil.copy(digits / "best.safetensors", tmp_path / "w.safetensors")
+    assert "give --data" in refused("evaluate", alone)
+
+
+def test_options_of_evaluate_win_over_what_the_weights_say(digits, tmp_path):
+    losses = {}
+    for given in (
+        (),
+        ("--crop", 1.0, "--interpolation", "bilinear"),
+        ("--crop", 0.7),
+        ("--crop", 0.7, "--pixel-backend", "fast"),
+    ):
+        here("evaluate", digits, "--json", tmp_path / "figures.json", *given)
+        losses[given] = json.loads((tmp_path / "figures.json").read_text())["loss"]["value"]
+    plain, same, cropped, fast = losses.values()
+    assert plain == same
+    assert len({plain, cropped, fast}) == 3
+
+
 def test_models_lists_what_it_costs_and_what_was_published():
     done = here("models", "ff_*")
     for word in ("ff_tiny_patch16_224", "7.68 M", "2.88", "61.4 %", "arXiv 2105.02723"):
@@ -169,6 +220,12 @@ def test_models_lists_what_it_costs_and_what_was_published():
         (["train", "--image", 8, 8, 8], "--image: give one number for a square, or height and width; got 3 numbers"),
         (["train", "--resume"], "--resume needs the run folder to go on with: --out FOLDER"),
         (["train", "--resume", "--out", "x", "--seed", 3], "--resume goes on with the run as it was begun"),
+        (["train", "--seed", -1], "seed: input should be greater than or equal to 0; got -1"),
+        (["train", "--seed", 1.5], "Invalid value for --seed: must be a whole number; got '1.5'"),
+        (["train", "--seed", 2**64], "seed: input should be less than 18446744073709551616; got 18446744073709551616"),
+        (["train", "--data.split-seed", 2**32], "--data.split-seed: input should be less than 4294967296"),
+        (["compare", "--seeds", 1.5], "Invalid value for --seeds: must be a whole number; got '1.5'"),
+        (["compare", "--seeds", -1], "--seeds: Input should be greater than 0; got -1"),
         (["train", "--data", "nowhere"], "there is no 'nowhere' in"),
         (["train", "--start-from", "nowhere.pth"], "nowhere.pth: there is no such file"),
         (["train", "resnet18", "--recipe.dropout", 2], "--recipe.dropout: input should be less than or equal to 1"),

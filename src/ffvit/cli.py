@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import cyclopts
-from cyclopts import App, Parameter
+from cyclopts import App, Parameter, Token
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
 
 from ffvit import __version__
@@ -27,6 +28,17 @@ if TYPE_CHECKING:
     RecipeFields = Recipe
 else:
     RecipeFields = loose(Recipe)  # of whichever recipe is named: only together with it are they checked
+
+
+def _whole(_: Any, tokens: Sequence[Token]) -> int:
+    """A whole number; cyclopts by itself would round 1.5."""
+    try:
+        return int(tokens[0].value)
+    except ValueError:
+        raise ValueError(f"must be a whole number; got {tokens[0].value!r}") from None
+
+
+Whole = Parameter(converter=_whole)
 
 app = App(
     name="ffvit",
@@ -59,7 +71,7 @@ def train(
     overwrite: bool = False,
     config: Path | None = None,
     start_from: str | None = None,
-    seed: int | None = None,
+    seed: Annotated[int | None, Whole] = None,
     dry_run: bool = False,
     machine: Annotated[Machine | None, Parameter(name="*", group="Machine", show_default=False)] = None,
     data_fields: Annotated[Data | None, Parameter(name="--data", group="Images", show_default=False)] = None,
@@ -124,11 +136,12 @@ def train(
 def evaluate(
     weights: Path,
     *,
-    data: str = "digits",
+    data: str | None = None,
     model: str | None = None,
     batch_size: PositiveInt = 256,
     crop: float | None = None,
     interpolation: Literal["bicubic", "bilinear"] | None = None,
+    pixel_backend: Literal["pillow", "fast"] | None = None,
     root: Path | None = None,
     json_file: Annotated[Path | None, Parameter(name="--json")] = None,
     predictions: Path | None = None,
@@ -143,15 +156,18 @@ def evaluate(
     weights
         A run folder, or a file: ours, the paper's released checkpoints, DeiT's and timm's ViT.
     data
-        As for train; classes are matched to the network's by name. Of digits, the test part.
+        As for train; classes are matched to the network's by name. Of digits, the test split. The data of the run that
+        the weights are from, which is the default, are scored on its own test split.
     model
         The network's name, for weights that do not say.
     batch_size
         Images at once on each device.
     crop
-        Share of the resized image that the central crop keeps. Default: the run's, or the network's own.
+        Share of the resized image that the central crop keeps. Default: as the weights say.
     interpolation
         How images are resized. Default: likewise.
+    pixel_backend
+        What decodes and resizes images: Pillow, bit for bit as timm, or the faster libraries. Default: likewise.
     root
         Where a data set that timm opens lies.
     json_file
@@ -172,18 +188,25 @@ def evaluate(
         batch_size=batch_size,
         crop=crop,
         interpolation=interpolation,
+        pixel_backend=pixel_backend,
         root=root,
     )
     if not is_first():
         return
     console = _console()
-    console.print(report(result.evaluation, f"{weights} on {data}"))
+    console.print(report(result.evaluation, f"{weights} on {result.data}", result.warnings))
     for bad in result.bad:
         print(f"not read: {bad}", file=sys.stderr)
     if json_file is None and weights.is_dir():
         json_file = weights / "evaluation.json"
     if json_file is not None:
-        figures = {"weights": str(weights), "data": data, **result.evaluation.to_dict()}
+        figures = {
+            "weights": str(weights),
+            "data": result.data,
+            "bad_images": len(result.bad),
+            "used_in_training": result.used_in_training,
+            **result.evaluation.to_dict(),
+        }
         json_file.write_text(json.dumps(figures, indent=2) + "\n")
         console.print(f"figures in {json_file}", highlight=False)
     if predictions is not None:
@@ -320,8 +343,8 @@ def compare(
     overwrite: bool = False,
     recipe: str | None = None,
     image: Annotated[list[PositiveInt] | None, Parameter(consume_multiple=True)] = None,
-    seeds: PositiveInt | None = None,
-    side_seeds: NonNegativeInt | None = None,
+    seeds: Annotated[PositiveInt | None, Whole] = None,
+    side_seeds: Annotated[NonNegativeInt | None, Whole] = None,
     folds: PositiveInt | None = None,
     minutes: PositiveFloat | None = None,
     budget: Literal["epochs", "flops", "parameters", "time", "latency"] | None = None,
@@ -329,7 +352,7 @@ def compare(
     controls: Annotated[bool | None, Parameter(negative="--no-controls")] = None,
     search: Annotated[bool | None, Parameter(negative="--no-search")] = None,
     until_settled: bool | None = None,
-    max_seeds: PositiveInt | None = None,
+    max_seeds: Annotated[PositiveInt | None, Whole] = None,
     workers: PositiveInt | None = None,
     cluster: str | None = None,
     dry_run: bool = False,

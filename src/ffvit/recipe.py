@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from ffvit.errors import UserError, nearest
 from ffvit.value import Value
@@ -42,11 +42,15 @@ class Recipe(Value):
     # Schedule
     schedule: Literal["cosine", "constant"] = Field("cosine", description="Learning rate after the warm-up.")
     schedule_per: Literal["step", "epoch"] = Field("step", description="How often the learning rate moves.")
-    warmup_epochs: NonNegativeInt = Field(5, description="Epochs of linear warm-up.")
+    warmup_epochs: NonNegativeFloat | None = Field(
+        None,
+        description="Epochs of linear warm-up, or a fraction of one. None: 5, but no more than a fifth of the epochs.",
+    )
     warmup_learning_rate: NonNegativeFloat = Field(1e-6, description="Where the warm-up begins.")
     final_learning_rate: NonNegativeFloat = Field(1e-5, description="Where the cosine ends.")
-    cooldown_epochs: NonNegativeInt = Field(
-        0, description="Of the epochs, how many at the end stay at the final rate (DeiT's option for it has no effect)."
+    cooldown_epochs: NonNegativeFloat = Field(
+        0.0,
+        description="Of the epochs, how many at the end stay at the final rate (DeiT's option for it has no effect).",
     )
     cosine_under_warmup: bool = Field(
         False, description="Draw the cosine from the start, the warm-up on top (DeiT), not from the warm-up's end."
@@ -61,6 +65,10 @@ class Recipe(Value):
     label_smoothing: Share = Field(0.1, description="Share of each label spread over all classes.")
     average_decay: Annotated[float, Field(ge=0, lt=1)] | None = Field(
         0.999, description="Decay a step of the moving average of the weights. None: no average is kept."
+    )
+    average_warmup: bool = Field(
+        True,
+        description="Let the decay rise to that as (1 + t) / (10 + t) over steps t; else a short run averages its start.",
     )
 
     # Augmentation
@@ -113,10 +121,10 @@ class Recipe(Value):
             low, high = getattr(self, name)
             if low > high or low == 0:
                 raise ValueError(f"{name}: must rise from above 0; got {low} to {high}")
-        if not self.cosine_under_warmup and self.warmup_epochs + self.cooldown_epochs >= self.epochs:
+        if not self.cosine_under_warmup and self.warmup + self.cooldown_epochs >= self.epochs:
             raise ValueError(
-                f"warmup_epochs {self.warmup_epochs} and cooldown_epochs {self.cooldown_epochs} leave nothing of "
-                f"{self.epochs} epochs; lower them (--recipe.warmup-epochs {self.epochs // 5}) or raise epochs"
+                f"warmup_epochs {self.warmup:g} and cooldown_epochs {self.cooldown_epochs:g} leave nothing of "
+                f"{self.epochs} epochs; lower them (--recipe.warmup-epochs {self.epochs / 5:g}) or raise epochs"
             )
         if self.mixes and (self.batch_size % 2 or self.mix_group % 2):
             raise ValueError("mixup and CutMix mix images in pairs: batch_size and mix_group must be even")
@@ -124,9 +132,15 @@ class Recipe(Value):
 
     def lasting(self, epochs: int) -> Recipe:
         """This recipe drawn out or cut to so many epochs, with warm-up and cool-down in proportion."""
-        warmup = min(round(self.warmup_epochs * epochs / self.epochs), epochs - 1)
-        cooldown = min(round(self.cooldown_epochs * epochs / self.epochs), epochs - 1 - warmup)
-        return self.replace(epochs=epochs, warmup_epochs=warmup, cooldown_epochs=cooldown)
+        share = epochs / self.epochs
+        return self.replace(
+            epochs=epochs, warmup_epochs=self.warmup * share, cooldown_epochs=self.cooldown_epochs * share
+        )
+
+    @property
+    def warmup(self) -> float:
+        """Epochs of warm-up, the default filled in."""
+        return min(5.0, self.epochs / 5) if self.warmup_epochs is None else self.warmup_epochs
 
     @property
     def mixes(self) -> bool:
@@ -150,7 +164,6 @@ NAMED: dict[str, Recipe] = {
         weight_decay=0.05,
         decay_position_map=True,
         schedule_per="epoch",
-        warmup_epochs=5,
         warmup_learning_rate=1e-6,
         final_learning_rate=1e-5,
         cosine_under_warmup=True,
@@ -158,6 +171,7 @@ NAMED: dict[str, Recipe] = {
         drop_path=0.1,
         label_smoothing=0.1,
         average_decay=0.99996,
+        average_warmup=False,
         crop_scale=(0.08, 1.0),
         exact="evaluation",
         auto_augment="rand-m9-mstd0.5-inc1",

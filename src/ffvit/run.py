@@ -26,13 +26,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field, NonNegativeInt
+from pydantic import Field
 
 from ffvit.architecture import Network
 from ffvit.atomic import writing
 from ffvit.data.config import Data
 from ffvit.errors import UserError
 from ffvit.machine import Machine
+from ffvit.preprocess import Preprocess
 from ffvit.recipe import Recipe
 from ffvit.value import Value, parse
 
@@ -44,8 +45,11 @@ class Config(Value):
     data: Data = Data()
     recipe: Recipe
     machine: Machine = Machine()
-    seed: NonNegativeInt = Field(0, description="Reaches the start values, the order of images and every draw.")
+    seed: int = Field(0, ge=0, lt=2**64, description="Reaches the start values, the order of images and every draw.")
     start_from: str | None = Field(None, description="Weights to start from: a file, a run folder, or `pretrained`.")
+    preprocess: Preprocess | None = Field(
+        None, description="How images are prepared, as the file in start_from said: a resumed run no longer reads it."
+    )
 
 
 class Run:

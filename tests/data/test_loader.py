@@ -18,6 +18,7 @@ from ffvit.data.loader import PADDING, PIECE, TRIED, evaluation_loader, seconds_
 from ffvit.data.order import TrainingOrder, View
 from ffvit.data.parts import open_parts
 from ffvit.data.transform import Source, evaluation_transform, training_transform
+from ffvit.preprocess import Preprocess
 
 SHAPE = (3, 20, 24)
 MEAN = (0.5, 0.5, 0.5)
@@ -115,7 +116,7 @@ def test_a_bad_image_keeps_its_place_with_weight_0(photos, tmp_path, workers):
 
 @pytest.mark.parametrize("processes", [1, 2, 3])
 def test_evaluation_shows_every_image_once_in_equally_many_batches(images, processes):
-    transform = evaluation_transform(0.875, "bicubic", SHAPE[1:], 3)
+    transform = evaluation_transform(Preprocess(img_size=SHAPE[1:]))
     loaders = [list(evaluation_loader(images, transform, SHAPE, 5, 0, p, processes)) for p in range(processes)]
     assert len({len(each) for each in loaders}) == 1
     assert len({tuple(len(batch.indices) for batch in each) for each in loaders}) == 1
@@ -136,7 +137,7 @@ def test_evaluation_names_a_bad_image_and_weighs_it_0(photos, tmp_path, workers)
     folder = shutil.copytree(photos, tmp_path / "photos")
     images = open_parts(Data(source=str(folder))).test
     Path(images.name(7)).write_bytes(b"no image")
-    transform = evaluation_transform(0.875, "bicubic", SHAPE[1:], 3)
+    transform = evaluation_transform(Preprocess(img_size=SHAPE[1:]))
     batches = list(evaluation_loader(images, transform, SHAPE, 5, workers))
     assert [index for batch in batches for index in batch.indices] == list(range(12))
     weights = torch.cat([batch.weights for batch in batches])
@@ -212,5 +213,5 @@ def test_slow_images_are_not_waited_for():
 
 
 def test_no_process_is_started_that_would_have_no_batch(images):
-    transform = evaluation_transform(0.875, "bicubic", SHAPE[1:], 3)
+    transform = evaluation_transform(Preprocess(img_size=SHAPE[1:]))
     assert evaluation_loader(images, transform, SHAPE, len(images), 2).num_workers == 1

@@ -17,8 +17,9 @@ from ffvit import recipe
 from ffvit.data.draws import generators_kept, seed_everything_for, seed_torch
 from ffvit.data.images import BadImageError
 from ffvit.data.loader import Batch, Finish
-from ffvit.data.transform import Seen, Source, evaluation_transform, training_transform
+from ffvit.data.transform import Seen, Source, Transform, evaluation_transform, training_transform
 from ffvit.errors import UserError
+from ffvit.preprocess import Preprocess
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 ZERO = (0.0, 0.0, 0.0)
@@ -34,6 +35,18 @@ def batch_of(seen: Seen) -> Batch:
         groups=[0],
         positions=[0],
         bad=[],
+    )
+
+
+def evaluation(crop: float, interpolation: str, size: tuple[int, int], channels: int, exact: bool = True) -> Transform:
+    return evaluation_transform(
+        Preprocess(
+            img_size=size,
+            in_chans=channels,
+            crop_pct=crop,
+            interpolation=interpolation,
+            pixel_backend="pillow" if exact else "fast",
+        )
     )
 
 
@@ -167,7 +180,7 @@ def test_grey_of_one_colour(exact):
     still = recipe.Recipe(crop_scale=(0.5, 1), flip=0.5, exact="always" if exact else "never")
     for made in (
         training_transform(still, (12, 12), 1, (0.5,))(Source(red, "")),
-        evaluation_transform(1.0, "bicubic", (12, 12), 1, exact)(Source(red, "")),
+        evaluation(1.0, "bicubic", (12, 12), 1, exact)(Source(red, "")),
     ):
         np.testing.assert_array_equal(made.pixels, np.full((12, 12, 1), round(200 * 0.299)))
 
@@ -182,9 +195,7 @@ def test_evaluation_resizes_the_shorter_side_and_crops_the_centre(photo, size, c
     left, top = round((wide - size) / 2), round((between - size) / 2)
     resized = photo.resize((wide, between), PIL.Image.Resampling.BICUBIC)
     expected = np.asarray(resized)[top : top + size, left : left + size]
-    exact, fast = (
-        evaluation_transform(crop, "bicubic", (size, size), 3, how)(Source(photo, "")).pixels for how in (True, False)
-    )
+    exact, fast = (evaluation(crop, "bicubic", (size, size), 3, how)(Source(photo, "")).pixels for how in (True, False))
     np.testing.assert_array_equal(exact, expected)
     assert np.abs(fast.astype(int) - expected).max() <= 2
 
@@ -195,7 +206,7 @@ def test_evaluation_of_rectangles_keeps_proportions(exact):
     y, x = np.mgrid[:200, :300]
     disc = PIL.Image.fromarray((((y - 100) ** 2 + (x - 150) ** 2 < 50**2) * 255).astype(np.uint8)).convert("RGB")
     for size in ((96, 160), (160, 96), (64, 64)):
-        made = evaluation_transform(0.9, "bilinear", size, 3, exact)(Source(disc, "")).pixels[..., 0] > 127
+        made = evaluation(0.9, "bilinear", size, 3, exact)(Source(disc, "")).pixels[..., 0] > 127
         assert made.shape == size
         assert abs(int(made.any(0).sum()) - int(made.any(1).sum())) <= 2
         assert 0.1 < made.mean() < 0.8
@@ -210,7 +221,7 @@ def test_the_fast_way_is_right_for_every_format(photo, suffix, mode):
     except (OSError, ValueError):
         pytest.skip(f"{suffix} holds no {mode}")
     exact, fast = (
-        evaluation_transform(0.8, "bicubic", (48, 48), 3, how)(Source(file.getvalue(), "")).pixels.astype(int)
+        evaluation(0.8, "bicubic", (48, 48), 3, how)(Source(file.getvalue(), "")).pixels.astype(int)
         for how in (True, False)
     )
     assert np.abs(exact - fast).max() <= 2
@@ -224,7 +235,7 @@ def test_what_pillow_refuses_the_fast_way_refuses_in_the_same_words(photos, spoi
     words = []
     for exact in (True, False):
         with pytest.raises(BadImageError) as caught:
-            evaluation_transform(0.8, "bicubic", (48, 48), 3, exact)(Source(spoil(whole), "a.jpg"))
+            evaluation(0.8, "bicubic", (48, 48), 3, exact)(Source(spoil(whole), "a.jpg"))
         words.append(str(caught.value))
     assert words[0] == words[1]
 
@@ -232,7 +243,7 @@ def test_what_pillow_refuses_the_fast_way_refuses_in_the_same_words(photos, spoi
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: evaluation_transform(0.875, "bicubic", (8, 8), 4), "images have 3 .* takes 4"),
+        (lambda: evaluation(0.875, "bicubic", (8, 8), 4), "images have 3 .* takes 4"),
         (lambda: training_transform(recipe.Recipe(), (8, 8), 2, (0.0,) * 2), "images have 3 .* takes 2"),
         (lambda: Finish((0.5,), STD), r"one number a channel \(1\); got 3"),
         (
@@ -256,7 +267,7 @@ def test_what_cannot_be_is_said(call, message):
 def test_tensors_are_torchvisions_to_the_bit(mode, mean, std):
     levels = PIL.Image.fromarray(np.arange(256, dtype=np.uint8).reshape(8, 32))
     image = PIL.Image.merge("RGB", [levels.transpose(PIL.Image.Transpose.FLIP_LEFT_RIGHT), levels, levels])
-    made = Finish(mean, std)(batch_of(evaluation_transform(1.0, "bilinear", (8, 32), len(mean))(Source(image, ""))))
+    made = Finish(mean, std)(batch_of(evaluation(1.0, "bilinear", (8, 32), len(mean))(Source(image, ""))))
     expected = functional.normalize(functional.to_tensor(image.convert(mode)), mean, std)
     assert made.is_contiguous()
     assert torch.equal(made[0], expected)

@@ -80,6 +80,14 @@ def test_csv(tmp_path):
     )
 
 
+def test_csv_names_the_group_of_each_image(tmp_path):
+    answers = Answers.of(torch.zeros(2, 3), torch.tensor([1, 2]), CLASSES)
+    answers.to_csv(tmp_path / "answers.csv", ["a", "b"], ["007", "NA"])
+    assert read_answers(tmp_path / "answers.csv")["group"].tolist() == ["007", "NA"]
+    with pytest.raises(UserError, match="3 groups were given for 2 images"):
+        answers.to_csv(tmp_path / "answers.csv", ["a", "b"], ["x", "y", "z"])
+
+
 def test_csv_keeps_names_that_are_no_text_and_classes_called_na(tmp_path):
     answers = Answers.of(torch.zeros(2, 2), torch.tensor([0, 1]), ("NA", "null"))
     names = ["caf\udce9.png", "NA"]  # Latin-1 on a disk that is read as UTF-8

@@ -1,21 +1,22 @@
 from __future__ import annotations
 
+import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import pytest
-import timm
 import torch
 from rich.console import Console
 
 import ffvit
 from ffvit import recipe as recipes
+from ffvit.architecture import FF_ONLY
 from ffvit.data.config import Data
 from ffvit.data.parts import open_parts
 from ffvit.evaluation.evaluate import Score
-from ffvit.evaluation.ready import ready_to_answer
+from ffvit.evaluation.mode import evaluation_mode
 from ffvit.run import Run
 
 CPU = ffvit.Machine(accelerator="cpu")
@@ -95,32 +96,148 @@ def test_bad_images_are_named_and_left_out(run, whole, tmp_path):
     for bad in (0, 4):
         files[bad].write_bytes(b"no image")
     score = ffvit.evaluate(run.path, folder, machine=CPU, batch_size=3)
+    assert score.warnings == [f"2 of {len(files)} images could not be read"]
     assert [each.name for each in score.bad] == [str(files[0]), str(files[4])]
     assert score.names == [str(file) for place, file in enumerate(files) if place not in (0, 4)]
     read = np.delete(places, [0, 4])
     np.testing.assert_array_equal(score.answers.predicted, whole.answers.predicted[read])
 
 
-def test_images_are_prepared_as_in_the_run(run, whole):
-    alone = {"machine": CPU, "crop": 1.0, "interpolation": "bilinear"}  # what the digits recipe says
-    np.testing.assert_array_equal(ffvit.evaluate(run.best_file, **alone).answers.logits, whole.answers.logits)
-    for other in ({"crop": 0.8}, {"interpolation": "bicubic", "crop": 0.8}):
-        changed = ffvit.evaluate(run.path, machine=CPU, **other).answers.logits
-        assert not np.allclose(changed, whole.answers.logits)
-        np.testing.assert_array_equal(ffvit.evaluate(run.best_file, **alone | other).answers.logits, changed)
+def test_the_same_weights_answer_the_same_however_they_are_given(run, whole):
+    for weights, data in (
+        (run.path, "digits"),
+        (run.best_file, None),
+        (str(run.best_file), "digits"),
+        (ffvit.load(run.path), "digits"),
+        (ffvit.load(run.best_file), "digits"),
+    ):
+        score = ffvit.evaluate(weights, data, machine=CPU)
+        np.testing.assert_array_equal(score.answers.logits, whole.answers.logits)
+        assert score.evaluation.to_dict() == whole.evaluation.to_dict()
+    assert whole.evaluation.temperature == run.summary()["temperature"] is not None
 
 
-def test_the_temperature_is_the_runs(run, whole):
-    assert whole.evaluation.temperature is not None
-    alone = ffvit.evaluate(run.best_file, machine=CPU, crop=1.0, interpolation="bilinear")
-    assert alone.evaluation.temperature != whole.evaluation.temperature
-    assert alone.evaluation.top1 == whole.evaluation.top1
-
-
-def test_a_network_is_scored_as_it_is(run, whole):
-    network = ffvit.load(run.path).train()
-    score = ffvit.evaluate(network, machine=CPU, crop=1.0, interpolation="bilinear")
+def test_a_copy_of_the_file_alone_answers_the_same(run, whole, tmp_path):
+    alone = shutil.copy(run.best_file, tmp_path / "weights.safetensors")
+    score = ffvit.evaluate(alone, "digits", machine=CPU)
     np.testing.assert_array_equal(score.answers.logits, whole.answers.logits)
+    assert score.evaluation.temperature == whole.evaluation.temperature
+
+
+def test_pixels_of_the_fast_backend_travel_with_the_weights(tmp_path, photos):
+    small = ffvit.Architecture(width=12, depth=1, block=FF_ONLY, image=24, patch=8)
+    recipe = recipes.NAMED["small"].replace(epochs=1, warmup_epochs=0, batch_size=8)
+    run = ffvit.train(small, photos, recipe, machine=CPU, out=tmp_path / "run", console=Console(quiet=True))
+    assert recipe.exact == "never"
+    of_run = ffvit.evaluate(run.path, machine=CPU).answers.logits
+    alone = shutil.copy(run.best_file, tmp_path / "weights.safetensors")
+    np.testing.assert_array_equal(ffvit.evaluate(alone, photos, machine=CPU).answers.logits, of_run)
+    other = ffvit.evaluate(run.path, machine=CPU, pixel_backend="pillow").answers.logits
+    assert 0 < np.abs(other - of_run).max() < 0.2
+
+
+def test_what_is_given_wins(run, whole):
+    for given in ({"crop": 0.8}, {"interpolation": "bicubic", "crop": 0.8}, {"crop": 0.8, "pixel_backend": "fast"}):
+        changed = ffvit.evaluate(run.path, machine=CPU, **given).answers.logits
+        assert not np.allclose(changed, whole.answers.logits)
+        np.testing.assert_array_equal(ffvit.evaluate(run.best_file, machine=CPU, **given).answers.logits, changed)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_callers_network_keeps_the_mode_of_each_module(run, training):
+    network = ffvit.load(run.path).train(training)
+    network.blocks[1].train(not training)
+    before = [module.training for module in network.modules()]
+    assert len(set(before)) == 2
+    ffvit.evaluate(network, "digits", machine=CPU)
+    assert [module.training for module in network.modules()] == before
+
+
+def test_mode_and_device_are_restored_after_an_error(monkeypatch):
+    network = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Dropout()).train()
+    moves = []
+    monkeypatch.setattr(torch.nn.Module, "to", lambda module, device: moves.append(str(device)) or module)
+    with pytest.raises(ZeroDivisionError), evaluation_mode(network, torch.device("meta")):  # noqa: PT012
+        assert not network[1].training
+        raise ZeroDivisionError
+    assert moves == ["meta", "cpu"]
+    assert network[1].training
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, photos) -> Path:
+    """A folder of classes that is not split: the run draws its own test split."""
+    return shutil.copytree(photos / "train", tmp_path_factory.mktemp("own") / "photos")
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory, folder) -> Run:
+    with one_thread():
+        return ffvit.train(
+            ffvit.Architecture(width=12, depth=1, block=FF_ONLY, image=24, patch=8),
+            ffvit.Data(source=str(folder), split_seed=5),
+            recipes.NAMED["digits"].replace(epochs=1, warmup_epochs=0, batch_size=8),
+            machine=CPU,
+            out=tmp_path_factory.mktemp("evaluate") / "own",
+            console=Console(quiet=True),
+        )
+
+
+def test_the_same_folder_is_scored_on_the_runs_test_split(own, folder):
+    test = open_parts(own.config.data).test
+    expected = [test.name(index) for index in range(len(test))]
+    for data in (None, folder, f"{folder}/../photos"):
+        for weights in (own.path, own.best_file):
+            score = ffvit.evaluate(weights, data, machine=CPU)
+            assert score.names == expected
+            assert score.evaluation.to_dict()["top1"] == own.summary()["test"]["top1"]
+            assert score.warnings == []
+            assert score.data == f"{folder}, the run's own test split"
+
+
+def test_training_images_among_others_are_counted(own, folder, tmp_path):
+    for number, file in enumerate(sorted(folder.rglob("*.jpg"))):
+        target = tmp_path / "links" / file.relative_to(folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if number % 2:
+            target.symlink_to(file)
+        else:  # a copy is not known to be the same
+            shutil.copy(file, target)
+    score = ffvit.evaluate(own.path, tmp_path / "links", machine=CPU)
+    parts = open_parts(own.config.data)
+    used = {part.name(index) for part in (parts.train, parts.selection) for index in range(len(part))}
+    expected = sum(str(file) in used for file in sorted(folder.rglob("*.jpg"))[1::2])
+    assert 0 < expected < 24
+    assert score.used_in_training == expected
+    assert score.warnings == [
+        f"{expected} of 48 images were used to train or select this network: the figures are too good for new images"
+    ]
+
+
+def test_where_the_runs_images_are_gone_nothing_is_claimed(own, folder, photos):
+    away = folder.rename(folder.with_name("moved"))
+    try:
+        assert ffvit.evaluate(own.path, photos / "val", machine=CPU).used_in_training is None
+        with pytest.raises(ffvit.UserError, match="there is no 'photos'"):
+            ffvit.evaluate(own.path, machine=CPU)
+    finally:
+        away.rename(folder)
+
+
+def test_other_classes_than_it_was_trained_on_are_refused(own, folder):
+    sky = (folder / "sky").rename(folder / "skies")
+    try:
+        with pytest.raises(ffvit.UserError, match="has other classes now than"):
+            ffvit.evaluate(own.path, machine=CPU)
+    finally:
+        sky.rename(folder / "sky")
+
+
+def test_weights_without_a_run_need_images(run):
+    with pytest.raises(
+        ffvit.UserError, match="do not lie in a run folder, which would say what to test on: give --data"
+    ):
+        ffvit.evaluate(ffvit.load(run.path), machine=CPU)
 
 
 def test_the_size_of_a_batch_moves_no_answer(run, whole):
@@ -138,26 +255,3 @@ def test_a_network_without_names_for_its_classes_takes_the_sources_in_natural_or
     assert score.answers.classes == ("0", "1", "2")
     assert [Path(name).parent.name for name in score.names] == ["class1", "class10", "class2"]
     assert score.answers.labels.tolist() == [0, 2, 1]
-
-
-class TestReady:
-    def test_a_run(self, run):
-        ready = ready_to_answer(run.path)
-        assert (ready.crop, ready.interpolation) == (1.0, "bilinear")
-        assert ready.temperature == run.summary()["temperature"]
-        assert ready.class_names == tuple("0123456789")
-        assert not ready.network.training
-
-    def test_a_network_of_timms_has_its_own(self):
-        network = timm.create_model("test_vit", num_classes=3).train()
-        network.pretrained_cfg |= {"crop_pct": 0.95, "interpolation": "bilinear"}
-        ready = ready_to_answer(network)
-        assert ready.network is network
-        assert not network.training
-        assert (ready.crop, ready.interpolation) == (0.95, "bilinear")
-        assert (ready.class_names, ready.temperature) == (None, None)
-
-    def test_a_network_that_does_not_say(self):
-        network = torch.nn.Linear(1, 1)
-        ready = ready_to_answer(network)
-        assert (ready.crop, ready.interpolation) == (0.875, "bicubic")

@@ -23,8 +23,10 @@ from ffvit.evaluation import scorer
 from ffvit.evaluation.answers import Answers
 from ffvit.evaluation.scorer import PER_IMAGE, Scorer
 from ffvit.machine import Machine, start
-from ffvit.network.create import create_model, input_of
+from ffvit.network.create import create_model
+from ffvit.preprocess import Preprocess
 
+PREPROCESS = Preprocess(img_size=(8, 10), crop_pct=0.8, interpolation="bilinear")
 CLASSES = ("ant", "bee", "cat", "dog", "emu", "fox", "gnu")
 SETS = {"even": (24, ()), "odd": (25, ()), "bad": (25, (0, 7, 8, 24)), "one readable": (9, range(1, 9)), "one": (1, ())}
 
@@ -62,14 +64,13 @@ def network() -> nn.Module:
 def scored(images: Some, fabric=None, batch_size: int = 4, advance=lambda _: None, workers: int | None = None):
     net = network()
     fabric = fabric or start(Machine(accelerator="cpu", precision="32-true"))
-    return Scorer(fabric, images, net, CLASSES, 0.8, "bilinear", True, batch_size, workers)(net, advance)
+    return Scorer(fabric, images, PREPROCESS, CLASSES, batch_size, workers)(net, advance)
 
 
 def by_a_plain_loop(images: Some) -> Answers:
     net = network().eval()
-    takes = input_of(net)
-    transform = evaluation_transform(0.8, "bilinear", takes.image, takes.channels)
-    normalized = Normalize(takes.mean, takes.std)
+    transform = evaluation_transform(PREPROCESS)
+    normalized = Normalize(PREPROCESS.mean, PREPROCESS.std)
     read = [index for index in range(len(images)) if index not in images.bad]
     with torch.no_grad():
         logits = torch.cat(
@@ -159,7 +160,7 @@ def test_the_network_keeps_its_mode_and_gradients(training):
     net.head.weight.grad = torch.ones_like(net.head.weight)
     net.head.register_forward_hook(lambda *_: tracked.append(torch.is_grad_enabled()))
     tracked: list[bool] = []
-    Scorer(start(Machine(accelerator="cpu", precision="32-true")), Some(5), net, CLASSES, 0.8, "bilinear", True, 4)(net)
+    Scorer(start(Machine(accelerator="cpu", precision="32-true")), Some(5), PREPROCESS, CLASSES, 4)(net)
     assert net.training == net.blocks[0].training == training
     assert tracked == [False, False]
     assert net.head.weight.requires_grad
@@ -174,9 +175,7 @@ def test_a_small_set_is_loaded_once_however_often_it_is_scored(monkeypatch, kept
     load = scorer.evaluation_loader
     monkeypatch.setattr(scorer, "evaluation_loader", lambda *arguments: Counted(load(*arguments), loads))
     images, net = Some(*SETS["bad"]), network()
-    scores = Scorer(
-        start(Machine(accelerator="cpu", precision="32-true")), images, net, CLASSES, 0.8, "bilinear", True, 4, workers
-    )
+    scores = Scorer(start(Machine(accelerator="cpu", precision="32-true")), images, PREPROCESS, CLASSES, 4, workers)
     (first, bad), (second, bad_again) = scores(net), scores(net)
     assert sum(loads) == times
     assert [str(each) for each in bad] == [str(each) for each in bad_again]

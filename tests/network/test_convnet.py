@@ -6,7 +6,7 @@ import torch
 
 from ffvit.cost.count import count
 from ffvit.network.convnet import CONVNETS, convnet_near
-from ffvit.network.create import create_model, input_of, network_of
+from ffvit.network.create import create_model, network_of, preprocess_of
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -15,7 +15,7 @@ from ffvit.network.create import create_model, input_of, network_of
 def test_takes_images_of_any_size_and_channels(name: str, image: tuple[int, int], channels: int):
     network = create_model(name, classes=5, channels=channels, image=image)
     assert network(torch.rand(2, channels, *image)).shape == (2, 5)
-    assert (input_of(network).image, input_of(network).channels) == (image, channels)
+    assert (preprocess_of(network).img_size, preprocess_of(network).in_chans) == (image, channels)
     again = create_model(network_of(network))
     again.load_state_dict(network.state_dict())
 

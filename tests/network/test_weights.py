@@ -12,12 +12,16 @@ import timm
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from timm.models._hub import save_config_for_hf
 
 import ffvit
 from ffvit import Architecture, UserError
 from ffvit.architecture import FF_ONLY, transformer
 from ffvit.network import weights
 from ffvit.network.backbone import Backbone
+from ffvit.network.create import preprocess_of, set_preprocess
+from ffvit.network.layouts import preprocess_of_vit
+from ffvit.preprocess import Preprocess
 
 FF = Architecture(width=12, depth=2, block=FF_ONLY, image=(6, 6), patch=2, classes=5, position_grid=(4, 3))
 VIT = Architecture(width=64, depth=2, block=transformer(heads=1), image=(6, 6), patch=2, classes=5, position="vectors")
@@ -94,6 +98,116 @@ def test_timms_vit_without_a_word_about_itself(tmp_path):
     loaded = ffvit.load(tmp_path)  # as the Hub lays out a folder
     assert loaded.architecture == VIT
     torch.testing.assert_close(loaded(SEEN), theirs(SEEN))
+
+
+def small_vit() -> torch.nn.Module:
+    return timm.create_model(
+        "vit_tiny_patch16_224", img_size=6, patch_size=2, embed_dim=64, depth=2, num_heads=1, num_classes=5
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "mean"),
+    [
+        (lambda state: state, 0.5),  # as timm's ViTs are released
+        (lambda state: {"model": state}, 0.485),  # as DeiT's are
+    ],
+)
+def test_a_bare_vit_is_normalized_as_its_kind(tmp_path, content, mean):
+    torch.save(content(small_vit().state_dict()), tmp_path / "w.pth")
+    loaded = ffvit.load(tmp_path / "w.pth")
+    assert preprocess_of(loaded).mean[0] == mean
+    assert preprocess_of(loaded).img_size == (6, 6)
+    weights.save_weights(tmp_path / "again.safetensors", loaded, None)
+    assert preprocess_of(ffvit.load(tmp_path / "again.safetensors")) == preprocess_of(loaded)
+
+
+def test_a_bare_vit_of_a_known_size_is_prepared_as_timms():
+    at_384 = Architecture(width=768, depth=12, block=transformer(heads=12), image=384, position="vectors")
+    theirs = timm.get_pretrained_cfg("vit_base_patch16_384")
+    assert preprocess_of_vit(at_384).crop_pct == theirs.crop_pct == 1.0
+    assert preprocess_of_vit(at_384.replace(image=224)).crop_pct == 0.9
+
+
+class TestHubFolder:
+    """As timm's `save_for_hf` writes it."""
+
+    CONFIG = {  # noqa: RUF012
+        "architecture": "test_vit",
+        "num_classes": 3,
+        "label_names": ["ant", "bee", "cat"],
+        "pretrained_cfg": {
+            "input_size": [3, 160, 160], "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "crop_pct": 0.77,
+            "interpolation": "bilinear", "num_classes": 3,
+        },
+    }  # fmt: skip
+
+    def write(self, folder: Path, config: object, file: str = "model.safetensors") -> torch.nn.Module:
+        network = timm.create_model("test_vit", num_classes=3).eval()
+        folder.mkdir(exist_ok=True)
+        save_file(network.state_dict(), folder / file)
+        (folder / "config.json").write_text(config if isinstance(config, str) else json.dumps(config))
+        return network
+
+    @pytest.mark.parametrize("file", ["", "model.safetensors"])
+    def test_its_description_is_read(self, tmp_path, file):
+        network = self.write(tmp_path, self.CONFIG)
+        loaded = ffvit.load(tmp_path / file)
+        seen = torch.randn(2, 3, 160, 160)
+        torch.testing.assert_close(loaded(seen), network(seen))
+        assert loaded.class_names == ("ant", "bee", "cat")
+        assert preprocess_of(loaded) == Preprocess(
+            img_size=(160, 160), crop_pct=0.77, interpolation="bilinear", mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6)
+        )
+
+    def test_what_timm_itself_writes(self, tmp_path):
+        network = ffvit.create_model("test_vit", 3, channels=1)
+        set_preprocess(network, preprocess_of(network).replace(crop_pct=0.6))
+        (tmp_path / "hub").mkdir()
+        save_file(network.state_dict(), tmp_path / "hub" / "model.safetensors")
+        save_config_for_hf(network, str(tmp_path / "hub" / "config.json"), {"label_names": ["ant", "bee", "cat"]})
+        loaded = ffvit.load(tmp_path / "hub")
+        assert preprocess_of(loaded) == preprocess_of(network)
+        assert loaded.class_names == ("ant", "bee", "cat")
+
+    def test_names_by_number_and_a_config_in_one_piece(self, tmp_path):
+        flat = {
+            "architecture": "test_vit",
+            "label_names": {"0": "x", "1": "y", "2": "z"},
+            **self.CONFIG["pretrained_cfg"],
+        }
+        self.write(tmp_path, flat)
+        loaded = ffvit.load(tmp_path)
+        assert loaded.class_names == ("x", "y", "z")
+        assert preprocess_of(loaded).crop_pct == 0.77
+
+    def test_it_describes_no_other_file_beside_it(self, tmp_path):
+        self.write(tmp_path, self.CONFIG, "mine.safetensors")
+        with pytest.raises(UserError, match="weights of another network"):  # guessed from its shapes
+            ffvit.load(tmp_path / "mine.safetensors")
+
+    @pytest.mark.parametrize(
+        ("config", "sentence"),
+        [
+            ("{", "cannot be read as timm's description of a network"),
+            (CONFIG | {"pretrained_cfg": {"mean": "grey"}}, "cannot be read as timm's description of a network"),
+            (CONFIG | {"pretrained_cfg": {"crop_pct": -1}}, "pretrained_cfg.crop_pct: input should be greater than 0"),
+            (CONFIG | {"architecture": "test_vitt"}, "no network is called 'test_vitt', did you mean 'test_vit"),
+            ({"model_type": "vit"}, "weights of another network"),  # another library's: guessed from the shapes
+        ],
+    )
+    def test_what_cannot_be_used_is_said(self, tmp_path, config, sentence):
+        self.write(tmp_path, config)
+        with pytest.raises(UserError, match=sentence):
+            ffvit.load(tmp_path)
+
+
+def test_the_temperature_is_kept_until_the_head_is_new(tmp_path, network):
+    weights.save_weights(tmp_path / "w.safetensors", network, list("abcde"), temperature=1.7)
+    assert ffvit.load(tmp_path / "w.safetensors").temperature == 1.7
+    assert ffvit.load(tmp_path / "w.safetensors", classes=3).temperature is None
+    weights.save_weights(tmp_path / "w.safetensors", network, list("abcde"))
+    assert ffvit.load(tmp_path / "w.safetensors").temperature is None
 
 
 def test_a_thousand_classes_without_names_are_imagenets(tmp_path):

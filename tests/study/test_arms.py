@@ -32,7 +32,7 @@ def plan(**fields) -> Plan:
 
 def test_factors_are_crossed():
     arms = arms_of(
-        plan(factors={"width": [32, 48], "mixer": {"FF": {}, "attention": {"block.0": ATTENTION}}}, controls=False)
+        plan(factors={"width": [32, 48], "mixer": {"FF": {}, "attention": {"patches": ATTENTION}}}, controls=False)
     )
     assert [arm.name for arm in arms] == ["width 32, FF", "width 32, attention", "width 48, FF", "width 48, attention"]
     assert [arm.network.architecture.width for arm in arms] == [32, 32, 48, 48]
@@ -40,7 +40,7 @@ def test_factors_are_crossed():
 
 
 def test_only_what_a_level_says_is_changed():
-    one, two = arms_of(plan(factors={"mixer": {"FF": {}, "attention": {"block.0": ATTENTION}}}, controls=False))
+    one, two = arms_of(plan(factors={"mixer": {"FF": {}, "attention": {"patches": ATTENTION}}}, controls=False))
     assert two.network.architecture.replace(block=one.network.architecture.block) == one.network.architecture
     assert two.recipe == one.recipe
 
@@ -52,12 +52,47 @@ def test_a_recipes_field_is_varied_by_its_name():
 
 def test_another_mixer_loses_the_settings_of_the_one_before():
     body = {**BODY, "block": [ATTENTION, BODY["block"][1]]}
-    (arm,) = arms_of(plan(network=body, factors={"mixer": {"FF": {"block.0.mixer": "feedforward"}}}, controls=False))
+    (arm,) = arms_of(plan(network=body, factors={"mixer": {"FF": {"patches.mixer": "feedforward"}}}, controls=False))
     assert arm.network.architecture.block[0] == Branch("feedforward", "patches")
 
 
+@pytest.mark.parametrize("name", ["ff_micro_patch2_8", "vit_micro_patch2_8"])
+def test_a_branch_is_addressed_by_its_axis_in_whatever_order_they_are(name):
+    """FF-only networks have the feature branch first, ViT the patch branch."""
+    levels = {
+        "replaced": {"patches": {"mixer": "attention", "heads": 4}},
+        "another mixer": {"features.mixer": "linear", "patches.mixer": "pooling"},
+        "one setting": {"features.hidden": 34, "patches.norm": "none"},
+    }
+    base = NAMED[name].replace(readout="mean")
+    arms = arms_of(plan(network={"architecture": base}, factors={"what": levels}, controls=False))
+    found = [{branch.axis: branch for branch in arm.network.architecture.block} for arm in arms]
+    order = [branch.axis for branch in base.block]
+    assert all([branch.axis for branch in arm.network.architecture.block] == order for arm in arms)
+    (patches,) = (branch for branch in base.block if branch.axis == "patches")
+    assert found == [
+        {"patches": Branch("attention", "patches", heads=4), "features": Branch("feedforward", "features")},
+        {"patches": Branch("pooling", "patches"), "features": Branch("linear", "features")},
+        {"patches": patches.replace(norm="none"), "features": Branch("feedforward", "features", hidden=34)},
+    ]
+
+
+def test_the_same_change_by_axis_and_by_number():
+    by_axis, by_number = (
+        arms_of(plan(factors={"x": {"a": {path: "linear"}}}, controls=False))
+        for path in ("patches.mixer", "block.0.mixer")
+    )
+    assert by_axis == by_number
+
+
+def test_a_list_of_mixers_of_one_branch():
+    arms = arms_of(plan(factors={"patches.mixer": ["feedforward", "linear"]}, controls=False))
+    assert [arm.name for arm in arms] == ["patches.mixer feedforward", "patches.mixer linear"]
+    assert [arm.network.architecture.block[0].mixer for arm in arms] == ["feedforward", "linear"]
+
+
 def test_controls_are_the_body_without_mixing_and_with_a_random_one():
-    arms = {arm.name: arm for arm in arms_of(plan(factors={"mixer": {"FF": {}, "attention": {"block.0": ATTENTION}}}))}
+    arms = {arm.name: arm for arm in arms_of(plan(factors={"mixer": {"FF": {}, "attention": {"patches": ATTENTION}}}))}
     base = arms["FF"].network.architecture
     for name, mixer in (("no mixing", "none"), ("random mixing", "random")):
         control = arms[name]
@@ -97,6 +132,23 @@ def test_image_size_reaches_every_network():
         ({"widht": [2]}, "did you mean 'width'?"),
         ({"x": {"a": {"block.7.mixer": "none"}}}, "block.7"),
         ({"x": {"a": {"width.deep": 3}}}, "width.deep"),
+        (
+            {"x": {"a": {"patches": "attention"}}},
+            "patches: give the fields of a branch along patches, its mixer first; got 'attention'",
+        ),
+        (
+            {"x": {"a": {"patches": {"mixer": "linear", "axis": "features"}}}},
+            "patches: give the fields of a branch along patches",
+        ),
+        ({"x": {"a": {"patches.mixr": "linear"}}}, "block.0.mixr: there is no such field, did you mean 'mixer'?"),
+        (
+            {"x": {"a": {"block": [ATTENTION, ATTENTION], "patches.heads": 4}}},
+            "patches.heads: names the one branch along patches, of which this block has 2",
+        ),
+        (
+            {"x": {"a": {"network": "ff_micro_patch2_8", "block.0.mixer": "linear"}}},
+            "block.0.mixer: named networks differ in the order of their branches: say 'patches' or 'features' in place of 'block.0'",
+        ),
         ({"x": {"a": {"learning_rate": -1}}}, "learning_rate"),
         ({"network": ["vit_tiny_patch16_224"], "width": [64]}, "vit_tiny_patch16_224 has a body of its own"),
         ({"x": {"a": {}, "b": {}}}, "'a' and 'b' are the same network and recipe"),
@@ -110,14 +162,14 @@ def test_an_impossible_cell_is_named_with_the_reason(factors: dict, words: str):
 
 def test_a_comparison_with_an_arm_that_is_not_there():
     with pytest.raises(UserError, match="no arm 'atention', did you mean 'attention'"):
-        arms_of(plan(factors={"mixer": {"FF": {}, "attention": {"block.0": ATTENTION}}}, against="atention"))
+        arms_of(plan(factors={"mixer": {"FF": {}, "attention": {"patches": ATTENTION}}}, against="atention"))
     with pytest.raises(UserError, match="compared with itself"):
-        arms_of(plan(factors={"mixer": {"FF": {}, "attention": {"block.0": ATTENTION}}}, comparisons=[["FF", "FF"]]))
+        arms_of(plan(factors={"mixer": {"FF": {}, "attention": {"patches": ATTENTION}}}, comparisons=[["FF", "FF"]]))
 
 
 def test_the_question_is_of_attention_where_an_arm_has_it():
     its = plan(
-        factors={"mixer": {"attention": {"block.0": ATTENTION}, "linear": {"block.0.mixer": "linear"}, "FF": {}}}
+        factors={"mixer": {"attention": {"patches": ATTENTION}, "linear": {"patches.mixer": "linear"}, "FF": {}}}
     )
     arms = arms_of(its)
     assert comparisons_of(its, arms) == (("linear", "attention"), ("FF", "attention"))

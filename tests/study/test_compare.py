@@ -30,9 +30,7 @@ PLAN = {
         "position": "vectors",
         "block": [{"mixer": "feedforward", "axis": "patches"}, {"mixer": "feedforward", "axis": "features"}],
     },
-    "factors": {
-        "mixer": {"feed-forward": {}, "attention": {"block.0": {"mixer": "attention", "axis": "patches", "heads": 2}}}
-    },
+    "factors": {"mixer": {"feed-forward": {}, "attention": {"patches": {"mixer": "attention", "heads": 2}}}},
     "seeds": 2,
     "search": "none",
     "controls": False,
@@ -66,13 +64,15 @@ def test_a_study_tells_plan_runs_verdict_and_report(done: Path):
     order = [
         "Small and quick",
         "1,797 images",
-        "4 runs (2 arms x 2 seeds)",
+        "What this plan can show",
+        "4 runs: about",
         "4/4  ",
-        "Without attention:",
+        "feed-forward",
         "report:",
     ]
-    places = [told.index(words) for words in order]
-    assert places == sorted(places)
+    at = 0
+    for words in order:
+        at = told.index(words, at)
     for name in (
         "study.yaml",
         "arms.yaml",
@@ -125,7 +125,8 @@ def test_half_of_the_runs_missing_is_reported_as_such(study: Path):
     told = commands.here("report", study)
     assert told.returncode == 0
     assert "attention, seed 1: not done" in told.stdout
-    assert "one seed: of the test images alone" in " ".join(told.stdout.split())
+    assert "one repetition: test images alone" in " ".join(told.stdout.split())
+    assert "One repetition says nothing about architectures" in " ".join(told.stdout.split())
     assert "attention, seed 1: not done" in (study / "report.html").read_text()
     shutil.rmtree(study / "runs/attention")
     told = commands.here("report", study)
@@ -142,6 +143,103 @@ def test_a_plan_that_was_changed_under_its_runs_is_refused(study: Path, tmp_path
     told = commands.here("compare", "--study", study, "--resume")
     assert told.returncode == 2
     assert "recipe.epochs was 2, is 3" in told.stderr
+
+
+def told_of(study: Path) -> str:
+    """What the terminal and the page say of a study, in one line; what the page says comes first."""
+    told = commands.here("report", study)
+    assert told.returncode == 0, told.stderr
+    return " ".join(((study / "report.html").read_text() + told.stdout).split())
+
+
+def test_a_study_as_planned_is_not_exploratory(study: Path):
+    assert "Exploratory" not in told_of(study)
+    assert yaml.safe_load((study / "study.yaml").read_text())["frozen"]["sha256"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--margin", "30"], "margin was changed"),
+        (["--until-settled", "--max-seeds", "2"], "until_settled was changed"),
+    ],
+)
+def test_a_rule_changed_after_results_makes_the_report_exploratory(study: Path, arguments: list[str], words: str):
+    told = commands.here("compare", "--study", study, "--resume", *arguments)
+    assert told.returncode == 0, told.stderr
+    said = " ".join(told.stdout.split())
+    assert said.index("Exploratory") < said.index(words) < said.index("Difference")
+    page = (study / "report.html").read_text()
+    assert page.index("Exploratory") < page.index("Difference ")
+    told = commands.here("compare", "--study", study, "--resume", "--margin", "1", "--no-until-settled")
+    assert "Exploratory" in told.stdout  # putting it back does not undo it
+
+
+def test_a_plan_edited_by_hand_after_results_makes_the_report_exploratory(study: Path):
+    file = study / "study.yaml"
+    fields = yaml.safe_load(file.read_text())
+    file.write_text(yaml.safe_dump({**fields, "comparisons": [["attention", "feed-forward"]]}))
+    assert "comparisons was changed" in told_of(study)
+
+
+def test_seeds_added_by_hand_are_looks_with_wider_intervals(study: Path):
+    assert "97.5 % interval" in told_of(study)
+    commands.here("compare", "--study", study, "--resume", "--seeds", 3)
+    said = told_of(study)
+    assert "look 2" in said
+    assert "98.75 % interval" in said
+    assert "Exploratory" not in said
+
+
+def test_a_run_that_was_deleted_shows(study: Path):
+    told_of(study)
+    shutil.rmtree(study / "runs/attention/seed-1")
+    said = told_of(study)
+    assert "1 finished run was deleted: runs/attention/seed-1" in said
+    assert commands.here("compare", "--study", study, "--resume").returncode == 0
+    assert "was deleted" not in told_of(study)  # done again, to the same bits
+
+
+def test_arms_are_added_without_running_anything_again(study: Path, tmp_path: Path):
+    before = {file: file.stat().st_mtime_ns for file in study.glob("runs/*/*/summary.json")}
+    mixers = PLAN["factors"]["mixer"] | {"linear": {"patches": {"mixer": "linear"}}}
+    plan = plan_file(tmp_path, factors={"mixer": mixers})
+    told = commands.here("compare", "--study", plan, "--out", study, "--resume")
+    assert told.returncode == 0, told.stderr
+    assert {file: file.stat().st_mtime_ns for file in before} == before
+    assert len(list(study.glob("runs/*/*/summary.json"))) == 6
+    assert "factors was changed" in told_of(study)
+
+
+def test_an_arm_that_has_runs_cannot_be_changed(study: Path, tmp_path: Path):
+    mixers = PLAN["factors"]["mixer"] | {"attention": {"patches": {"mixer": "attention", "heads": 4}}}
+    plan = plan_file(tmp_path, factors={"mixer": mixers | {"linear": {"patches": {"mixer": "linear"}}}})
+    told = commands.here("compare", "--study", plan, "--out", study, "--resume")
+    assert told.returncode == 2
+    assert "arms may be added to a study, not changed: 'attention'" in told.stderr
+    assert "heads" in told.stderr
+
+
+def test_a_study_of_an_older_version_is_refused_with_what_differs(study: Path):
+    file = study / "arms.yaml"
+    fields = yaml.safe_load(file.read_text())
+    file.write_text(yaml.safe_dump({**fields, "format": 1}))
+    told = commands.here("compare", "--study", study, "--resume")
+    assert told.returncode == 2
+    assert "begun by another version of ffvit" in told.stderr
+    assert "report.html" in told.stderr
+
+
+def test_the_search_of_every_repetition_is_its_own(tmp_path: Path):
+    plan = plan_file(tmp_path, seeds=2, search={"seeds": 1, "length": 0.5, "extend": 0})
+    told = commands.here("compare", "--study", plan, "--out", tmp_path / "study")
+    assert told.returncode == 0, told.stderr
+    trials = list((tmp_path / "study/search").glob("*/*/*/config.yaml"))
+    assert len(trials) == 2 * 2 * 5
+    splits = {yaml.safe_load(file.read_text())["data"]["split_seed"] for file in trials}
+    assert splits == {0, 1}
+    table = pd.read_csv(tmp_path / "study/results.csv")
+    assert table["learning_rate"].notna().all()
 
 
 def test_a_run_that_was_exchanged_is_refused(study: Path):
@@ -215,6 +313,7 @@ def test_a_run_that_fails_is_told_and_the_others_are_reported(tmp_path: Path):
     )
     assert told.returncode == 1
     assert "1 run failed" in told.stderr
+    assert "1 of 1 runs of mad diverged or failed" in " ".join(told.stdout.split())
     assert "the loss became" in told.stdout
     assert set(pd.read_csv(tmp_path / "study/results.csv")["arm"]) == {"sane", "low"}
     assert "the loss became" in (tmp_path / "study/report.html").read_text()
@@ -245,10 +344,10 @@ def test_until_settled_adds_seeds_and_stops(tmp_path: Path):
     told = commands.here("compare", "--study", plan, "--out", tmp_path / "study")
     assert told.returncode == 0, told.stderr
     seeds = pd.read_csv(tmp_path / "study/results.csv")["seed"].nunique()
-    assert ("settled with 2 seeds" in told.stdout and seeds == 2) or seeds == 3
-    assert "2 looks" in (tmp_path / "study/report.html").read_text()
+    assert ("conclusive with 2 seeds" in told.stdout and seeds == 2) or seeds == 3
+    assert "2 planned looks" in (tmp_path / "study/report.html").read_text()
     again = commands.here("report", tmp_path / "study")
-    assert f"{seeds} seeds, paired" in " ".join(again.stdout.split())
+    assert f"{seeds} repetitions, paired" in " ".join(again.stdout.split())
 
 
 def test_killed_twice_and_gone_on_the_results_are_the_same_bytes(done: Path, tmp_path: Path):

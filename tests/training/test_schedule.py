@@ -58,3 +58,18 @@ def test_the_cooldown_stays_at_the_final_rate():
 def test_constant_stays_at_the_peak():
     recipe = recipes.NAMED["small"].replace(schedule="constant")
     assert learning_rate(recipe, 5) == learning_rate(recipe, 99) == recipe.peak_learning_rate
+
+
+def test_a_warmup_of_part_of_an_epoch():
+    recipe = recipes.NAMED["small"].replace(epochs=3, warmup_epochs=0.25)
+    start, peak = recipe.warmup_learning_rate, recipe.peak_learning_rate
+    rates = [learning_rate(recipe, done) for done in (0, 0.125, 0.25)]
+    assert rates == pytest.approx([start, (start + peak) / 2, peak])
+    assert learning_rate(recipe, 0.25 + 2.75 / 2) == pytest.approx((peak + recipe.final_learning_rate) / 2)
+
+
+def test_by_the_epoch_a_warmup_is_of_whole_epochs():
+    """A rate that holds for an epoch would else keep the first at next to nothing."""
+    short = DEIT.lasting(30).replace(schedule_late=False)
+    assert short.warmup == 0.5
+    assert learning_rate(short, 0) == short.peak_learning_rate

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import random
@@ -21,6 +22,7 @@ from commands import ffvit as run_command
 from commands import started
 from ffvit import recipe as recipes
 from ffvit.architecture import FF_ONLY
+from ffvit.network.create import preprocess_of, set_preprocess
 from ffvit.run import Run
 from ffvit.training import loop, train
 
@@ -45,7 +47,7 @@ def _one_thread():
 
 
 def quick(out: Path, **kwargs) -> Run:
-    return ffvit.train(out=out, console=Console(quiet=True), **{"recipe": QUICK, **kwargs})
+    return ffvit.train(out=out, **{"recipe": QUICK, "console": Console(quiet=True), **kwargs})
 
 
 def flags(fields: dict[str, object]) -> list[str]:
@@ -206,6 +208,32 @@ def test_stopped_at_the_very_end_of_an_epoch(tmp_path, monkeypatch):
     assert_same(undisturbed, train.resume(tmp_path / "two", console=Console(quiet=True)))
 
 
+def test_the_average_counts_steps_through_the_whole_run(tmp_path, monkeypatch):
+    """Its warm-up goes by them; a run that went on would else begin it anew."""
+    steps, update = [], loop.WeightAverage.update
+
+    def noting(self, network, step):
+        steps.append(step)
+        update(self, network, step)
+
+    monkeypatch.setattr(loop.WeightAverage, "update", noting)
+    quick(tmp_path / "run")
+    assert steps == list(range(20))
+
+
+def test_the_average_of_a_short_run_is_no_longer_at_chance(tmp_path):
+    """At the decay of `small`, a run of 100 steps would else end with 98 % of its start values."""
+    recipe = QUICK.replace(epochs=5, batch_size=64, average_decay=0.9998)
+    last = quick(tmp_path / "run", recipe=recipe).metrics()[-1]
+    assert last["average"]["top1"] > 0.9 * last["weights"]["top1"] > 0.5
+
+
+@pytest.mark.parametrize(("seed", "said"), [(-1, "greater than or equal to 0"), (2**64, "less")])
+def test_a_seed_that_is_none_is_said(seed, said):
+    with pytest.raises(ffvit.UserError, match=f"^seed: input should be .*{said}.*; got {seed}$"):
+        train.configure(seed=seed)
+
+
 def cut_off(do, first):
     def both(*arguments):
         first(*arguments)
@@ -273,16 +301,38 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(tmp_path, monkey
 def test_bad_images_are_passed_over_counted_and_listed(tmp_path, photos):
     folder = shutil.copytree(photos, tmp_path / "photos")
     broken = sorted((folder / "train").rglob("*.jpg"))[::9][:3]
+    broken.append(folder / "val" / "sky" / "0001.jpg")
     broken[0].write_bytes(broken[0].read_bytes()[:500])
     broken[1].write_bytes(b"")
     broken[2].write_text("no image")
+    broken[3].write_text("no image")
     recipe = QUICK.replace(batch_size=8, mixup=0.5, epochs=3)
-    run = quick(tmp_path / "run", data=folder, model=SMALL, recipe=recipe)
+    console = Console(record=True, file=io.StringIO())
+    run = quick(tmp_path / "run", data=folder, model=SMALL, recipe=recipe, console=console)
     listed = pd.read_csv(run.bad_images_file)
     assert sorted(listed["image"]) == [str(path) for path in broken]
-    assert run.summary()["bad_images"] == 3
+    assert run.summary()["bad_images"] == 4
+    said = " ".join(console.export_text().split())
+    assert "4 of 60 images could not be read: they are listed in" in said
+    assert "Warning: 1 of 12 test images could not be read." in said
     with pytest.raises(ffvit.RunStoppedError, match=r"3 images could not be read, more than --data.bad-images 2"):
         quick(tmp_path / "less", data=ffvit.Data(source=str(folder), bad_images=2), model=SMALL, recipe=recipe)
+
+
+def test_predictions_tell_the_group_of_each_test_image_that_could_be_read(tmp_path, photos):
+    folder = shutil.copytree(photos, tmp_path / "photos")
+    broken = folder / "val" / "dahlia" / "0001.jpg"
+    broken.write_bytes(b"")
+    data = ffvit.Data(source=str(folder), groups=r"re:(\w+)/\d\d(\d\d)")
+    with pytest.raises(ffvit.UserError, match="lie in both train and val"):
+        quick(tmp_path / "run", data=data, model=SMALL)
+    for path in (folder / "val").rglob("*.jpg"):
+        path.rename(path.with_name(f"val{path.name}"))
+    data = data.replace(groups=r"re:(\w+)/(\w+)\.jpg")
+    run = quick(tmp_path / "run", data=data, model=SMALL, recipe=QUICK.replace(batch_size=8, epochs=2))
+    table = pd.read_csv(run.predictions_file)
+    assert len(table) == 11
+    assert table["group"].tolist() == [f"{Path(name).parent.name}/{Path(name).stem}" for name in table["image"]]
 
 
 SMALL = ffvit.Architecture(width=12, depth=2, block=FF_ONLY, image=(24, 16), patch=(4, 8))
@@ -437,6 +487,34 @@ def test_stopped_before_the_first_checkpoint_it_starts_anew(tmp_path):
     stopped.checkpoint_file.unlink()  # as between an epoch's figures and its checkpoint
     assert_same(undisturbed, train.resume(stopped.path, console=Console(quiet=True)))
     assert [row["epoch"] for row in stopped.metrics()] == [row["epoch"] for row in undisturbed.metrics()]
+
+
+def test_the_temperature_is_in_the_file_it_was_fitted_for(tmp_path):
+    run = quick(tmp_path / "run")
+    assert run.summary()["temperature"] is not None
+    assert ffvit.load(run.best_file).temperature == run.summary()["temperature"]
+    assert ffvit.load(run.last_file).temperature is None
+    before = {file: file.read_bytes() for file in (run.best_file, run.last_file)}
+    run.summary_file.unlink()  # as if killed between the weights and the figures
+    train.resume(run.path, console=Console(quiet=True))
+    assert {file: file.read_bytes() for file in before} == before
+
+
+def test_a_resumed_run_prepares_images_as_the_weights_it_started_from(tmp_path):
+    """Its start weights are normalized otherwise than their network is by default, and are gone by then."""
+    start = ffvit.create_model("ff_micro_patch2_8")
+    set_preprocess(start, preprocess_of(start).replace(mean=(0.2,), std=(0.7,)))
+    ffvit.save_weights(tmp_path / "start.safetensors", start, tuple("0123456789"), temperature=3.0)
+    recipe = QUICK.replace(epochs=1, warmup_epochs=0)
+    undisturbed = quick(tmp_path / "one", recipe=recipe, start_from=tmp_path / "start.safetensors")
+    trained = preprocess_of(ffvit.load(undisturbed.path))
+    assert (trained.mean, trained.std) == ((0.2,), (0.7,))
+    assert (trained.crop_pct, trained.interpolation) == (recipe.evaluation_crop, recipe.interpolation)
+    assert ffvit.load(undisturbed.last_file).temperature is None
+    stopped = quick(tmp_path / "two", recipe=recipe, start_from=tmp_path / "start.safetensors")
+    (tmp_path / "start.safetensors").unlink()
+    stopped.summary_file.unlink()
+    assert_same(undisturbed, train.resume(stopped.path, console=Console(quiet=True)))
 
 
 def test_what_is_not_to_be_gone_on_with(tmp_path):

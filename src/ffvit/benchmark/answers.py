@@ -11,7 +11,7 @@ from torch import nn
 from ffvit.benchmark.subjects import Subject
 from ffvit.evaluation.scorer import Scorer
 from ffvit.machine import Machine, start
-from ffvit.network.create import classes_of
+from ffvit.network.create import class_names_of, preprocess_of
 
 
 @dataclass(frozen=True)
@@ -41,16 +41,12 @@ def answered(subject: Subject, models: Sequence[nn.Module], device: torch.device
     Raises:
         UserError: The run's images cannot be used.
     """
-    ready = subject.ready
-    plain = ready.network.to(device)
+    plain = subject.network().to(device)
     scorer = Scorer(
         start(Machine(accelerator="cuda" if device.type == "cuda" else "cpu", precision="32-true")),
         subject.parts.test,
-        plain,
-        ready.class_names or tuple(map(str, range(classes_of(plain)))),
-        ready.crop,
-        ready.interpolation,
-        ready.exact,
+        preprocess_of(plain),
+        class_names_of(plain),
         batch,
     )
     reference, _ = scorer(plain)

@@ -15,8 +15,8 @@ from ffvit.data.loader import Finish, evaluation_loader, workers_for
 from ffvit.data.parts import Parts, open_parts
 from ffvit.data.transform import evaluation_transform
 from ffvit.errors import UserError
-from ffvit.evaluation.ready import Ready, ready_to_answer
-from ffvit.network.create import create_model, input_of, known_name
+from ffvit.network.create import create_model, known_name, preprocess_of
+from ffvit.network.weights import load
 from ffvit.run import Run
 
 CALIBRATION = 128
@@ -58,13 +58,8 @@ class Subject:
             UserError: As `ffvit.load` or `ffvit.create_model`.
         """
         if self.is_weights:
-            return self.ready.network
+            return load(self.given)
         return create_model(self.given, image=self.side).eval()
-
-    @property
-    def ready(self) -> Ready:
-        """The weights with what their answers need."""
-        return ready_to_answer(self.given)
 
     @property
     def parts(self) -> Parts:
@@ -77,13 +72,12 @@ class Subject:
 
     def calibration(self) -> Float[Tensor, "images channels height width"]:
         """Images to calibrate with: the run's training images, or without a run random ones, which tell speed alone."""
-        takes = input_of(self.network())
-        shape = takes.channels, *takes.image
+        preprocess = preprocess_of(self.network())
+        shape = preprocess.in_chans, *preprocess.img_size
         if not self.has_run:
             return torch.randn(CALIBRATION, *shape, generator=torch.Generator().manual_seed(0))
-        ready, train = self.ready, self.parts.train
-        transform = evaluation_transform(ready.crop, ready.interpolation, takes.image, takes.channels, ready.exact)
+        train = self.parts.train
         images = Subset(train, np.linspace(0, len(train) - 1, min(CALIBRATION, len(train))).astype(np.int64))
-        loader = evaluation_loader(images, transform, shape, CALIBRATION, workers_for(images, 1))
-        batch = next(iter(loader))
-        return Finish(takes.mean, takes.std)(batch)[batch.weights > 0]
+        transform = evaluation_transform(preprocess)
+        batch = next(iter(evaluation_loader(images, transform, shape, CALIBRATION, workers_for(images, 1))))
+        return Finish(preprocess.mean, preprocess.std)(batch)[batch.weights > 0]

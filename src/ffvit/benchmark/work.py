@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from ffvit.benchmark.subjects import Subject
 from ffvit.cost.measure import prediction
 from ffvit.network.compiling import compile_blocks, why_not_compiled
-from ffvit.network.create import classes_of, input_of
+from ffvit.network.create import classes_of, preprocess_of
 from ffvit.recipe import Recipe
 from ffvit.training.optimizer import build_optimizer
 
@@ -52,8 +52,8 @@ def training_step(network: nn.Module, precision: str, compiled: bool) -> Step:
 
 def images_for(network: nn.Module, batch: int, device: torch.device) -> Float[Tensor, "batch channels height width"]:
     """Random images such as the network takes, normalised."""
-    takes = input_of(network)
-    return torch.randn(batch, takes.channels, *takes.image, device=device)
+    takes = preprocess_of(network)
+    return torch.randn(batch, takes.in_chans, *takes.img_size, device=device)
 
 
 def predicting(subject: Subject, engine: str, precision: str, device: torch.device, batch: int) -> Callable[[], object]:

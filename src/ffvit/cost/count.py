@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from ffvit.network.create import input_of
+from ffvit.network.create import preprocess_of
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ def count(network: nn.Module) -> Count:
     The operations are those torch counts: matrix products, convolutions and attention, which are nearly all. Nothing is
     computed, so it takes no longer for a large network.
     """
-    takes = input_of(network)
+    takes = preprocess_of(network)
     shadow = copy.deepcopy(network).to("meta").eval()
-    image = torch.empty(1, takes.channels, *takes.image, device="meta")
+    image = torch.empty(1, takes.in_chans, *takes.img_size, device="meta")
     # Plain attention is made of matrix products that the counter knows; it has no formula for every fused kernel.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         shadow(image)

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ffvit.machine import keep_freed_memory
-from ffvit.network.create import input_of
+from ffvit.network.create import preprocess_of
 
 WARM = 3
 """Calls that do not count, at most: they load code, and what another network pushed out of the caches."""
@@ -41,8 +41,8 @@ def device_here() -> torch.device:
 
 def random_images(network: nn.Module, batch: int) -> Float[Tensor, "batch channels height width"]:
     """Images such as the network takes, of random numbers, on its device."""
-    takes = input_of(network)
-    return torch.rand(batch, takes.channels, *takes.image, device=next(network.parameters()).device)
+    takes = preprocess_of(network)
+    return torch.rand(batch, takes.in_chans, *takes.img_size, device=next(network.parameters()).device)
 
 
 def prediction(network: nn.Module, images: Float[Tensor, "batch channels height width"]) -> Callable[[], object]:

@@ -61,7 +61,7 @@ class Data(Value):
         "list; `folder`, the folder below the class's; `re:PATTERN`, what it matches in the path (its brackets, if it "
         "has any); `near-duplicates`, images that look the same to `ffvit check`; or, say, `patient+near-duplicates`.",
     )
-    split_seed: NonNegativeInt = Field(0, description="Decides which images fall into which part.")
+    split_seed: int = Field(0, ge=0, lt=2**32, description="Decides which images fall into which part.")
     folds: Annotated[int, Field(ge=2)] | None = Field(
         None,
         description="Cross-validation: part the images into so many folds of equal classes; `fold` is the test part.",

@@ -45,11 +45,6 @@ class Groups:
     of: dict[str, Int64[np.ndarray, " images"]]
     names: tuple[str, ...]
 
-    @property
-    def trivial(self) -> bool:
-        """Whether no two images belong together."""
-        return len(self.names) == sum(map(len, self.of.values()))
-
 
 def find_groups(data: Data, brought: dict[str, Labelled]) -> Groups | None:
     """The groups that `data.groups` asks for, over all parts that the data brings; None if it asks for none.
@@ -59,6 +54,9 @@ def find_groups(data: Data, brought: dict[str, Labelled]) -> Groups | None:
     """
     if data.groups is None:
         return None
+    brought = {
+        part: brought[part] for part in ("train", "val", "test") if part in brought
+    }  # a list names them in any order
     column, near = parsed_groups(data.groups)
     if column is None:
         names = [_given_path(images, index) for images, _ in brought.values() for index in range(len(images))]

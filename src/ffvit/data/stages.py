@@ -17,6 +17,7 @@ from ffvit.data.loader import training_loader, workers_for
 from ffvit.data.order import TrainingOrder
 from ffvit.data.transform import Source, Transform, evaluation_transform, training_transform
 from ffvit.errors import UserError
+from ffvit.preprocess import Preprocess
 from ffvit.recipe import Recipe
 
 SAMPLE = 256
@@ -119,7 +120,7 @@ def measure(
     ways: list[Transform] = [
         training_transform(still, image, 3, mean),
         training_transform(recipe, image, 3, mean),
-        evaluation_transform(recipe.evaluation_crop, recipe.interpolation, image, 3, recipe.exact != "never"),
+        evaluation_transform(Preprocess(img_size=image).with_recipe(recipe)),
     ]
     decode = _each(stored, decoded, seconds)
     crop, all_of_it, evaluate = (_each(stored, _of_stored(way), seconds) for way in ways)

@@ -1,6 +1,6 @@
 """From an encoded image to the pixels a network is shown: augmented for training, resized and cropped for evaluation.
 
-There are two ways, and the recipe's field `exact` chooses. The exact one is timm's on Pillow, to the bit. The fast one
+There are two ways; the recipe's field `exact` and `Preprocess.pixel_backend` choose. The exact one (`pillow`) is timm's on Pillow, to the bit. The fast one
 draws the same things and differs by the rounding of pixels: it decodes of a JPEG what the crop needs, resizes once, and
 works on arrays of bytes.
 """
@@ -28,6 +28,7 @@ from ffvit.data.images import Stored
 from ffvit.data.jpeg import Pixels
 from ffvit.data.operations import Step, on_arrays, operations, posterize
 from ffvit.errors import UserError
+from ffvit.preprocess import Preprocess
 from ffvit.recipe import Recipe
 
 
@@ -141,27 +142,21 @@ def training_transform(recipe: Recipe, image: tuple[int, int], channels: int, me
     return _FastForTraining(first.transforms, steps, recipe.interpolation, channels, recipe.erase)
 
 
-def evaluation_transform(
-    crop: float, interpolation: str, image: tuple[int, int], channels: int, exact: bool = True
-) -> Transform:
+def evaluation_transform(preprocess: Preprocess) -> Transform:
     """Resize so that the central crop is the given share of the shorter side, and crop.
 
-    Args:
-        crop: Length of the crop as a share of the resized image's (0.875: 224 of 256).
-        interpolation: bicubic or bilinear.
-        image: Height and width of what comes out.
-        channels: 3, or 1 for grey.
-        exact: timm's pixels, to the bit.
-
     Raises:
-        UserError: Another number of channels.
+        UserError: Another number of channels than 3 or 1.
     """
+    channels = preprocess.in_chans
     check_channels(channels)
-    made = create_transform((channels, *image), interpolation=interpolation, crop_pct=crop).transforms
+    made = create_transform(
+        (channels, *preprocess.img_size), interpolation=preprocess.interpolation, crop_pct=preprocess.crop_pct
+    ).transforms
     steps = [step for step in made if isinstance(step, Resize | ResizeKeepRatio | CenterCrop | CenterCropOrPad)]
-    if exact:
+    if preprocess.pixel_backend == "pillow":
         return _Exactly(Compose(steps), channels)
-    return _FastForEvaluation(steps, interpolation, channels)
+    return _FastForEvaluation(steps, preprocess.interpolation, channels)
 
 
 class _Exactly:

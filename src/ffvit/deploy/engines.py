@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ffvit.errors import UserError
 from ffvit.machine import multiplies_bf16
 from ffvit.network.compiling import allow_variants, why_not_compiled
-from ffvit.network.create import input_of
+from ffvit.network.create import preprocess_of
 
 ENGINES = ("torch", "compiled", "onnx", "openvino")
 PRECISIONS = ("fp32", "bf16", "int8")
@@ -86,8 +86,8 @@ def build(
     graph = graph_of(network)
     if precision == "int8":
         if calibration is None:
-            takes = input_of(network)
-            calibration = torch.randn(16, takes.channels, *takes.image, generator=torch.Generator().manual_seed(0))
+            takes = preprocess_of(network)
+            calibration = torch.randn(16, takes.in_chans, *takes.img_size, generator=torch.Generator().manual_seed(0))
         graph = quantized(graph, calibration)
     written = graph.SerializeToString()
     return _OfArrays(_onnxruntime(written, device) if engine == "onnx" else _openvino(written, precision)).eval()

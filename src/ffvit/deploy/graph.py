@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ffvit.network.create import input_of
+from ffvit.network.create import preprocess_of
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -28,13 +28,13 @@ AT_ONCE = 16
 
 def graph_of(network: nn.Module) -> ModelProto:
     """The network's graph: `images` (batch channels height width, normalised) to `logits`, for any batch."""
-    takes = input_of(network)
+    takes = preprocess_of(network)
     plain = copy.deepcopy(network).float().cpu().eval()
     batch = torch.export.Dim("batch", min=1, max=2**20)
     with _quietly(), torch.no_grad():
         program = torch.onnx.export(
             plain,
-            (torch.zeros(2, takes.channels, *takes.image),),
+            (torch.zeros(2, takes.in_chans, *takes.img_size),),
             dynamo=True,
             dynamic_shapes=({0: batch},),
             input_names=[IMAGES],

@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from lightning_fabric import Fabric
 from rich.console import Console
 from timm.data import ImageNetInfo
 from torch import nn
@@ -24,10 +25,11 @@ from ffvit.data.transform import evaluation_transform
 from ffvit.deploy.engines import build, why_not
 from ffvit.deploy.fastest import soonest
 from ffvit.errors import UserError
-from ffvit.evaluation.ready import ready_to_answer
+from ffvit.evaluation.mode import evaluation_mode
 from ffvit.evaluation.report import percent
 from ffvit.machine import Machine, keep_freed_memory, start
-from ffvit.network.create import classes_of, input_of
+from ffvit.network.create import class_names_of, preprocess_of
+from ffvit.network.weights import load
 
 BATCH = 32
 """Images at once: few, so that the first answers come soon."""
@@ -53,10 +55,10 @@ def predict(
 ) -> Iterator[Prediction | BadImageError]:
     """Name what pictures show.
 
-    Probabilities are calibrated with the temperature that the run fitted on its selection part, where there is one.
+    Probabilities are calibrated with the temperature that the weights bring from their run, if they do.
 
     Args:
-        weights: A run folder, a file of weights, or a network.
+        weights: A run folder, a file of weights, or a network, whose mode and device are its own again afterwards.
         images: Image files, and folders of them at any depth.
         top: How many classes an image gets.
         model: The network's name, for weights that do not say.
@@ -69,7 +71,8 @@ def predict(
         For each image in turn its prediction, or the error that says why it could not be read.
 
     Raises:
-        UserError: The weights cannot be used, a path does not exist, there is no image, or the engine cannot run here.
+        UserError: The weights cannot be used, a path does not exist, there is no image, the engine cannot run here, or
+            the network's answers are no numbers.
     """
     machine = machine or Machine()
     if machine.devices * machine.nodes > 1:
@@ -77,13 +80,20 @@ def predict(
     paths = [path for given in images for path in _paths(Path(given))]
     if not paths:
         raise UserError(f"there is no image in {', '.join(map(str, images)) or 'nothing'}")
-    ready = ready_to_answer(weights, model)
-    network, takes = ready.network, input_of(ready.network)
-    names = _readable(ready.class_names or tuple(map(str, range(classes_of(network)))))
+    network = weights if isinstance(weights, nn.Module) else load(weights, model)
     fabric = start(machine)
     if fabric.device.type == "cpu":
         keep_freed_memory()
-    network.to(fabric.device)
+    with evaluation_mode(network, fabric.device):
+        yield from _predictions(network, paths, top, fabric, engine)
+
+
+def _predictions(
+    network: nn.Module, paths: list[str], top: int, fabric: Fabric, engine: str
+) -> Iterator[Prediction | BadImageError]:
+    """What a network on the device, in evaluation mode, says of image files."""
+    preprocess, names = preprocess_of(network), _readable(class_names_of(network))
+    temperature = getattr(network, "temperature", None) or 1.0
     precision = {"32-true": "fp32", "bf16-mixed": "bf16"}.get(fabric.strategy.precision.precision)
     if engine == "auto":
         tell = partial(print, file=sys.stderr)
@@ -94,15 +104,17 @@ def predict(
             precision = "fp32"
         network = build(network, engine, precision, fabric.device)
     files = FileImages(Path(), paths, np.zeros(len(paths), dtype=np.int64))
-    transform = evaluation_transform(ready.crop, ready.interpolation, takes.image, takes.channels, ready.exact)
-    finish = Finish(takes.mean, takes.std)
+    transform, finish = evaluation_transform(preprocess), Finish(preprocess.mean, preprocess.std)
+    shape = preprocess.in_chans, *preprocess.img_size
     workers = workers_for(files, 1) if len(paths) > 2 * BATCH else 0
-    for batch in evaluation_loader(
-        files, transform, (takes.channels, *takes.image), BATCH, workers, device=fabric.device
-    ):
+    for batch in evaluation_loader(files, transform, shape, BATCH, workers, device=fabric.device):
         with torch.inference_mode(), fabric.autocast():
             logits = network(finish(batch.to(fabric.device))).float().cpu()
-        likeliest = (logits / (ready.temperature or 1.0)).softmax(dim=1).topk(min(top, logits.shape[1]), dim=1)
+        if not logits.isfinite().all():
+            raise UserError(
+                "the network's logits are NaN or infinite: its training diverged, or its weights are damaged"
+            )
+        likeliest = (logits / temperature).softmax(dim=1).topk(min(top, logits.shape[1]), dim=1)
         bad = iter(batch.bad)
         for row, (index, weight) in enumerate(zip(batch.indices, batch.weights.tolist(), strict=True)):
             if not weight:
@@ -134,14 +146,15 @@ def _readable(names: tuple[str, ...]) -> tuple[str, ...]:
 def written(
     predictions: Iterator[Prediction | BadImageError], form: Literal["table", "csv", "json"], console: Console
 ) -> int:
-    """Write predictions as they come, unreadable images to stderr; hands back how many could be read."""
+    """Write predictions as they come, unreadable images and their number to stderr; hands back how many were read."""
     writer = csv.writer(sys.stdout)
     if form == "csv":
         writer.writerow(("image", "rank", "class", "probability"))
-    read = 0
+    read = bad = 0
     for each in predictions:
         if isinstance(each, BadImageError):
             print(f"not read: {each}", file=sys.stderr)
+            bad += 1
             continue
         read += 1
         pairs = list(zip(each.classes, each.probabilities, strict=True))
@@ -158,4 +171,6 @@ def written(
             for name, share in pairs:
                 line = f"  {percent(share):>7}  {'█' * round(20 * share):<20} {name}"
                 console.print(line, highlight=False, markup=False)
+    if bad:
+        print(f"{bad:,} of {read + bad:,} images could not be read", file=sys.stderr)
     return read

@@ -14,17 +14,19 @@ from ffvit.evaluation.measures import ClassMeasures, Evaluation
 from ffvit.evaluation.proportion import Proportion
 
 
-def report(evaluation: Evaluation, title: str) -> Group:
-    """The evaluation for `rich.console.Console().print`: summary, classes, confusion matrix, wrong answers.
+def report(evaluation: Evaluation, title: str, warnings: Sequence[str] = ()) -> Group:
+    """The evaluation for `rich.console.Console().print`: warnings, summary, classes, confusion matrix, wrong answers.
 
     With more than 25 classes, only the ten of lowest F1 are shown; with more than 12, no confusion matrix.
     """
-    return Group(*_parts(evaluation, title))
+    return Group(*_parts(evaluation, title, warnings))
 
 
-def _parts(evaluation: Evaluation, title: str) -> Iterator[RenderableType]:
+def _parts(evaluation: Evaluation, title: str, warnings: Sequence[str]) -> Iterator[RenderableType]:
     # Names are Text all through: in a plain string, rich would take [brackets] for its markup.
     yield _heading(f"{title}, {evaluation.images:,} images, {len(evaluation.per_class):,} classes")
+    for warning in warnings:
+        yield Text(f"Warning: {warning}.", style="bold red")
     yield _summary(evaluation)
     if evaluation.temperature is not None:
         yield Text(_about_calibration(evaluation), style="dim")

@@ -18,7 +18,6 @@ from ffvit.data.transform import evaluation_transform
 from ffvit.errors import UserError
 from ffvit.evaluation.answers import Answers
 from ffvit.machine import gathered, processes_here
-from ffvit.network.create import input_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
     from ffvit.data.loader import Batch
+    from ffvit.preprocess import Preprocess
 
 KEPT_LOGITS = 100_000_000
 """At most so many logits are kept (400 MB) to fit a temperature on; of a larger set, those of evenly spaced images."""
@@ -51,11 +51,8 @@ class Scorer:
     Args:
         fabric: Where to compute.
         images: What to answer.
-        network: Tells what its images must look like.
+        preprocess: How images are prepared.
         classes: Names, in the order of the logits.
-        crop: Share of the resized image that the central crop keeps.
-        interpolation: How images are resized.
-        exact: Whether by Pillow, to the bit.
         batch_size: Images at once on each device.
         workers: Loading processes of each device; default: see `workers_for`.
     """
@@ -64,24 +61,19 @@ class Scorer:
         self,
         fabric: Fabric,
         images: Images,
-        network: nn.Module,
+        preprocess: Preprocess,
         classes: tuple[str, ...],
-        crop: float,
-        interpolation: str,
-        exact: bool,
         batch_size: int,
         workers: int | None = None,
     ) -> None:
         self.fabric, self.images, self.classes = fabric, images, classes
-        takes = input_of(network)
-        transform = evaluation_transform(crop, interpolation, takes.image, takes.channels, exact)
-        self.finish = Finish(takes.mean, takes.std)
-        shape = takes.channels, *takes.image
+        self.finish = Finish(preprocess.mean, preprocess.std)
+        shape = preprocess.in_chans, *preprocess.img_size
         self.small = len(images) * prod(shape) <= KEPT_IMAGES
         self.open: Callable[[], Iterable[Batch]] = partial(
             evaluation_loader,
             images,
-            transform,
+            evaluation_transform(preprocess),
             shape,
             batch_size,
             workers_for(images, processes_here(fabric), fabric.device) if workers is None else workers,

@@ -7,6 +7,7 @@ any size from 8 px on and any number of channels, and are registered with timm, 
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
 from collections.abc import Callable
@@ -112,6 +113,7 @@ def convnet_near(flops: float, image: tuple[int, int], channels: int, classes: i
     return min(names, key=lambda name: abs(math.log(_flops(name, image, channels, classes) / flops)))
 
 
+@functools.cache
 def _flops(name: str, image: tuple[int, int], channels: int, classes: int) -> int:
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
         ConvNet(*CONVNETS[name], classes, channels).eval()(torch.empty(1, channels, *image))

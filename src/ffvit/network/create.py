@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from fnmatch import fnmatch
 from typing import Any, cast
 
@@ -12,17 +11,8 @@ from torch import nn
 from ffvit.architecture import NAMED, Architecture, Network
 from ffvit.errors import UserError, nearest
 from ffvit.network.backbone import Backbone
-from ffvit.network.named import build, input_config
-
-
-@dataclass(frozen=True)
-class Input:
-    """What a network takes: image size in pixels, channels, and the mean and deviation its pixels are scaled by."""
-
-    image: tuple[int, int]
-    channels: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+from ffvit.network.named import build, default_cfgs, input_config
+from ffvit.preprocess import Preprocess
 
 
 def create_model(
@@ -67,8 +57,9 @@ def create_model(
     if pretrained:
         raise UserError("an architecture of your own has no published weights: leave out pretrained, or give a name")
     backbone: Any = build(architecture, classes, channels, image, proj_drop_rate=dropout, drop_path_rate=drop_path)
-    backbone.pretrained_cfg = input_config(backbone.architecture)
-    backbone.network = Network(name=name, architecture=backbone.architecture)
+    backbone.pretrained_cfg = default_cfgs.get(name or "") or input_config(backbone.architecture)
+    backbone.built_from = Network(name=name, architecture=backbone.architecture)
+    set_preprocess(backbone, preprocess_of(backbone))
     return backbone
 
 
@@ -112,15 +103,11 @@ def _by_name(
     sizes = (
         {"architecture": network.architecture} if ours else {"classes": classes, "channels": channels, "image": image}
     )
-    network.network = Network(name=name, **sizes)
-    if image is not None:
-        network.pretrained_cfg = {**network.pretrained_cfg, "input_size": (input_of(network).channels, *image)}
-    if channels is not None and channels != len(network.pretrained_cfg["mean"]):
-        scale = {
-            key: (sum(network.pretrained_cfg[key]) / len(network.pretrained_cfg[key]),) * channels
-            for key in ("mean", "std")
-        }
-        network.pretrained_cfg = {**network.pretrained_cfg, **scale}
+    network.built_from = Network(name=name, **sizes)
+    own_channels, *own_image = network.pretrained_cfg["input_size"]
+    size = (channels or own_channels, *(image or own_image))
+    network.pretrained_cfg = {**network.pretrained_cfg, "input_size": size}
+    set_preprocess(network, preprocess_of(network))
     return network
 
 
@@ -148,9 +135,9 @@ def network_of(network: nn.Module) -> Network:
         UserError: It was made neither by `create_model` nor by `load`, nor is it one of our backbones.
     """
     if isinstance(network, Backbone):
-        made: Network | None = getattr(network, "network", None)
+        made: Network | None = getattr(network, "built_from", None)
         return Network(name=made.name if made else None, architecture=network.architecture)
-    made = getattr(network, "network", None)
+    made = getattr(network, "built_from", None)
     if made is not None:
         return made.replace(classes=classes_of(network))
     config = getattr(network, "pretrained_cfg", None)
@@ -171,12 +158,31 @@ def classes_of(network: nn.Module) -> int:
     return cast("int", network.num_classes)
 
 
-def input_of(network: nn.Module) -> Input:
-    """What the network takes."""
+def class_names_of(network: nn.Module) -> tuple[str, ...]:
+    """The names of the classes in the order of the logits; numbers, where they have no names."""
+    return getattr(network, "class_names", None) or tuple(map(str, range(classes_of(network))))
+
+
+def preprocess_of(network: nn.Module) -> Preprocess:
+    """How images become what the network takes: by its timm `pretrained_cfg`, for the channels it really has.
+
+    Raises:
+        UserError: It does not say.
+    """
+    config = getattr(network, "pretrained_cfg", None) or {}
+    known: dict[str, Any] = {"pixel_backend": getattr(network, "pixel_backend", "pillow")}
     if isinstance(network, Backbone):
-        config = getattr(network, "pretrained_cfg", None) or input_config(network.architecture)
-        return Input(network.architecture.image, network.in_chans, tuple(config["mean"]), tuple(config["std"]))
-    config = cast("dict[str, Any]", network.pretrained_cfg)
-    channels, height, width = config["input_size"]
-    channels = getattr(network, "in_chans", channels)
-    return Input((height, width), channels, tuple(config["mean"]), tuple(config["std"]))
+        config = config or input_config(network.architecture)
+        known |= {"img_size": network.architecture.image, "in_chans": network.in_chans}
+    elif "input_size" not in config:
+        raise UserError("this network does not say what images it takes: make it with ffvit.create_model")
+    else:
+        known["in_chans"] = getattr(network, "in_chans", config["input_size"][0])
+    return Preprocess.from_timm(config, **known)
+
+
+def set_preprocess(network: nn.Module, preprocess: Preprocess) -> None:
+    """Have the network tell that its images are prepared so, to us and to timm."""
+    told: Any = network
+    told.pretrained_cfg = {**(getattr(network, "pretrained_cfg", None) or {}), **preprocess.to_timm()}
+    told.pixel_backend = preprocess.pixel_backend

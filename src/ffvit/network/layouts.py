@@ -13,10 +13,12 @@ import math
 import re
 from collections.abc import Mapping
 
+import timm
 from torch import Tensor
 
 from ffvit.architecture import FF_ONLY, Architecture, transformer
 from ffvit.errors import UserError
+from ffvit.preprocess import Preprocess
 
 _RENAMED = {
     "released": (
@@ -63,6 +65,14 @@ def to_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             name = re.sub(pattern, ours, name)
         renamed[name] = tensor
     return renamed
+
+
+def preprocess_of_vit(architecture: Architecture) -> Preprocess:
+    """How timm prepares images for its plain ViT of this size (mean and deviation 0.5), or of no named size."""
+    size = {192: "tiny", 384: "small", 768: "base", 1024: "large"}.get(architecture.width)
+    name = f"vit_{size}_patch{architecture.patch[0]}_{architecture.image[0]}"
+    config = timm.get_pretrained_cfg(name if timm.is_model(name) else "vit_base_patch16_224")
+    return Preprocess.from_timm(config.to_dict(), img_size=architecture.image, in_chans=architecture.channels)
 
 
 def architecture_of(state: Mapping[str, Tensor]) -> Architecture | None:

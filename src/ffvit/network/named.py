@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ffvit.architecture import NAMED, Architecture
 from ffvit.network.backbone import Backbone
 from ffvit.network.layouts import to_ours
+from ffvit.preprocess import Preprocess
 
 RELEASE = "https://github.com/lukemelas/do-you-even-need-attention/releases/download/v0.0.1/"
 RELEASED = {
@@ -26,18 +27,13 @@ RELEASED = {
 
 def input_config(architecture: Architecture) -> dict[str, Any]:
     """Timm's `default_cfg` of a network: what goes in, how it is scaled, where its first and last layers are."""
-    three = architecture.channels == 3
     return {
         "url": "",
         "num_classes": architecture.classes,
-        "input_size": (architecture.channels, *architecture.image),
+        **Preprocess(img_size=architecture.image, in_chans=architecture.channels).to_timm(),
         "pool_size": None,
-        "crop_pct": 0.875,
         "crop_mode": "center",
-        "interpolation": "bicubic",
         "fixed_input_size": True,
-        "mean": (0.485, 0.456, 0.406) if three else (0.5,) * architecture.channels,
-        "std": (0.229, 0.224, 0.225) if three else (0.5,) * architecture.channels,
         "first_conv": "patch_embed.proj",
         "classifier": "head",
     }

@@ -23,11 +23,17 @@ from torch import Tensor, nn
 from ffvit.architecture import Architecture, Network
 from ffvit.atomic import writing
 from ffvit.errors import UserError
-from ffvit.network.create import create_model, network_of
-from ffvit.network.layouts import architecture_of, layout_of, to_ours
+from ffvit.network.create import create_model, network_of, preprocess_of, set_preprocess
+from ffvit.network.layouts import architecture_of, layout_of, preprocess_of_vit, to_ours
+from ffvit.preprocess import Preprocess
 from ffvit.value import parse
 
-WEIGHTS_OF_A_FOLDER = ("best.safetensors", "last.safetensors", "model.safetensors", "pytorch_model.bin")
+HUB_CONFIG = "config.json"
+HUB_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+"""What timm and the Hub call a folder's files."""
+
+WEIGHTS_OF_A_RUN = ("best.safetensors", "last.safetensors")
+WEIGHTS_OF_A_FOLDER = (*WEIGHTS_OF_A_RUN, *HUB_WEIGHTS)
 """Where a folder's weights are: ours, then the Hub's."""
 
 ALLOWED: list[Any] = [argparse.Namespace]
@@ -35,19 +41,29 @@ ALLOWED: list[Any] = [argparse.Namespace]
 
 
 def save_weights(
-    path: Path, network: nn.Module, class_names: Sequence[str] | None, state: Mapping[str, Tensor] | None = None
+    path: Path,
+    network: nn.Module,
+    class_names: Sequence[str] | None,
+    state: Mapping[str, Tensor] | None = None,
+    *,
+    temperature: float | None = None,
 ) -> None:
-    """Write weights as safetensors, the network and its class names in the metadata; whole or not at all.
+    """Write weights as safetensors with all that their answers need in the metadata; whole or not at all.
+
+    That is the network, its class names, how images are prepared for it (`preprocess_of`), and its temperature.
 
     Args:
         path: The file.
         network: Made by `create_model` or `load`, or a `Backbone`.
         class_names: In the order of the logits.
         state: The weights, where they are not simply the network's (sharded over processes).
+        temperature: What its logits are divided by to calibrate its probabilities, if it was fitted for these weights.
     """
     about = {
         "network": network_of(network).model_dump(mode="json"),
         "class_names": list(class_names) if class_names is not None else None,
+        "preprocess": preprocess_of(network).model_dump(mode="json"),
+        "temperature": temperature,
     }
     state = network.state_dict() if state is None else state
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
@@ -65,6 +81,10 @@ def load(
 ) -> nn.Module:
     """Load a network from a run folder, one of our files, the paper's released checkpoints, or DeiT's and timm's ViT.
 
+    How images are prepared is told by our file's metadata or by the `config.json` of a folder from the Hub. A ViT without
+    either is normalised as timm's ViTs are, by 0.5, unless it lies under `model` in its file, as DeiT's checkpoints do;
+    naming the network (`model`) takes what timm has for that name.
+
     Args:
         path: A file or folder; what it is, is seen from its content.
         model: The network, for weights that do not say (those of other timm networks): a name or an `Architecture`.
@@ -74,7 +94,8 @@ def load(
 
     Returns:
         The network in evaluation mode. `class_names` is a tuple in the order of the logits (ImageNet's WordNet ids for
-        1,000 classes without names), or None; `new_head` is True if `classes` asked for a fresh head.
+        1,000 classes without names), or None; `temperature` is what its run fitted to calibrate it, or None; `new_head`
+        is True if `classes` asked for a fresh head. `pretrained_cfg` tells how images are prepared, as in timm.
 
     Raises:
         UserError: There is no such file; it is truncated, would run code, or holds no weights; or it belongs to
@@ -82,6 +103,7 @@ def load(
     """
     state, about = read_weights(Path(path))
     network: Network | Architecture
+    preprocess = about.get("preprocess")
     if model is not None:
         network = Network(name=model) if isinstance(model, str) else model
     elif about.get("network"):
@@ -91,18 +113,24 @@ def load(
         if found is None:
             raise UserError(f"{path}: these weights do not tell which network they belong to: name it (--model NAME)")
         network = found
+        if layout_of(state) == "timm ViT" and not about.get("wrapped"):
+            preprocess = preprocess_of_vit(found)
     of_file = _classes_in(state, network)
     built: Any = create_model(network, of_file, dropout=dropout, drop_path=drop_path)
     fit(built, state, str(path))
-    names = about.get("class_names")
+    if preprocess is not None:  # its image size is that of the network, which may have been asked for in another
+        own = preprocess_of(built)
+        set_preprocess(built, parse(Preprocess, preprocess, f"{path}: preprocess").replace(img_size=own.img_size))
+    names, temperature = about.get("class_names"), about.get("temperature")
     if names is None and of_file == 1000:
         names = ImageNetInfo().label_names()
     built.new_head = classes is not None and classes != built.num_classes
     if built.new_head:
         assert classes is not None
         built.reset_classifier(classes)
-        names = None
+        names = temperature = None
     built.class_names = tuple(names) if names is not None else None
+    built.temperature = temperature
     return built.eval()
 
 
@@ -131,7 +159,7 @@ def fit(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The weights in a file or folder, and what its metadata says of `network` (fields) and `class_names`.
+    """The weights in a file or folder, and what is said of them there, as in the metadata that `save_weights` writes.
 
     Raises:
         UserError: As `load`.
@@ -150,11 +178,43 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     if not head:
         raise UserError(f"{path}: the file is empty")
+    config = path.with_name(HUB_CONFIG)
+    from_hub = _about_hub(config) if path.name in HUB_WEIGHTS and config.is_file() else {}
     if head[8:9] == b"{":
-        return _read_safetensors(path)
+        state, about = _read_safetensors(path)
+        return state, about or from_hub
     if head[:2] == b"PK" or head[:1] == b"\x80":
-        return _weights_among(_read_pickle(path), path), {}
+        content = _read_pickle(path)
+        wrapped = isinstance(content, Mapping) and isinstance(content.get("model"), Mapping)
+        return _weights_among(content, path), from_hub or {"wrapped": wrapped}
     raise UserError(f"{path}: neither a PyTorch nor a safetensors file")
+
+
+def _about_hub(path: Path) -> dict[str, Any]:
+    """What timm's `config.json` says, as our metadata says it; nothing, if it is another library's."""
+    try:
+        content = json.loads(path.read_text())
+        if "architecture" not in content:
+            return {}
+        config = content.get("pretrained_cfg", content)
+        preprocess = Preprocess.from_timm(config, f"{path}: pretrained_cfg")
+        names = content.get("label_names") or config.get("label_names")
+        if isinstance(names, Mapping):  # by number
+            names = [names[str(number)] for number in range(len(names))]
+        return {
+            "network": {
+                "name": content["architecture"],
+                "classes": content.get("num_classes", config.get("num_classes")),
+                "channels": preprocess.in_chans,
+                "image": preprocess.img_size,
+            },
+            "class_names": names,
+            "preprocess": preprocess,
+        }
+    except UserError:
+        raise
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, ZeroDivisionError) as error:
+        raise UserError(f"{path}: cannot be read as timm's description of a network: {error!r}") from None
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import product
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field
 
 from ffvit import recipe as recipes
-from ffvit.architecture import NAMED, Architecture, Branch, Network
+from ffvit.architecture import NAMED, Architecture, Axis, Branch, Network
 from ffvit.errors import UserError, nearest
 from ffvit.network.attention import attention_of
 from ffvit.recipe import Recipe
 from ffvit.study.plan import Plan
 from ffvit.value import Value
+
+AXES = get_args(Axis)
 
 NO_MIXING = "no mixing"
 """The control that says whether mixing over patches is worth anything on these images."""
@@ -133,14 +135,20 @@ def _arm(plan: Plan, cell: tuple[tuple[str, str, dict[str, Any]], ...]) -> Arm:
         of_recipe = {path: value for path, value in changes.items() if path.split(".")[0] in Recipe.model_fields}
         of_network = {path: value for path, value in changes.items() if path not in of_recipe}
         for path in of_network:
-            if path.split(".")[0] not in Architecture.model_fields:
-                known = [*Architecture.model_fields, *Recipe.model_fields]
+            if path.split(".")[0] not in (*Architecture.model_fields, *AXES):
+                known = [*Architecture.model_fields, *AXES, *Recipe.model_fields]
                 raise UserError(f"neither an architecture nor a recipe has a field {path!r}{nearest(path, known)}")
         if of_recipe:
             recipe = Recipe.model_validate(_put(recipe.model_dump(exclude_unset=True), of_recipe))
         if of_network:
             if network.architecture is None:
                 raise UserError(f"{network.name} has a body of its own: {', '.join(of_network)} cannot be set in it")
+            numbered = next((path for path in of_network if path.startswith("block.")), None)
+            if network.name is not None and numbered is not None:
+                raise UserError(
+                    f"{numbered}: named networks differ in the order of their branches: say 'patches' or 'features' "
+                    f"in place of {'.'.join(numbered.split('.')[:2])!r}"
+                )
             fields = _put(network.architecture.model_dump(), of_network)
             network = Network(architecture=Architecture.model_validate(fields))
     except ValueError as error:
@@ -173,13 +181,20 @@ def _resolved(network: Network) -> Network:
 
 
 def _put(fields: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields with some of them, deep inside perhaps, replaced.
+    """Fields with some of them, deep inside perhaps, replaced; `patches.mixer` is that of the branch along patches.
 
     Raises:
         UserError: A path leads nowhere.
     """
     for path, value in changes.items():
-        *way, last = path.split(".")
+        steps = path.split(".")
+        if (axis := steps[0]) in AXES:
+            steps[:1] = _place(path, axis, fields["block"])
+            if path == axis:
+                if not isinstance(value, dict) or value.get("axis", axis) != axis:
+                    raise UserError(f"{path}: give the fields of a branch along {axis}, its mixer first; got {value!r}")
+                value = {**value, "axis": axis}
+        *way, last = steps
         inside: Any = fields
         for number, part in enumerate(way):
             key: Any = int(part) if isinstance(inside, list | tuple) and part.isdecimal() else part
@@ -202,6 +217,14 @@ def _put(fields: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
         else:
             raise UserError(f"{path}: there is no {path!r} to change")
     return fields
+
+
+def _place(path: str, axis: str, block: Any) -> tuple[str, str]:
+    """Where in a block the only branch along an axis is."""
+    places = [number for number, branch in enumerate(block) if branch.get("axis") == axis]
+    if len(places) != 1:
+        raise UserError(f"{path}: names the one branch along {axis}, of which this block has {len(places)}")
+    return "block", str(places[0])
 
 
 def _controls(arms: list[Arm]) -> list[Arm]:

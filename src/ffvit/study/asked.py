@@ -12,7 +12,7 @@ from ffvit.data.config import Data
 from ffvit.errors import UserError
 from ffvit.machine import Machine
 from ffvit.network.create import known_name
-from ffvit.study.choose import fitted
+from ffvit.study.choose import Fit, fitted
 from ffvit.study.plan import Plan, Search, read_fields
 from ffvit.value import Value, parse
 
@@ -61,19 +61,33 @@ def planned(
             fields["minutes"] = minutes
         if "network" not in fields:  # a plan that leaves the body to us
             loose = parse(Plan, {**fields, "network": "ff_tiny_patch16_224", "recipe": "small"}, str(path))
-            controls = asked.get("controls", loose.controls)
-            fitting = fitted(
-                data, dict(loose.factors), fields.get("minutes"), controls, _changed(loose.machine, machine)
+            seeds = asked.get("seeds", loose.seeds if "seeds" in fields else None)
+            fit = fitted(
+                data,
+                dict(loose.factors),
+                fields.get("minutes"),
+                asked.get("controls", loose.controls),
+                _changed(loose.machine, machine),
+                seeds,
+                asked.get("search", loose.search),
             )
-            fields = {**fitting, **fields}
+            fields = {**_known(fit), **fields}
         plan = parse(Plan, {**fields, "data": data}, str(path))
     else:
         data = _data({}, source, data_fields, "data")
         if networks:
             plan = _of_names(networks, data, minutes)
         else:
-            fitting = fitted(data, None, minutes, asked.get("controls", True), _changed(Machine(), machine))
-            plan = Plan(**fitting | {"data": data})
+            fit = fitted(
+                data,
+                None,
+                minutes,
+                asked.get("controls", True),
+                _changed(Machine(), machine),
+                asked.get("seeds"),
+                asked.get("search", Search()),
+            )
+            plan = Plan(**_known(fit) | {"data": data})
             if data.source != "digits":
                 plan = plan.replace(title=f"Do you even need attention? On {data.source}")
     asked["machine"] = _changed(plan.machine, machine)
@@ -85,6 +99,12 @@ def planned(
             raise UserError(f"--image: give one number for a square, or height and width; got {len(image)} numbers")
         asked["network"] = plan.network.replace(image=(image[0], image[-1]))
     return plan.replace(**asked)
+
+
+def _known(fit: Fit) -> dict[str, Any]:
+    """The fields that a plan has, with what it gave up where it notes that."""
+    fields = {**fit.fields, "gave_up": fit.gave_up}
+    return {name: value for name, value in fields.items() if name in Plan.model_fields}
 
 
 def _data(fields: object, source: str | None, given: Value | None, where: str) -> Data:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-import sys
+import time
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,27 +13,43 @@ from ffvit import recipe as recipes
 from ffvit.architecture import Architecture, Branch, Network
 from ffvit.data.config import Data
 from ffvit.data.decode import typical_side
-from ffvit.data.parts import open_parts
+from ffvit.data.parts import Parts, open_parts
 from ffvit.errors import UserError
 from ffvit.machine import Machine
 from ffvit.recipe import Recipe
-from ffvit.study.arms import arms_of
-from ffvit.study.local import slots_for
-from ffvit.study.plan import Plan
-from ffvit.study.predict import measure
+from ffvit.study.arms import Arm
+from ffvit.study.baselines import survives_mirroring
+from ffvit.study.budget import all_arms
+from ffvit.study.plan import Plan, Search
+from ffvit.study.predict import study_seconds
 
 Factors = dict[str, dict[str, dict[str, Any]]]
 
 MINUTES = 30.0
 """What a study takes where nobody says."""
 
-FULL = 0.75
-"""Share of the time that is planned: predictions err, and the last round must fit."""
+LARGEST_IMAGE = 224
+LARGEST_PATCH = 16
+GRID = 8
+"""Pixels of the largest image side and of the largest patch side, and rows of patches where the patch is smaller."""
 
-SEEDS = 3
+POSITION_STD = 0.5
+"""Standard deviation that positions start with: near that of the patch embeddings, so that attention is not blind to them."""
+
+ENOUGH_VIEWS = 150_000
+"""Images that a run is shown, in 10 to 100 epochs, before a larger body or more seeds are worth their time."""
+
 MOST_SEEDS = 10
-SHORTEST, LONGEST = 1 / 3, 3.0
-"""How much less, and more, than the epochs needed a run is trained, before there are fewer seeds, or more."""
+LONGEST = 3
+"""Times the epochs that are enough, before time goes into more seeds."""
+
+MILD_FROM, STRONG_FROM = 15, 100
+"""Epochs from which images are cropped and flipped, and from which they are augmented as strongly as the recipe `small`.
+
+On 5,852 drawings of 64 px in 9 classes (one run each, attention, 64 features, 4 blocks), 10 epochs with 8 x 8 px patches
+reach 65.2 % without augmentation and 60.8 % with crops and flips; with the augmentation of `small`, validation accuracy
+is 44 % after 3 epochs instead of 52 %.
+"""
 
 
 class Body(NamedTuple):
@@ -45,19 +62,40 @@ class Body(NamedTuple):
     heads: int
 
 
-BODIES = (
-    Body(32, 8, 64, 4, 2),
-    Body(32, 4, 64, 4, 2),
-    Body(48, 6, 96, 6, 3),
-    Body(64, 8, 128, 6, 4),
-    Body(96, 12, 160, 8, 5),
-    Body(128, 16, 192, 8, 3),
-    Body(160, 16, 192, 12, 3),
-    Body(224, 16, 192, 12, 3),
-    Body(224, 16, 384, 12, 6),
-    Body(224, 16, 768, 12, 12),
+COARSE = ((64, 4, 2), (96, 4, 3))
+FINE = ((64, 4, 2), (96, 6, 3), (128, 6, 4), (192, 8, 3), (192, 12, 3), (384, 12, 6), (768, 12, 12))
+"""Width, depth and heads of the bodies, smallest first: with patches of twice the side, then with fine ones."""
+
+WIDEST = ((5_000, 128), (20_000, 192), (100_000, 384))
+"""Below so many training images no wider body is tried."""
+
+
+class Offer(NamedTuple):
+    """What a study has: seeds of the main pair and of side arms, the arm `attention only`, epochs as a share of enough."""
+
+    seeds: int
+    side_seeds: int
+    attention_only: bool
+    epochs: float
+
+
+OFFERS = (
+    Offer(5, 2, True, 1.0),
+    Offer(5, 1, True, 1.0),
+    Offer(5, 1, False, 1.0),
+    Offer(4, 1, False, 0.7),
+    Offer(3, 1, False, 0.3),
+    Offer(2, 1, False, 0.15),
+    Offer(1, 1, False, 0.0),
 )
-"""From what a laptop trains in seconds to the paper's base size."""
+"""In the order in which they are tried on the smallest body; only the first is offered on larger ones."""
+
+
+class Fit(NamedTuple):
+    """A plan's fields; and what was given up to keep to the time, and what more minutes would buy, in sentences."""
+
+    fields: dict[str, Any]
+    gave_up: tuple[str, ...]
 
 
 def body(side: int, patch: int, width: int, depth: int, channels: int = 3) -> Architecture:
@@ -77,29 +115,58 @@ def body(side: int, patch: int, width: int, depth: int, channels: int = 3) -> Ar
         block=block,
         readout="mean",
         position="vectors",
+        position_std=POSITION_STD,
         start="pytorch",
     )
 
 
 def mixers(heads: int) -> dict[str, dict[str, Any]]:
     """What makes the question's arms of the body: FF only, ViT's block, attention only."""
-    attention = {"mixer": "attention", "axis": "patches", "heads": heads}
-    over_features = {"mixer": "attention", "axis": "features", "heads": 1}
+    attention = {"mixer": "attention", "heads": heads}
     return {
-        "feed-forward": {"block.0.mixer": "feedforward"},
-        "attention": {"block.0": attention},
-        "attention only": {"block.0": attention, "block.1": over_features},
+        "feed-forward": {"patches.mixer": "feedforward"},
+        "attention": {"patches": attention},
+        ATTENTION_ONLY: {"patches": attention, "features": {"mixer": "attention", "heads": 1}},
     }
 
 
+ATTENTION_ONLY = "attention only"
+
+
+def bodies(side: int, images: int) -> tuple[Body, ...]:
+    """The bodies for images of a side, smallest first. None enlarges the images, or shrinks them but to fit the patches.
+
+    A network's cost follows the number of patches, not of pixels: short of time, patches are larger and the network
+    narrower, and the images stay as they are.
+
+    Args:
+        side: Of the images, in pixels.
+        images: To train on; few do not ask for a wide network.
+    """
+    side = min(side, LARGEST_IMAGE)
+    patch = 1 if side < GRID else max(2, min(LARGEST_PATCH, round(side / GRID)))
+    rows = side // patch
+    fine = [Body(patch * rows, patch, *size) for size in FINE]
+    coarse_rows = -(-rows // 2)
+    coarse = [Body(side // coarse_rows * coarse_rows, side // coarse_rows, *size) for size in COARSE]
+    widest = next((width for below, width in WIDEST if images < below), FINE[-1][0])
+    return tuple(each for each in (*(coarse if coarse_rows > 2 else ()), *fine) if each.width <= widest)
+
+
 def fitted(
-    data: Data, factors: Factors | None, minutes: float | None, controls: bool, machine: Machine
-) -> dict[str, Any]:
+    data: Data,
+    factors: Factors | None = None,
+    minutes: float | None = None,
+    controls: bool = True,
+    machine: Machine | None = None,
+    seeds: tuple[int, ...] | None = None,
+    search: Search | None = Search(),  # noqa: B008  (a frozen value)
+) -> Fit:
     """The fields of a plan that fit images and time: network, recipe, factors, seeds, minutes.
 
-    The digits get the body and the recipe that are theirs. Other images get the largest body that the time is enough
-    for with three seeds, then up to three times as many epochs, then more seeds; if it is short, a third as many
-    epochs, then fewer seeds.
+    The digits get the body and the recipe that are theirs. Other images get, at their own size, the largest body that
+    the time is enough for with five seeds, then up to three times as many epochs, then more seeds. If it is short, the
+    smallest body gets fewer seeds of side arms, fewer arms, and then fewer seeds and epochs.
 
     Args:
         data: The images.
@@ -107,90 +174,192 @@ def fitted(
         minutes: What the whole study may take; None: 30, but for the digits.
         controls: Whether controls are trained too.
         machine: What one run computes on.
+        seeds: The seeds, if they are asked for.
+        search: How every repetition is tuned; None: not at all.
 
     Raises:
         UserError: The time is too short for any body, even with one seed.
     """
+    machine = machine or Machine()
     if data.source == "digits":
-        return {
-            "machine": _computing(machine, 8),
+        fields = {
+            "machine": _computing(machine, Body(8, 2, 64, 3, 2)),
             "network": Network(architecture=body(8, 2, width=64, depth=3, channels=1)),
             "recipe": recipes.named("digits"),
             "factors": factors or {"mixer": mixers(heads=2)},
-        } | ({"minutes": minutes} if minutes is not None else {})
-    minutes = minutes or MINUTES
-    parts = open_parts(data)
-    side = typical_side(parts.train)
-    images, need = len(parts.train), _epochs_needed(len(parts.train))
-    at_once = slots_for(machine, sys.maxsize, 0.0, None, threads=1).count
-    seconds = minutes * 60 * FULL * at_once
-    best: tuple[Body, float] | None = None
-    for size in (each for each in BODIES if each.image <= max(side * 1.5, BODIES[0].image)):
-        # Of runs with as many epochs as are needed: how many seeds there is time for, the search's trials aside.
-        plan = Plan(**_fields(size, _recipe(images, need), data, factors, controls, machine))
-        speeds = [(arm.recipe, measure(arm.network, arm.recipe, parts, 1, plan.machine)) for arm in arms_of(plan)]
-        each = sum(speed.run(recipe, parts).seconds for recipe, speed in speeds)
-        seeds = seconds / each - _trials(plan)
-        if seeds < SEEDS and best is not None:
-            break
-        best = size, seeds
-        if seeds < SEEDS:
-            break
-    assert best is not None
-    size, seeds = best
-    trials = _trials(plan)
-    # A run's length, as a share of the epochs needed, with three seeds; time beyond three times that goes into seeds.
-    length = (seeds + trials) / (SEEDS + trials)
-    share = min(LONGEST, max(SHORTEST, length))
-    count = min(MOST_SEEDS, int((seeds + trials) / share - trials + 1e-9))
-    if count < 1:
-        enough = math.ceil(minutes * SHORTEST * (1 + trials) / (seeds + trials))
-        raise UserError(
-            f"minutes: {minutes:g} is too short: on these {images:,} training images even the smallest body with one "
-            f"seed would take about {enough} minutes"
+        }
+        return Fit(fields | ({"minutes": minutes} if minutes is not None else {}), ())
+    return _Fitting(data, factors, minutes or MINUTES, controls, machine, seeds, search).fit()
+
+
+class _Fitting:
+    """The search for the plan that fits; see `fitted`."""
+
+    def __init__(
+        self,
+        data: Data,
+        factors: Factors | None,
+        minutes: float,
+        controls: bool,
+        machine: Machine,
+        seeds: tuple[int, ...] | None,
+        search: Search | None,
+    ) -> None:
+        self.began = time.monotonic()
+        self.data, self.factors, self.minutes, self.machine = data, factors, minutes, machine
+        self.asked: dict[str, Any] = {"data": data, "controls": controls, "search": search}
+        self.seeds = seeds
+        self.parts: Parts = open_parts(data)
+        self.images, self.side = len(self.parts.train), typical_side(self.parts.train)
+        self.flip = 0.5 if survives_mirroring(self.parts, seed=0) else 0.0
+        self.arms: dict[tuple[Body, bool, bool], tuple[Arm, ...]] = {}
+        self.enough = int(np.clip(ENOUGH_VIEWS / self.images, 10, 100))
+
+    def fit(self) -> Fit:
+        """The plan, see `fitted`."""
+        ladder = bodies(self.side, self.images)
+        size, offer, larger = ladder[0], OFFERS[0], None
+        if self.takes(size, offer, self.enough) > self.left():
+            fitting = (each for each in OFFERS[1:] if self.takes(size, each, self.epochs(each)) <= self.left())
+            found = next(fitting, None)
+            if found is None:
+                raise self.too_short(size)
+            offer = found
+        else:
+            for larger in ladder[1:]:
+                if self.takes(larger, offer, self.enough) > self.left():
+                    break
+                size, larger = larger, None
+        epochs = _most(lambda epochs: self.takes(size, offer, epochs) <= self.left(), 1, LONGEST * self.enough)
+        strong = epochs >= STRONG_FROM  # which takes longer: the epochs are fitted anew
+        epochs = _most(lambda epochs: self.takes(size, offer, epochs, strong) <= self.left(), 1, epochs)
+        if offer is OFFERS[0]:
+            seeds = _most(
+                lambda seeds: self.takes(size, offer._replace(seeds=seeds), epochs, strong) <= self.left(),
+                offer.seeds,
+                MOST_SEEDS,
+            )
+            offer = offer._replace(seeds=seeds)
+        fields = self.fields(size, offer, epochs, strong)
+        return Fit(fields | {"minutes": self.minutes}, tuple(self.gave_up(size, offer, epochs, larger)))
+
+    def left(self) -> float:
+        """Seconds that are left of the minutes."""
+        return 60 * self.minutes - (time.monotonic() - self.began)
+
+    def epochs(self, offer: Offer) -> int:
+        """The epochs that an offer asks for at least."""
+        return max(1, round(self.enough * offer.epochs))
+
+    def takes(self, size: Body, offer: Offer, epochs: int, strong: bool = False) -> float:
+        """Seconds that such a study takes."""
+        plan = Plan(**self.fields(size, offer, self.enough, strong))
+        key = size, offer.attention_only, strong
+        if key not in self.arms:
+            self.arms[key] = all_arms(plan, len(self.parts.classes))
+        arms = tuple(
+            arm.replace(recipe=arm.recipe.lasting(max(1, round(arm.recipe.epochs * epochs / self.enough))))
+            for arm in self.arms[key]
         )
-    return _fields(size, _recipe(images, max(1, int(need * share))), data, factors, controls, machine) | {
-        "seeds": tuple(range(count)),
-        "minutes": minutes,
-    }
+        return study_seconds(plan, arms, self.parts)
+
+    def fields(self, size: Body, offer: Offer, epochs: int, strong: bool) -> dict[str, Any]:
+        """The fields of such a plan."""
+        factors = self.factors or {"mixer": mixers(size.heads)}
+        if not self.factors and not offer.attention_only:
+            del factors["mixer"][ATTENTION_ONLY]
+        seeds = self.seeds or tuple(range(offer.seeds))
+        return {
+            **self.asked,
+            "machine": _computing(self.machine, size),
+            "network": Network(architecture=body(size.image, size.patch, size.width, size.depth)),
+            "recipe": _recipe(self.images, epochs, size, self.flip, strong),
+            "factors": factors,
+            "seeds": seeds,
+            "side_seeds": min(offer.side_seeds, len(seeds)),
+        }
+
+    def gave_up(self, size: Body, offer: Offer, epochs: int, larger: Body | None) -> Iterator[str]:
+        """What the plan does without, and what more minutes would buy."""
+        if size.image < 0.9 * self.side:
+            yield f"The images are shrunk from about {self.side} to {size.image} px, the largest that is planned by itself."
+        if larger is not None:
+            finer = f", patches of {larger.patch} instead of {size.patch} px" if larger.patch < size.patch else ""
+            yield (
+                f"About {self.in_minutes(larger, OFFERS[0])} minutes would allow the next larger network: "
+                f"{larger.width} features, {larger.depth} blocks{finer}."
+            )
+        if offer.seeds >= OFFERS[0].seeds and offer.side_seeds == OFFERS[0].side_seeds:
+            return
+        first = OFFERS[0]
+        finest = bodies(self.side, self.images)[-1].patch
+        if size.patch > finest:
+            yield f"The network is the smallest, with patches of {size.patch} px rather than {finest}."
+        lacks = []
+        if not self.seeds and offer.seeds < first.seeds:
+            lacks.append(f"{offer.seeds} seed{'s' * (offer.seeds > 1)} of the main pair instead of {first.seeds}")
+        if offer.side_seeds < min(first.side_seeds, len(self.seeds or range(first.seeds))):
+            lacks.append(f"{offer.side_seeds} seed of the other arms instead of {first.side_seeds}")
+        if not self.factors and not offer.attention_only:
+            lacks.append(f"no arm {ATTENTION_ONLY!r}")
+        if epochs < self.enough:
+            lacks.append(f"{epochs} epochs instead of {self.enough}, so every arm may be underfit")
+        if lacks:
+            yield (
+                f"For lack of time: {'; '.join(lacks)}. About {self.in_minutes(size, first)} minutes would allow all of it."
+            )
+
+    def in_minutes(self, size: Body, offer: Offer) -> int:
+        """Minutes that a study takes with enough epochs."""
+        return math.ceil((self.takes(size, offer, self.enough) + time.monotonic() - self.began) / 60)
+
+    def too_short(self, size: Body) -> UserError:
+        needed = (self.takes(size, OFFERS[-1], 1) + time.monotonic() - self.began) / 60
+        seeds = f"{len(self.seeds)} seeds" if self.seeds else "one seed"
+        return UserError(
+            f"minutes: {self.minutes:g} is too short: on these {self.images:,} training images even the smallest network "
+            f"with {seeds} of one epoch would take about {math.ceil(needed)} minutes"
+        )
 
 
-def _trials(plan: Plan) -> float:
-    """What the search takes, in whole runs of every arm."""
-    return 3 * plan.search.length * plan.search.seeds if plan.search is not None else 0.0
+def _most(fits: Callable[[int], bool], low: int, high: int) -> int:
+    """The largest number from `low`, which is taken to fit, to `high` that fits."""
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return low
 
 
-def _fields(
-    size: Body, recipe: Recipe, data: Data, factors: Factors | None, controls: bool, machine: Machine
-) -> dict[str, Any]:
-    return {
-        "machine": _computing(machine, size.image),
-        "network": Network(architecture=body(size.image, size.patch, size.width, size.depth)),
-        "recipe": recipe,
-        "data": data,
-        "factors": factors or {"mixer": mixers(size.heads)},
-        "controls": controls,
-    }
-
-
-def _computing(machine: Machine, image: int) -> Machine:
+def _computing(machine: Machine, size: Body) -> Machine:
     """In fp32, unless asked, where bodies are small: in bf16 their attention takes up to thrice as long on a processor."""
-    small = image <= 32 and machine.precision == "auto"
+    small = size.image // size.patch <= GRID and size.width <= 96 and machine.precision == "auto"
     return machine.replace(precision="32-true") if small else machine
 
 
-def _epochs_needed(images: int) -> int:
-    """Enough that small sets are seen often and large ones often enough: 50,000 views, in 10 to 100 epochs."""
-    return int(np.clip(50_000 / images, 10, 100))
-
-
-def _recipe(images: int, epochs: int) -> Recipe:
-    """`small`, with a batch and an average fitted to how many steps there are."""
+def _recipe(images: int, epochs: int, size: Body, flip: float, strong: bool) -> Recipe:
+    """`small`, with a batch and an average fitted to how many steps there are, and the augmentation to the epochs."""
     batch = 32 if images < 1_000 else 64 if images < 10_000 else 128
     steps = max(1, images // batch) * epochs
-    return recipes.named("small").replace(
-        epochs=max(1, epochs),
-        batch_size=batch,
-        warmup_epochs=max(1, epochs // 10),
-        average_decay=float(f"{1 - min(0.1, 10 / steps):.3g}"),
-    )
+    tiny = size.image <= 32
+    fields: dict[str, Any] = {
+        "epochs": epochs,
+        "batch_size": batch,
+        "learning_rate": 2e-3 if size.width <= 128 else 1e-3,
+        "warmup_epochs": min(max(1, epochs // 10), epochs - 1),
+        "average_decay": float(f"{1 - min(0.1, 10 / steps):.3g}"),
+        "flip": flip,
+    }
+    if tiny:  # a crop must keep the stroke of a letter, and Pillow is the faster way for so few pixels
+        fields |= {"crop_ratio": (0.8, 1.25), "interpolation": "bilinear", "exact": "always"}
+    if size.image < 128:
+        fields |= {"evaluation_crop": 1.0}
+    if not strong:
+        fields |= {"drop_path": 0.0, "auto_augment": None, "erase": 0.0, "mixup": 0.0, "cutmix": 0.0}
+        fields |= (
+            {"crop_scale": (0.7, 1.0)}
+            if epochs >= MILD_FROM
+            else {"crop_scale": (1.0, 1.0), "crop_ratio": (1.0, 1.0), "flip": 0.0}
+        )
+    elif tiny:
+        fields |= {"crop_scale": (0.6, 1.0), "auto_augment": "rand-m5-mstd0.5-inc1" if flip else None}
+    return recipes.named("small").replace(**fields)

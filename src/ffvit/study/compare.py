@@ -13,12 +13,11 @@ from rich.progress import track
 from rich.table import Table
 
 from ffvit.atomic import full
-from ffvit.data.parts import Parts, open_parts
+from ffvit.data.parts import open_parts
 from ffvit.errors import RunStoppedError, UserError
 from ffvit.machine import Machine, cores
-from ffvit.recipe import Recipe
 from ffvit.study import costs
-from ffvit.study.arms import Arm, comparisons_of
+from ffvit.study.arms import comparisons_of
 from ffvit.study.baselines import measure_baselines
 from ffvit.study.budget import all_arms, counted, hold
 from ffvit.study.cluster import connected
@@ -29,7 +28,7 @@ from ffvit.study.jobs import Job, Searches, differences, runs_of, splits_of, sta
 from ffvit.study.local import Local, slots_for
 from ffvit.study.next_steps import write_ablation
 from ffvit.study.plan import Plan
-from ffvit.study.predict import Prediction, measure
+from ffvit.study.predict import MEMORY, Prediction, measure, study_seconds, trials
 from ffvit.study.queue import Engine, work_off
 from ffvit.study.report.terminal import summary_table
 from ffvit.study.report.write import write_report
@@ -89,20 +88,15 @@ def look_ahead(plan: Plan, workers: int | None = None, ground: Ground | None = N
         ground = ground.replace(outlook=outlook_of(plan, ground))
     else:
         ground = _extended(plan, ground)
-    runs = {arm.name: _prediction(arm, parts, ground.threads, plan.machine) for arm in ground.held.arms}
-    jobs = runs_of(plan, ground.held.arms, Path(), plan.seeds, {})
+    arms, jobs = ground.held.arms, runs_of(plan, ground.held.arms, Path(), plan.seeds, {})
+    at_once = slots_for(plan.machine, len(jobs), MEMORY, workers, ground.threads).count
+    runs = {
+        arm.name: measure(arm.network, arm.recipe, parts, ground.threads, plan.machine, at_once).run(arm.recipe, parts)
+        for arm in arms
+    }
     memory = PROCESS + max(each.memory for each in runs.values())
     at_once = slots_for(plan.machine, len(jobs), memory, workers, ground.threads).count
-    total = sum(runs[job.arm].seconds * (1 + searching(plan, job.config.recipe)) for job in jobs)
-    return Forecast(ground, runs, at_once, total / at_once)
-
-
-def searching(plan: Plan, recipe: Recipe) -> float:
-    """What the search before a run takes, in runs: every configuration once, about half of them once more, and so on."""
-    if plan.search is None:
-        return 0.0
-    halves = sum(0.5**number for number in range(plan.search.seeds))
-    return plan.search.planned(recipe) * halves * plan.search.length
+    return Forecast(ground, runs, at_once, study_seconds(plan, arms, parts))
 
 
 def _extended(plan: Plan, ground: Ground) -> Ground:
@@ -156,7 +150,7 @@ def show_plan(plan: Plan, forecast: Forecast, console: Console) -> None:
     console.print(f"[bold]{escape(plan.title)}[/bold]", highlight=False)
     console.print(escape(ground.images), highlight=False, soft_wrap=True)
     console.print(table, highlight=False)
-    for words in (*ground.held.words, *ground.outlook):
+    for words in (*ground.held.words, *ground.outlook, *plan.gave_up):
         console.print(escape(words), highlight=False, soft_wrap=True)
     search = ""
     if plan.search is not None:
@@ -280,7 +274,7 @@ def _all_runs(study: Study, plan: Plan, ground: Ground, engine: Engine, watch: W
     failed: frozenset[Path] = frozenset()
     for count in looks_of(plan):
         jobs = runs_of(plan, arms, study.path, seeds_at(plan, count), {})
-        watch.begin(jobs, round(searching(plan, plan.recipe) / plan.search.length) if plan.search else 0)
+        watch.begin(jobs, round(trials(plan, plan.recipe)))
         rounds.plan(jobs)
 
         def ready(gone: Set[Path], jobs: Sequence[Job] = jobs) -> list[Job]:
@@ -354,7 +348,3 @@ def _measure_costs(study: Study, ground: Ground, machine: Machine, console: Cons
     known = study.costs().get("arms", {})
     if not all(arm.name in known for arm in ground.held.arms):
         study.write_costs(costs.measure(ground.held.arms, ground.classes, machine, console))
-
-
-def _prediction(arm: Arm, parts: Parts, threads: int, machine: Machine) -> Prediction:
-    return measure(arm.network, arm.recipe, parts, threads, machine).run(arm.recipe, parts)

@@ -154,7 +154,7 @@ def conclude(study: Study, ground: Ground) -> Findings:
         gate = comparisons[0] if comparisons else None
         comparisons.append(_comparison(analysis, found, of_arm, (one, other), pairs, difference, baselines, gate))
         disagreements.append(_disagreement(pairs, one, other))
-    warnings = tuple(verdict.warnings(tuple(found.values()), baselines, results_bad(results)))
+    warnings = (*verdict.warnings(tuple(found.values()), baselines, results_bad(results)), *plan.gave_up)
     return Findings(
         title=plan.title,
         folder=study.path,
@@ -356,7 +356,7 @@ def _settings(arm: Arm) -> Iterator[tuple[str, str]]:
             settings.append(f"norm over {branch.normalised_axis}")
             yield f"over {branch.axis}", f"{branch.mixer}: {', '.join(settings)}"
     yield "weight decay", f"{recipe.weight_decay:g}"
-    yield "warm-up", f"{recipe.warmup_epochs:g} epochs"
+    yield "warm-up", f"{recipe.warmup:g} epochs"
     yield "batch", f"{recipe.batch_size} images"
     yield "drop path", f"{recipe.drop_path:g}"
 

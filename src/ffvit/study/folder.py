@@ -41,7 +41,7 @@ FORMAT = 2
 
 _EXTENDABLE = (
     "title", "seeds", "side_seeds", "margin", "against", "comparisons", "until_settled", "max_seeds", "minutes", "published",
-    "machine", "factors", "controls",
+    "machine", "factors", "controls", "gave_up",
 )  # fmt: skip
 """Fields of a plan that may change while its runs stay what they are (arms may only be added: `compare` checks)."""
 

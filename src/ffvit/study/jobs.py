@@ -136,7 +136,9 @@ class Searches:
             _slug(level_name("" if len(values) == 1 else name, value).strip()) for name, value in values.items()
         )
         where = f"seed-{seed}" + (f"-fold-{fold}" if fold is not None else "")
-        config = _config(plan, its, _short(its.recipe, plan.search).replace(**values), _trial_seed(seed, number), split)
+        config = _config(
+            plan, its, shortened(its.recipe, plan.search).replace(**values), _trial_seed(seed, number), split
+        )
         path = self._folder / "search" / self._slugs[arm] / where / f"{words}-trial-{number}"
         return Job(arm, seed, fold, values, config, path)
 
@@ -205,7 +207,7 @@ def _config(plan: Plan, arm: Arm, recipe: Recipe, seed: int, split: Split) -> Co
     return Config(network=arm.network, data=data, recipe=recipe, machine=plan.machine, seed=seed)
 
 
-def _short(recipe: Recipe, search: Search) -> Recipe:
+def shortened(recipe: Recipe, search: Search) -> Recipe:
     """The recipe cut to the length of a trial."""
     short = recipe.lasting(max(1, round(recipe.epochs * search.length)))
     return short if recipe.minutes is None else short.replace(minutes=recipe.minutes * search.length)

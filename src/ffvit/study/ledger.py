@@ -19,7 +19,7 @@ from typing import Any
 from ffvit.atomic import writing
 from ffvit.study.plan import Plan
 
-HARMLESS = ("title", "machine", "minutes", "published")
+HARMLESS = ("title", "machine", "minutes", "published", "gave_up")
 """Fields of a plan that decide neither what is run nor what is concluded."""
 
 

@@ -82,7 +82,7 @@ class Published(Value):
 class Plan(Value):
     """A study. Any field of an architecture or a recipe can be varied, by its path.
 
-    `factors` maps a factor to its levels, and a level to what it changes: `{block.0.mixer: attention}`, `{width: 384}`,
+    `factors` maps a factor to its levels, and a level to what it changes: `{patches.mixer: attention}`, `{width: 384}`,
     `{network: deit_small_patch16_224}`. A list is short for levels of one field, named by that field's path. Factors are
     crossed; networks to be compared as they are make a single factor.
     """
@@ -118,6 +118,7 @@ class Plan(Value):
     until_settled: bool = Field(False, description="Add seeds until every comparison is conclusive.")
     max_seeds: PositiveInt = Field(20, description="With until_settled: no more than these.")
     minutes: PositiveFloat | None = Field(None, description="Begin no further round of seeds after this long.")
+    gave_up: tuple[str, ...] = Field((), description="What a plan that fits the minutes gave up, a sentence each.")
     published: dict[str, Published] = Field({}, description="Published figures, by arm.")
 
     @field_validator("network", mode="before")

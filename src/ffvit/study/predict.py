@@ -1,29 +1,64 @@
-"""What a run will take, before it starts: a few steps are done and timed, and what they keep for the way back counted."""
+"""How long runs will take, before they start: a few steps of each are done and timed as its runs will do them.
+
+They are done by a run's own loop, in as many processes at once as runs will go on at once, for these share the caches,
+the memory and often the clock of the processor: two at once are each slower than one alone.
+"""
 
 from __future__ import annotations
 
+import io
+import multiprocessing
+import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from statistics import median
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from rich.console import Console
 from torch.nn.functional import cross_entropy
 
 from ffvit.architecture import Network
-from ffvit.cost.measure import timed
 from ffvit.cost.memory import kept_for_backward
-from ffvit.data.images import BadImageError
+from ffvit.data.images import Images, Subset
 from ffvit.data.parts import Parts
-from ffvit.data.transform import Source, Transform, evaluation_transform, training_transform
-from ffvit.machine import Machine, cores, gpus, in_precision, kind, precision_of
-from ffvit.network.create import create_model, input_of
+from ffvit.errors import UserError
+from ffvit.interrupts import kept_from_children
+from ffvit.machine import Machine, cores, in_precision, kind, precision_of, start
+from ffvit.network.create import create_model, preprocess_of
 from ffvit.recipe import Recipe
+from ffvit.run import Config, Run
+from ffvit.study.arms import Arm
+from ffvit.study.baselines import predicted_seconds
+from ffvit.study.jobs import runs_of, shortened
+from ffvit.study.local import slots_for
+from ffvit.study.plan import Plan
+from ffvit.training.loop import Loop
+from ffvit.training.progress import Display
 from ffvit.training.speed import STATE
 
-START = 2.0
-"""Seconds of a run before its first step and after its last."""
+START = 1.5
+"""Seconds of a run in which it does nothing that is timed here: its process starts and ends, files are opened."""
+
+TIMED = 0.7
+"""Seconds for which steps are timed, about, after two that warm up."""
+
+COST_ROUNDS = 5
+"""Of the measurement of what an arm costs to use: see `costs.measure`."""
+
+REPORT = 8.0
+"""Seconds for a study's process to start, and for its report and figures."""
+
+EXTENSIONS = 0.5
+"""Configurations that a search tries beyond its grid, on average."""
+
+MEMORY = 1_000.0
+"""MiB that a run is taken to need where nothing is measured yet."""
 
 
 @dataclass(frozen=True)
@@ -41,100 +76,187 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds an image takes on this machine, with so many threads, in each part of a run; bytes it keeps.
+    """What the parts of a run take on this machine, in seconds; and the bytes that it keeps.
 
-    So many processes load beside a GPU; on a processor (0) loading and computing take the same cores.
+    Attributes:
+        start: Once, until the first step, with two steps that warm up.
+        train: An image trained on: loaded, augmented, its share of the step.
+        load: An image loaded to be scored.
+        answer: An image scored.
+        epoch: The end of an epoch, scoring aside: the checkpoint is written.
+        kept: Bytes that a step keeps of each image.
+        state: Bytes of the weights and their like.
     """
 
-    step: float
+    start: float
+    train: float
+    load: float
     answer: float
-    augment: float
-    prepare: float
+    epoch: float
     kept: float
     state: float
-    loaders: int
 
     def run(self, recipe: Recipe, parts: Parts) -> Prediction:
         """What a run by this recipe will take, on these images."""
         selection = len(parts.selection) if parts.selection is not None else 0
-        looks = 2 if recipe.average_decay is not None else 1
-        trained, scored = self._both(self.step, self.augment), self._both(self.answer, self.prepare)
-        epoch = len(parts.train) * trained + looks * selection * scored
-        seconds = START + recipe.epochs * epoch + (len(parts.test) + selection) * scored
+        scored = 2 if recipe.average_decay is not None else 1
+        # The selection part is loaded once, and scored once more at the end, then the test part.
+        last = selection * (self.load + self.answer) + len(parts.test) * (self.load + self.answer)
+        seconds = recipe.epochs * (len(parts.train) * self.train + scored * selection * self.answer + self.epoch)
         if recipe.minutes is not None:
-            seconds = START + 60 * recipe.minutes + len(parts.test) * scored
-        return Prediction(seconds, (self.state + recipe.batch_size * self.kept) / 2**20)
+            seconds = 60 * recipe.minutes
+        return Prediction(START + self.start + seconds + last, (self.state + recipe.batch_size * self.kept) / 2**20)
 
-    def _both(self, computing: float, loading: float) -> float:
-        return max(computing, loading / self.loaders) if self.loaders else computing + loading
+    @property
+    def costs(self) -> float:
+        """Seconds in which the cost of using its network is measured, at the end of a study."""
+        return COST_ROUNDS * (23 * max(self.answer, 0.002) + max(0.3, 6 * 64 * self.answer))
 
 
-def measure(network: Network, recipe: Recipe, parts: Parts, threads: int, machine: Machine) -> Speed:
-    """Time a few steps of a network, and the way of a few images, as a run would do them."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+def trials(plan: Plan, recipe: Recipe) -> float:
+    """How many trials the search of one repetition takes: after each, the better half stays; now and then it goes on."""
+    if plan.search is None:
+        return 0.0
+    left, total = plan.search.planned(recipe), 0.0
+    for _ in range(plan.search.seeds):
+        total, left = total + left, -(-left // 2)
+    return total + (EXTENSIONS * plan.search.seeds if plan.search.extend else 0.0)
+
+
+def study_seconds(plan: Plan, arms: Sequence[Arm], parts: Parts) -> float:
+    """What a whole study takes: searches and runs, as many at once as this machine carries, and what comes around them.
+
+    Args:
+        plan: The study.
+        arms: Its arms.
+        parts: The images of one of its runs.
+    """
+    jobs = runs_of(plan, arms, Path(), plan.seeds, {})
+    threads = max(1, cores() // (len(arms) * len(plan.seeds) * (plan.folds or 1)))
+    at_once = slots_for(plan.machine, len(jobs), MEMORY, None, threads).count
+    speeds = {arm.name: measure(arm.network, arm.recipe, parts, threads, plan.machine, at_once) for arm in arms}
+    runs, searches = 0.0, 0.0
+    longest, slowest = 0.0, 0.0
+    for job in jobs:
+        speed, recipe = speeds[job.arm], job.config.recipe
+        run = speed.run(recipe, parts).seconds
+        trial = speed.run(shortened(recipe, plan.search), parts).seconds if plan.search is not None else 0.0
+        longest, slowest = max(longest, run), max(slowest, trial)
+        runs, searches = runs + run, searches + trials(plan, recipe) * trial
+    # The last runs leave places free: half of one, on average. No study is over before its slowest repetition is.
+    working = (runs + searches + longest * (at_once - 1) / 2) / at_once
+    rounds = plan.search.seeds if plan.search is not None else 0
+    baselines = predicted_seconds(parts, next(iter(speeds.values())).load) if plan.controls else 0.0
+    around = REPORT + len(plan.seeds) * baselines + sum(speed.costs for speed in speeds.values())
+    return max(working, longest + rounds * slowest) + around
+
+
+_measured: dict[Any, Speed] = {}
+
+
+def measure(network: Network, recipe: Recipe, parts: Parts, threads: int, machine: Machine, at_once: int = 1) -> Speed:
+    """Do a few steps of a run, score a few images, end an epoch, and time each; what was measured once is kept.
+
+    Args:
+        network: What is trained.
+        recipe: How; its length and its learning rate do not matter.
+        parts: The images.
+        threads: Processor threads of each run.
+        machine: What one run computes on.
+        at_once: How many runs go on at once; on GPUs each has its own, so there one is measured alone.
+
+    Raises:
+        UserError: The network or the recipe cannot be had, or memory ran out.
+    """
+    on_processor = kind(machine) == "cpu"
+    alike = {"epochs": 100, "minutes": None, "warmup_epochs": 1, "cooldown_epochs": 0, "learning_rate": 1e-3}
+    average = None if recipe.average_decay is None else 0.9
+    recipe = recipe.replace(**alike, average_decay=average, balance="none", teacher=None)
+    workers = threads - 1 if machine.workers is None and on_processor else machine.workers
+    alone = machine.replace(devices=1, nodes=1, strategy="ddp", compile="never", workers=workers)
+    key = (network.to_yaml(), recipe.to_yaml(), alone.to_yaml(), parts.account, threads, at_once)
+    if key not in _measured:
+        at_once = at_once if on_processor else 1
+        found = _at_once(at_once, Config(network=network, recipe=recipe, machine=alone), parts, threads)
+        mean = {each.name: float(np.mean([getattr(one, each.name) for one in found])) for each in fields(Speed)}
+        speed = Speed(**mean)
+        _measured[key] = replace(speed, train=speed.train / (machine.devices * machine.nodes))
+    return _measured[key]
+
+
+def _at_once(count: int, *work: Any) -> list[Speed]:
+    """What so many processes measure at the same time; forked off the server that runs will be forked off, too."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["ffvit.training.train"])
     try:
-        return _measured(network, recipe, parts, machine)
-    finally:
-        torch.set_num_threads(before)
+        with ProcessPoolExecutor(count, mp_context=context) as children:
+            with kept_from_children():
+                measured = [children.submit(_measure_here, *work) for _ in range(count)]
+            return [each.result() for each in measured]
+    except BrokenProcessPool:
+        raise UserError(
+            "the process that timed a few steps was ended by the system, as it does when memory runs out: use fewer "
+            "--workers, a smaller --recipe.batch-size or a smaller --image"
+        ) from None
 
 
-def _measured(network: Network, recipe: Recipe, parts: Parts, machine: Machine) -> Speed:
-    model = create_model(network, len(parts.classes), drop_path=recipe.drop_path, dropout=recipe.dropout)
-    takes, device = input_of(model), torch.device(kind(machine))
-    precise = in_precision(precision_of(machine), device)
-    model.to(device)
-    small = (takes.image[0] * takes.image[1]) <= 64**2
-    # Small steps are all overhead, which the batch shares.
-    batch = min(recipe.batch_size, 64 if small or device.type != "cpu" else 8)
-    images = torch.rand(batch, takes.channels, *takes.image, device=device)
-    labels = torch.zeros(batch, dtype=torch.int64, device=device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
-
-    def forward() -> Tensor:
-        with precise:
-            return cross_entropy(model(images), labels)
-
-    kept = kept_for_backward(forward, model)
-
-    def step() -> None:
-        forward().backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    def answer() -> None:
-        with torch.inference_mode(), precise:
-            model(images)
-
-    return Speed(
-        step=_seconds(step, device) / batch,
-        answer=_seconds(answer, device) / batch,
-        augment=_image(parts, training_transform(recipe, takes.image, takes.channels, takes.mean)),
-        prepare=_image(
-            parts,
-            evaluation_transform(
-                recipe.evaluation_crop, recipe.interpolation, takes.image, takes.channels, recipe.exact != "never"
-            ),
-        ),
-        kept=kept / batch,
-        state=float(sum(each.nbytes for each in model.parameters()) * STATE),
-        loaders=max(1, cores() // len(gpus())) if device.type == "cuda" else 0,
+def _measure_here(config: Config, parts: Parts, threads: int) -> Speed:
+    """What a run takes, measured in this process."""
+    torch.set_num_threads(threads)
+    began = time.perf_counter()
+    device = torch.device(kind(config.machine))
+    model = create_model(
+        config.network, len(parts.classes), drop_path=config.recipe.drop_path, dropout=config.recipe.dropout
     )
+    takes = preprocess_of(model)
+    # Small steps are all overhead, which the batch shares; large ones take long enough with few images.
+    small = takes.img_size[0] * takes.img_size[1] <= 64**2
+    batch = min(config.recipe.batch_size, 64 if small or device.type != "cpu" else 8, len(parts.train) // 2 * 2)
+    config = config.replace(recipe=config.recipe.replace(batch_size=batch))
+    few = Parts(parts.classes, _some(parts.train, 8 * batch), None, _some(parts.test, 256), "")
+    display = Display(Console(file=io.StringIO()), shown=False)
+    with tempfile.TemporaryDirectory() as folder:
+        loop = Loop(start(config.machine), config, model, None, few, display)
+        loop.run = Run.create(Path(folder) / "run", config)
+        loop.began = loop.seconds_before = 0.0
+        train, started = _steps(loop, batch, began)
+        images = few.test if 256 * train < 3 * TIMED else _some(few.test, 16)
+        scorer = loop.scorer(images)
+        load = _seconds(lambda: scorer.batches) / len(images)
+        scorer(loop.network)
+        answer = _seconds(partial(scorer, loop.network)) / len(images)
+        loop.progress.losses = [0.0]
+        with loop.curves() as curves:
+            epoch = _seconds(partial(loop.end_epoch, 1.0, curves))
+    some = torch.rand(batch, takes.in_chans, *takes.img_size, device=device)
+    labels = torch.zeros(batch, dtype=torch.int64, device=device)
+    with in_precision(precision_of(config.machine), device):
+        kept = kept_for_backward(lambda: cross_entropy(model(some), labels), model) / batch
+    state = float(sum(each.nbytes for each in model.parameters()) * STATE)
+    return Speed(started, train, load, answer, epoch, kept, state)
 
 
-def _seconds(call: Callable[[], object], device: torch.device) -> float:
-    return median(timed(call, device, 0.3, calls=10))
+def _steps(loop: Loop, batch: int, began: float) -> tuple[float, float]:
+    """Seconds of an image in training, and seconds from the beginning until steps are warm."""
+    done, epoch, warm = -2, 0, began
+    while True:
+        loop.order.epoch, batches = epoch, iter(loop.loader)
+        for step in range(loop.order.steps):
+            loop.step(epoch, step, [next(batches) for _ in range(loop.order.micro_batches)]).item()
+            done += 1
+            if done == 0:
+                warm = time.perf_counter()
+            elif done >= 3 and time.perf_counter() - warm > TIMED:
+                return (time.perf_counter() - warm) / (done * batch), warm - began
+        epoch += 1
 
 
-def _image(parts: Parts, transform: Transform) -> float:
-    """Seconds to open and transform an image."""
-    began, done = time.perf_counter(), 0
-    for index in range(min(len(parts.train), 64)):
-        try:
-            transform(Source(parts.train.read(index), parts.train.name(index)))
-        except BadImageError:
-            continue
-        done += 1
-        if time.perf_counter() - began > 0.3:
-            break
-    return (time.perf_counter() - began) / max(done, 1)
+def _some(images: Images, most: int) -> Images:
+    """Up to so many of the images, spread over all."""
+    return Subset(images, np.linspace(0, len(images) - 1, min(most, len(images))).astype(np.int64))
+
+
+def _seconds(call: Any) -> float:
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began

@@ -59,7 +59,7 @@ def read_results(jobs: Sequence[Job]) -> list[Result]:
 
 def read_answers(path: Path) -> pd.DataFrame:
     """A run's predictions.csv: names as they are, also those that are no text, or a class that is called NA."""
-    text = {"image": object, "label": object, "predicted": object}
+    text = {"image": object, "label": object, "predicted": object, "group": object}
     return pd.read_csv(path, dtype=text, keep_default_na=False, encoding="utf-8", encoding_errors="surrogateescape")
 
 

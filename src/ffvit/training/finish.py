@@ -40,6 +40,7 @@ def finish(loop: Loop) -> Group:
             chosen, _ = loop.selection(loop.network)
         if not chosen.correct.all():  # without a mistake, ever more certain is ever better: nothing to fit
             temperature = fit_temperature(chosen.logits, chosen.labels[chosen.logits_of])
+            loop.save_weights(run.best_file, loop.plain, temperature)
     loop.display.scoring("test part")
     with loop.eagerly():
         answers, bad = loop.scorer(test)(loop.network)
@@ -76,4 +77,11 @@ def finish(loop: Loop) -> Group:
         f"\n[bold]top-1 {percent(top1.value)}[/bold] (95 % interval {percent(top1.low)} to {percent(top1.high)}) on "
         f"{evaluation.images:,} test images, after {duration(progress.seconds)}; everything is in {escape(str(run.path))}"
     )
-    return Group(report(evaluation, f"Test part, with {weights}"), reached)
+    warnings = [f"{len(bad):,} of {len(test):,} test images could not be read"] if bad else []
+    if progress.bad_images:
+        images = sum(len(part) for part in (loop.parts.train, loop.parts.selection, test) if part is not None)
+        reached = (
+            f"\n[bold]{len(progress.bad_images):,} of {images:,} images could not be read[/bold]: they are listed in "
+            f"{escape(str(run.bad_images_file))}{reached}"
+        )
+    return Group(report(evaluation, f"Test part, with {weights}", warnings), reached)

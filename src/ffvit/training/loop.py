@@ -30,7 +30,7 @@ from ffvit.errors import RunStoppedError, UserError
 from ffvit.evaluation.scorer import BATCH, Scorer
 from ffvit.machine import gathered, keep_freed_memory, on_first, processes_here, shard
 from ffvit.network.compiling import compile_blocks
-from ffvit.network.create import input_of
+from ffvit.network.create import preprocess_of, set_preprocess
 from ffvit.network.weights import save_weights
 from ffvit.run import Config, Run
 from ffvit.training.average import WeightAverage
@@ -76,7 +76,8 @@ class Loop:
     ) -> None:
         self.fabric, self.config, self.parts, self.display = fabric, config, parts, display
         self.recipe, self.seed = config.recipe, config.seed
-        takes = input_of(network)
+        self.preprocess = preprocess_of(network).with_recipe(self.recipe)
+        set_preprocess(network, self.preprocess)
 
         blocks, ahead = far_blocks(parts.train) or (None, None)
         self.order = TrainingOrder(
@@ -101,18 +102,18 @@ class Loop:
             raise UserError(
                 f"recipe.batch_size {self.recipe.batch_size} is too small to share over {fabric.world_size} devices"
             )
-        self.finish = Finish(takes.mean, takes.std)
+        self.finish = Finish(self.preprocess.mean, self.preprocess.std)
         self.mixing = Mixing(self.recipe, len(parts.classes), self.seed)
         weights = class_weights(parts.train.labels, len(parts.classes)) if self.recipe.balance == "weights" else None
-        self.criterion = Criterion(self.recipe, weights, teacher, takes.mean, takes.std).to(fabric.device)
+        self.criterion = Criterion(self.recipe, weights, teacher, self.preprocess.mean, self.preprocess.std)
+        self.criterion.to(fabric.device)
 
         self.plain = network  # the network without what Fabric puts around it
         if teacher is not None and hasattr(network, "set_distilled_training"):
             cast("Any", network).set_distilled_training(True)
         self.depth = Draws(network, self.recipe.batch_size)
-        self.average = (
-            WeightAverage(network, self.recipe.average_decay) if self.recipe.average_decay is not None else None
-        )
+        decay = self.recipe.average_decay
+        self.average = WeightAverage(network, decay, self.recipe.average_warmup) if decay is not None else None
         if config.machine.strategy != "fsdp":  # a network that has to be sharded is estimated where it is
             network.to(fabric.device)
         at_once = -(-self.recipe.batch_size // (fabric.world_size * self.order.micro_batches))
@@ -137,9 +138,9 @@ class Loop:
 
     def loading(self, network: nn.Module, at_once: int) -> tuple[int, DataLoader[Batch]]:
         """How many processes load the training images, and what they bring."""
-        takes = input_of(network)
-        transform = training_transform(self.recipe, takes.image, takes.channels, takes.mean)
-        shape = (takes.channels, *takes.image)
+        takes = self.preprocess
+        transform = training_transform(self.recipe, takes.img_size, takes.in_chans, takes.mean)
+        shape = (takes.in_chans, *takes.img_size)
         loader = partial(
             training_loader, self.parts.train, transform, shape, self.order, self.seed, device=self.fabric.device
         )
@@ -155,11 +156,8 @@ class Loop:
         return Scorer(
             self.fabric,
             images,
-            self.plain,
+            self.preprocess,
             self.parts.classes,
-            self.recipe.evaluation_crop,
-            self.recipe.interpolation,
-            self.recipe.exact != "never",
             BATCH,
             self.config.machine.workers,
         )
@@ -254,7 +252,7 @@ class Loop:
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.average is not None:
-            self.average.update(self.plain)
+            self.average.update(self.plain, epoch * self.order.steps + step)
         return loss
 
     def _gradients(self, epoch: int, step: int, batches: list[Batch]) -> Tensor:
@@ -367,10 +365,10 @@ class Loop:
             self.progress.best = {"epoch": row["epoch"], "which": name, **here}
             self.save_weights(self.run.best_file, network)
 
-    def save_weights(self, path: Path, network: nn.Module) -> None:
+    def save_weights(self, path: Path, network: nn.Module, temperature: float | None = None) -> None:
         """Write a file of weights, gathered from all processes by the first."""
         state = cast("dict[str, Tensor]", get_model_state_dict(network, options=WHOLE))
-        on_first(self.fabric, lambda: save_weights(path, network, self.parts.classes, state))
+        on_first(self.fabric, lambda: save_weights(path, network, self.parts.classes, state, temperature=temperature))
 
     def write_bad_images(self) -> None:
         """List the images that could not be read."""

@@ -17,18 +17,19 @@ def learning_rate(recipe: Recipe, epochs_done: int | float) -> float:
     Returns:
         The learning rate of the next step. With `deit`, equal to what DeiT's code runs at in every epoch.
     """
-    if recipe.schedule_per == "epoch":
-        epochs_done = math.floor(epochs_done)
+    warmup = recipe.warmup
+    if recipe.schedule_per == "epoch":  # a rate held for an epoch cannot rise within a part of one
+        epochs_done, warmup = math.floor(epochs_done), math.floor(warmup)
     if recipe.schedule_late:
         epochs_done = max(epochs_done - 1, 0)
     peak, start, final = recipe.peak_learning_rate, recipe.warmup_learning_rate, recipe.final_learning_rate
-    if epochs_done < recipe.warmup_epochs:
-        return start + (peak - start) * epochs_done / recipe.warmup_epochs
+    if epochs_done < warmup:
+        return start + (peak - start) * epochs_done / warmup
     if recipe.schedule == "constant":
         return peak
     length = recipe.epochs - recipe.cooldown_epochs
     if not recipe.cosine_under_warmup:
-        epochs_done, length = epochs_done - recipe.warmup_epochs, length - recipe.warmup_epochs
+        epochs_done, length = epochs_done - warmup, length - warmup
     if epochs_done >= length:
         return final
     return final + (peak - final) * (1 + math.cos(math.pi * epochs_done / length)) / 2

@@ -20,7 +20,7 @@ from ffvit.data.loader import seconds_an_image
 from ffvit.errors import UserError
 from ffvit.machine import free_memory, gathered, in_precision
 from ffvit.network.compiling import why_not_compiled
-from ffvit.network.create import input_of
+from ffvit.network.create import preprocess_of
 from ffvit.network.mixers import FeedForward
 
 if TYPE_CHECKING:
@@ -126,8 +126,8 @@ def loading_workers(loader: DataLoader[Batch], network: nn.Module, batch: int, f
 
 def _forward(network: nn.Module, batch: int, fabric: Fabric) -> float:
     """Seconds of a forward pass for one of so many images."""
-    takes, was_training = input_of(network), network.training
-    images = torch.zeros(batch, takes.channels, *takes.image, device=next(network.parameters()).device)
+    takes, was_training = preprocess_of(network), network.training
+    images = torch.zeros(batch, takes.in_chans, *takes.img_size, device=next(network.parameters()).device)
     network.eval()
     with torch.no_grad(), fabric.autocast():
         for _ in range(2):  # the first time loads code
@@ -142,12 +142,12 @@ def _forward(network: nn.Module, batch: int, fabric: Fabric) -> float:
 
 def _needed(network: nn.Module, batch: int, fabric: Fabric) -> float:
     """Bytes of weights and their like, and of what a step keeps of the images for the way back."""
-    takes, was_training = input_of(network), network.training
+    takes, was_training = preprocess_of(network), network.training
     here = next(network.parameters()).device  # before a network is sharded that is not yet the device it trains on
     kept = []
     network.eval()
     for images in (1, 2):
-        some = torch.zeros(images, takes.channels, *takes.image, device=here)
+        some = torch.zeros(images, takes.in_chans, *takes.img_size, device=here)
         with in_precision(fabric.strategy.precision.precision, here):
             kept.append(kept_for_backward(partial(network, some), network))
     network.train(was_training)

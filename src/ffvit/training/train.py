@@ -20,13 +20,14 @@ from ffvit.data.config import Data
 from ffvit.data.parts import Parts, open_parts
 from ffvit.errors import RunStoppedError, UserError
 from ffvit.machine import Machine, on_first, start
-from ffvit.network.create import classes_of, create_model, input_of
+from ffvit.network.create import classes_of, create_model, preprocess_of, set_preprocess
 from ffvit.network.weights import load
 from ffvit.recipe import Recipe
 from ffvit.run import Config, Run, free_folder
 from ffvit.training.finish import finish
 from ffvit.training.loop import Loop
 from ffvit.training.progress import Display
+from ffvit.value import parse
 
 
 def train(
@@ -78,7 +79,11 @@ def configure(
     seed: int = 0,
     start_from: str | Path | None = None,
 ) -> Config:
-    """What `train` was asked for, with the defaults filled in."""
+    """What `train` was asked for, with the defaults filled in.
+
+    Raises:
+        UserError: The seed is no whole number from 0 on, or no recipe has that name.
+    """
     if not isinstance(data, Data):
         data = Data(source=str(data)) if data is not None else Data()
     digits = data.source == "digits"
@@ -94,14 +99,15 @@ def configure(
         model = Network(name=model)
     if image is not None:
         model = model.replace(image=(image, image) if isinstance(image, int) else image)
-    return Config(
-        network=model,
-        data=data,
-        recipe=recipe,
-        machine=machine or Machine(),
-        seed=seed,
-        start_from=str(start_from) if start_from is not None else None,
-    )
+    fields = {
+        "network": model,
+        "data": data,
+        "recipe": recipe,
+        "machine": machine or Machine(),
+        "seed": seed,
+        "start_from": str(start_from) if start_from is not None else None,
+    }
+    return parse(Config, fields, "")
 
 
 def run_config(
@@ -113,7 +119,7 @@ def run_config(
     path = Path(on_first(fabric, lambda: str(out if out is not None else free_folder(name))))
     on_first(fabric, lambda: Run.check_free(path, overwrite))
 
-    def folder() -> Run:
+    def folder(config: Config) -> Run:
         return on_first(fabric, lambda: Run.create(path, config, overwrite))
 
     return _run(fabric, config, folder, console, go_on=False)
@@ -139,10 +145,10 @@ def resume(out: str | Path, machine: Machine | None = None, console: Console | N
         config = config.replace(start_from=None)  # all weights come from it
     if machine is not None:
         config = config.replace(machine=machine)
-    return _run(start(config.machine), config, lambda: run, console, go_on=True)
+    return _run(start(config.machine), config, lambda _: run, console, go_on=True)
 
 
-def _run(fabric: Fabric, config: Config, folder: Callable[[], Run], console: Console | None, go_on: bool) -> Run:
+def _run(fabric: Fabric, config: Config, folder: Callable[[Config], Run], console: Console | None, go_on: bool) -> Run:
     """Train and score; the run folder is made only once everything that was asked for has proved possible."""
     try:
         with Display(console or Console(), shown=fabric.is_global_zero) as display:
@@ -150,9 +156,11 @@ def _run(fabric: Fabric, config: Config, folder: Callable[[], Run], console: Con
                 parts = open_parts(config.data)
             torch.manual_seed(config.seed)
             network, about = _network(config, len(parts.classes))
-            teacher = _teacher(config.recipe, len(parts.classes), input_of(network).channels)
+            teacher = _teacher(config.recipe, len(parts.classes), preprocess_of(network).in_chans)
             loop = Loop(fabric, config, network, teacher, parts, display)
-            run = loop.run = folder()
+            if config.start_from not in (None, "pretrained"):
+                config = config.replace(preprocess=loop.preprocess)
+            run = loop.run = folder(config)
             if go_on:
                 loop.go_on()
                 about = f"as it was after {loop.progress.images:,} images" if loop.progress.images else about
@@ -174,6 +182,8 @@ def _network(config: Config, classes: int) -> tuple[nn.Module, str]:
         network: Any = create_model(
             config.network, classes, pretrained=pretrained, dropout=dropout, drop_path=drop_path
         )
+        if config.preprocess is not None:
+            set_preprocess(network, config.preprocess)
         return network, "published weights" if pretrained else f"random start values (seed {config.seed})"
     network = load(config.start_from, config.network, classes, dropout=dropout, drop_path=drop_path)
     head = f", with a new head for {classes} classes" if network.new_head else ""
@@ -192,9 +202,9 @@ def _teacher(recipe: Recipe, classes: int, channels: int) -> nn.Module | None:
             f"recipe.teacher: {recipe.teacher} answers with {classes_of(teacher)} classes, the data has {classes}; "
             "train it on this data first and give its run folder"
         )
-    if input_of(teacher).channels != channels:
+    if preprocess_of(teacher).in_chans != channels:
         raise UserError(
-            f"recipe.teacher: {recipe.teacher} takes images of {input_of(teacher).channels} channels, the network of "
+            f"recipe.teacher: {recipe.teacher} takes images of {preprocess_of(teacher).in_chans} channels, the network of "
             f"{channels}: they must see the same"
         )
     return teacher
@@ -202,7 +212,7 @@ def _teacher(recipe: Recipe, classes: int, channels: int) -> nn.Module | None:
 
 def _headline(config: Config, run: Run, parts: Parts, network: nn.Module, loop: Loop, about: str) -> Table:
     """What is about to happen, in a few lines."""
-    takes = input_of(network)
+    takes = preprocess_of(network)
     parameters = sum(each.numel() for each in network.parameters())
     length = f"{config.recipe.minutes:g} minutes" if config.recipe.minutes else f"{config.recipe.epochs} epochs"
     processes = loop.fabric.world_size
@@ -212,7 +222,7 @@ def _headline(config: Config, run: Run, parts: Parts, network: nn.Module, loop: 
     where = f"{processes} x {loop.fabric.device.type}, {loop.fabric.strategy.precision.precision}{how}"
     rows = {
         "network": f"{config.network.title}, {parameters / 1e6:.2f} M parameters, {about}",
-        "images": f"{takes.image[0]} x {takes.image[1]} px, {takes.channels} channel{'s' * (takes.channels > 1)}; {parts.account}",
+        "images": f"{takes.img_size[0]} x {takes.img_size[1]} px, {takes.in_chans} channel{'s' * (takes.in_chans > 1)}; {parts.account}",
         "recipe": f"{length}, {config.recipe.batch_size} images a step, rate {config.recipe.peak_learning_rate:.1e}",
         "machine": f"{where}, {loop.workers} loading processes each",
         "run folder": str(run.path),

@@ -42,7 +42,8 @@ def _all(findings: Findings) -> Iterator[Drawn]:
         yield drawn("differences", "All differences", alt, lambda width: _differences(comparisons, width))
     finished = [arm for arm in findings.arms if arm.top1 is not None]
     if finished:
-        alt = "; ".join(f"{its.name}: {words.accuracy(its.top1)}" for its in (*finished, *baselines))
+        every: list[ArmFinding | BaselineFinding] = [*finished, *baselines]
+        alt = "; ".join(f"{its.name}: {words.accuracy(its.top1)}" for its in every)
         yield drawn("accuracy", "Top-1 accuracy", alt, lambda width: _accuracy(finished, baselines, of_arm, width))
         alt = "Top-1 of each arm against what it costs; the numbers are in the table of the arms"
         yield drawn("costs", "Accuracy against cost", alt, lambda width: _costs(finished, of_arm, width))
@@ -219,7 +220,7 @@ def _accuracy(
     arms: Sequence[ArmFinding], baselines: Sequence[BaselineFinding], of_arm: dict[str, Look], width: float
 ) -> Figure:
     """A row an arm and a baseline; the best baseline is a line through all."""
-    every = [*arms, *baselines]
+    every: list[ArmFinding | BaselineFinding] = [*arms, *baselines]
     figure, axes = _rows([each.name for each in every], [words.accuracy(each.top1) for each in every], width)
     low, high = _limits(arms)
     best = max((100 * each.top1.value for each in baselines), default=-1.0)

@@ -14,16 +14,19 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
 
 from ffvit.study.findings import DisputedImage, Findings
 from ffvit.study.report.content import content
+from ffvit.study.report.drawing import bar
 from ffvit.study.report.figures import draw
 from ffvit.study.report.markdown import markdown
 from ffvit.study.report.page import page
 from ffvit.study.report.terminal import summary_table
 from ffvit.study.report.write import write_report
+from ffvit.study.statistics import Interval
 from study_examples import (
     ARMS,
     VARIANTS,
@@ -301,6 +304,15 @@ def test_figures_of_wide_intervals_stay_on_sensible_axes(tmp_path: Path):
         assert 50 <= max(map(abs, ticks(drawn[name].svg))) <= 100
     assert "30.0 to 99.8" in drawn["accuracy"].svg
     assert 60 <= min(ticks(drawn["accuracy"].svg)) < 90
+
+
+def test_interval_that_the_axis_cuts_ends_in_an_arrowhead():
+    axes = Figure().add_subplot()
+    axes.set_xlim(-100, 100)
+    bar(axes, Interval(0.3, -1.4, 0.6, 0.95), 0.0, color="k")
+    line, head = axes.lines
+    assert list(line.get_xdata()) == [-100, 60]
+    assert (head.get_marker(), list(head.get_xdata())) == ("<", [-100])
 
 
 def test_every_point_of_the_cost_figure_is_named(tmp_path: Path):

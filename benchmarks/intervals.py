@@ -2,7 +2,7 @@
 
 Simulates thousands of studies whose truth is known, and counts
 
-- in how many an interval covers the truth, or a statement is false: by the rule of ffvit up to version 0.4 (`Before`,
+- in how many an interval covers the truth, or a statement is false: by the rule of ffvit when it had one outcome (`Before`,
   written out here) and by the rule of today, case by case;
 - how ffvit's interval compares with three that are often used: Student's t over the seeds, the test images alone (the
   runs' predictions pooled as if they were one), and a bootstrap over seeds and images;
@@ -63,7 +63,7 @@ Study = Callable[[np.random.Generator], tuple[float, float]]
 """Simulates one study: what is counted, by the rule before and by the rule of today."""
 
 
-# The rule up to version 0.4, for comparison.
+# The old rule, for comparison.
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,9 @@ def redrawn_difference(
 ) -> Difference:
     """Today's rule where every repetition has its own test split."""
     values = np.array([[one.mean() - other.mean()] for one, other in pairs])
-    noise = np.array([[image_noise(one, other, groups and groups[at])] for at, (one, other) in enumerate(pairs)])
+    noise = np.array(
+        [[image_noise(one, other, None if groups is None else groups[at])] for at, (one, other) in enumerate(pairs)]
+    )
     return fold_difference(values, noise, SPLITS, len(pairs[0][0]), level)
 
 
@@ -200,7 +202,7 @@ def procedure(images: int, validation: int) -> Study:
 
 
 def fixed_training_set(sd: float, seeds: int = 5, images: int = 1000) -> Study:
-    """All repetitions share one training set, which favours an arm: is the mean over all training sets covered?"""
+    """All repetitions share one training set, which favors an arm: is the mean over all training sets covered?"""
 
     def study(draw: np.random.Generator) -> tuple[float, float]:
         logits = difficulties(draw, images, 0.8)
@@ -447,7 +449,7 @@ def cases() -> Iterator[tuple[str, str, Study, float]]:
             )
     for sd in (0.2, 0.4):
         yield (
-            f"training set favours an arm (sd {sd}), one training set: covered, over all training sets",
+            f"training set favors an arm (sd {sd}), one training set: covered, over all training sets",
             "said in words",
             fixed_training_set(sd),
             1,

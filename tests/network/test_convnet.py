@@ -43,8 +43,10 @@ def test_a_recipe_with_stochastic_depth_can_be_used():
     assert create_model("convnet_w8_s1", classes=5, drop_path=0.1, dropout=0.1) is not None
 
 
-@pytest.mark.parametrize(("side", "flops"), [(8, 5e6), (28, 2e7), (64, 3e7), (64, 3e8), (224, 2.5e9), (224, 3.5e10)])
-def test_the_nearest_in_flops_is_within_a_quarter(side: int, flops: float):
+@pytest.mark.parametrize(
+    ("side", "flops"), [(8, 5e6), (28, 2e7), (64, 3e7), (64, 300_000_000), (224, 2.5e9), (224, 3.5e10)]
+)
+def test_the_nearest_in_flops_is_within_a_quarter(side: int, flops: int | float):
     name = convnet_near(flops, (side, side), 3, 10)
     assert name in CONVNETS
     assert count(create_model(name, classes=10, image=side)).flops == pytest.approx(flops, rel=0.27)

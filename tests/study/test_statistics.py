@@ -9,17 +9,23 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
+from ffvit.errors import UserError
 from ffvit.study.statistics import (
     Difference,
+    Redrawn,
+    comparison_levels,
     difference,
-    equivalence,
+    direction,
+    effective_margin,
+    failure_interval,
     fold_difference,
     fold_mean,
+    image_noise,
     level_for,
+    look_level,
     looks,
     mean,
-    outcome,
-    seeds_to_settle,
+    size,
 )
 
 
@@ -48,10 +54,14 @@ def true_difference(shift: float, accuracy: float = 0.8, of_seeds: float = 0.2) 
     return float((1 / (1 + np.exp(-(logits + shift))) - 1 / (1 + np.exp(-logits))).mean())
 
 
-def made(value: float, error: float, degrees: float = 10.0, level: float = 0.95, **fields) -> Difference:
-    half = float(stats.t.ppf((1 + level) / 2, degrees)) * error
-    variances = {"seed_variance": 11 * error**2, "image_variance": 0.0, "residual_variance": 0.0, **fields}
-    return Difference(value, value - half, value + half, level, error, degrees, 0.5, 11, 1000, **variances)
+def made(value: float, half: float, seeds: int = 5) -> Difference:
+    return Difference(
+        value, value - half, value + half, 0.95, half / 2, 4.0, 0.5, seeds, 1000, seeds * half**2 / 4, 0.0
+    )
+
+
+def covers(its, truth: float = 0.0) -> bool:
+    return its.low <= truth <= its.high
 
 
 @pytest.mark.parametrize("seeds", [3, 5, 10])
@@ -80,13 +90,12 @@ def test_where_arms_differ_from_image_to_image_the_interval_covers_the_differenc
 
 
 @pytest.mark.parametrize("seeds", [3, 5])
-def test_as_good_is_declared_wrongly_in_at_most_one_of_twenty_at_the_margins_edge(seeds: int):
+def test_equivalent_is_said_wrongly_in_at_most_one_of_forty_at_the_margins_edge(seeds: int):
     draw, studies, shift = np.random.default_rng(seeds), 2000, -0.35
     edge = -true_difference(shift)
-    wrong = sum(
-        outcome(difference(*simulated(draw, seeds, 1000, 0.8, shift)), edge) == "as good" for _ in range(studies)
-    )
-    assert wrong / studies <= 0.05 + 2 * sqrt(0.05 * 0.95 / studies)
+    said = [size(difference(*simulated(draw, seeds, 1000, 0.8, shift)), edge) for _ in range(studies)]
+    for statement in ("equivalent", "larger"):
+        assert said.count(statement) / studies <= 0.025 + 2 * sqrt(0.025 * 0.975 / studies)
 
 
 def test_the_parts_are_those_of_the_two_way_table():
@@ -100,7 +109,8 @@ def test_the_parts_are_those_of_the_two_way_table():
     residual = (total - 2 * of_seeds - 3 * of_images) / 6
     assert its.value == pytest.approx(5 / 12)
     assert its.standard_error == pytest.approx(sqrt((of_seeds + max(of_images - residual, 0)) / 12))
-    assert its.residual_variance == pytest.approx(residual)
+    assert its.run_variance == pytest.approx(of_seeds / 4)
+    assert its.fixed_variance == pytest.approx(max(of_images - residual, 0) / 12)
 
 
 def test_without_an_effect_of_images_it_is_the_paired_t_test():
@@ -126,6 +136,73 @@ def test_one_seed_is_mcnemars_test_of_the_images():
     assert its.degrees == inf
 
 
+def grouped(draw, groups: np.ndarray, seeds: int = 5):
+    """Two equal arms that differ from group to group."""
+    images, names = len(groups), np.unique(groups)
+    logits = draw.normal(1.5, 1.5, images)
+    arms = []
+    for _ in range(2):
+        arm = logits + draw.standard_normal(len(names))[np.searchsorted(names, groups)]
+        arms.append(draw.random((seeds, images)) < 1 / (1 + np.exp(-arm - 0.3 * draw.standard_normal((seeds, images)))))
+    return arms
+
+
+def test_where_arms_differ_by_group_the_interval_counts_groups_and_not_images():
+    draw, studies = np.random.default_rng(0), 1000
+    groups = np.repeat(np.arange(80), draw.integers(1, 20, 80))  # of unequal size
+    covered = np.zeros(2)
+    for _ in range(studies):
+        one, other = grouped(draw, groups)
+        covered += [covers(difference(one, other, groups=groups)), covers(difference(one, other))]
+    by_group, by_image = covered / studies
+    assert 0.93 <= by_group <= 0.97
+    assert by_image < 0.85
+
+
+def test_a_group_each_is_no_group_and_order_and_names_of_groups_do_not_matter():
+    draw = np.random.default_rng(1)
+    one, other = simulated(draw, 4, 60, 0.8)
+    alone, each = difference(one, other), difference(one, other, groups=np.arange(60))
+    assert (each.value, each.low, each.high) == pytest.approx((alone.value, alone.low, alone.high))
+    assert each.groups == 60
+    groups, order = np.repeat(np.arange(12), 5), draw.permutation(60)
+    its = difference(one, other, groups=groups)
+    again = difference(one[:, order], other[:, order], groups=np.array([f"burst {group}" for group in groups[order]]))
+    assert (again.value, again.low, again.high) == pytest.approx((its.value, its.low, its.high))
+    assert its.value == pytest.approx(alone.value)
+    assert mean(one, groups=groups).value == pytest.approx(one.mean())
+    assert difference(one[:1], other[:1], groups=groups).degrees == 11
+
+
+def test_groups_weigh_as_much_as_they_have_images():
+    """The ratio estimator: by plain means of groups, a large group would weigh no more than a small one."""
+    sizes = np.array([1, 2, 3, 30, 4, 2])
+    groups = np.arange(6).repeat(sizes)
+    wins = np.array([1, 0, 1, 1, 0, 0], dtype=bool)[groups]
+    value = wins.mean()
+    by_hand = (sizes**2 * (np.array([1, 0, 1, 1, 0, 0]) - value) ** 2).sum() / 5 / 6 / sizes.mean() ** 2
+    assert image_noise(wins, groups=groups) == pytest.approx(by_hand)
+    its = difference(wins[None], np.zeros((1, len(groups)), dtype=bool), groups=groups)
+    assert (its.value, its.standard_error) == pytest.approx((value, sqrt(max(by_hand, 2 / 36))))
+
+
+def test_images_that_repeat_within_groups_count_once():
+    draw = np.random.default_rng(2)
+    one, other = simulated(draw, 4, 60, 0.8)
+    its = difference(one, other)
+    copied = difference(one.repeat(5, axis=1), other.repeat(5, axis=1), groups=np.arange(60).repeat(5))
+    assert (copied.value, copied.low, copied.high) == pytest.approx((its.value, its.low, its.high))
+    assert mean(one.repeat(5, axis=1), groups=np.arange(60).repeat(5)).high == pytest.approx(mean(one).high)
+    noise = image_noise(one[0], other[0])
+    assert noise == pytest.approx(np.var(one[0] - other[0].astype(float), ddof=1) / 60)
+    assert image_noise(one[0].repeat(5), other[0].repeat(5), np.arange(60).repeat(5)) == pytest.approx(noise)
+
+
+def test_one_group_of_all_images_is_refused():
+    with pytest.raises(UserError, match="the 30 test images form one group; an interval needs two or more"):
+        difference(*simulated(np.random.default_rng(0), 3, 30, 0.8), groups=np.zeros(30))
+
+
 answers = arrays(bool, st.tuples(st.integers(1, 5), st.integers(2, 30)))
 
 
@@ -138,6 +215,8 @@ def test_intervals_hold_their_value_and_have_a_width(first: np.ndarray, random):
         its = difference(first, second, level)
         assert its.low <= its.value <= its.high
         assert its.high - its.low > 1e-6
+        assert its.low >= -1
+        assert its.high <= 1
         whole = mean(first, level)
         assert 0 <= whole.low <= whole.value <= whole.high <= 1
         assert whole.high - whole.low > 1e-6
@@ -158,41 +237,151 @@ def test_arms_that_answer_alike_are_not_known_for_certain_to_be_equal():
     assert mean(same).low < 0.995
 
 
-def test_folds_widen_the_interval_as_nadeau_and_bengio_say():
+SPLITS = Redrawn(train=0.72, test=0.2)
+
+
+def test_intervals_never_go_beyond_a_hundred_points():
+    draw = np.random.default_rng(0)
+    first, second = draw.random((2, 6)) < 0.9, draw.random((2, 6)) < 0.4
+    assert difference(first, second).high == 1  # two seeds: 12.7 standard errors
+    values = np.array([[0.4], [0.9]])
+    assert fold_difference(values, np.full_like(values, 0.01), SPLITS, 6).low == -1
+
+
+def test_runs_that_share_images_get_a_wider_interval():
     values = np.random.default_rng(0).normal(0.02, 0.01, size=(2, 5))
-    its = fold_difference(values, 0.25, 500)
-    assert its.standard_error == pytest.approx(sqrt((1 / 10 + 0.25) * values.var(ddof=1)))
-    assert its.degrees == 9
+    variance, noise, redrawn = values.var(ddof=1), 2e-5, Redrawn(train=0.8, test=0.2)
+    its = fold_difference(values, np.full_like(values, noise), redrawn, 500)
+    images = 0.8 * noise
+    rest, shared = variance - 0.75 * images, 0.8 * 0.8
+    expected = rest * (1 / 10 + shared / (1 - shared)) + images * (1 / 10 + 0.2 / 0.8)
+    assert its.standard_error == pytest.approx(sqrt(expected))
+    assert its.run_variance / 10 + its.fixed_variance == pytest.approx(expected)
+    assert (its.degrees, its.runs, its.seeds, its.folds) == (9, 10, 2, 5)
     assert its.high - its.value == pytest.approx(stats.t.ppf(0.975, 9) * its.standard_error)
-    assert fold_mean(values + 0.8, 0.25).value == pytest.approx(0.8 + values.mean())
+    assert fold_mean(values + 0.8, np.full_like(values, noise), redrawn, 500).value == pytest.approx(
+        0.8 + values.mean()
+    )
+
+
+def test_where_runs_only_differ_by_their_test_images_it_is_nadeau_and_bengios_correction():
+    values = np.array([[0.01], [0.02], [0.03]])
+    noise = values.var(ddof=1) / 0.8 / 0.75
+    its = fold_difference(values, np.full_like(values, noise), SPLITS, 500)
+    assert its.standard_error == pytest.approx(sqrt((1 / 3 + 0.25) * 0.8 * noise))
+
+
+def redrawn(draw, sd: float, repetitions: int, images: int):
+    """Differences of equal arms over splits redrawn from one pool, whose every image moves the runs trained on it."""
+    influence, own = draw.standard_normal((2, images)), draw.standard_normal((2, images))
+    values, noise = [], []
+    for _ in range(repetitions):
+        order = draw.permutation(images)
+        train, test = order[: round(0.72 * images)], order[-round(0.2 * images) :]
+        moves = sd * sqrt(len(train)) * influence[:, train].mean(axis=1) + 0.2 * draw.standard_normal(2)
+        one, other = draw.random((2, len(test))) < 1 / (1 + np.exp(-1.5 - own[:, test] - moves[:, None]))
+        values.append([one.mean() - other.mean()])
+        noise.append([image_noise(one, other)])
+    return np.array(values), np.array(noise)
+
+
+@pytest.mark.parametrize("repetitions", [3, 5, 10])
+def test_where_training_sets_overlap_the_interval_covers_the_difference_over_all_of_them(repetitions: int):
+    """Nadeau and Bengio's would not: it takes training sets that share most images for independent ones."""
+    draw, studies = np.random.default_rng(repetitions), 1500
+    covered = np.zeros(2)
+    for _ in range(studies):
+        values, noise = redrawn(draw, 0.4, repetitions, 5000)
+        error = sqrt((1 / repetitions + 0.2 / 0.72) * values.var(ddof=1))
+        plain = abs(values.mean()) <= stats.t.ppf(0.975, repetitions - 1) * error
+        covered += [covers(fold_difference(values, noise, SPLITS, 1000)), plain]
+    now, before = covered / studies
+    assert now >= 0.93 - 0.005
+    assert before < 0.91
 
 
 @pytest.mark.parametrize(
-    ("value", "error", "margin", "says"),
+    ("value", "half", "margin", "shows", "how_large"),
     [
-        (0.00, 0.002, 0.01, "as good"),
-        (0.006, 0.001, 0.01, "as good"),  # real, and within the margin
-        (0.05, 0.01, 0.01, "better"),
-        (-0.05, 0.01, 0.01, "worse"),
-        (0.013, 0.01, 0.01, "not worse"),
-        (0.00, 0.02, 0.01, "open"),
-        (0.00, 0.002, 0.0, "open"),
-        (0.01, 0.001, 0.0, "better"),
+        (0.00, 0.005, 0.01, "not shown", "equivalent"),
+        (0.006, 0.003, 0.01, "better", "equivalent"),  # real, and within the margin: both are said
+        (-0.006, 0.003, 0.01, "worse", "equivalent"),
+        (0.05, 0.02, 0.01, "better", "larger"),
+        (-0.05, 0.02, 0.01, "worse", "larger"),
+        (0.013, 0.01, 0.01, "better", "not shown"),
+        (0.00, 0.01, 0.01, "not shown", "not shown"),  # the interval must lie strictly inside
+        (0.007, 0.004, 0.01, "better", "not shown"),  # one-sided tests would call it equivalent
+        (0.01, 0.005, 0.0, "better", "larger"),
+        (0.00, 0.005, 0.0, "not shown", "not shown"),
     ],
 )
-def test_what_a_difference_shows(value: float, error: float, margin: float, says: str):
-    assert outcome(made(value, error), margin) == says
+def test_what_a_difference_shows_is_what_its_interval_shows(
+    value: float, half: float, margin: float, shows: str, how_large: str
+):
+    its = made(value, half)
+    assert (direction(its), size(its, margin)) == (shows, how_large)
+    assert direction(its, "not shown") == "not shown"
+    assert size(its, margin, "not shown") == "not shown"
+    assert (direction(its, "worse"), size(its, margin, "larger")) == (shows, how_large)
 
 
-def test_equivalence_is_the_worse_of_two_one_sided_tests():
-    its = made(0.002, 0.004)
-    assert equivalence(its, 0.01) == pytest.approx(stats.t.sf(2.0, 10))
-    assert equivalence(its, 0.0) == 1.0
+def test_one_run_shows_neither_direction_nor_size():
+    first, second = np.ones((1, 1000), dtype=bool), np.arange(1000)[None] < 500
+    its = difference(first, second)
+    assert its.low > 0.4  # the interval over images is there to be seen
+    assert (direction(its), size(its, 0.01)) == ("not shown", "not shown")
+    alone = fold_difference(np.array([[0.5]]), np.array([[1e-4]]), SPLITS, 1000)
+    assert 0.4 < alone.low < alone.high < 0.6
+    assert (direction(alone), size(alone, 0.01)) == ("not shown", "not shown")
+    assert direction(fold_difference(np.full((1, 5), 0.5), np.full((1, 5), 1e-4), SPLITS, 1000)) == "better"
 
 
-def test_questions_share_one_error_rate():
+@pytest.mark.parametrize(
+    ("first", "second", "applies"),
+    [
+        (0.9, 0.91, 0.01),
+        (0.98, 0.97, 0.01),
+        (0.998, 0.991, 0.001),
+        (0.991, 0.998, 0.001),
+        (0.99, 0.985, 0.005),  # just 1.5 times the mistakes
+        (1.0, 1.0, 0.001),
+    ],
+)
+def test_near_a_hundred_percent_the_margin_is_a_ratio_of_mistakes(first: float, second: float, applies: float):
+    assert effective_margin(0.01, first, second) == pytest.approx(applies)
+
+
+def test_the_share_of_runs_that_fail_has_an_interval():
+    one_of_five = failure_interval(1, 5)
+    assert (one_of_five.value, one_of_five.low, one_of_five.high) == pytest.approx((0.2, 0.0051, 0.7164), abs=1e-4)
+    none = failure_interval(0, 5)
+    assert (none.low, none.high) == pytest.approx((0, 1 - 0.025**0.2))
+    draw = np.random.default_rng(0)
+    counts = draw.binomial(10, 0.1, 2000)
+    assert np.mean([covers(failure_interval(int(count), 10), 0.1) for count in counts]) >= 0.95
+
+
+def test_comparisons_share_one_error_rate():
     assert level_for(1) == pytest.approx(0.95)
     assert level_for(5) == pytest.approx(0.99)
+
+
+def test_the_main_comparison_has_the_full_level_and_the_others_share_it():
+    assert comparison_levels(1) == (0.95,)
+    assert comparison_levels(3, 0.96) == pytest.approx((0.96, 0.98, 0.98))
+
+
+def test_of_equal_arms_at_most_one_study_in_twenty_states_any_direction():
+    draw, studies, wrong = np.random.default_rng(5), 1000, 0
+    for _ in range(studies):
+        arms = [arm for _ in range(2) for arm in simulated(draw, 5, 300, 0.8)]
+        levels = comparison_levels(4)
+        main = direction(difference(arms[0], arms[1], levels[0]))
+        others = [
+            direction(difference(arm, arms[1], level), main) for arm, level in zip(arms[1:], levels[1:], strict=True)
+        ]
+        wrong += main != "not shown" or any(other != "not shown" for other in others)
+    assert wrong / studies <= 0.05 + 2 * sqrt(0.05 * 0.95 / studies)
 
 
 def test_looks_are_few_and_end_at_the_most():
@@ -201,37 +390,23 @@ def test_looks_are_few_and_end_at_the_most():
     assert looks(1, 4) == (1, 2, 3, 4)
 
 
-def test_looking_again_and_again_keeps_the_error_rate():
-    """Stopping at the first look that shows a difference: of equal arms, at most one study in twenty ends so."""
-    draw, studies, wrong = np.random.default_rng(4), 1000, 0
-    counts = looks(3, 13)
-    level = level_for(len(counts))
+def test_a_look_added_by_hand_spends_half_of_what_is_left():
+    assert [look_level((3,), look) for look in (1, 2, 3)] == pytest.approx([0.975, 0.9875, 0.99375])
+    five = looks(3, 20)
+    assert [look_level(five, look) for look in (1, 5, 6)] == pytest.approx([1 - 0.05 / 6, 1 - 0.05 / 6, 1 - 0.05 / 12])
+    for planned in ((3,), five):
+        assert sum(1 - look_level(planned, look) for look in range(1, 200)) == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize(("planned", "counts"), [((3,), range(3, 15)), (looks(3, 13), (*looks(3, 13), 14))])
+def test_looking_again_and_again_keeps_the_error_rate(planned, counts):
+    """Stopping at the first look that shows a direction: of equal arms, at most one study in twenty ends so."""
+    draw, studies, wrong = np.random.default_rng(4), 600, 0
+    levels = [look_level(planned, look) for look in range(1, len(counts) + 1)]
     for _ in range(studies):
         one, other = simulated(draw, counts[-1], 300, 0.8)
-        wrong += any(outcome(difference(one[:n], other[:n], level), 0.0) in ("better", "worse") for n in counts)
+        wrong += any(
+            direction(difference(one[:n], other[:n], level)) != "not shown"
+            for n, level in zip(counts, levels, strict=True)
+        )
     assert wrong / studies <= 0.05 + 2 * sqrt(0.05 * 0.95 / studies)
-
-
-def test_more_seeds_settle_what_seeds_leave_open_and_not_what_images_do():
-    assert seeds_to_settle(made(0.05, 0.01), 0.01) == 0
-    more = seeds_to_settle(made(0.015, 0.008), 0.005)
-    assert more is not None
-    assert 0 < more < 40
-    assert seeds_to_settle(made(0.0, 0.02, seed_variance=0.0, image_variance=0.4), 0.01) is None
-
-
-def test_so_many_seeds_do_settle_it_in_about_four_of_five():
-    draw = np.random.default_rng(2)
-    one, other = simulated(draw, 200, 1000, 0.8, 0.15, of_seeds=0.1)
-    true = difference(one, other)
-    start = made(
-        true.value, 0.5, seed_variance=true.seed_variance, image_variance=0.0, residual_variance=true.residual_variance
-    )
-    start = Difference(**{**start.__dict__, "seeds": 2})
-    more = seeds_to_settle(start, 0.0)
-    assert more is not None
-    settled = sum(
-        outcome(difference(*simulated(draw, 2 + more, 1000, 0.8, 0.15, of_seeds=0.1)), 0.0) == "better"
-        for _ in range(400)
-    )
-    assert 0.65 <= settled / 400 <= 0.95

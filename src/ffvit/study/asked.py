@@ -65,7 +65,7 @@ def planned(
             fit = fitted(
                 data,
                 dict(loose.factors),
-                fields.get("minutes"),
+                loose.minutes,
                 asked.get("controls", loose.controls),
                 _changed(loose.machine, machine),
                 seeds,

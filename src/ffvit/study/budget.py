@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -87,6 +88,7 @@ def hold(plan: Plan, arms: tuple[Arm, ...], classes: int) -> Held:
             return _equal_latency(arms, reference, classes, torch.device(kind(plan.machine)))
 
 
+@functools.cache
 def counted(network: Network, classes: int) -> Count:
     """Parameters and operations of a network on data of so many classes; nothing is computed."""
     with torch.device("meta"):

@@ -42,8 +42,8 @@ from ffvit.training.loop import Loop
 from ffvit.training.progress import Display
 from ffvit.training.speed import STATE
 
-START = 1.5
-"""Seconds of a run in which it does nothing that is timed here: its process starts and ends, files are opened."""
+START = 0.5
+"""Seconds of a run that are not timed here: its process starts and ends, images are listed, the summary is written."""
 
 TIMED = 0.7
 """Seconds for which steps are timed, about, after two that warm up."""
@@ -56,6 +56,9 @@ REPORT = 8.0
 
 EXTENSIONS = 0.5
 """Configurations that a search tries beyond its grid, on average."""
+
+MOST_AT_ONCE = 8
+"""Processes that measure at the same time, at most: more share nothing that these do not."""
 
 MEMORY = 1_000.0
 """MiB that a run is taken to need where nothing is measured yet."""
@@ -176,7 +179,7 @@ def measure(network: Network, recipe: Recipe, parts: Parts, threads: int, machin
     alone = machine.replace(devices=1, nodes=1, strategy="ddp", compile="never", workers=workers)
     key = (network.to_yaml(), recipe.to_yaml(), alone.to_yaml(), parts.account, threads, at_once)
     if key not in _measured:
-        at_once = at_once if on_processor else 1
+        at_once = min(at_once, MOST_AT_ONCE) if on_processor else 1
         found = _at_once(at_once, Config(network=network, recipe=recipe, machine=alone), parts, threads)
         mean = {each.name: float(np.mean([getattr(one, each.name) for one in found])) for each in fields(Speed)}
         speed = Speed(**mean)

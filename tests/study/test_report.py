@@ -14,16 +14,19 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
 
 from ffvit.study.findings import DisputedImage, Findings
 from ffvit.study.report.content import content
+from ffvit.study.report.drawing import bar
 from ffvit.study.report.figures import draw
 from ffvit.study.report.markdown import markdown
 from ffvit.study.report.page import page
 from ffvit.study.report.terminal import summary_table
 from ffvit.study.report.write import write_report
+from ffvit.study.statistics import Interval
 from study_examples import (
     ARMS,
     VARIANTS,
@@ -289,18 +292,27 @@ def test_commands_are_copied_whole(tmp_path: Path):
     assert shlex.split("\n".join(block).replace("\\\n", "")) == shlex.split(command)
 
 
+def ticks(svg: str) -> list[int]:
+    """The whole numbers that stand at a figure's axes."""
+    return [int(label) for label in re.findall(r">(-?\d+)</text>", svg.replace("\N{MINUS SIGN}", "-"))]
+
+
 def test_figures_of_wide_intervals_stay_on_sensible_axes(tmp_path: Path):
-    drawn = draw(two_repetitions(findings(tmp_path)))
-    ticks = [
-        int(label.replace("\N{MINUS SIGN}", "-")) for label in re.findall(r">(.?\d+)</text>", drawn["differences"].svg)
-    ]
-    assert ticks
-    assert max(map(abs, ticks)) <= 100
-    costs = [float(label) for label in re.findall(r">(\d+)</text>", drawn["costs"].svg)]
-    assert costs
+    made = two_repetitions(findings(tmp_path))
+    drawn = draw(made)
+    for name in ("differences", "runs"):
+        assert 50 <= max(map(abs, ticks(drawn[name].svg))) <= 100
     assert "30.0 to 99.8" in drawn["accuracy"].svg
-    percents = [float(label) for label in re.findall(r"<!-- (\d+) -->", drawn["accuracy"].svg)]
-    assert percents == [] or min(percents) > 50
+    assert 60 <= min(ticks(drawn["accuracy"].svg)) < 90
+
+
+def test_interval_that_the_axis_cuts_ends_in_an_arrowhead():
+    axes = Figure().add_subplot()
+    axes.set_xlim(-100, 100)
+    bar(axes, Interval(0.3, -1.4, 0.6, 0.95), 0.0, color="k")
+    line, head = axes.lines
+    assert list(line.get_xdata()) == [-100, 60]
+    assert (head.get_marker(), list(head.get_xdata())) == ("<", [-100])
 
 
 def test_every_point_of_the_cost_figure_is_named(tmp_path: Path):

@@ -9,6 +9,7 @@ from statistics import median
 from ffvit.study import power, statistics
 from ffvit.study.arms import Arm, differ_in_mixers_alone, has_attention, without_attention
 from ffvit.study.findings import ArmFinding, BaselineFinding, Comparison
+from ffvit.study.report.words import points
 from ffvit.study.statistics import Difference, Direction, Size
 
 
@@ -152,12 +153,6 @@ def warnings(arms: Sequence[ArmFinding], baselines: Sequence[BaselineFinding], b
     unread, of = bad
     if unread:
         yield f"Up to {unread:,} images could not be read in a run that was tested on {of:,}: ffvit check lists them."
-
-
-def points(share: float) -> str:
-    """A difference in percentage points, signed: +0.7."""
-    rounded = round(100 * share, 1)
-    return f"{rounded:+.1f}" if rounded else "0.0"
 
 
 def percent(share: float) -> str:

@@ -5,19 +5,23 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from ffvit.inks import ARMS, INK, MUTED, NARROW, PAPER, SOFT, STYLE, WIDE
 from ffvit.study.findings import ArmFinding
+from ffvit.study.report import words
+from ffvit.study.statistics import Interval
 
 ON_PAGE = {INK: "currentColor", SOFT: "var(--soft)", PAPER: "var(--paper)", MUTED: "var(--muted)"} | {
     colour: f"var(--arm-{number})" for number, colour in enumerate(ARMS)
@@ -95,6 +99,70 @@ def short(name: str, length: int) -> str:
     """A name in one line that fits, without the signs that no letter stands for."""
     name = " ".join("".join(sign if sign.isprintable() else " " for sign in name).split())
     return name if len(name) <= length else name[: length - 1].rstrip() + "…"
+
+
+def rows(names: Sequence[str], values: Sequence[str], width: float) -> tuple[Figure, Axes]:
+    """Axes with rows: a name at the left of each and its value at the right; on a phone the name is above."""
+    wide, count = width == WIDE, len(names)
+    figure = Figure(figsize=(width, 0.62 + (0.36 if wide else 0.5) * count))
+    axes = figure.add_subplot()
+    axes.set_ylim(count - 0.5, -0.5 if wide else -0.85)
+    axes.set_yticks(range(count), [""] * count)
+    axes.tick_params(left=False)
+    axes.spines["left"].set_visible(False)
+    for place, (name, value) in enumerate(zip(names, values, strict=True)):
+        if wide:
+            axes.annotate(
+                short(name, 38),
+                (0, place),
+                (-8, 0),
+                ("axes fraction", "data"),
+                "offset points",
+                ha="right",
+                va="center",
+            )
+            axes.annotate(
+                words.minus(value), (1, place), (10, 0), ("axes fraction", "data"), "offset points", va="center"
+            )
+        else:
+            axes.annotate(
+                short(name, 44), (0, place - 0.42), (0, 0), ("axes fraction", "data"), "offset points", va="center"
+            )
+    return figure, axes
+
+
+def bar(axes: Axes, its: Interval, place: float, upright: bool = False, **style: Any) -> None:
+    """An interval in percent, with an arrowhead where the axis cuts it."""
+    low, high = axes.get_ylim() if upright else axes.get_xlim()
+    ends = max(100 * its.low, low), min(100 * its.high, high)
+    axes.plot(*_turned(ends, (place, place), upright), solid_capstyle="butt", **style)
+    heads = "v^" if upright else "<>"
+    for head, end, cut in ((heads[0], low, 100 * its.low < low - 1e-9), (heads[1], high, 100 * its.high > high + 1e-9)):
+        if cut:
+            axes.plot(*_turned((end,), (place,), upright), head, color=style["color"], ms=5, mew=0, clip_on=False)
+
+
+def _turned(along: Sequence[float], across: Sequence[float], upright: bool) -> tuple[Sequence[float], Sequence[float]]:
+    return (across, along) if upright else (along, across)
+
+
+def _legend_columns(width: float) -> int:
+    return 3 if width == WIDE else 1
+
+
+def legend_height(arms: Sequence[ArmFinding], width: float) -> float:
+    """Inches that a legend of these arms takes."""
+    return 0.2 * -(-len(arms) // _legend_columns(width))
+
+
+def legend(figure: Figure, arms: Sequence[ArmFinding], of_arm: dict[str, Look], width: float, lines: bool) -> None:
+    """Name every arm below the panels, by its line or its mark."""
+    handles = []
+    for arm in arms:
+        look = of_arm[arm.name]
+        style = {"ls": look.dashes, "lw": 1.8} if lines else {"ls": "", "marker": look.marker, "ms": 6, "mew": 1.4}
+        handles.append(Line2D([], [], color=look.colour, label=short(arm.name, 30), **style))
+    figure.legend(handles=handles, loc="outside lower left", ncols=_legend_columns(width))
 
 
 @contextmanager

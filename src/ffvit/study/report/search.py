@@ -36,7 +36,8 @@ def search_panels(arms: Sequence[ArmFinding], of_arm: dict[str, Look], width: fl
     for panel, arm in zip(panels.flat, arms, strict=False):
         assert arm.search is not None
         _panel(panel, arm.search, of_arm[arm.name])
-        panel.set_title(f"{short(arm.name, 20)}\n{words.optimum(arm.search)}")
+        where = words.optimum(arm.search).replace(": ", ": " if width == WIDE else ":\n")
+        panel.set_title(f"{short(arm.name, 20)}\n{where}")
         panel.set_xlabel(arm.search.field.replace("_", " "))
     for row in panels:
         row[0].set_ylabel("Validation loss, nats" if width == WIDE else "Loss, nats")

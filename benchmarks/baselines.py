@@ -352,7 +352,7 @@ class Options:
     Args:
         sets: Folder of the sets that benchmarks/images.py made.
         results: File of results, read and added to.
-        quick: Two epochs a training, to see that everything runs.
+        quick: Two epochs a training, to see that everything runs; name another file of results.
     """
 
     sets: Path = Path("sets")

@@ -351,7 +351,7 @@ def compare(
     margin: NonNegativeFloat | None = None,
     controls: Annotated[bool | None, Parameter(negative="--no-controls")] = None,
     search: Annotated[bool | None, Parameter(negative="--no-search")] = None,
-    until_settled: bool | None = None,
+    until_settled: Annotated[bool | None, Parameter(negative="--no-until-settled")] = None,
     max_seeds: Annotated[PositiveInt | None, Whole] = None,
     workers: PositiveInt | None = None,
     cluster: str | None = None,

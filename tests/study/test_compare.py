@@ -313,7 +313,7 @@ def test_a_run_that_fails_is_told_and_the_others_are_reported(tmp_path: Path):
     )
     assert told.returncode == 1
     assert "1 run failed" in told.stderr
-    assert "1 of 1 runs of mad diverged or failed" in " ".join(told.stdout.split())
+    assert "1 of 1 run of mad diverged or failed" in " ".join(told.stdout.split())
     assert "the loss became" in told.stdout
     assert set(pd.read_csv(tmp_path / "study/results.csv")["arm"]) == {"sane", "low"}
     assert "the loss became" in (tmp_path / "study/report.html").read_text()

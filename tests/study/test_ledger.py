@@ -88,3 +88,11 @@ def test_a_ledger_that_was_edited_says_so(ledger: Ledger, spoil: str):
     ledger.path.write_text("".join(line + "\n" for line in lines))
     assert not ledger.intact()
     assert next(iter(ledger.changes())).startswith("The study's ledger was edited")
+
+
+def test_comparisons_chosen_after_results_show(ledger: Ledger):
+    """A field that was left at its default is in no plan's file."""
+    ledger.note_plan(PLAN.replace(comparisons=(("a", "b"),)), finished=6)
+    (said,) = ledger.changes()
+    assert "comparisons was changed" in said
+    assert 'the default became [["a", "b"]].' in said

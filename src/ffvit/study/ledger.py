@@ -83,10 +83,10 @@ class Ledger:
             day = f"on {when[:10]} at {when[11:16]} UTC, after results existed"
             if removed := sorted(set(before["seeds"]) - set(after["seeds"])):
                 yield f"Seeds {', '.join(map(str, removed))} were taken out {day}."
-            names = [name for name in before if name in after and name not in HARMLESS and name != "seeds"]
-            for name in names:
-                if before[name] != after[name]:
-                    yield f"{name} was changed {day}: {_short(before[name])} became {_short(after[name])}."
+            for name in dict.fromkeys((*before, *after)):  # a field that is not chosen is not written
+                one, other = before.get(name), after.get(name)
+                if one != other and name not in HARMLESS and name != "seeds":
+                    yield f"{name} was changed {day}: {_short(one)} became {_short(other)}."
         yield from self._exchanged()
 
     def _changed(self) -> Iterator[tuple[dict[str, Any], dict[str, Any], str]]:
@@ -132,5 +132,5 @@ def _hash(before: str, event: Mapping[str, Any]) -> str:
 
 
 def _short(value: object) -> str:
-    text = json.dumps(value) if not isinstance(value, str) else value
+    text = "the default" if value is None else value if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

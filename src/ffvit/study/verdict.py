@@ -136,7 +136,7 @@ def warnings(arms: Sequence[ArmFinding], baselines: Sequence[BaselineFinding], b
             what = what.replace("they need", "it needs") if len(each.beats) == 1 else what
             yield (
                 f"{_capital(_list(each.beats))} {verb} {what}: {each.name} reaches {percent(each.top1.value)} on the same images"
-                + (f" in {each.seconds:.0f} s." if _trivial(each) else ".")
+                + (f" in {max(1.0, each.seconds):.0f} s." if _trivial(each) else ".")
             )
     for arm in arms:
         if arm.search is not None and arm.search.at_the_edge:
@@ -147,7 +147,7 @@ def warnings(arms: Sequence[ArmFinding], baselines: Sequence[BaselineFinding], b
         if arm.failed:
             share = statistics.failure_interval(arm.failed, arm.planned)
             yield (
-                f"{arm.failed} of {arm.planned} runs of {arm.name} diverged or failed (95 % interval {percent(share.low)} to "
+                f"{arm.failed} of {_count(arm.planned, 'run')} of {arm.name} diverged or failed (95 % interval {percent(share.low)} to "
                 f"{percent(share.high)}); its accuracy and differences are those of the runs that finished."
             )
     unread, of = bad
@@ -236,6 +236,10 @@ def _cost(case: Case) -> Iterator[str]:
         if not min(ratios) <= 1 <= max(ratios):  # else it says nothing
             said.append(f"{median(ratios):.2f}x the latency ({min(ratios):.2f} to {max(ratios):.2f} over rounds)")
     yield f"{_capital(found.name)} has {', '.join(said)} of {other.name}."
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _trivial(baseline: BaselineFinding) -> bool:

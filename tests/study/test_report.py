@@ -276,6 +276,16 @@ def test_baselines_say_which_arms_they_beat(tmp_path: Path):
     assert "k-nearest neighbors" in draw(made)["accuracy"].svg
 
 
+def test_baseline_better_than_every_arm_stays_on_the_axis(tmp_path: Path):
+    made = findings(tmp_path)
+    arms = tuple(
+        replace(arm, top1=Interval(0.5 + place / 100, 0.45, 0.57, 0.95)) for place, arm in enumerate(made.arms)
+    )
+    beaten = replace(made, arms=arms, baselines=(replace(made.baselines[1], top1=Interval(0.7, 0.67, 0.73, 0.95)),))
+    assert max(ticks(draw(beaten)["accuracy"].svg)) >= 70
+    assert "Grey squares" not in page("", content(replace(made, baselines=()), draw(replace(made, baselines=()))))
+
+
 def test_commands_are_copied_whole(tmp_path: Path):
     made = findings(tmp_path)
     command = (

@@ -51,28 +51,29 @@ def disagreement(pairs: Sequence[tuple[Result, Result]], one: str, other: str) -
 def _shown(disputed: pd.DataFrame, wrong: pd.DataFrame, images: _Opener) -> tuple[DisputedImage, ...]:
     """The images the two differ most on, with the answer that the arm that is wrong gave most often."""
     shown = []
-    for name in typical(disputed, SHOWN):
-        answers = wrong.loc[(wrong["image"] == name) & ~wrong["correct"].astype(bool), "predicted"]
-        thumbnail = images.thumbnail(str(name))
+    for name in typical(disputed):
+        thumbnail = images.thumbnail(name)
         if thumbnail is not None:
+            answers = wrong.loc[(wrong["image"] == name) & ~wrong["correct"].astype(bool), "predicted"]
             truth = str(disputed.loc[name, "label"])
-            shown.append(DisputedImage(str(name), truth, str(answers.mode().iloc[0]), thumbnail))
+            shown.append(DisputedImage(name, truth, str(answers.mode().iloc[0]), thumbnail))
+        if len(shown) == SHOWN:
+            break
     return tuple(shown)
 
 
-def typical(disputed: pd.DataFrame, count: int) -> list[str]:
-    """Images that two arms differ on most, from as many classes as possible: each class's strongest, then its second.
+def typical(disputed: pd.DataFrame) -> list[str]:
+    """Images by how typical they are of a disagreement: of each class the strongest, then of each the second.
 
     Images that are equally strong come in an order drawn once, not by their names.
 
     Args:
         disputed: `label`, and the share of runs that are correct, `arm` and `against`, by image.
-        count: How many at most.
     """
     shuffled = disputed.sample(frac=1, random_state=0)
     strength = (shuffled["arm"] - shuffled["against"]).abs().sort_values(ascending=False, kind="stable")
     turn = shuffled["label"].loc[strength.index].groupby(shuffled["label"]).cumcount()
-    return [str(name) for name in turn.sort_values(kind="stable").index[:count]]
+    return [str(name) for name in turn.sort_values(kind="stable").index]
 
 
 class _Opener:

@@ -126,7 +126,8 @@ def _arms(findings: Findings, figures: dict[str, Drawn]) -> Iterator[Block]:
     yield from _figure(
         figures,
         "accuracy",
-        "Intervals of 95 %; an arrow marks what lies outside. Squares are baselines; dashed: the best of them.",
+        "Intervals of 95 %; an arrow marks what lies outside."
+        + " Grey squares: baselines; dashed: the best of them." * bool(findings.baselines),
     )
     yield Table(
         "The arms",

@@ -88,12 +88,14 @@ def _accuracy(
     every: list[ArmFinding | BaselineFinding] = [*arms, *baselines]
     figure, axes = rows([each.name for each in every], [words.accuracy(each.top1) for each in every], width)
     low, high = _limits(arms)
-    best = max((100 * each.top1.value for each in baselines), default=-1.0)
-    if best >= low - 2 * (high - low):  # one that is far below does not squeeze the arms together
-        low = min(low, best - 0.06 * (high - low))
-    axes.set_xlim(max(low, 0), high)
-    if low <= best <= high:
-        axes.axvline(best, color=MUTED, lw=0.8, ls=DASHES[1], zorder=0)
+    if baselines:
+        best = max(100 * each.top1.value for each in baselines)
+        if best >= low - 2 * (high - low):  # one that is far below does not squeeze the arms together
+            low = max(0.0, min(low, best - 0.06 * (high - low)))
+        high = max(high, min(100.0, best + 0.06 * (high - low)))
+        if best >= low:
+            axes.axvline(best, color=MUTED, lw=0.8, ls=DASHES[1], zorder=0)
+    axes.set_xlim(low, high)
     for place, each in enumerate(every):
         look = of_arm[each.name] if isinstance(each, ArmFinding) else Look(SOFT, "s", "-")
         top1 = _top1(each)

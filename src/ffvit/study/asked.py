@@ -102,9 +102,8 @@ def planned(
 
 
 def _known(fit: Fit) -> dict[str, Any]:
-    """The fields that a plan has, with what it gave up where it notes that."""
-    fields = {**fit.fields, "gave_up": fit.gave_up}
-    return {name: value for name, value in fields.items() if name in Plan.model_fields}
+    """The fields of a plan that fits, with what it gave up."""
+    return {**fit.fields, "gave_up": fit.gave_up}
 
 
 def _data(fields: object, source: str | None, given: Value | None, where: str) -> Data:

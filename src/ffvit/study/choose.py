@@ -42,6 +42,9 @@ POSITION_STD = 0.5
 ENOUGH_VIEWS = 150_000
 """Images that a run is shown, in 10 to 100 epochs, before a larger body or more seeds are worth their time."""
 
+DIGITS_EPOCHS = 36
+"""At 25 epochs attention is half a point to a point below what it reaches with these (docs/baselines.md)."""
+
 MOST_SEEDS = 10
 LONGEST = 3
 """Times the epochs that are enough, before time goes into more seeds."""
@@ -191,8 +194,11 @@ def fitted(
         fields = {
             "machine": _computing(machine, Body(8, 2, 64, 3, 2)),
             "network": Network(architecture=body(8, 2, width=64, depth=3, channels=1)),
-            "recipe": recipes.named("digits"),
-            "factors": factors or {"mixer": mixers(heads=2)},
+            "recipe": recipes.named("digits").lasting(DIGITS_EPOCHS).replace(learning_rate=4e-3, crop_scale=(0.8, 1.0)),
+            "factors": factors
+            or {"mixer": {name: its for name, its in mixers(heads=4).items() if name != ATTENTION_ONLY}},
+            "side_seeds": None if factors else 1,
+            "search": search and Search(fields={"learning_rate": (4e-3, 8e-3, 2e-3)}, length=0.2, seeds=2),
         }
         return Fit(fields | ({"minutes": minutes} if minutes is not None else {}), ())
     return _Fitting(data, factors, minutes or MINUTES, controls, machine, seeds, search).fit()
@@ -337,7 +343,7 @@ def _recipe(images: int, epochs: int, size: Body, flip: float) -> Recipe:
     fields: dict[str, Any] = {
         "epochs": epochs,
         "batch_size": batch,
-        "learning_rate": 2e-3 if size.width <= 128 else 1e-3,
+        "learning_rate": 4e-3 if size.width <= 96 else 2e-3 if size.width <= 192 else 1e-3,
         "warmup_epochs": min(max(1, epochs // 10), epochs - 1),
         "average_decay": float(f"{1 - min(0.1, 10 / steps):.3g}"),
         "flip": flip,

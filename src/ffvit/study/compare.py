@@ -216,6 +216,7 @@ def rebuild(folder: str | Path, console: Console | None = None) -> Findings:
 def _compare(
     plan: Plan, out: Path, resume: bool, overwrite: bool, workers: int | None, cluster: str | None, console: Console
 ) -> Findings:
+    began = time.monotonic()
     study = Study(out) if resume else None
     if study is not None:
         study.check(plan)
@@ -241,7 +242,7 @@ def _compare(
         try:
             _measure_baselines(study, plan, console)
             with Watch(console, engine.at_once) as watch:
-                failed = _all_runs(study, plan, ground, engine, watch)
+                failed = _all_runs(study, plan, ground, engine, watch, began)
         finally:
             engine.close()
         _measure_costs(study, ground, plan.machine, console)
@@ -262,14 +263,14 @@ def _told(study: Study, ground: Ground, console: Console) -> Findings:
     write_ablation(study.path, study.plan, main)
     findings = conclude(study, ground)
     page = write_report(findings)
-    console.print(summary_table(findings))
     console.print(f"report: {escape(str(page))}", highlight=False, soft_wrap=True)
+    console.print(summary_table(findings))
     return findings
 
 
-def _all_runs(study: Study, plan: Plan, ground: Ground, engine: Engine, watch: Watch) -> frozenset[Path]:
+def _all_runs(study: Study, plan: Plan, ground: Ground, engine: Engine, watch: Watch, began: float) -> frozenset[Path]:
     """Every repetition's searches and runs: once, or look by look until every comparison is conclusive."""
-    arms, rounds = ground.held.arms, _Rounds(plan, watch)
+    arms, rounds = ground.held.arms, _Rounds(plan, watch, began)
     searches = Searches(plan, arms, study.path)
     failed: frozenset[Path] = frozenset()
     for count in looks_of(plan):
@@ -293,8 +294,8 @@ def _all_runs(study: Study, plan: Plan, ground: Ground, engine: Engine, watch: W
 class _Rounds:
     """Lets rounds of seeds begin while there is time for them: a round that is not whole is no evidence."""
 
-    def __init__(self, plan: Plan, watch: Watch) -> None:
-        self._plan, self._watch, self._began = plan, watch, time.monotonic()
+    def __init__(self, plan: Plan, watch: Watch, began: float) -> None:
+        self._plan, self._watch, self._began = plan, watch, began
         self._size: dict[int, int] = {}
         self._begun: set[int] = set()
         self._refused: set[int] = set()

@@ -461,7 +461,7 @@ def _effects(
 
 
 def _baselines(study: Study, analysis: Analysis, found: Mapping[str, ArmFinding]) -> Iterator[BaselineFinding]:
-    known = study.baselines()
+    known, margin = study.baselines(), analysis.plan.margin / 100
     names = dict.fromkeys(name for its in known.values() for name in its)
     for name in names:
         rows = [its[name] for its in known.values() if name in its]
@@ -475,7 +475,7 @@ def _baselines(study: Study, analysis: Analysis, found: Mapping[str, ArmFinding]
         beats = [
             arm.name
             for arm in found.values()
-            if arm.role != "control" and arm.top1 is not None and arm.top1.value < interval.value
+            if arm.role != "control" and arm.top1 is not None and arm.top1.value < interval.value - margin
         ]
         yield BaselineFinding(name, interval, float(median(row["seconds"] for row in rows)), tuple(beats))
 

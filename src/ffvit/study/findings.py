@@ -196,7 +196,7 @@ class BaselineFinding:
         name: For example "k-nearest neighbors on pixels (k = 3)".
         top1: Mean over the repetitions' splits, with its interval.
         seconds: What it took, the median.
-        beats: The arms that it beats, by name.
+        beats: The arms that it beats by more than the margin, by name.
     """
 
     name: str

@@ -172,14 +172,14 @@ BASELINES = ("baseline", "top-1 (95 % interval)", "time", "beats")
 def baseline_row(baseline: BaselineFinding) -> tuple[str, ...]:
     """A baseline's row in the table; its cells belong to `BASELINES`."""
     seconds = baseline.seconds
-    time = duration(seconds) if seconds >= 10 else f"{seconds:.2g} s"
+    time = duration(seconds) if seconds >= 10 else f"{seconds:.1f} s" if seconds >= 0.05 else "under 0.1 s"
     return baseline.name, accuracy(baseline.top1), time, join(baseline.beats) or "no arm"
 
 
 def baselines(findings: Findings) -> str:
-    """Which baseline beats which arm, in a sentence."""
+    """Which baseline beats which arm by more than the margin, in a sentence."""
     beating = [f"{baseline.name} beats {join(baseline.beats)}" for baseline in findings.baselines if baseline.beats]
-    return f"{'; '.join(beating)}." if beating else "Every arm beats every baseline."
+    return f"{'; '.join(beating)}." if beating else "No baseline beats an arm by more than the margin."
 
 
 # Comparisons

@@ -127,6 +127,9 @@ def test_half_of_the_runs_missing_is_reported_as_such(study: Path):
     assert "attention, seed 1: not done" in told.stdout
     assert "one repetition: test images alone" in " ".join(told.stdout.split())
     assert "One repetition says nothing about architectures" in " ".join(told.stdout.split())
+    page = (study / "report.html").read_text()
+    assert "One pair of runs: its intervals come from the test images alone" in page
+    assert "account for both sources" not in page
     assert "attention, seed 1: not done" in (study / "report.html").read_text()
     shutil.rmtree(study / "runs/attention")
     told = commands.here("report", study)

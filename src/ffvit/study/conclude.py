@@ -170,7 +170,9 @@ def conclude(study: Study, ground: Ground) -> Findings:
         images=ground.images,
         test_images=max((len(result.answers) for result in results), default=0),
         held=ground.held.words,
-        statistics=tuple(_statistics(analysis, look, len(pairs_asked))),
+        statistics=tuple(
+            _statistics(analysis, look, len(pairs_asked), comparisons[0].difference.runs if comparisons else 0)
+        ),
         missing=tuple(_missing(study, jobs)),
         measured_on=costs.get("machine", ""),
         next=next_steps(study.path, plan, comparisons, found, of_arm),
@@ -487,13 +489,18 @@ def _disagreement(pairs: Sequence[tuple[Result, Result]], one: str, other: str) 
         return None
 
 
-def _statistics(analysis: Analysis, look: int, comparisons: int) -> Iterator[str]:
+def _statistics(analysis: Analysis, look: int, comparisons: int, runs: int) -> Iterator[str]:
     """How the intervals were made, and what they do not cover."""
     plan, ground = analysis.plan, analysis.ground
     search = ", searches its own learning rate" if plan.search is not None else ""
-    if plan.folds is not None:
+    if runs < 2:
         yield (
-            f"{plan.folds}-fold cross-validation, {len(plan.seeds)} times over, searched within each fold: intervals by the "
+            "One pair of runs: its intervals come from the test images alone. They do not cover what another split, search "
+            "or initialization would change, which is often as much as the difference; no conclusion is drawn from them."
+        )
+    elif plan.folds is not None:
+        yield (
+            f"{plan.folds}-fold cross-validation, {runs // plan.folds} times over, searched within each fold: intervals by the "
             "corrected resampled t-test, which allows for folds that share training images."
         )
     elif ground.redrawn_test:

@@ -374,8 +374,8 @@ def compare(
     Parameters
     ----------
     networks
-        Networks to compare as they are, ours and timm's. Default: the question's arms (feed-forward, attention,
-        attention only) on a body that fits the images and the time.
+        Networks to compare as they are, ours and timm's. Default: feed-forward and attention in one
+        backbone that fits the images and the time, with controls.
     data
         Images, as for train. Default: digits.
     study
@@ -398,7 +398,8 @@ def compare(
     folds
         Cross-validate over so many parts, for small sets.
     minutes
-        What the whole study may take. Default: 30, where the plan is chosen for you.
+        What the whole study may take, planning, searches, baselines and report included. Default: 30, where the plan is
+        chosen for you.
     budget
         What all arms have alike: epochs, training flops, parameters, training time, or latency.
     margin

@@ -10,9 +10,12 @@ import subprocess
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from PIL import Image
+from sklearn.datasets import load_digits
 
 import commands
 
@@ -402,3 +405,24 @@ def tree(pid: int) -> list[int]:
     for each in found:
         found += of.get(each, [])
     return found
+
+
+def test_groups_are_counted_by_the_interval(tmp_path: Path):
+    pictures, labels = load_digits(n_class=2, return_X_y=True)
+    rows = []
+    for number, (pixels, label) in enumerate(zip(pictures, labels, strict=True)):
+        name = f"{number}.png"
+        Image.fromarray((pixels.reshape(8, 8) * 15.9).astype(np.uint8)).save(tmp_path / name)
+        rows.append((name, f"digit {label}", f"writer {number // 8}"))
+    pd.DataFrame(rows, columns=["path", "label", "writer"]).to_csv(tmp_path / "digits.csv", index=False)
+    data = {"source": str(tmp_path / "digits.csv"), "groups": "writer"}
+    told = commands.here("compare", "--study", plan_file(tmp_path, data=data), "--out", tmp_path / "study")
+    assert told.returncode == 0, told.stderr
+    assert "The images lie in 45 groups; no split cuts one" in (tmp_path / "study/report.html").read_text()
+    answers = pd.read_csv(tmp_path / "study/runs/attention/seed-0/predictions.csv")
+    assert answers["group"].nunique() < len(answers)
+    missing = commands.here(
+        "compare", "--study", plan_file(tmp_path, data={**data, "groups": "writr"}), "--out", tmp_path / "other"
+    )
+    assert missing.returncode == 2
+    assert "did you mean 'writer'" in missing.stderr

@@ -55,9 +55,9 @@ def test_networks_are_levels_by_their_names():
         ({"budget": "time"}, "recipe.minutes"),
         ({"recipe": {"base": "digits", "minutes": 1}}, "recipe.minutes"),
         ({"recipe": "digit"}, "did you mean 'digits'?"),
-        ({"search": {"field": "rate"}}, "a recipe has no field 'rate'"),
-        ({"search": {"field": "drop_path"}}, "say which values"),
-        ({"search": {"values": [1e-3]}}, "at least two"),
+        ({"search": {"fields": {"rate": None}}}, "a recipe has no field 'rate'"),
+        ({"search": {"fields": {"drop_path": None}}}, "say which values"),
+        ({"search": {"fields": {"learning_rate": [1e-3]}}}, "at least two"),
         ({"data": {"source": "digits", "selection": 0}}, "selection"),
         ({"until_settled": True, "folds": 3}, "not with folds"),
         ({"until_settled": True, "seeds": 5, "max_seeds": 4}, "max_seeds"),
@@ -86,5 +86,6 @@ def test_a_file_that_is_no_plan_is_named(tmp_path: Path, text: str):
 
 
 def test_search_tries_around_the_recipes_own_rate():
-    assert Search().tried(Recipe(learning_rate=3e-3)) == (1e-3, 3e-3, 9e-3)
-    assert Search(field="drop_path", values=(0.0, 0.1)).tried(Recipe()) == (0.0, 0.1)
+    assert Search().grid(Recipe(learning_rate=4e-3)) == {"learning_rate": (4e-3, 8e-3, 2e-3, 1.6e-2, 1e-3)}
+    assert Search(fields={"drop_path": (0.0, 0.1)}).grid(Recipe()) == {"drop_path": (0.0, 0.1)}
+    assert Search(fields={"learning_rate": None, "drop_path": (0.0, 0.1)}).planned(Recipe()) == 10

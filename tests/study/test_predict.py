@@ -10,14 +10,16 @@ from ffvit.errors import UserError
 from ffvit.study import predict
 from ffvit.study.arms import arms_of
 from ffvit.study.asked import planned
+from ffvit.study.choose import mixers
 from ffvit.study.local import Slots
+from ffvit.study.plan import Search
 from ffvit.study.predict import Speed, measure, study_seconds
 
 SPEED = Speed(start=1.0, train=0.01, load=0.002, answer=0.001, epoch=0.1, kept=2.0**20, state=2.0**21)
 
 
 def test_a_run_is_its_epochs_and_what_comes_before_and_after():
-    recipe, parts = planned().recipe, open_parts(Data())
+    recipe, parts = planned().recipe.lasting(25), open_parts(Data())
     train, selection, test = len(parts.train), len(parts.selection), len(parts.test)
     around = predict.START + 1.0 + (selection + test) * 0.003
     epoch = train * 0.01 + 0.1
@@ -30,7 +32,10 @@ def test_a_run_is_its_epochs_and_what_comes_before_and_after():
 
 def test_a_study_is_its_searches_and_runs_as_many_at_once_as_there_is_room_for(monkeypatch):
     plan, parts = planned().replace(controls=False), open_parts(Data())
-    plan = plan.replace(seeds=(0, 1, 2), side_seeds=1)
+    recipe = plan.recipe.lasting(25)
+    plan = plan.replace(
+        seeds=(0, 1, 2), side_seeds=1, search=Search(), recipe=recipe, factors={"mixer": mixers(heads=2)}
+    )
     arms = arms_of(plan)
     monkeypatch.setattr(predict, "measure", lambda *_: SPEED)
     monkeypatch.setattr(predict, "slots_for", lambda *_: Slots(1, 1, 0))
@@ -51,7 +56,7 @@ def test_a_measurement_does_what_a_run_does_and_is_kept(monkeypatch):
     arm = arms_of(plan)[1]
     found = measure(arm.network, arm.recipe, parts, 1, plan.machine, 2)
     assert all(value > 0 for value in vars(found).values())
-    assert found.kept == 202544.0625
+    assert found.kept == 202928.0625
     assert found.state == predict.STATE * 4 * 152_074
     monkeypatch.setattr(predict, "_at_once", lambda *_: pytest.fail("measured again"))
     longer = arm.recipe.replace(epochs=50, learning_rate=1e-4, average_decay=0.999)

@@ -296,14 +296,14 @@ class _Rounds:
 
     def __init__(self, plan: Plan, watch: Watch, began: float) -> None:
         self._plan, self._watch, self._began = plan, watch, began
-        self._size: dict[int, int] = {}
+        self._jobs: Sequence[Job] = ()
         self._begun: set[int] = set()
         self._refused: set[int] = set()
 
     def plan(self, jobs: Sequence[Job]) -> None:
         """The runs that there are to do."""
+        self._jobs = jobs
         for job in jobs:
-            self._size[job.seed] = sum(other.seed == job.seed for other in jobs)
             if job.seed == self._plan.seeds[0] or job.folder.exists():
                 self._begun.add(job.seed)
 
@@ -313,7 +313,8 @@ class _Rounds:
             return True
         if job.seed in self._refused:
             return False
-        need = self._watch.round_seconds(self._size[job.seed])
+        seeds = {*self._begun, job.seed}
+        need = self._watch.round_seconds(sum(each.seed in seeds and not each.finished() for each in self._jobs))
         if need is None:  # not known before a first run has ended
             return False
         if self._plan.minutes * 60 - (time.monotonic() - self._began) < need:
@@ -322,7 +323,7 @@ class _Rounds:
                     f"the {self._plan.minutes:g} minutes leave no time for seed {job.seed} and what follows "
                     "(--resume would add them)"
                 )
-            self._refused |= {seed for seed in self._size if seed not in self._begun}
+            self._refused |= {each.seed for each in self._jobs} - self._begun
             return False
         self._begun.add(job.seed)
         return True

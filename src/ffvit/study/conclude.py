@@ -3,34 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from statistics import median
-from typing import Any
 
 import numpy as np
 import yaml
 
-from ffvit.architecture import Architecture
 from ffvit.errors import UserError
 from ffvit.run import Run
 from ffvit.study import power, statistics, verdict
+from ffvit.study.analysis import Analysis, groups_of
+from ffvit.study.arm_findings import arm_finding
 from ffvit.study.arms import NO_MIXING, Arm, comparisons_of
-from ffvit.study.budget import counted
 from ffvit.study.disputes import disagreement
 from ffvit.study.effects import effects
 from ffvit.study.findings import (
     ArmFinding,
     BaselineFinding,
     Comparison,
-    Cost,
     Disagreement,
     EffectFinding,
-    Epoch,
     Findings,
-    Key,
-    RunFinding,
-    SearchFinding,
-    TrialFinding,
 )
 from ffvit.study.folder import Ground, Study
 from ffvit.study.jobs import Job, Searches, runs_of
@@ -40,83 +32,6 @@ from ffvit.study.results import Result, paired, read_results, write_results
 
 LIKELY_ACCURACY = 0.9
 """What accuracy a plan is judged at before anything is known."""
-
-
-@dataclass(frozen=True)
-class Analysis:
-    """How a study's runs are compared.
-
-    Attributes:
-        plan: The study's.
-        ground: What it stands on.
-        main_level: Confidence of the main comparison's interval.
-        side_level: Confidence of the other comparisons' intervals.
-    """
-
-    plan: Plan
-    ground: Ground
-    main_level: float
-    side_level: float
-
-    @property
-    def resampled(self) -> bool:
-        """Whether every repetition was tested on images of its own draw, rather than all on the same."""
-        return self.plan.folds is not None or self.ground.redrawn_test
-
-    def difference(self, pairs: Sequence[tuple[Result, Result]], level: float) -> statistics.Difference | None:
-        """The difference of two arms from their paired runs; None while there is nothing to compare."""
-        if not pairs:
-            return None
-        if self.resampled and (self.plan.folds is not None or len(pairs) > 1):
-            values = {one.key: float(one.correct.mean() - other.correct.mean()) for one, other in pairs}
-            noise = {
-                one.key: statistics.image_noise(one.correct, other.correct, groups_of(one)) for one, other in pairs
-            }
-            table, noises = self._table(values), self._table(noise)
-            if table is None or noises is None:
-                return None
-            images = sum(len(one.answers) for one, _ in pairs if one.key[0] == pairs[0][0].key[0])
-            return statistics.fold_difference(table, noises, self.redrawn, images, level)
-        one, other = (np.stack([pair[side].correct for pair in pairs]) for side in (0, 1))
-        return statistics.difference(one, other, level, groups_of(pairs[0][0]))
-
-    def mean(self, results: Sequence[Result]) -> statistics.Interval | None:
-        """The accuracy of an arm; None while no run is finished."""
-        if not results:
-            return None
-        if self.resampled and (self.plan.folds is not None or len(results) > 1):
-            table = self._table({result.key: float(result.correct.mean()) for result in results})
-            noise = {result.key: statistics.image_noise(result.correct, groups=groups_of(result)) for result in results}
-            noises = self._table(noise)
-            if table is None or noises is None:
-                return None
-            images = sum(len(result.answers) for result in results if result.key[0] == results[0].key[0])
-            return statistics.fold_mean(table, noises, self.redrawn, images)
-        sizes = {len(result.answers) for result in results}
-        if len(sizes) > 1:
-            raise UserError(
-                f"{results[0].job.arm}: its runs answered different numbers of test images: {sorted(sizes)}"
-            )
-        return statistics.mean(np.stack([result.correct for result in results]), groups=groups_of(results[0]))
-
-    @property
-    def redrawn(self) -> statistics.Redrawn:
-        """Which shares of the images a run trains on and is tested on."""
-        ground = self.ground
-        total = ground.train_images + ground.validation_images + ground.test_images
-        return statistics.Redrawn(ground.train_images / total, ground.test_images / total)
-
-    def _table(self, values: Mapping[Key, float]) -> np.ndarray | None:
-        """One value a run as repetitions by folds, of the repetitions that are complete."""
-        whole: dict[int, dict[int | None, float]] = {}
-        for (seed, fold), value in values.items():
-            whole.setdefault(seed, {})[fold] = value
-        rows = [
-            [its[fold] for fold in sorted(its, key=lambda fold: fold or 0)]
-            for its in whole.values()
-            if len(its) == (self.plan.folds or 1)
-        ]
-        return np.array(rows) if rows else None
 
 
 def conclude(study: Study, ground: Ground) -> Findings:
@@ -141,7 +56,9 @@ def conclude(study: Study, ground: Ground) -> Findings:
     of_arm = {arm.name: [result for result in results if result.job.arm == arm.name] for arm in arms}
     costs, searches = study.costs(), Searches(plan, arms, study.path)
     reference = ground.held.arm(pairs_asked[0][1])
-    found = {arm.name: _arm(study, analysis, arm, reference, of_arm[arm.name], costs, searches, jobs) for arm in arms}
+    found = {
+        arm.name: arm_finding(study, analysis, arm, reference, of_arm[arm.name], costs, searches, jobs) for arm in arms
+    }
     baselines = tuple(_baselines(study, analysis, found))
     comparisons: list[Comparison] = []
     disagreements: list[Disagreement | None] = []
@@ -229,13 +146,6 @@ def outlook_of(plan: Plan, ground: Ground) -> tuple[str, ...]:
     )
 
 
-def groups_of(result: Result) -> np.ndarray | None:
-    """The group of each test image, by number; None if images are not grouped."""
-    if "group" not in result.answers:
-        return None
-    return np.unique(result.answers["group"].astype(str), return_inverse=True)[1]
-
-
 def results_bad(results: Sequence[Result]) -> tuple[int, int]:
     """Unreadable images of the run that met most of them, and all images of it."""
     return max(((int(result.summary.get("bad_images", 0)), len(result.answers)) for result in results), default=(0, 0))
@@ -264,124 +174,6 @@ def _seeds_so_far(study: Study, plan: Plan, arms: Sequence[Arm]) -> tuple[int, .
             break
         seeds = added
     return seeds
-
-
-def _arm(
-    study: Study,
-    analysis: Analysis,
-    arm: Arm,
-    reference: Arm,
-    results: Sequence[Result],
-    costs: Mapping[str, Any],
-    searches: Searches,
-    jobs: Sequence[Job],
-) -> ArmFinding:
-    plan, count = analysis.plan, counted(arm.network, analysis.ground.classes)
-    cost = costs.get("arms", {}).get(arm.name)
-    published = plan.published.get(arm.name)
-    own = [job for job in jobs if job.arm == arm.name]
-    failures = study.failed()
-    return ArmFinding(
-        name=arm.name,
-        role=arm.role,
-        network=_in_words(arm),
-        parameters=count.parameters,
-        flops=count.flops,
-        epochs=arm.recipe.epochs if arm.recipe.minutes is None else None,
-        settings=tuple(_settings(arm)),
-        search=_search(study, plan, arm, searches, own),
-        top1=analysis.mean(results),
-        runs=tuple(_run(result) for result in results),
-        planned=len(own),
-        failed=sum(not job.finished() and job.folder in failures for job in own),
-        cost=Cost(**{**cost, "latencies": tuple(cost.get("latencies", ()))}) if cost else None,
-        published=(published.top1 / 100, published.source) if published else None,
-        differs=tuple(_differs(arm, reference)) if arm is not reference else (),
-    )
-
-
-def _search(study: Study, plan: Plan, arm: Arm, searches: Searches, jobs: Sequence[Job]) -> SearchFinding | None:
-    if plan.search is None:
-        return None
-    field = next(iter(plan.search.fields))
-    trials, edges, epochs = [], 0, 0
-    for job in jobs:
-        step = searches.step(arm.name, job.seed, job.fold, study.failed())
-        edges += step.at_the_edge
-        for values, losses in step.tried:
-            trials.append(TrialFinding((job.seed, job.fold), values, losses, values == step.chosen))
-            epochs = searches.job(arm.name, job.seed, job.fold, values, 0).config.recipe.epochs
-    return SearchFinding(field, epochs, tuple(trials), edges, len(jobs))
-
-
-def _run(result: Result) -> RunFinding:
-    curve = []
-    for row in result.metrics:
-        top1 = max((row[key]["top1"] for key in ("weights", "average") if key in row), default=None)
-        curve.append(Epoch(row["epoch"], row["images"], float(row["loss"]), top1))
-    return RunFinding(
-        seed=result.job.seed,
-        fold=result.job.fold,
-        top1=float(result.correct.mean()),
-        loss=float(result.summary["test"]["loss"]["value"]),
-        images=len(result.answers),
-        seconds=float(result.summary["seconds"]),
-        peak_memory=result.summary.get("peak_memory_mib"),
-        curve=tuple(curve),
-    )
-
-
-def _in_words(arm: Arm) -> str:
-    """A network in a line."""
-    its = arm.network.architecture
-    if its is None:
-        return f"{arm.network.name}, timm's"
-    branches = ", ".join(f"{branch.mixer} over {branch.axis}" for branch in its.block)
-    rows, columns = its.grid
-    return (
-        f"width {its.width}, depth {its.depth}, {its.image[0]} x {its.image[1]} px in {rows} x {columns} patches of "
-        f"{its.patch[0]} x {its.patch[1]} px; {branches}"
-    )
-
-
-def _settings(arm: Arm) -> Iterator[tuple[str, str]]:
-    """What could be set otherwise for each arm, side by side."""
-    its, recipe = arm.network.architecture, arm.recipe
-    if its is not None:
-        std = f", starting at {its.position_std:g}" if its.position in ("map", "vectors") else ""
-        yield "position", f"{its.position}{std}"
-        yield "readout", its.readout
-        yield "initialization", its.start
-        for branch in its.block:
-            settings = [f"{name} {getattr(branch, name)}" for name in ("heads", "hidden", "ratio", "kernel")]
-            settings = [words for words in settings if not words.endswith("None")]
-            settings.append(f"norm over {branch.normalised_axis}")
-            yield f"over {branch.axis}", f"{branch.mixer}: {', '.join(settings)}"
-    yield "weight decay", f"{recipe.weight_decay:g}"
-    yield "warm-up", f"{recipe.warmup:g} epochs"
-    yield "batch", f"{recipe.batch_size} images"
-    yield "drop path", f"{recipe.drop_path:g}"
-
-
-def _differs(arm: Arm, reference: Arm) -> Iterator[str]:
-    """What sets an arm apart from the reference besides its mixers."""
-    its, other = arm.network.architecture, reference.network.architecture
-    if its is None or other is None:
-        if its is not other:
-            yield (
-                f"{arm.name} and {reference.name} have bodies of different makes: initialization, drop path, readout and "
-                "position differ too"
-            )
-    else:
-        for field in Architecture.model_fields:
-            if field not in ("block", "classes") and getattr(its, field) != getattr(other, field):
-                yield f"{field}: {getattr(its, field)} against {getattr(other, field)}"
-        order, others = ([branch.axis for branch in each.block] for each in (its, other))
-        if order != others:
-            yield f"order of the branches: {', '.join(order)} against {', '.join(others)}"
-    for field in type(arm.recipe).model_fields:
-        if getattr(arm.recipe, field) != getattr(reference.recipe, field):
-            yield f"recipe.{field}: {getattr(arm.recipe, field)} against {getattr(reference.recipe, field)}"
 
 
 def _comparison(

@@ -427,3 +427,17 @@ def test_groups_are_counted_by_the_interval(tmp_path: Path):
     )
     assert missing.returncode == 2
     assert "did you mean 'writer'" in missing.stderr
+
+
+def test_the_commands_that_a_report_ends_with_work(study: Path, tmp_path: Path):
+    best = max(study.glob("runs/*/*"), key=lambda run: (run / "summary.json").exists())
+    told = commands.here("train", "--config", best / "config.yaml", "--recipe.epochs", 6, "--out", tmp_path / "longer")
+    assert told.returncode == 0, told.stderr
+    assert (tmp_path / "longer/summary.json").is_file()
+    told = commands.here("compare", "--study", study / "ablation.yaml", "--dry-run")
+    assert told.returncode == 0, told.stderr
+    for piece in ("as it is", "no position", "no norm", "half the width"):
+        assert piece in told.stdout
+    said = (study / "report.md").read_text()
+    for command in ("--resume --seeds 4", "config.yaml --recipe.epochs 6", "ffvit predict", "ablation.yaml"):
+        assert command in said

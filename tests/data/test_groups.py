@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from sklearn.datasets import load_sample_image
 
-from ffvit.data.check import check as check_module
+from ffvit.data.check import near_duplicates as search_module
 from ffvit.data.config import Data
 from ffvit.data.groups import hold_out_groups
 from ffvit.data.parts import Parts, open_parts
@@ -278,8 +278,8 @@ class TestNearDuplicates:
     def test_they_are_searched_for_again_only_if_a_file_has_changed(self, folder, monkeypatch):
         data = Data(source=str(folder), groups="near-duplicates")
         searches = []
-        search = check_module.near_duplicates
-        monkeypatch.setattr(check_module, "near_duplicates", lambda whole: searches.append(1) or search(whole))
+        search = search_module.near_duplicates
+        monkeypatch.setattr(search_module, "near_duplicates", lambda whole: searches.append(1) or search(whole))
         first, again = open_parts(data), open_parts(data)
         assert len(searches) == 1
         assert in_part(first) == in_part(again)
@@ -292,7 +292,7 @@ class TestNearDuplicates:
         prepare(folder, tmp_path / "shards", workers=1, console=Console(quiet=True))
         data = Data(source=str(tmp_path / "shards"), groups="near-duplicates")
         assert open_parts(data).groups == 24
-        monkeypatch.setattr(check_module, "near_duplicates", None)
+        monkeypatch.setattr(search_module, "near_duplicates", None)
         assert open_parts(data).groups == 24
 
     def test_a_home_that_cannot_be_written_to_is_no_obstacle(self, folder, home):
@@ -300,7 +300,7 @@ class TestNearDuplicates:
         assert open_parts(Data(source=str(folder), groups="near-duplicates")).groups == 24
 
     def test_too_many_alike(self, folder, monkeypatch):
-        monkeypatch.setattr(check_module, "near_duplicates", lambda whole: (np.arange(len(whole)), True))
+        monkeypatch.setattr(search_module, "near_duplicates", lambda whole: (np.arange(len(whole)), True))
         with pytest.raises(
             UserError, match=r"so many images of .* look alike that not all near-duplicates can be found"
         ):

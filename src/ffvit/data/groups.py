@@ -236,7 +236,10 @@ def _joined(one: Int64[np.ndarray, " images"], other: Int64[np.ndarray, " images
 
 def _near_duplicates(source: str, brought: dict[str, Labelled]) -> Int64[np.ndarray, " images"]:
     """Numbers that near-duplicates share, kept in ~/.cache/ffvit: every run of a study asks for them."""
-    from ffvit.data.check.check import Whole, near_duplicates  # brings PyTorch, which the command line starts without
+    from ffvit.data.check.near_duplicates import (  # brings PyTorch, which the command line starts without
+        Whole,
+        near_duplicates,
+    )
 
     key = _key(brought)
     cached = Path.home() / ".cache" / "ffvit" / "near-duplicates" / f"{key}.npy"

@@ -3,36 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Int64
+from jaxtyping import Int64
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
-from ffvit.data.check.alike import near_pairs
-from ffvit.data.check.look import LOOK, THUMBNAIL, Trait, looks, thumbnails
-from ffvit.data.images import Images, Labelled, Labels, Stored, numbered
+from ffvit.data.check.look import Trait
+from ffvit.data.check.near_duplicates import NEAR, Whole, first_of, identical, scan, similar_pairs
 from ffvit.data.parts import open_brought
-
-NEAR = 9
-"""Bits of 128 that may differ between images that look alike: re-encoded and resized photographs differ in fewer,
-different ones in 20 and more."""
-
-SAME = 0.98
-"""Correlation of two thumbnails from which on images that look alike are taken for the same one."""
 
 TINY, SMALL_SHARE = 32, 0.5
 """An image is tiny if its shorter side is below so many pixels, and below this share of the set's median."""
 
 HUGE, HUGE_AT_LEAST, HUGE_FOR_SURE = 8, 2e6, 50e6
 """It is huge with so many times the set's median pixels, if it has these many at least; or with so many pixels."""
+
 
 NARROW = 5
 """It is narrow if one side is more than so many times the other."""
@@ -149,47 +138,6 @@ class Check:
         return bool(self.missing) or any(each.kind.weight == "serious" for each in self.findings)
 
 
-class Whole:
-    """The images of all parts, counted through, as `Images`."""
-
-    def __init__(self, brought: dict[str, Labelled]) -> None:
-        self.parts = tuple(part for part in ("train", "val", "test") if part in brought)
-        self.images: tuple[Images, ...] = tuple(brought[part].images for part in self.parts)
-        self.classes, place = numbered([name for part in self.parts for name in brought[part].classes])
-        begins = np.cumsum([0, *(len(brought[part].classes) for part in self.parts)])
-        self.labels: Labels = np.concatenate(
-            [place[begin + images.labels] for begin, images in zip(begins, self.images, strict=False)]
-        )
-        self.part = np.repeat(np.arange(len(self.parts)), [len(images) for images in self.images])
-        self._begins = np.cumsum([0, *map(len, self.images)])
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def of(self, index: int) -> tuple[Images, int]:
-        """The part's images that an image is of, and its index there."""
-        part = int(self.part[index])
-        return self.images[part], int(index - self._begins[part])
-
-    def name(self, index: int) -> str:
-        """See `Images.name`."""
-        images, at = self.of(index)
-        return images.name(at)
-
-    def read(self, index: int) -> Stored:
-        """See `Images.read`."""
-        images, at = self.of(index)
-        return images.read(at)
-
-    def part_of(self, index: int) -> str:
-        """The part's name."""
-        return self.parts[self.part[index]]
-
-    def label_of(self, index: int) -> str:
-        """The class's name."""
-        return self.classes[self.labels[index]]
-
-
 def check(source: str, *, root: Path | None = None, near: int = NEAR, console: Console | None = None) -> Check:
     """Open every image of every part, and tell what an engineer would want to know before training.
 
@@ -205,80 +153,11 @@ def check(source: str, *, root: Path | None = None, near: int = NEAR, console: C
     """
     whole = Whole(open_brought(source, root))
     console = console or Console(stderr=True)
-    seen, reasons = _scan(whole, console)
+    seen, reasons = scan(whole, console)
     alike, cut = _alike(whole, seen, near, console)
     found = (*_broken(reasons), *alike, *_odd(seen), *_traits(seen))
     missing = tuple(_missing(whole))
     return Check(source, dict(_sizes(whole, seen)), whole.classes, found, missing, cut, whole)
-
-
-def near_duplicates(whole: Whole, console: Console | None = None) -> tuple[Int64[np.ndarray, " images"], bool]:
-    """Numbers that images share with their copies, exact and near, in any part and class, directly or by way of others.
-
-    What counts as a copy is what `check` reports: blank and unreadable images are copies of nothing.
-
-    Args:
-        whole: The images.
-        console: Where progress is shown. Default: stderr, if it is a terminal.
-
-    Returns:
-        A number for each image, and whether there were too many images alike to find them all.
-
-    Raises:
-        RunStoppedError: A process that opens images was killed.
-    """
-    console = console or Console(stderr=True)
-    seen, _ = _scan(whole, console)
-    comparable, same = _identical(seen)
-    representatives = comparable[_first(same, np.ones(len(same), dtype=bool))]
-    pairs, cut = _near(whole, seen, representatives, NEAR, console)
-    edges = np.concatenate([np.stack([comparable, representatives[same]], axis=1), pairs])
-    graph = coo_array((np.ones(len(edges), dtype=bool), edges.T), shape=(len(whole), len(whole)))
-    return connected_components(graph, directed=False)[1].astype(np.int64), cut
-
-
-def _scan(whole: Whole, console: Console) -> tuple[np.ndarray, dict[int, str]]:
-    """What is seen of every image, as `LOOK`, and why those that cannot be read cannot."""
-    seen = np.zeros(len(whole), LOOK)
-    reasons: dict[int, str] = {}
-    for index, look in enumerate(_shown(looks(whole), len(whole), "opening", console)):
-        if isinstance(look, str):
-            seen[index]["traits"] = Trait.BROKEN
-            reasons[index] = look
-        else:
-            seen[index] = look
-    return seen, reasons
-
-
-def _identical(seen: np.ndarray) -> tuple[Int64[np.ndarray, " some"], Int64[np.ndarray, " some"]]:
-    """Images that can be copies, and a number for each that exact copies share.
-
-    Neither unreadable images can, nor blank ones: all of one colour are the same.
-    """
-    images = np.flatnonzero((seen["traits"] & (Trait.BROKEN | Trait.BLANK)) == 0)
-    return images, pd.DataFrame(seen["digest"][images]).groupby([0, 1], sort=False).ngroup().to_numpy()
-
-
-def _shown(found: Iterator, total: int, doing: str, console: Console) -> Iterator:
-    """The same, counted on a bar."""
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=None),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[speed]}"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-        expand=True,
-    )
-    with bar:
-        task = bar.add_task(doing, total=total, speed="")
-        for count, each in enumerate(found, start=1):
-            yield each
-            if count % 100 == 0:
-                pace = bar.tasks[0].speed
-                bar.update(task, completed=count, speed=f"{pace:,.0f} images/s" if pace else "")
 
 
 def _broken(reasons: dict[int, str]) -> Iterator[Finding]:
@@ -298,7 +177,7 @@ def _finding(
 
 def _alike(whole: Whole, seen: np.ndarray, near: int, console: Console) -> tuple[list[Finding], bool]:
     """Leaks, conflicts and copies, exact ones and near ones; and whether there were too many to find all."""
-    images, same = _identical(seen)
+    images, same = identical(seen)
     kin = (  # the same, in part and label too
         pd.DataFrame({"same": same, "part": whole.part[images], "label": whole.labels[images]})
         .groupby(["same", "part", "label"], sort=False)
@@ -309,38 +188,9 @@ def _alike(whole: Whole, seen: np.ndarray, near: int, console: Console) -> tuple
     firsts = partners.exact(same, kin)
     cut = False
     if near:
-        pairs, cut = _near(whole, seen, firsts, near, console)
+        pairs, cut = similar_pairs(whole, seen, firsts, near, console)
         partners.near(pairs, firsts[kin])
     return list(partners.findings()), cut
-
-
-def _near(
-    whole: Whole, seen: np.ndarray, images: Int64[np.ndarray, " some"], near: int, console: Console
-) -> tuple[Int64[np.ndarray, "pairs 2"], bool]:
-    """Pairs of these images that look alike but are not the same, nearest first; whether there were too many to find all."""
-    images = images[(seen["traits"][images] & Trait.COMPARABLE) != 0]
-    with console.status("looking for images alike") if console.is_terminal else nullcontext():
-        places, bits, cut = near_pairs(seen["hash"][images], near)
-    pairs = images[places]
-    differ = (seen["digest"][pairs[:, 0]] != seen["digest"][pairs[:, 1]]).any(axis=1)
-    pairs, bits = pairs[differ], bits[differ]
-    pairs = pairs[np.argsort(bits, kind="stable")]
-    return pairs[_confirmed(whole, pairs, console)], cut
-
-
-def _confirmed(whole: Whole, pairs: Int64[np.ndarray, "pairs 2"], console: Console) -> Bool[np.ndarray, " pairs"]:
-    """Which pairs are alike in their thumbnails too: similar drawings often share a hash, and differ in these."""
-    images, place = np.unique(pairs, return_inverse=True)
-    small = np.zeros((len(images), THUMBNAIL**2), dtype=np.float16)  # half a kilobyte each
-    for at, each in enumerate(_shown(thumbnails(whole, images), len(images), "comparing", console)):
-        if not isinstance(each, str):
-            small[at] = each
-    place = place.reshape(-1, 2)
-    alike = [
-        np.einsum("ij,ij->i", small[one].astype(np.float32), small[other].astype(np.float32)) >= SAME
-        for one, other in (place[at : at + 65536].T for at in range(0, len(place), 65536))
-    ]
-    return np.concatenate([np.zeros(0, dtype=bool), *alike])
 
 
 class _Partners:
@@ -361,16 +211,16 @@ class _Partners:
         images, part, label = self._images, self._whole.part[self._images], self._whole.labels[self._images]
         every = np.ones(len(images), dtype=bool)
         for number in reversed(range(len(self._whole.parts))):  # earlier parts go before later ones
-            earlier = _first(same, part == number)[same]
+            earlier = first_of(same, part == number)[same]
             here = (part > number) & (earlier >= 0)
             self._of[LEAK][images[here]] = images[earlier[here]]
-        first = _first(same, every)[same]
-        other = np.where(label[first] != label, first, _first(same, label != label[first])[same])
+        first = first_of(same, every)[same]
+        other = np.where(label[first] != label, first, first_of(same, label != label[first])[same])
         self._of[CONFLICT][images[other >= 0]] = images[other[other >= 0]]
-        first = _first(kin, every)[kin]
+        first = first_of(kin, every)[kin]
         again = (first != np.arange(len(images))) & (self._of[LEAK][images] < 0) & (other < 0)
         self._of[COPY][images[again]] = images[first[again]]
-        return images[_first(kin, every)]
+        return images[first_of(kin, every)]
 
     def near(self, pairs: Int64[np.ndarray, "pairs 2"], first_of_kin: Int64[np.ndarray, " some"]) -> None:
         """Note images that look alike: of each one's pairs, given nearest first, the first; copies like their first."""
@@ -401,14 +251,6 @@ class _Partners:
 
     def _detail(self, others: Int64[np.ndarray, " found"]) -> Callable[[int], str]:
         return lambda n: f"{self._whole.label_of(int(others[n]))} in {self._whole.part_of(int(others[n]))}"
-
-
-def _first(group: Int64[np.ndarray, " some"], chosen: Bool[np.ndarray, " some"]) -> Int64[np.ndarray, " groups"]:
-    """The place of the first chosen one of each group, or -1."""
-    first = np.full(int(group.max(initial=-1)) + 1, -1)
-    places = np.flatnonzero(chosen)[::-1]
-    first[group[places]] = places  # the last to be written is the first
-    return first
 
 
 def _odd(seen: np.ndarray) -> Iterator[Finding]:

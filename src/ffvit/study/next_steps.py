@@ -59,18 +59,19 @@ def next_steps(
 def write_ablation(folder: Path, plan: Plan, arm: Arm) -> None:
     """Write `ablation.yaml`: a plan that changes one piece of an arm at a time."""
     its = arm.network.architecture
-    if its is None:
-        return
-    pieces = {
-        "as it is": {},
-        "no position": {"position": "none"},
-        "every norm over features": {f"{branch.axis}.norm": "features" for branch in its.block},
-        "no norm": {f"{branch.axis}.norm": "none" for branch in its.block},
-        "half the depth": {"depth": max(1, its.depth // 2)},
-        "half the width": {"width": its.width // 2},
-    }
-    if its.position == "none":
-        del pieces["no position"]
+    if its is None or len({branch.axis for branch in its.block}) < len(its.block):
+        return  # a body of timm's, or two branches along one axis, which no path tells apart
+    pieces: dict[str, dict[str, object]] = {"as it is": {}}
+    if its.position != "none":
+        pieces["no position"] = {"position": "none"}
+    if any(branch.normalised_axis != "features" for branch in its.block):
+        pieces["every norm over features"] = {f"{branch.axis}.norm": "features" for branch in its.block}
+    pieces["no norm"] = {f"{branch.axis}.norm": "none" for branch in its.block}
+    if its.depth > 1:
+        pieces["half the depth"] = {"depth": its.depth // 2}
+    narrow = its.width // 2
+    if narrow and all(narrow % (branch.heads or 1) == 0 for branch in its.block):
+        pieces["half the width"] = {"width": narrow}
     ablation = Plan(
         title=f"Which piece of {arm.name} carries the accuracy?",
         network=arm.network,

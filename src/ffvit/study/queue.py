@@ -83,6 +83,7 @@ def work_off(
                 engine.start(again.get(job.folder, job))
             if not engine.running():
                 break
+            watch.look(engine.running())  # a run's time counts from here
             if interruption.asked and not told:
                 engine.stop()
                 told = True

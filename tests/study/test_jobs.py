@@ -170,3 +170,20 @@ def test_differences_are_told_by_their_path():
     assert differences({"a": {"b": [1, 2]}}, {"a": {"b": [1, 3]}}) == ["a.b.1 was 2, is 3"]
     assert differences({"a": 1}, {"a": 1}) == []
     assert differences({}, {"a": 1}) == ["a was None, is 1"]
+
+
+def test_a_trial_that_failed_before_is_not_tried_again_once_its_run_has_begun(tmp_path: Path):
+    """Or the search would choose anew, and the run that lies there would be another than the plan's."""
+    its = plan(seeds=1, search={"seeds": 1, "extend": 0})
+    arms, jobs = arms_of(its), runs(its, tmp_path)
+    searches = Searches(its, arms, tmp_path)
+    trials = [searches.job("width 16", 0, None, *wanted) for wanted in searches.step("width 16", 0, None).wanted]
+    for trial in trials[1:]:
+        trained(trial, 1.0 + trial.trial["learning_rate"])
+    failed = {trials[0].folder}
+    again = startable(its, searches, jobs[:1], set(), arms, tmp_path, failed)
+    assert [job.folder for job in again] == [trials[0].folder]
+    jobs[0].folder.mkdir(parents=True)
+    (run,) = startable(its, searches, jobs[:1], set(), arms, tmp_path, failed)
+    assert run.folder == jobs[0].folder
+    assert run.config.recipe.learning_rate == min(trial.trial["learning_rate"] for trial in trials[1:])

@@ -271,7 +271,7 @@ def _told(study: Study, ground: Ground, console: Console) -> Findings:
 def _all_runs(study: Study, plan: Plan, ground: Ground, engine: Engine, watch: Watch, began: float) -> frozenset[Path]:
     """Every repetition's searches and runs: once, or look by look until every comparison is conclusive."""
     arms, rounds = ground.held.arms, _Rounds(plan, watch, began)
-    searches = Searches(plan, arms, study.path)
+    searches, failed_before = Searches(plan, arms, study.path), study.failed()
     failed: frozenset[Path] = frozenset()
     for count in looks_of(plan):
         jobs = runs_of(plan, arms, study.path, seeds_at(plan, count), {})
@@ -279,7 +279,8 @@ def _all_runs(study: Study, plan: Plan, ground: Ground, engine: Engine, watch: W
         rounds.plan(jobs)
 
         def ready(gone: Set[Path], jobs: Sequence[Job] = jobs) -> list[Job]:
-            return startable(plan, searches, [job for job in jobs if rounds.may_begin(job)], gone, arms, study.path)
+            now = [job for job in jobs if rounds.may_begin(job)]
+            return startable(plan, searches, now, gone, arms, study.path, failed_before)
 
         failed |= work_off(study, ready, engine, watch)
         if plan.until_settled:

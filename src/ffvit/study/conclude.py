@@ -64,8 +64,10 @@ def conclude(study: Study, ground: Ground) -> Findings:
     disagreements: list[Disagreement | None] = []
     for one, other in pairs_asked:
         pairs = paired(of_arm[one], of_arm[other])
-        main = not comparisons
+        main = (one, other) == pairs_asked[0]
         difference = analysis.difference(pairs, analysis.main_level if main else analysis.side_level)
+        if difference is None and main:
+            break  # no other comparison takes the place of the main one
         if difference is None:
             continue
         gate = comparisons[0] if comparisons else None

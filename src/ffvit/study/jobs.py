@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -144,16 +144,27 @@ class Searches:
 
 
 def startable(
-    plan: Plan, searches: Searches, runs: Sequence[Job], failed: Container[Path], arms: Sequence[Arm], folder: Path
+    plan: Plan,
+    searches: Searches,
+    runs: Sequence[Job],
+    failed: Set[Path],
+    arms: Sequence[Arm],
+    folder: Path,
+    failed_before: Set[Path] = frozenset(),
 ) -> list[Job]:
-    """The runs and trials that can begin now, in the order of `runs`: before a run come the trials of its search."""
+    """The runs and trials that can begin now, in the order of `runs`: before a run come the trials of its search.
+
+    Trials that failed before the study was resumed are tried again, unless their run has begun with what was chosen
+    without them.
+    """
     if plan.search is None:
         return [job for job in runs if not job.finished()]
     jobs: list[Job] = []
     for run in runs:
         if run.finished():
             continue
-        found = searches.step(run.arm, run.seed, run.fold, failed)
+        begun = run.folder.exists()
+        found = searches.step(run.arm, run.seed, run.fold, failed | failed_before if begun else failed)
         if found.chosen is None:
             jobs += [searches.job(run.arm, run.seed, run.fold, *wanted) for wanted in found.wanted]
         else:

@@ -69,9 +69,7 @@ class Case:
         """Why no conclusion is drawn, in a sentence; None where one is."""
         if self.difference.runs == 1:
             return "One repetition says nothing about architectures: another seed can move accuracy by more than this."
-        beaten = [
-            each for each in self.baselines if _trivial(each) and {self.arm.name, self.against.name} <= {*each.beats}
-        ]
+        beaten = [each for each in self.baselines if {self.arm.name, self.against.name} <= {*each.beats}]
         if beaten:
             best = max(beaten, key=lambda each: each.top1.value)
             return f"Both networks are underfit: {best.name} reaches {percent(best.top1.value)}, more than either."
@@ -131,12 +129,12 @@ def warnings(arms: Sequence[ArmFinding], baselines: Sequence[BaselineFinding], b
     """What a reader must know before the verdict."""
     for each in sorted(baselines, key=lambda each: -each.top1.value):
         if each.beats:
-            what = "underfit: they need more training, or more fitting training" if _trivial(each) else "behind it"
+            what = "underfit: they need more training, or more fitting training"
             verb = "are" if len(each.beats) > 1 else "is"
             what = what.replace("they need", "it needs") if len(each.beats) == 1 else what
             yield (
                 f"{_capital(_list(each.beats))} {verb} {what}: {each.name} reaches {percent(each.top1.value)} on the same images"
-                + (f" in {max(1.0, each.seconds):.0f} s." if _trivial(each) else ".")
+                f" in {max(1.0, each.seconds):.0f} s."
             )
     for arm in arms:
         if arm.search is not None and arm.search.at_the_edge:
@@ -240,10 +238,6 @@ def _cost(case: Case) -> Iterator[str]:
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'s' * (number != 1)}"
-
-
-def _trivial(baseline: BaselineFinding) -> bool:
-    return "ConvNet" not in baseline.name
 
 
 def _size(parameters: int) -> str:

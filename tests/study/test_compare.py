@@ -220,11 +220,12 @@ def test_arms_are_added_without_running_anything_again(study: Path, tmp_path: Pa
 
 def test_an_arm_that_has_runs_cannot_be_changed(study: Path, tmp_path: Path):
     mixers = PLAN["factors"]["mixer"] | {"attention": {"patches": {"mixer": "attention", "heads": 4}}}
-    plan = plan_file(tmp_path, factors={"mixer": mixers | {"linear": {"patches": {"mixer": "linear"}}}})
-    told = commands.here("compare", "--study", plan, "--out", study, "--resume")
-    assert told.returncode == 2
-    assert "arms may be added to a study, not changed: 'attention'" in told.stderr
-    assert "heads" in told.stderr
+    for added in ({}, {"linear": {"patches": {"mixer": "linear"}}}):
+        plan = plan_file(tmp_path, factors={"mixer": mixers | added})
+        told = commands.here("compare", "--study", plan, "--out", study, "--resume")
+        assert told.returncode == 2
+        assert "arms may be added to a study, not changed: 'attention'" in told.stderr
+        assert "heads" in told.stderr
 
 
 def test_a_study_of_an_older_version_is_refused_with_what_differs(study: Path):

@@ -9,7 +9,7 @@ from statistics import median
 from ffvit.study import power, statistics
 from ffvit.study.arms import Arm, differ_in_mixers_alone, has_attention, without_attention
 from ffvit.study.findings import ArmFinding, BaselineFinding, Comparison
-from ffvit.study.report.words import points
+from ffvit.study.report.words import join, large, points
 from ffvit.study.statistics import Difference, Direction, Size
 
 
@@ -129,11 +129,9 @@ def warnings(arms: Sequence[ArmFinding], baselines: Sequence[BaselineFinding], b
     """What a reader must know before the verdict."""
     for each in sorted(baselines, key=lambda each: -each.top1.value):
         if each.beats:
-            what = "underfit: they need more training, or more fitting training"
-            verb = "are" if len(each.beats) > 1 else "is"
-            what = what.replace("they need", "it needs") if len(each.beats) == 1 else what
+            needs = "are underfit: they need" if len(each.beats) > 1 else "is underfit: it needs"
             yield (
-                f"{_capital(_list(each.beats))} {verb} {what}: {each.name} reaches {percent(each.top1.value)} on the same images"
+                f"{_capital(join(each.beats))} {needs} more training, or more fitting training: {each.name} reaches {percent(each.top1.value)} on the same images"
                 f" in {max(1.0, each.seconds):.0f} s."
             )
     for arm in arms:
@@ -169,7 +167,7 @@ def _sentences(case: Case) -> Iterator[str]:
     assert other.top1 is not None
     length = f", {found.epochs} epochs a run" if found.epochs is not None and found.epochs == other.epochs else ""
     yield (
-        f"With these networks ({_size(found.parameters)} and {_size(other.parameters)} parameters), this recipe{length} and "
+        f"With these networks ({large(found.parameters)} and {large(other.parameters)} parameters), this recipe{length} and "
         f"{case.train_images:,} training images: {found.name} {percent(found.top1.value)}, {other.name} "
         f"{percent(other.top1.value)}."
     )
@@ -238,14 +236,6 @@ def _cost(case: Case) -> Iterator[str]:
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'s' * (number != 1)}"
-
-
-def _size(parameters: int) -> str:
-    return f"{parameters / 1e6:.2f} M" if parameters >= 1e6 else f"{parameters / 1e3:.3g} k"
-
-
-def _list(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _capital(text: str) -> str:

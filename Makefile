@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format types unit benchmark clean
+.PHONY: demo test lint format types unit reliability benchmark clean
 .DEFAULT_GOAL := demo
 
 demo: .venv/.ready
@@ -19,6 +19,9 @@ types: .venv/.ready
 
 unit: .venv/.ready
 	$(BIN)/pytest
+
+reliability: .venv/.ready
+	$(BIN)/pytest tests/reliability -m 'reliability or not reliability'
 
 format: .venv/.ready
 	$(BIN)/ruff check --fix

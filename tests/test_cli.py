@@ -155,7 +155,7 @@ def test_predictions_in_every_form(flowers, photos, tmp_path):
     assert sum(each["probability"] for each in classes) == pytest.approx(1, abs=1e-5)  # all 4 of them
     done = here("predict", flowers, tmp_path)
     assert done.returncode == 2
-    assert done.stderr.endswith("ffvit: none of these images could be read\n")
+    assert done.stderr.endswith("ffvit: none of these images could be read [E-DATA]\n")
 
 
 def test_what_evaluate_says_beside_its_figures(flowers, photos, tmp_path):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ffvit.data.config import Data
     from ffvit.data.prepare.prepare import prepare
     from ffvit.deploy.predict import predict
-    from ffvit.errors import RunStoppedError, UserError
+    from ffvit.errors import FfvitError, RunStoppedError, UserError
     from ffvit.evaluation.evaluate import evaluate
     from ffvit.machine import Machine
     from ffvit.network.create import create_model
@@ -42,6 +42,7 @@ _HOME = {
     "Plan": "ffvit.study.plan",
     "Recipe": "ffvit.recipe",
     "Run": "ffvit.run",
+    "FfvitError": "ffvit.errors",
     "RunStoppedError": "ffvit.errors",
     "UserError": "ffvit.errors",
     "compare": "ffvit.study.compare",
@@ -60,6 +61,7 @@ __all__ = [
     "Architecture",
     "Branch",
     "Data",
+    "FfvitError",
     "Machine",
     "Plan",
     "Recipe",

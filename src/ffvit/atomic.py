@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ffvit.errors import RunStoppedError
+from ffvit.errors import DiskFullError
 
 
 @contextmanager
@@ -34,7 +34,7 @@ def writing(path: Path, go_on: str = "go on with --resume") -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
         if full(error):
             free = shutil.disk_usage(path.parent).free / 2**20
-            raise RunStoppedError(
+            raise DiskFullError(
                 f"{path}: the disk is full ({free:,.0f} MiB left); what was there before is untouched. "
                 f"Free some space, then {go_on}"
             ) from None

@@ -15,7 +15,7 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveIn
 
 from ffvit import __version__
 from ffvit.data.config import Data
-from ffvit.errors import RunStoppedError, UserError
+from ffvit.errors import DataError, FfvitError, UserError
 from ffvit.machine import Machine, is_first
 from ffvit.recipe import Recipe
 from ffvit.value import Value, loose, sentences
@@ -253,7 +253,7 @@ def predict(
         predictions(weights, images, top=top, model=model, machine=machine, engine=engine), format, _console()
     )
     if not read:
-        raise UserError("none of these images could be read")
+        raise DataError("none of these images could be read")
 
 
 @app.command
@@ -714,11 +714,12 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app(sys.argv[1:], exit_on_error=False, print_error=False)
-    except (UserError, RunStoppedError) as error:
-        _fail(str(error), 2 if isinstance(error, UserError) else 1)
+    except FfvitError as error:
+        _fail(f"{error} [{error.code}]", error.exit_code)
     except cyclopts.CycloptsError as error:
         cause = error.__cause__
-        _fail(_sentences(cause, error) if isinstance(cause, ValidationError) else str(error), 2)
+        words = _sentences(cause, error) if isinstance(cause, ValidationError) else str(error)
+        _fail(f"{words.rstrip()} [{UserError.code}]", UserError.exit_code)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
     except BrokenPipeError:  # `ffvit models | head`

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from ffvit.errors import RunStoppedError, UserError
+from ffvit.errors import DeviceError, FfvitError
 from ffvit.value import Value
 
 if TYPE_CHECKING:
@@ -94,10 +94,10 @@ def start(machine: Machine) -> Fabric:
     accelerator = kind(machine)
     there = torch.cuda.device_count() if accelerator == "cuda" else None
     if accelerator == "cuda" and not there:
-        raise UserError("--accelerator cuda: PyTorch sees no CUDA device on this machine; use cpu")
+        raise DeviceError("--accelerator cuda: PyTorch sees no CUDA device on this machine; use cpu")
     devices, nodes = _launched(machine)
     if there is not None and devices > there:
-        raise UserError(f"--devices {devices}: this machine has {there} CUDA device{'s' * (there > 1)}")
+        raise DeviceError(f"--devices {devices}: this machine has {there} CUDA device{'s' * (there > 1)}")
     # The gradient of a class token that was expanded over the batch has odd strides, and costs nothing for it.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     strategy: Any = "auto"
@@ -112,7 +112,7 @@ def start(machine: Machine) -> Fabric:
             accelerator=accelerator, devices=devices, num_nodes=nodes, strategy=strategy, precision=precision
         )
     except (MisconfigurationException, ValueError, RuntimeError) as error:
-        raise UserError(f"this machine cannot be used so: {error}") from None
+        raise DeviceError(f"this machine cannot be used so: {error}") from None
     fabric.launch()
     atexit.register(end_others, getattr(fabric.strategy.launcher, "procs", []))
     return fabric
@@ -161,7 +161,7 @@ def on_first(fabric: Fabric, do: Callable[[], Thing]) -> Thing:
     if fabric.is_global_zero:
         try:
             result = do()
-        except (UserError, RunStoppedError) as error:
+        except FfvitError as error:
             failure = error
     result, failure = fabric.broadcast((result, failure))
     if failure is not None:

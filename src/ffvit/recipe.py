@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from ffvit.errors import UserError, nearest
+from ffvit.errors import ConfigError, nearest
 from ffvit.value import Value
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -220,5 +220,5 @@ def named(name: str) -> Recipe:
         UserError: There is none; says the nearest.
     """
     if name not in NAMED:
-        raise UserError(f"recipe: none is called {name!r}{nearest(name, NAMED)} (there are: {', '.join(NAMED)})")
+        raise ConfigError(f"recipe: none is called {name!r}{nearest(name, NAMED)} (there are: {', '.join(NAMED)})")
     return NAMED[name]

@@ -31,7 +31,7 @@ from pydantic import Field
 from ffvit.architecture import Network
 from ffvit.atomic import writing
 from ffvit.data.config import Data
-from ffvit.errors import UserError
+from ffvit.errors import ConfigError, OutputError, RunFolderError
 from ffvit.machine import Machine
 from ffvit.preprocess import Preprocess
 from ffvit.recipe import Recipe
@@ -66,7 +66,7 @@ class Run:
         self.path = Path(path)
         if not self.config_file.is_file():
             reason = "holds no config.yaml" if self.path.is_dir() else "does not exist"
-            raise UserError(f"{self.path}: not a run folder: it {reason}")
+            raise RunFolderError(f"{self.path}: not a run folder: it {reason}")
 
     config_file = property(lambda self: self.path / "config.yaml")
     metrics_file = property(lambda self: self.path / "metrics.jsonl")
@@ -90,7 +90,7 @@ class Run:
                 shutil.rmtree(path)
             (path / "checkpoint").mkdir(parents=True)
         except OSError as error:
-            raise UserError(f"{path}: cannot be made: {error.strerror}") from None
+            raise OutputError(f"{path}: cannot be made: {error.strerror}") from None
         text = config.to_yaml() + yaml.safe_dump({"made_with": made_with()}, sort_keys=False)
         with writing(path / "config.yaml") as temporary:
             temporary.write_text(text)
@@ -106,11 +106,11 @@ class Run:
         """
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             if not overwrite:
-                raise UserError(
+                raise OutputError(
                     f"{path} exists: go on with it (--resume), replace it (--overwrite), or name another --out"
                 )
             if not (path / "config.yaml").is_file():
-                raise UserError(
+                raise OutputError(
                     f"{path} exists and is no run folder, so --overwrite does not delete it: name another --out"
                 )
 
@@ -157,9 +157,9 @@ def read_config(path: Path) -> Config:
     try:
         fields = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
     except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML: {error}") from None
+        raise ConfigError(f"{path}: not YAML: {error}") from None
     if isinstance(fields, dict):
         fields.pop("made_with", None)
     return parse(Config, fields, str(path))

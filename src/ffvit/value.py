@@ -19,7 +19,7 @@ from pydantic import (
     model_serializer,
 )
 
-from ffvit.errors import UserError, nearest
+from ffvit.errors import ConfigError, nearest
 
 Model = TypeVar("Model", bound=BaseModel)
 Same = TypeVar("Same", bound="Value")
@@ -62,7 +62,7 @@ class Value(BaseModel):
         try:
             fields = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise UserError(f"{cls.__name__.lower()}: not YAML: {error}") from error
+            raise ConfigError(f"{cls.__name__.lower()}: not YAML: {error}") from error
         return parse(cls, fields)
 
     def __str__(self) -> str:
@@ -79,7 +79,7 @@ def parse(model: type[Model], fields: object, where: str | None = None) -> Model
     try:
         return model.model_validate(fields)
     except ValidationError as error:
-        raise UserError(sentences(error, model, where)) from None
+        raise ConfigError(sentences(error, model, where)) from None
 
 
 def loose(model: type[BaseModel]) -> Any:

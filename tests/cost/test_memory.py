@@ -8,7 +8,7 @@ import torch
 
 import ffvit
 from ffvit.cost.memory import kept_for_backward, peak
-from ffvit.errors import UserError
+from ffvit.errors import OutOfMemoryError
 
 CPU = torch.device("cpu")
 
@@ -40,5 +40,5 @@ def test_the_peak_of_a_process_of_its_own():
 
 
 def test_a_process_that_the_system_ends():
-    with pytest.raises(UserError, match=r"memory runs out: use a smaller --batch"):
+    with pytest.raises(OutOfMemoryError, match=r"memory runs out: use a smaller --batch"):
         peak(partial(os._exit, 9), CPU)

@@ -15,7 +15,7 @@ from ffvit.benchmark import measure, picture, roofline, table
 from ffvit.benchmark.subjects import Subject
 from ffvit.cost.limits import TYPES
 from ffvit.cost.measure import device_here
-from ffvit.errors import UserError
+from ffvit.errors import DeviceError, OutputError, UserError
 
 NETWORKS = ["ff_tiny_patch16_224", "deit_tiny_patch16_224"]
 ROOFLINE = ["ff_base_patch16_224"]
@@ -44,10 +44,10 @@ def benchmark(
     """
     for option, path in (("--json", json_file), ("--out", drawing)):
         if path is not None and not path.absolute().parent.is_dir():
-            raise UserError(f"{option} {path}: there is no folder {path.parent}")
+            raise OutputError(f"{option} {path}: there is no folder {path.parent}")
     device = device_here() if accelerator == "auto" else torch.device(accelerator)
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError("--accelerator cuda: PyTorch sees no CUDA device on this machine; use cpu")
+        raise DeviceError("--accelerator cuda: PyTorch sees no CUDA device on this machine; use cpu")
     batch = batch or BATCH[device.type]
     names = networks or (NETWORKS if drawing is None else ROOFLINE)
     subjects = [Subject(each, image) for each in dict.fromkeys(names)]

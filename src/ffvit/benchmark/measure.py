@@ -19,7 +19,7 @@ from ffvit.cost.count import count
 from ffvit.cost.limits import TYPES, fastest_product, product_rate, why_slow
 from ffvit.cost.measure import Latency, prediction, timed
 from ffvit.cost.memory import peak
-from ffvit.errors import UserError, nearest
+from ffvit.errors import DeviceError, OutOfMemoryError, UserError, nearest
 
 PASSES = {"predict": 1, "train": 3}
 """Forward passes that a step is counted as: the way back computes two gradients of every product."""
@@ -136,14 +136,15 @@ def measure(
         console: Where to show progress.
 
     Raises:
-        UserError: An engine or precision is unknown, nothing that was asked for can run here, a network cannot be made,
-            or memory is too small.
+        UserError: An engine or precision is unknown, nothing that was asked for can run here, or a network cannot be
+            made.
+        OutOfMemoryError: The GPU's memory is too small.
     """
     pairs, learning, left_out = _which(engines, precisions, device)
     learning = learning if train else []
     if not pairs and not learning:
         reasons = "; ".join(f"{its.engine} {its.precision}: {its.reason}" for its in left_out)
-        raise UserError(f"nothing of this runs here: {reasons}")
+        raise DeviceError(f"nothing of this runs here: {reasons}")
     sizes = {
         each: fastest_product(each, device).size
         for each in TYPES
@@ -164,7 +165,9 @@ def measure(
                 tell(f"scoring {subject.given}", 0)
                 _score(subject, turns, device, batch)
     except torch.OutOfMemoryError:
-        raise UserError("the GPU's memory is too small for these networks at once: use a smaller --batch") from None
+        raise OutOfMemoryError(
+            "the GPU's memory is too small for these networks at once: use a smaller --batch"
+        ) from None
     found.rows += [turn.row for turn in turns]
     return found
 

@@ -9,7 +9,7 @@ from rich.progress import track
 from rich.table import Table
 
 from ffvit.cost.count import count
-from ffvit.errors import UserError, nearest
+from ffvit.errors import ModelError, nearest
 from ffvit.network.create import create_model, list_names
 from ffvit.network.published import PUBLISHED, SOURCES
 
@@ -22,7 +22,7 @@ def listing(pattern: str, console: Console) -> None:
     """
     names = list_names(pattern)
     if not names:
-        raise UserError(f"no network matches {pattern!r}{nearest(pattern, timm.list_models())}")
+        raise ModelError(f"no network matches {pattern!r}{nearest(pattern, timm.list_models())}")
     table = Table(box=None, pad_edge=False)
     table.add_column("network", no_wrap=True)
     for heading in ("parameters", "GFLOPs", "top-1"):

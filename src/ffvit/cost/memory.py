@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ffvit.errors import UserError
+from ffvit.errors import OutOfMemoryError
 from ffvit.interrupts import kept_from_children
 
 Work = Callable[[], object]
@@ -57,7 +57,7 @@ def peak(make: Callable[[], Work], device: torch.device) -> int | None:
         None where the system does not tell (Windows).
 
     Raises:
-        UserError: The system ended the process.
+        OutOfMemoryError: The system ended the process.
     """
     if device.type == "cuda":
         return _on_gpu(make, device)
@@ -72,7 +72,7 @@ def peak(make: Callable[[], Work], device: torch.device) -> int | None:
                 measured = child.submit(_here, make)
             return measured.result()
     except BrokenProcessPool:
-        raise UserError(
+        raise OutOfMemoryError(
             "the process that measured memory was ended by the system, as it does when memory runs out: "
             "use a smaller --batch"
         ) from None

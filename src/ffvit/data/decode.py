@@ -10,7 +10,7 @@ import PIL.Image
 from PIL import ImageOps, UnidentifiedImageError
 
 from ffvit.data.images import BadImageError, Images, Stored
-from ffvit.errors import UserError
+from ffvit.errors import DataError
 
 
 def opened(images: Images, index: int) -> PIL.Image.Image:
@@ -35,7 +35,7 @@ def typical_side(images: Images) -> int:
         except BadImageError:
             continue
     if not sides:
-        raise UserError("data.source: none of the images that were looked at could be read")
+        raise DataError("data.source: none of the images that were looked at could be read")
     return int(np.median(sides))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ffvit.data.images import FileImages, Labelled, numbered
 from ffvit.data.waiting import counted
-from ffvit.errors import UserError
+from ffvit.errors import DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
 """What a file's name must end in, upper or lower case, to be taken for an image."""
@@ -27,7 +27,7 @@ def part_folders(folder: Path) -> dict[str, Path]:
     """
     inside = {entry.name for entry in visible(folder) if entry.is_dir()}
     if {"val", "validation"} <= inside:
-        raise UserError(f"{folder}: has both val/ and validation/; rename the one that is not to be used")
+        raise DataError(f"{folder}: has both val/ and validation/; rename the one that is not to be used")
     named = {part: folder / name for name, part in PARTS.items() if name in inside}
     if "test" in named and not any(entry.is_dir() for entry in visible(named["test"])):
         del named["test"]
@@ -45,11 +45,11 @@ def read_folder(folder: Path) -> Labelled:
     paths = [path for path in found if os.sep in path]
     if not paths:
         if found:
-            raise UserError(
+            raise DataError(
                 f"{folder}: its {len(found):,} images (first: {found[0]}) lie directly in it; "
                 "put those of each class into a folder named for the class"
             )
-        raise UserError(f"{folder}: there is no image in it (looked for {' '.join(SUFFIXES)})")
+        raise DataError(f"{folder}: there is no image in it (looked for {' '.join(SUFFIXES)})")
     classes, labels = numbered([path.split(os.sep, 1)[0] for path in paths])
     return Labelled(FileImages(folder, paths, labels), classes)
 
@@ -80,4 +80,4 @@ def visible(folder: Path) -> list[os.DirEntry[str]]:
         with os.scandir(folder) as entries:
             return [entry for entry in entries if not entry.name.startswith((".", "__MACOSX"))]
     except OSError as error:
-        raise UserError(f"{folder}: cannot be listed ({error.strerror})") from error
+        raise DataError(f"{folder}: cannot be listed ({error.strerror})") from error

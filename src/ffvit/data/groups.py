@@ -23,7 +23,7 @@ from ffvit.data.config import NEAR_DUPLICATES, Data, parsed_groups
 from ffvit.data.folders import PARTS
 from ffvit.data.images import FileImages, Images, Labelled, Labels
 from ffvit.data.shards.index import ShardImages
-from ffvit.errors import UserError, nearest
+from ffvit.errors import DataError, nearest
 
 WORDS = ("folder", "re:", NEAR_DUPLICATES)
 
@@ -68,7 +68,7 @@ def find_groups(data: Data, brought: dict[str, Labelled]) -> Groups | None:
     if near and numbers.any():
         numbers = _joined(numbers, _near_duplicates(data.source, brought))
     if not numbers.any():
-        raise UserError(
+        raise DataError(
             f"data.groups: by {what}, all {len(names):,} images of {data.source} are one group ({names[0]}), and no group "
             "is ever parted; group by what differs between images that do not belong together"
         )
@@ -113,7 +113,7 @@ def hold_out_groups(
             drawn.settle(order)
             return np.array(drawn.taken)[groups]
     assert missing is not None
-    raise UserError(
+    raise DataError(
         f"data.groups: no split by whole groups was found that leaves images of {classes[missing]!r} in every part: its "
         f"{np.count_nonzero(pairs[1] == missing)} groups also hold other classes, which would then be missing from a part; it "
         f"takes more groups with {classes[missing]!r}, or leave the class out"
@@ -191,12 +191,12 @@ def _values(source: str, column: str, part: Labelled) -> list[str]:
         values = lists.read_column(path, column)
         return [values[images.path(index)] for index in range(len(images))]
     if not by_path and column != "folder":
-        raise UserError(
+        raise DataError(
             f"data.groups: {source} is no list, so it has no column {column!r}{nearest(column, WORDS) or ';'} group its images by "
             f"folder, by re:PATTERN (of the path) or by {NEAR_DUPLICATES}, or list them (.csv, .parquet) with that column"
         )
     if not isinstance(images, FileImages | ShardImages):
-        raise UserError(
+        raise DataError(
             f"data.groups: the images of {source} have no paths, so {column!r} tells nothing of them; group them by "
             f"{NEAR_DUPLICATES}, or list them (.csv, .parquet) with a column for groups"
         )
@@ -205,7 +205,7 @@ def _values(source: str, column: str, part: Labelled) -> list[str]:
     matches = [pattern.search(path) for path in paths]
     unmatched = [path for path, match in zip(paths, matches, strict=True) if not match]
     if unmatched:
-        raise UserError(
+        raise DataError(
             f"data.groups: {len(unmatched):,} of {len(paths):,} images of {source} "
             f"{f'do not match {column!r}' if by_path else 'lie in no folder below that of their class'} "
             f"(first: {unmatched[0]}); an image that belongs with no other needs a value of its own"
@@ -249,7 +249,7 @@ def _near_duplicates(source: str, brought: dict[str, Labelled]) -> Int64[np.ndar
             return kept
     numbers, incomplete = near_duplicates(Whole(brought))
     if incomplete:
-        raise UserError(
+        raise DataError(
             f"data.groups: so many images of {source} look alike that not all near-duplicates can be found; look at some of "
             "them (ffvit check), and group by what makes them alike"
         )
@@ -289,7 +289,7 @@ def _check_parts(source: str, groups: Groups) -> None:
                 f"{groups.names[group]} ({counts[0][group]:,} and {counts[1][group]:,} images)" for group in shared[:3]
             ]
             more = f" and {len(shared) - 3:,} more" if len(shared) > 3 else ""
-            raise UserError(
+            raise DataError(
                 f"data.groups: {len(shared):,} of {len(groups.names):,} groups by {groups.what} lie in both {one} and {other} of "
                 f"{source}: {', '.join(told)}{more}; leave their images out of {one}, or give all images unparted, so "
                 "that they are parted by groups"

@@ -13,14 +13,18 @@ import numpy as np
 import PIL.Image
 from jaxtyping import Int64
 
+from ffvit.errors import FfvitError
+
 Labels = Int64[np.ndarray, " images"]
 
 Stored = bytes | PIL.Image.Image
 """An image as it is stored: an encoded file, or pixels (of any mode)."""
 
 
-class BadImageError(Exception):
+class BadImageError(FfvitError):
     """An image cannot be read; `name` says which (path or number), `reason` why, in a few words."""
+
+    code = "E-IMAGE"
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(name, reason)  # both as arguments, so that it survives the way out of a loader's worker

@@ -8,7 +8,7 @@ import pandas as pd
 
 from ffvit.data.images import FileImages, Labelled, numbered
 from ffvit.data.waiting import counted
-from ffvit.errors import UserError, nearest
+from ffvit.errors import DataError, MissingPackageError, nearest
 
 SUFFIXES = (".csv", ".parquet")
 
@@ -27,10 +27,10 @@ def read_list(path: Path) -> dict[str, Labelled]:
     table = _table(path)
     empty = table[table["label"] == ""]
     if len(empty):
-        raise UserError(f"{path}: {len(empty):,} rows have no label (first: {empty['path'].iloc[0]})")
+        raise DataError(f"{path}: {len(empty):,} rows have no label (first: {empty['path'].iloc[0]})")
     twice = table["path"][table["path"].duplicated()]
     if len(twice):
-        raise UserError(
+        raise DataError(
             f"{path}: {len(twice):,} images are listed more than once (first: {twice.iloc[0]}), and could fall into "
             "training and test both; list each once"
         )
@@ -40,7 +40,7 @@ def read_list(path: Path) -> dict[str, Labelled]:
         if not (path.parent / name).exists()
     ]
     if missing:
-        raise UserError(
+        raise DataError(
             f"{path}: {len(missing):,} of its {len(table):,} images do not exist (first: {path.parent / missing[0]}); "
             "paths are relative to the list's folder"
         )
@@ -60,7 +60,7 @@ def read_column(path: Path, column: str) -> dict[str, str]:
     table = _table(path, column)
     empty = table[table[column] == ""]
     if len(empty):
-        raise UserError(
+        raise DataError(
             f"{path}: {len(empty):,} rows have nothing in the column {column!r} (first: {empty['path'].iloc[0]}); "
             "an image that belongs with no other needs a value of its own"
         )
@@ -76,23 +76,23 @@ def _table(path: Path, *columns: str) -> pd.DataFrame:
         else:
             table = pd.read_parquet(path)
     except ImportError as error:
-        raise UserError(f"{path}: to read Parquet, pip install 'ffvit[sources]'") from error
+        raise MissingPackageError(f"{path}: to read Parquet, pip install 'ffvit[sources]'") from error
     except (OSError, ValueError) as error:  # pandas' and pyarrow's own errors are ValueErrors
-        raise UserError(f"{path}: cannot be read as a table ({error})") from error
+        raise DataError(f"{path}: cannot be read as a table ({error})") from error
     wanted = [name for name in ("path", "label") if name not in table]
     if wanted:
-        raise UserError(
+        raise DataError(
             f"{path}: has no column {' nor '.join(repr(name) for name in wanted)}; "
             f"its columns are: {', '.join(str(name) for name in table)}"
         )
     for column in columns:
         if column not in table:
             known = [str(name) for name in table if name != "path"]
-            raise UserError(
+            raise DataError(
                 f"data.groups: {path} has no column {column!r}{nearest(column, known)}; its columns are: {', '.join(known)}"
             )
     if not len(table):
-        raise UserError(f"{path}: lists no image")
+        raise DataError(f"{path}: lists no image")
     chosen = table[[name for name in dict.fromkeys(("path", "label", "split", *columns)) if name in table]]
     return chosen.astype(object).where(chosen.notna(), "").astype(str)
 
@@ -103,5 +103,5 @@ def _split(path: Path, table: pd.DataFrame) -> pd.Series:
         return pd.Series("train", index=table.index)
     for name in table["split"].unique():
         if name not in _PARTS:
-            raise UserError(f"{path}: unknown split {name!r}{nearest(name, _PARTS)} (known: {', '.join(_PARTS)})")
+            raise DataError(f"{path}: unknown split {name!r}{nearest(name, _PARTS)} (known: {', '.join(_PARTS)})")
     return table["split"].map(_PARTS)

@@ -17,7 +17,7 @@ from ffvit.data.config import NEEDS, Data
 from ffvit.data.groups import Groups, find_groups, hold_out_groups
 from ffvit.data.images import ArrayImages, Images, Labelled, Labels, Subset
 from ffvit.data.shards import far, index, remote, tars
-from ffvit.errors import UserError, nearest
+from ffvit.errors import DataError, nearest
 
 SELECTION_SHARE = 0.1
 SELECTION_LIMIT = 10_000
@@ -75,7 +75,7 @@ def open_parts(data: Data) -> Parts:
     brought = bring(data.source, data.root)
     classes = brought["train"].classes
     if len(classes) < 2:
-        raise UserError(
+        raise DataError(
             f"data.source: {data.source} has one class only, {classes[0]!r}; there must be two to tell apart"
         )
 
@@ -87,7 +87,7 @@ def open_parts(data: Data) -> Parts:
     test = brought[official].images if official else None
     select = selection is None and data.selection != 0
     if data.folds is not None and test is not None:
-        raise UserError(
+        raise DataError(
             f"data.folds: {data.source} brings its own test part; cross-validation needs images that are not parted yet"
         )
     _check_sizes(data.source, classes, train.labels, groups, parts=data.folds or 1 + (test is None) + select)
@@ -130,7 +130,7 @@ def bring(source: str, root: Path | None) -> dict[str, Labelled]:
     """
     brought = open_brought(source, root)
     if "train" not in brought:
-        raise UserError(f"data.source: {source} has {' and '.join(brought) or 'no part'} but no train to train on")
+        raise DataError(f"data.source: {source} has {' and '.join(brought) or 'no part'} but no train to train on")
     _check_classes(source, brought)
     return brought
 
@@ -157,7 +157,7 @@ def open_images(source: str, root: Path | None, classes: Sequence[str] | None) -
         found = (openers[part]() for part in ("test", "val", "train") if part in openers)
         labelled = next((labelled for labelled in found if labelled), None)
         if labelled is None:
-            raise UserError(f"{source}: has no labels to compare answers with")
+            raise DataError(f"{source}: has no labels to compare answers with")
         images, names = labelled
     if classes is None:
         numbers = all(name.isdecimal() for name in names) and not Path(source).expanduser().is_dir()
@@ -166,7 +166,7 @@ def open_images(source: str, root: Path | None, classes: Sequence[str] | None) -
         place = {name: index for index, name in enumerate(classes)}
     unknown = [names[label] for label in np.unique(images.labels) if names[label] not in place]
     if unknown:
-        raise UserError(
+        raise DataError(
             f"{source}: the network does not know {_listed(unknown)}{nearest(unknown[0], place)} "
             f"(it knows {len(place)} classes: {_listed(list(place))})"
         )
@@ -198,7 +198,7 @@ def _openers(source: str, root: Path | None) -> dict[str, Callable[[], Labelled 
         return {part: partial(folders.read_folder, folder) for part, folder in folders.part_folders(path).items()}
     if path.is_file():
         if path.suffix.lower() not in lists.SUFFIXES:
-            raise UserError(
+            raise DataError(
                 f"data.source: {source} is a file; give a folder of images or shards, or a list (.csv, .parquet)"
             )
         return {part: partial(Labelled, *found) for part, found in lists.read_list(path).items()}
@@ -207,7 +207,7 @@ def _openers(source: str, root: Path | None) -> dict[str, Callable[[], Labelled 
 
         names = timm_sets.split_names(source, root)
         return {part: partial(timm_sets.open_split, source, root, split) for part, split in names.items()}
-    raise UserError(_nowhere(source, path, prefix))
+    raise DataError(_nowhere(source, path, prefix))
 
 
 def _digits() -> Labelled:
@@ -241,7 +241,7 @@ def _check_classes(source: str, brought: dict[str, Labelled]) -> None:
                 for has, names, lacked, lacks in sides
                 if set(names) - lacked
             ]
-            raise UserError(f"data.source: the parts of {source} differ in their classes: {'; '.join(said)}")
+            raise DataError(f"data.source: the parts of {source} differ in their classes: {'; '.join(said)}")
         assert others == classes, f"{part} numbers the classes otherwise than train"
 
 
@@ -260,7 +260,7 @@ def _check_sizes(source: str, classes: Sequence[str], labels: Labels, groups: Gr
     small = [f"{name!r} ({size})" for name, size in zip(classes, sizes, strict=True) if size < parts]
     if small:
         few = ", ".join(small[:5]) + (f" and {len(small) - 5:,} more classes" if len(small) > 5 else "")
-        raise UserError(
+        raise DataError(
             f"data.source: too few {what} in {source} of {few}: every class needs {parts}, one for each part that is "
             "made of them; add images or leave the class out"
         )
@@ -271,7 +271,7 @@ def _count(field: str, share: float, images: int) -> int:
     count = round(share * images)
     if not 0 < count < images:
         what = "none of them; raise it" if count == 0 else "all of them, which leaves none to train on; lower it"
-        raise UserError(f"{field}: a share of {share:g} of {images:,} images is {what}")
+        raise DataError(f"{field}: a share of {share:g} of {images:,} images is {what}")
     return count
 
 
@@ -331,7 +331,7 @@ def _fold(
     for kept, held in folds:
         lacking = np.setdiff1d(labels, labels[held]).tolist() + np.setdiff1d(labels, labels[kept]).tolist()
         if lacking:
-            raise UserError(
+            raise DataError(
                 f"data.folds: with whole groups, one of {data.folds} folds holds no image of {classes[lacking[0]]!r}, or all "
                 "of them; take fewer folds, or add groups that hold this class"
             )

@@ -16,7 +16,7 @@ from ffvit.data.images import BadImageError, Images, Stored
 from ffvit.data.loader import training_loader, workers_for
 from ffvit.data.order import TrainingOrder
 from ffvit.data.transform import Source, Transform, evaluation_transform, training_transform
-from ffvit.errors import UserError
+from ffvit.errors import DataError
 from ffvit.preprocess import Preprocess
 from ffvit.recipe import Recipe
 
@@ -157,7 +157,7 @@ def _each(stored: Sequence[tuple[Stored, str]], do: Callable[[Stored, str], obje
             if spent > (seconds if turn else seconds / 10):
                 break
     if not good:
-        raise UserError("none of the images that were tried could be read; see: ffvit check")
+        raise DataError("none of the images that were tried could be read; see: ffvit check")
     return spent / good
 
 

@@ -16,7 +16,7 @@ from ffvit.data.config import NEEDS
 from ffvit.data.decode import as_rgb
 from ffvit.data.images import ArrayImages, Images, Labelled, Labels, TimmImages, numbered, read_file
 from ffvit.data.waiting import counted
-from ffvit.errors import UserError
+from ffvit.errors import DataError, MissingPackageError, UserError
 
 MEMORY_LIMIT = 8 * 2**30
 """Bytes of pixels to hold for a source that cannot be read at random."""
@@ -70,9 +70,9 @@ def _open(source: str, root: Path | None, split: str) -> Any:
     prefix = _prefix(source)
     package, install = NEEDS[prefix]
     if find_spec(package) is None:
-        raise UserError(f"data.source: {prefix}/ needs the package {package}: pip install {install}")
+        raise MissingPackageError(f"data.source: {prefix}/ needs the package {package}: pip install {install}")
     if root is None and prefix == "wds":
-        raise UserError("data.source: say with data.root in which folder the shards (and _info.json) lie")
+        raise DataError("data.source: say with data.root in which folder the shards (and _info.json) lie")
     root = root or Path.home() / ".cache" / "ffvit" / source
     with _as_user_error(source, split):
         dataset = create_dataset(
@@ -91,7 +91,7 @@ def _as_user_error(source: str, split: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(
+        raise DataError(
             f"data.source: timm cannot open {source!r} ({split}): {type(error).__name__}: {error}"
         ) from error
 
@@ -139,10 +139,10 @@ def _held(source: str, split: str, dataset: Any) -> ArrayImages:
                 if _prefix(source) == "hfids"
                 else "unpack it into a folder of class folders and give that"
             )
-            raise UserError(
+            raise DataError(
                 f"data.source: {source} can only be read in order, so it is held in memory, and its {split} part "
                 f"takes more than {MEMORY_LIMIT / 2**30:g} GiB; {instead}"
             )
     if not arrays:
-        raise UserError(f"data.source: {source} ({split}) holds no image")
+        raise DataError(f"data.source: {source} ({split}) holds no image")
     return ArrayImages(f"{source}:{split}", arrays, np.array(labels, dtype=np.int64))

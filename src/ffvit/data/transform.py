@@ -27,7 +27,7 @@ from ffvit.data.erasing import NOTHING, Erased
 from ffvit.data.images import Stored
 from ffvit.data.jpeg import Pixels
 from ffvit.data.operations import Step, on_arrays, operations, posterize
-from ffvit.errors import UserError
+from ffvit.errors import ConfigError
 from ffvit.preprocess import Preprocess
 from ffvit.recipe import Recipe
 
@@ -129,7 +129,7 @@ def training_transform(recipe: Recipe, image: tuple[int, int], channels: int, me
             separate=True,
         )
     except Exception as error:  # timm asserts, or trips over a number that is none
-        raise UserError(
+        raise ConfigError(
             f"recipe.auto_augment: timm does not know {recipe.auto_augment!r} ({error or type(error).__name__}); "
             "for example: rand-m9-mstd0.5-inc1"
         ) from error
@@ -226,7 +226,7 @@ def check_channels(channels: int, *of_each: Sequence[float]) -> None:
         UserError: They cannot, or have not.
     """
     if channels not in (1, 3):
-        raise UserError(f"channels: images have 3 (colour) or 1 (grey); the network takes {channels}")
+        raise ConfigError(f"channels: images have 3 (colour) or 1 (grey); the network takes {channels}")
     for numbers in of_each:
         if len(numbers) != channels:
-            raise UserError(f"mean and std: must have one number a channel ({channels}); got {len(numbers)}")
+            raise ConfigError(f"mean and std: must have one number a channel ({channels}); got {len(numbers)}")

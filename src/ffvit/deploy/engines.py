@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ffvit.errors import UserError
+from ffvit.errors import DeviceError
 from ffvit.machine import multiplies_bf16
 from ffvit.network.compiling import allow_variants, why_not_compiled
 from ffvit.network.create import preprocess_of
@@ -72,12 +72,12 @@ def build(
     """
     reason = why_not(engine, precision, device)
     if reason is not None:
-        raise UserError(f"{engine} in {precision}: {reason}")
+        raise DeviceError(f"{engine} in {precision}: {reason}")
     if engine in ("torch", "compiled"):
         return _Torch(network.to(device), precision == "bf16", engine == "compiled").eval()
     size = sum(each.numel() * 4 for each in network.state_dict().values())
     if size >= ONE_FILE:
-        raise UserError(
+        raise DeviceError(
             f"{engine}: the network's {size / 2**30:.1f} GiB in fp32 are more than the 2 GiB of a graph in one piece; "
             "the engines torch and compiled have no such limit"
         )
@@ -142,7 +142,7 @@ def _onnxruntime(graph: bytes, device: torch.device) -> Callable[[np.ndarray], n
         providers.insert(0, ("CUDAExecutionProvider", {"use_tf32": 0}))
     session = onnxruntime.InferenceSession(graph, options, providers=providers)
     if device.type == "cuda" and "CUDAExecutionProvider" not in session.get_providers():
-        raise UserError(
+        raise DeviceError(
             "onnx: ONNX Runtime found no CUDA libraries of the version it was built for, and would use the processor"
         )
     name = session.get_inputs()[0].name

@@ -24,7 +24,7 @@ from ffvit.data.loader import Finish, evaluation_loader, workers_for
 from ffvit.data.transform import evaluation_transform
 from ffvit.deploy.engines import build, why_not
 from ffvit.deploy.fastest import soonest
-from ffvit.errors import UserError
+from ffvit.errors import DataError, ModelError, UserError
 from ffvit.evaluation.mode import evaluation_mode
 from ffvit.evaluation.report import percent
 from ffvit.machine import Machine, keep_freed_memory, start
@@ -79,7 +79,7 @@ def predict(
         raise UserError("predicting uses one device: leave out --devices and --nodes")
     paths = [path for given in images for path in _paths(Path(given))]
     if not paths:
-        raise UserError(f"there is no image in {', '.join(map(str, images)) or 'nothing'}")
+        raise DataError(f"there is no image in {', '.join(map(str, images)) or 'nothing'}")
     network = weights if isinstance(weights, nn.Module) else load(weights, model)
     fabric = start(machine)
     if fabric.device.type == "cpu":
@@ -111,7 +111,7 @@ def _predictions(
         with torch.inference_mode(), fabric.autocast():
             logits = network(finish(batch.to(fabric.device))).float().cpu()
         if not logits.isfinite().all():
-            raise UserError(
+            raise ModelError(
                 "the network's logits are NaN or infinite: its training diverged, or its weights are damaged"
             )
         likeliest = (logits / temperature).softmax(dim=1).topk(min(top, logits.shape[1]), dim=1)
@@ -131,7 +131,7 @@ def _paths(path: Path) -> list[str]:
     if path.is_dir():
         return [str(path / each) for each in image_files(path)]
     if not path.exists():
-        raise UserError(f"{path}: there is no such file or folder")
+        raise DataError(f"{path}: there is no such file or folder")
     return [str(path)]
 
 

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int, Int64
 from torch import Tensor
 
-from ffvit.errors import UserError
+from ffvit.errors import DataError, ModelError, UserError
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +45,7 @@ class Answers:
     def __post_init__(self) -> None:
         _check_labels(self.labels, self.classes)
         if not (np.isfinite(self.loss).all() and np.isfinite(self.logits).all()):
-            raise UserError("answers: the network gave logits that are not finite, so nothing can be measured")
+            raise ModelError("answers: the network gave logits that are not finite, so nothing can be measured")
 
     @classmethod
     def of(
@@ -114,10 +114,10 @@ class Answers:
 
 def _check_labels(labels: Int[np.ndarray, " images"], classes: Sequence[str]) -> None:
     if not len(labels):
-        raise UserError("answers: there is no image to measure on")
+        raise DataError("answers: there is no image to measure on")
     outside = np.flatnonzero((labels < 0) | (labels >= len(classes)))
     if len(outside):
-        raise UserError(
+        raise DataError(
             f"answers: labels must be 0 to {len(classes) - 1}, one for each of the {len(classes)} classes; "
             f"image {outside[0]} has {labels[outside[0]]}, and {len(outside)} of {len(labels)} images are outside"
         )

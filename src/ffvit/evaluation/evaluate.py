@@ -11,7 +11,7 @@ from torch import nn
 
 from ffvit.data.images import BadImageError, Images
 from ffvit.data.parts import Parts, open_images, open_parts
-from ffvit.errors import UserError
+from ffvit.errors import DataError, UserError
 from ffvit.evaluation.answers import Answers
 from ffvit.evaluation.measures import Evaluation, measure
 from ffvit.evaluation.mode import evaluation_mode
@@ -125,7 +125,7 @@ def _images(network: nn.Module, run: Run | None, data: str | None, root: Path | 
     if data is None or _same(data, config.source):
         own = open_parts(config if root is None else config.replace(root=root))
         if own.classes != names:
-            raise UserError(
+            raise DataError(
                 f"{config.source}: has other classes now than {run.path} was trained on; name other images (--data)"
             )
         return own.test, f"{config.source}, the run's own test split", 0

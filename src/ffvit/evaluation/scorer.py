@@ -15,7 +15,7 @@ from torch import nn
 from ffvit.data.images import BadImageError, Images
 from ffvit.data.loader import Finish, evaluation_loader, workers_for
 from ffvit.data.transform import evaluation_transform
-from ffvit.errors import UserError
+from ffvit.errors import DataError
 from ffvit.evaluation.answers import Answers
 from ffvit.machine import gathered, processes_here
 
@@ -127,7 +127,7 @@ class Scorer:
         of_all = gathered(self.fabric, (mine, bad))
         all_bad = [each for _, its in of_all for each in its]
         if not any(its for its, _ in of_all):
-            raise UserError(f"none of the {len(self.images)} images could be read; the first: {all_bad[0]}")
+            raise DataError(f"none of the {len(self.images)} images could be read; the first: {all_bad[0]}")
         names = ("index", "logits", *PER_IMAGE)
         column = {name: np.concatenate([its[name] for its, _ in of_all if its]) for name in names}
         index = column.pop("index")

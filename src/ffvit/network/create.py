@@ -9,7 +9,7 @@ import timm
 from torch import nn
 
 from ffvit.architecture import NAMED, Architecture, Network
-from ffvit.errors import UserError, nearest
+from ffvit.errors import ModelError, UserError, nearest
 from ffvit.network.backbone import Backbone
 from ffvit.network.named import build, default_cfgs, input_config
 from ffvit.preprocess import Preprocess
@@ -55,7 +55,7 @@ def create_model(
         assert name is not None
         return _by_name(name, classes, channels, image, pretrained, dropout, drop_path)
     if pretrained:
-        raise UserError("an architecture of your own has no published weights: leave out pretrained, or give a name")
+        raise ModelError("an architecture of your own has no published weights: leave out pretrained, or give a name")
     backbone: Any = build(architecture, classes, channels, image, proj_drop_rate=dropout, drop_path_rate=drop_path)
     backbone.pretrained_cfg = default_cfgs.get(name or "") or input_config(backbone.architecture)
     backbone.built_from = Network(name=name, architecture=backbone.architecture)
@@ -83,7 +83,7 @@ def _by_name(
     }
     options = {option: value for option, value in options.items() if value is not None}
     if pretrained and not timm.get_pretrained_cfg(name).has_weights:
-        raise UserError(f"no weights were published for {name}: leave out pretrained")
+        raise ModelError(f"no weights were published for {name}: leave out pretrained")
     network: Any
     try:
         network = timm.create_model(name, pretrained=pretrained, **options)
@@ -93,13 +93,13 @@ def _by_name(
             del options["img_size"]
             network = timm.create_model(name, pretrained=pretrained, **options)
         elif refused:
-            raise UserError(f"{name} has no {refused[0]}: set it to 0 in the recipe") from None
+            raise ModelError(f"{name} has no {refused[0]}: set it to 0 in the recipe") from None
         else:
             raise
     except (AssertionError, ValueError) as error:
         if isinstance(error, UserError) or image is None:
             raise
-        raise UserError(f"{name} cannot take images of {image[0]} x {image[1]}: {error}") from None
+        raise ModelError(f"{name} cannot take images of {image[0]} x {image[1]}: {error}") from None
     sizes = (
         {"architecture": network.architecture} if ours else {"classes": classes, "channels": channels, "image": image}
     )
@@ -119,7 +119,7 @@ def known_name(name: str) -> None:
     """
     if not timm.is_model(name):
         every = timm.list_models()
-        raise UserError(f"no network is called {name!r}{nearest(name, every)} (`ffvit models 'ff_*'` lists them)")
+        raise ModelError(f"no network is called {name!r}{nearest(name, every)} (`ffvit models 'ff_*'` lists them)")
 
 
 def list_names(pattern: str) -> list[str]:
@@ -150,7 +150,7 @@ def network_of(network: nn.Module) -> Network:
             channels=getattr(network, "in_chans", None),
             image=tuple(image) if own and tuple(own.input_size[1:]) != tuple(image) else None,
         )
-    raise UserError("this network cannot be named, so it could not be built again: make it with ffvit.create_model")
+    raise ModelError("this network cannot be named, so it could not be built again: make it with ffvit.create_model")
 
 
 def classes_of(network: nn.Module) -> int:
@@ -175,7 +175,7 @@ def preprocess_of(network: nn.Module) -> Preprocess:
         config = config or input_config(network.architecture)
         known |= {"img_size": network.architecture.image, "in_chans": network.in_chans}
     elif "input_size" not in config:
-        raise UserError("this network does not say what images it takes: make it with ffvit.create_model")
+        raise ModelError("this network does not say what images it takes: make it with ffvit.create_model")
     else:
         known["in_chans"] = getattr(network, "in_chans", config["input_size"][0])
     return Preprocess.from_timm(config, **known)

@@ -17,7 +17,7 @@ import timm
 from torch import Tensor
 
 from ffvit.architecture import FF_ONLY, Architecture, transformer
-from ffvit.errors import UserError
+from ffvit.errors import ModelError
 from ffvit.preprocess import Preprocess
 
 _RENAMED = {
@@ -92,7 +92,7 @@ def architecture_of(state: Mapping[str, Tensor]) -> Architecture | None:
     tokens = state["blocks.0.norm2.weight"].shape[0] if layout == "released" else state["pos_embed"].shape[1]
     side = math.isqrt(tokens - 1)
     if side * side != tokens - 1:
-        raise UserError(
+        raise ModelError(
             f"these weights have {tokens} tokens, which is no square of patches and a class token: "
             "name the network they belong to"
         )

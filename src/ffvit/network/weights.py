@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ffvit.architecture import Architecture, Network
 from ffvit.atomic import writing
-from ffvit.errors import UserError
+from ffvit.errors import ModelError, UserError
 from ffvit.network.create import create_model, network_of, preprocess_of, set_preprocess
 from ffvit.network.layouts import architecture_of, layout_of, preprocess_of_vit, to_ours
 from ffvit.preprocess import Preprocess
@@ -111,7 +111,7 @@ def load(
     else:
         found = architecture_of(state)
         if found is None:
-            raise UserError(f"{path}: these weights do not tell which network they belong to: name it (--model NAME)")
+            raise ModelError(f"{path}: these weights do not tell which network they belong to: name it (--model NAME)")
         network = found
         if layout_of(state) == "timm ViT" and not about.get("wrapped"):
             preprocess = preprocess_of_vit(found)
@@ -154,7 +154,7 @@ def fit(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     }
     said = [f"{len(names)} {what} ({_first(names)})" for what, names in faults.items() if names]
     if said:
-        raise UserError(f"{source}: weights of another network: {'; '.join(said)}")
+        raise ModelError(f"{source}: weights of another network: {'; '.join(said)}")
     network.load_state_dict(dict(state))
 
 
@@ -167,17 +167,17 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if path.is_dir():
         found = [path / name for name in WEIGHTS_OF_A_FOLDER if (path / name).is_file()]
         if not found:
-            raise UserError(f"{path}: no weights in this folder (looked for {', '.join(WEIGHTS_OF_A_FOLDER)})")
+            raise ModelError(f"{path}: no weights in this folder (looked for {', '.join(WEIGHTS_OF_A_FOLDER)})")
         path = found[0]
     try:
         with path.open("rb") as file:
             head = file.read(16)
     except FileNotFoundError:
-        raise UserError(f"{path}: there is no such file") from None
+        raise ModelError(f"{path}: there is no such file") from None
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+        raise ModelError(f"{path}: cannot be read: {error.strerror}") from None
     if not head:
-        raise UserError(f"{path}: the file is empty")
+        raise ModelError(f"{path}: the file is empty")
     config = path.with_name(HUB_CONFIG)
     from_hub = _about_hub(config) if path.name in HUB_WEIGHTS and config.is_file() else {}
     if head[8:9] == b"{":
@@ -187,7 +187,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         content = _read_pickle(path)
         wrapped = isinstance(content, Mapping) and isinstance(content.get("model"), Mapping)
         return _weights_among(content, path), from_hub or {"wrapped": wrapped}
-    raise UserError(f"{path}: neither a PyTorch nor a safetensors file")
+    raise ModelError(f"{path}: neither a PyTorch nor a safetensors file")
 
 
 def _about_hub(path: Path) -> dict[str, Any]:
@@ -214,7 +214,7 @@ def _about_hub(path: Path) -> dict[str, Any]:
     except UserError:
         raise
     except (OSError, ValueError, TypeError, AttributeError, KeyError, ZeroDivisionError) as error:
-        raise UserError(f"{path}: cannot be read as timm's description of a network: {error!r}") from None
+        raise ModelError(f"{path}: cannot be read as timm's description of a network: {error!r}") from None
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -224,7 +224,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         return state, json.loads(metadata.get("ffvit", "{}"))
     except (SafetensorError, OSError, json.JSONDecodeError) as error:
-        raise UserError(f"{path}: truncated or damaged: {error}") from None
+        raise ModelError(f"{path}: truncated or damaged: {error}") from None
 
 
 def _read_pickle(path: Path) -> object:
@@ -237,12 +237,12 @@ def _read_pickle(path: Path) -> object:
         refused = re.search(r"(?:GLOBAL|global:?|Unsupported class) ([\w.]+)", str(error))
         if refused or "Unsupported" in str(error) or "not an allowed" in str(error):
             what = f" ({refused[1]})" if refused else ""
-            raise UserError(
+            raise ModelError(
                 f"{path}: not opened: a pickle that asks to run code{what}, and weights need none"
             ) from None
-        raise UserError(f"{path}: truncated or damaged") from None
+        raise ModelError(f"{path}: truncated or damaged") from None
     except (RuntimeError, EOFError, ValueError, OSError, KeyError, IndexError):
-        raise UserError(f"{path}: truncated or damaged") from None
+        raise ModelError(f"{path}: truncated or damaged") from None
 
 
 def _weights_among(content: object, path: Path) -> dict[str, Tensor]:
@@ -255,7 +255,7 @@ def _weights_among(content: object, path: Path) -> dict[str, Tensor]:
         or not content
         or not all(isinstance(each, Tensor) for each in content.values())
     ):
-        raise UserError(f"{path}: no weights in this file (neither a state dictionary nor one under `model`)")
+        raise ModelError(f"{path}: no weights in this file (neither a state dictionary nor one under `model`)")
     return {re.sub(r"^(module\.|_orig_mod\.)+", "", str(name)): tensor for name, tensor in content.items()}
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ffvit.errors import UserError
+from ffvit.errors import RunFolderError
 from ffvit.study import statistics
 from ffvit.study.findings import Key
 from ffvit.study.folder import Ground
@@ -67,7 +67,7 @@ class Analysis:
             return statistics.fold_mean(table, noises, self.redrawn, images)
         sizes = {len(result.answers) for result in results}
         if len(sizes) > 1:
-            raise UserError(
+            raise RunFolderError(
                 f"{results[0].job.arm}: its runs answered different numbers of test images: {sorted(sizes)}"
             )
         return statistics.mean(np.stack([result.correct for result in results]), groups=groups_of(results[0]))

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from ffvit import recipe as recipes
 from ffvit.architecture import NAMED, Architecture, Axis, Branch, Network
-from ffvit.errors import UserError, nearest
+from ffvit.errors import ConfigError, nearest
 from ffvit.network.attention import attention_of
 from ffvit.recipe import Recipe
 from ffvit.study.plan import Plan
@@ -51,17 +51,17 @@ def arms_of(plan: Plan) -> tuple[Arm, ...]:
                 arm.network.architecture or arm.network.name,
                 arm.recipe,
             ):
-                raise UserError(f"factors: {other.name!r} and {arm.name!r} are the same network and recipe")
+                raise ConfigError(f"factors: {other.name!r} and {arm.name!r} are the same network and recipe")
         arms.append(arm)
     if plan.controls:
         arms += _controls(arms)
     names = [arm.name for arm in arms]
     for name in (plan.against, *(name for pair in plan.comparisons or () for name in pair), *plan.published):
         if name is not None and name not in names:
-            raise UserError(f"there is no arm {name!r}{nearest(name, names)} (there are: {', '.join(names)})")
+            raise ConfigError(f"there is no arm {name!r}{nearest(name, names)} (there are: {', '.join(names)})")
     for one, against in plan.comparisons or ():
         if one == against:
-            raise UserError(f"comparisons: {one!r} is compared with itself")
+            raise ConfigError(f"comparisons: {one!r} is compared with itself")
     return tuple(arms)
 
 
@@ -81,7 +81,7 @@ def comparisons_of(plan: Plan, arms: tuple[Arm, ...]) -> tuple[tuple[str, str], 
         controls = [arm.name for arm in arms if arm.role == "control"]
         if not controls:
             name = asked[0].name
-            raise UserError(f"factors: there is only one arm, {name!r}, and no control: nothing to compare it with")
+            raise ConfigError(f"factors: there is only one arm, {name!r}, and no control: nothing to compare it with")
         return tuple((asked[0].name, other) for other in controls)
     against = next((arm for arm in asked if arm.name == plan.against), None)
     if against is not None or len(plan.factors) < 2:
@@ -137,22 +137,22 @@ def _arm(plan: Plan, cell: tuple[tuple[str, str, dict[str, Any]], ...]) -> Arm:
         for path in of_network:
             if path.split(".")[0] not in (*Architecture.model_fields, *AXES):
                 known = [*Architecture.model_fields, *AXES, *Recipe.model_fields]
-                raise UserError(f"neither an architecture nor a recipe has a field {path!r}{nearest(path, known)}")
+                raise ConfigError(f"neither an architecture nor a recipe has a field {path!r}{nearest(path, known)}")
         if of_recipe:
             recipe = Recipe.model_validate(_put(recipe.model_dump(exclude_unset=True), of_recipe))
         if of_network:
             if network.architecture is None:
-                raise UserError(f"{network.name} has a body of its own: {', '.join(of_network)} cannot be set in it")
+                raise ConfigError(f"{network.name} has a body of its own: {', '.join(of_network)} cannot be set in it")
             numbered = next((path for path in of_network if path.startswith("block.")), None)
             if network.name is not None and numbered is not None:
-                raise UserError(
+                raise ConfigError(
                     f"{numbered}: named networks differ in the order of their branches: say 'patches' or 'features' "
                     f"in place of {'.'.join(numbered.split('.')[:2])!r}"
                 )
             fields = _put(network.architecture.model_dump(), of_network)
             network = Network(architecture=Architecture.model_validate(fields))
     except ValueError as error:
-        raise UserError(f"factors: {where} is impossible: {_words(error)}") from None
+        raise ConfigError(f"factors: {where} is impossible: {_words(error)}") from None
     name = ", ".join(level for _, level, _ in cell) or network.title
     role: Literal["arm", "external"] = "external" if network.architecture is None else "arm"
     levels = {factor: level for factor, level, _ in cell}
@@ -192,7 +192,9 @@ def _put(fields: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
             steps[:1] = _place(path, axis, fields["block"])
             if path == axis:
                 if not isinstance(value, dict) or value.get("axis", axis) != axis:
-                    raise UserError(f"{path}: give the fields of a branch along {axis}, its mixer first; got {value!r}")
+                    raise ConfigError(
+                        f"{path}: give the fields of a branch along {axis}, its mixer first; got {value!r}"
+                    )
                 value = {**value, "axis": axis}
         *way, last = steps
         inside: Any = fields
@@ -201,12 +203,12 @@ def _put(fields: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
             try:
                 found = inside[key]
             except (KeyError, IndexError, TypeError):
-                raise UserError(f"{path}: there is no {'.'.join(way[: number + 1])!r} to change") from None
+                raise ConfigError(f"{path}: there is no {'.'.join(way[: number + 1])!r} to change") from None
             inside[key] = list(found) if isinstance(found, tuple) else found
             inside = inside[key]
         if isinstance(inside, list):
             if not last.isdecimal() or int(last) >= len(inside):
-                raise UserError(f"{path}: there is no {path!r} to change")
+                raise ConfigError(f"{path}: there is no {path!r} to change")
             inside[int(last)] = value
         elif isinstance(inside, dict):
             if last == "mixer" and inside.get("mixer") != value:  # another mixer's settings mean nothing to this one
@@ -215,7 +217,7 @@ def _put(fields: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
                         inside.pop(setting, None)
             inside[last] = value
         else:
-            raise UserError(f"{path}: there is no {path!r} to change")
+            raise ConfigError(f"{path}: there is no {path!r} to change")
     return fields
 
 
@@ -223,7 +225,7 @@ def _place(path: str, axis: str, block: Any) -> tuple[str, str]:
     """Where in a block the only branch along an axis is."""
     places = [number for number, branch in enumerate(block) if branch.get("axis") == axis]
     if len(places) != 1:
-        raise UserError(f"{path}: names the one branch along {axis}, of which this block has {len(places)}")
+        raise ConfigError(f"{path}: names the one branch along {axis}, of which this block has {len(places)}")
     return "block", str(places[0])
 
 

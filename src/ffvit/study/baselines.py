@@ -25,7 +25,7 @@ from ffvit.data.images import Images, Subset
 from ffvit.data.loader import evaluation_loader, workers_for
 from ffvit.data.parts import Parts
 from ffvit.data.transform import evaluation_transform
-from ffvit.errors import UserError
+from ffvit.errors import DataError
 from ffvit.preprocess import Preprocess
 
 SIDE = 16
@@ -200,5 +200,5 @@ def _pixels(images: Images, most: int, side: int, seed: int) -> Pixels:
         labels.append(batch.labels.numpy()[read])
         names += [images.name(index) for index, good in zip(batch.indices, read, strict=True) if good]
     if not names:
-        raise UserError(f"none of the {len(images):,} images could be read; the first: {images.name(0)}")
+        raise DataError(f"none of the {len(images):,} images could be read; the first: {images.name(0)}")
     return Pixels(np.concatenate(values), np.concatenate(labels), tuple(names))

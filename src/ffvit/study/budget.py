@@ -12,7 +12,7 @@ from torch import nn
 from ffvit.architecture import Architecture, Network
 from ffvit.cost.count import Count, count
 from ffvit.cost.measure import latency
-from ffvit.errors import UserError
+from ffvit.errors import ConfigError
 from ffvit.machine import kind
 from ffvit.network.convnet import convnet_near
 from ffvit.network.create import create_model
@@ -115,7 +115,7 @@ def _equal_operations(arms: tuple[Arm, ...], reference: Arm, classes: int) -> He
         enough = next(
             (each for each in range(1, 2000) if all(abs(off(name, each)) <= TOLERANCE for name in ratio)), None
         )
-        raise UserError(
+        raise ConfigError(
             f"budget: {wanted} epochs cannot be cut to equal training operations: {far[0]!r} comes no nearer than "
             f"{off(far[0], wanted):+.1%}, as epochs are whole. Try recipe.epochs {enough}"
         )
@@ -154,7 +154,7 @@ def _equal_width(
             off = size(fitted) / target - 1
         if abs(off) > tolerance:
             body = "has a body of its own" if arm.role == "external" else "comes no nearer, whatever its width"
-            raise UserError(
+            raise ConfigError(
                 f"budget: {arm.name!r} {body}: {size(fitted):,.0f} {what} against {target:,.0f} of {reference.name!r} "
                 f"({off:+.1%}, more than {tolerance:.0%}). Leave it out, or hold something else equal"
             )
@@ -243,7 +243,7 @@ def _equal_latency(arms: tuple[Arm, ...], reference: Arm, classes: int, device: 
             candidate = _with_width(arm, architecture, width)
         off, fitted = min(tried.values(), key=lambda each: abs(each[0]))
         if abs(off) > LATENCY_TOLERANCE:
-            raise UserError(
+            raise ConfigError(
                 f"budget: the latency of {arm.name!r} comes no nearer to that of {reference.name!r} than {off:+.0%} "
                 f"(more than {LATENCY_TOLERANCE:.0%}): leave it out, or hold something else equal"
             )

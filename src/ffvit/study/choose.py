@@ -14,7 +14,7 @@ from ffvit.architecture import Architecture, Branch, Network
 from ffvit.data.config import Data
 from ffvit.data.decode import typical_side
 from ffvit.data.parts import Parts, open_parts
-from ffvit.errors import UserError
+from ffvit.errors import ConfigError, UserError
 from ffvit.machine import Machine
 from ffvit.recipe import Recipe
 from ffvit.study.baselines import survives_mirroring
@@ -315,7 +315,7 @@ class _Fitting:
     def too_short(self, size: Body) -> UserError:
         needed = (self.takes(size, OFFERS[-1], 1) + time.monotonic() - self.began) / 60
         seeds = f"{len(self.seeds)} seeds" if self.seeds else "one seed"
-        return UserError(
+        return ConfigError(
             f"minutes: {self.minutes:g} is too short: on these {self.images:,} training images even the smallest network "
             f"with {seeds} of one epoch would take about {math.ceil(needed)} minutes"
         )

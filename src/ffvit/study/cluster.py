@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ffvit.errors import UserError
+from ffvit.errors import DeviceError, MissingPackageError
 from ffvit.machine import Machine
 from ffvit.run import Config
 from ffvit.study.jobs import Job
@@ -47,7 +47,7 @@ class Cluster:
             asked = f"{machine.devices} GPUs" if on_gpu else f"{threads} processor cores"
             has = _in_words(ray)
             ray.shutdown()
-            raise UserError(
+            raise DeviceError(
                 f"--cluster: no place for a run that asks for {asked} on {machine.nodes} machines: the cluster has {has}"
             )
         # A run over several machines is seen to by a task that needs nothing itself.
@@ -115,7 +115,7 @@ def connect(address: str) -> Any:
     try:
         import ray
     except ImportError:
-        raise UserError("--cluster needs Ray: pip install 'ffvit[cluster]'") from None
+        raise MissingPackageError("--cluster needs Ray: pip install 'ffvit[cluster]'") from None
     try:
         if ":" in address and "://" not in address:  # Ray itself would try for minutes
             host, port = address.rsplit(":", 1)
@@ -123,14 +123,14 @@ def connect(address: str) -> Any:
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     except (OSError, ValueError, RuntimeError) as error:
         said = str(error).strip().splitlines()[0]
-        raise UserError(
+        raise DeviceError(
             f"--cluster {address}: no Ray cluster answers there ({said}). Start one with `ray start --head`, or leave "
             "--cluster out to run on this machine"
         ) from None
     there = ray.cluster_resources()
     if not there.get("CPU"):
         ray.shutdown()
-        raise UserError(f"--cluster {address}: the cluster is empty: no machine with a processor has joined it")
+        raise DeviceError(f"--cluster {address}: the cluster is empty: no machine with a processor has joined it")
     return ray
 
 

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from ffvit.atomic import full
 from ffvit.data.parts import open_parts
-from ffvit.errors import RunStoppedError, UserError
+from ffvit.errors import ConfigError, DiskFullError, RunFolderError, RunStoppedError
 from ffvit.machine import Machine, cores
 from ffvit.study import costs
 from ffvit.study.arms import comparisons_of
@@ -119,7 +119,7 @@ def _extended(plan: Plan, ground: Ground) -> Ground:
             else differences(before.model_dump(mode="json"), after.model_dump(mode="json"))
         )
         if changed:
-            raise UserError(
+            raise ConfigError(
                 f"factors: arms may be added to a study, not changed: {before.name!r}: {'; '.join(changed[:3])}. "
                 "Put it back as it was, or give the new plan another --out"
             )
@@ -194,7 +194,7 @@ def compare(
         return _compare(plan, Path(out), resume, overwrite, workers, cluster, console)
     except OSError as error:
         if full(error):
-            raise RunStoppedError("the disk is full: free some space, then go on with --resume") from None
+            raise DiskFullError("the disk is full: free some space, then go on with --resume") from None
         raise
 
 
@@ -207,7 +207,7 @@ def rebuild(folder: str | Path, console: Console | None = None) -> Findings:
     study = Study(folder)
     ground = study.ground()
     if ground is None:
-        raise UserError(f"{study.path}: this study was not begun yet: ffvit compare --study {study.path} --resume")
+        raise RunFolderError(f"{study.path}: this study was not begun yet: ffvit compare --study {study.path} --resume")
     return _told(study, ground, console or Console())
 
 

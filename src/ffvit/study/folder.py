@@ -29,7 +29,7 @@ from typing import Any
 import yaml
 
 from ffvit.atomic import writing
-from ffvit.errors import UserError
+from ffvit.errors import OutputError, RunFolderError
 from ffvit.study.budget import Held
 from ffvit.study.jobs import Job, differences
 from ffvit.study.ledger import Ledger, plan_hash
@@ -102,7 +102,7 @@ class Study:
         self.path = Path(path)
         if not self.plan_file.is_file():
             reason = "holds no study.yaml" if self.path.is_dir() else "does not exist"
-            raise UserError(f"{self.path}: not a study folder: it {reason}")
+            raise RunFolderError(f"{self.path}: not a study folder: it {reason}")
 
     plan_file = property(lambda self: self.path / "study.yaml")
     arms_file = property(lambda self: self.path / "arms.yaml")
@@ -128,11 +128,11 @@ class Study:
         """
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             if not overwrite:
-                raise UserError(
+                raise OutputError(
                     f"{path} exists: go on with it (--resume), replace it (--overwrite), or name another --out"
                 )
             if not (path / "study.yaml").is_file():
-                raise UserError(
+                raise OutputError(
                     f"{path} exists and is no study folder, so --overwrite does not delete it: name another --out"
                 )
         try:
@@ -141,7 +141,7 @@ class Study:
                     shutil.rmtree(path)
             path.mkdir(parents=True)
         except OSError as error:
-            raise UserError(f"{path}: cannot be made: {error.strerror}") from None
+            raise OutputError(f"{path}: cannot be made: {error.strerror}") from None
         with writing(path / "study.yaml") as temporary:
             temporary.write_text(plan.to_yaml())
         study = cls(path)
@@ -162,7 +162,7 @@ class Study:
         ground = self.ground()
         before = ground.made_of if ground is not None else made_of(self.plan)
         if changed := differences(before, made_of(plan)):
-            raise UserError(
+            raise RunFolderError(
                 f"{self.plan_file}: the plan was changed since the study began: {'; '.join(changed[:5])}. Its runs are "
                 "of the old plan: put it back as it was, or give the new one another --out"
             )
@@ -190,7 +190,7 @@ class Study:
             return None
         fields = yaml.safe_load(self.arms_file.read_text())
         if isinstance(fields, dict) and fields.get("format", 1) != FORMAT:
-            raise UserError(
+            raise RunFolderError(
                 f"{self.path}: this study was begun by another version of ffvit, which split images and searched rates "
                 f"otherwise (format {fields.get('format', 1)}, now {FORMAT}). Its report stays as it is in "
                 f"{self.report_file.name}; begin a new study with another --out"
@@ -213,7 +213,7 @@ class Study:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                raise UserError(
+                raise RunFolderError(
                     f"{self.path}: another `ffvit compare` is working on this study: wait for it, or end it"
                 ) from None
             yield

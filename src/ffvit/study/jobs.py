@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ffvit.errors import UserError
+from ffvit.errors import ConfigError, RunFolderError
 from ffvit.recipe import Recipe
 from ffvit.run import Config, Run
 from ffvit.study.arms import NO_MIXING, Arm, comparisons_of
@@ -67,7 +67,7 @@ class Job:
         there = Run(self.folder).config
         changed = differences(_computed(there), _computed(self.config))
         if changed:
-            raise UserError(
+            raise RunFolderError(
                 f"{self.folder} was run with another plan than this one: {'; '.join(changed[:5])}"
                 f"{f' and {len(changed) - 5} more' if len(changed) > 5 else ''}. "
                 "Put the plan back as it was, or give the study another --out"
@@ -227,7 +227,7 @@ def shortened(recipe: Recipe, search: Search) -> Recipe:
 def _slugs(names: Sequence[str]) -> dict[str, str]:
     slugs = {name: _slug(name) for name in names}
     if len(set(slugs.values())) < len(names):
-        raise UserError(
+        raise ConfigError(
             "factors: two arms would lie in one folder, as their names differ in signs only: rename a level"
         )
     return slugs

@@ -20,7 +20,7 @@ from pydantic import (
 from ffvit import recipe as recipes
 from ffvit.architecture import Network
 from ffvit.data.config import Data
-from ffvit.errors import UserError, nearest
+from ffvit.errors import ConfigError, nearest
 from ffvit.machine import Machine
 from ffvit.recipe import Recipe
 from ffvit.value import Value, parse
@@ -235,10 +235,10 @@ def read_fields(path: Path) -> dict[str, Any]:
     try:
         fields = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
     except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML: {error}") from None
+        raise ConfigError(f"{path}: not YAML: {error}") from None
     if not isinstance(fields, dict):
-        raise UserError(f"{path}: a plan is fields and their values; got {fields!r}")
+        raise ConfigError(f"{path}: a plan is fields and their values; got {fields!r}")
     fields.pop("frozen", None)  # a study's mark, no part of its plan
     return fields

@@ -27,7 +27,7 @@ from ffvit.architecture import Network
 from ffvit.cost.memory import kept_for_backward
 from ffvit.data.images import Images, Subset
 from ffvit.data.parts import Parts
-from ffvit.errors import UserError
+from ffvit.errors import OutOfMemoryError
 from ffvit.interrupts import kept_from_children
 from ffvit.machine import Machine, cores, in_precision, kind, precision_of, start
 from ffvit.network.create import create_model, preprocess_of
@@ -169,7 +169,8 @@ def measure(network: Network, recipe: Recipe, parts: Parts, threads: int, machin
         at_once: How many runs go on at once; on GPUs each has its own, so there one is measured alone.
 
     Raises:
-        UserError: The network or the recipe cannot be had, or memory ran out.
+        UserError: The network or the recipe cannot be had.
+        OutOfMemoryError: Memory ran out.
     """
     on_processor = kind(machine) == "cpu"
     alike = {"epochs": 100, "minutes": None, "warmup_epochs": 1, "cooldown_epochs": 0, "learning_rate": 1e-3}
@@ -197,7 +198,7 @@ def _at_once(count: int, *work: Any) -> list[Speed]:
                 measured = [children.submit(_measure_here, *work) for _ in range(count)]
             return [each.result() for each in measured]
     except BrokenProcessPool:
-        raise UserError(
+        raise OutOfMemoryError(
             "the process that timed a few steps was ended by the system, as it does when memory runs out: use fewer "
             "--workers, a smaller --recipe.batch-size or a smaller --image"
         ) from None

@@ -12,7 +12,7 @@ import pandas as pd
 from jaxtyping import Bool
 
 from ffvit.atomic import writing
-from ffvit.errors import UserError
+from ffvit.errors import RunFolderError
 from ffvit.run import Run
 from ffvit.study.arms import Arm
 from ffvit.study.budget import counted
@@ -73,7 +73,7 @@ def paired(arm: Sequence[Result], against: Sequence[Result]) -> list[tuple[Resul
     pairs = [(one, others[one.key]) for one in sorted(arm, key=_order) if one.key in others]
     for one, other in pairs:
         if not one.answers["image"].equals(other.answers["image"]):
-            raise UserError(
+            raise RunFolderError(
                 f"{one.job.folder} and {other.job.folder} answered different test images (some could not be read, or "
                 "the folder of images changed between them), so they cannot be paired"
             )

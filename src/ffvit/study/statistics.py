@@ -30,7 +30,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Shaped
 from scipy import special, stats
 
-from ffvit.errors import UserError
+from ffvit.errors import DataError
 
 Direction = Literal["better", "worse", "not shown"]
 Size = Literal["equivalent", "larger", "not shown"]
@@ -457,7 +457,7 @@ def _by_group(
         return table
     names, place, counts = np.unique(groups, return_inverse=True, return_counts=True)
     if len(names) < 2:
-        raise UserError(f"groups: the {table.shape[1]} test images form one group; an interval needs two or more")
+        raise DataError(f"groups: the {table.shape[1]} test images form one group; an interval needs two or more")
     value = table.mean()
     sums = np.stack([np.bincount(place, row) for row in table])
     return value + (sums - counts * value) / counts.mean()

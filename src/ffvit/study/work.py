@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ffvit.errors import RunStoppedError, UserError
+from ffvit.errors import OutOfMemoryError, RunStoppedError, UserError
 from ffvit.machine import kind
 from ffvit.run import Config
 
@@ -48,7 +48,7 @@ def carry_out(config: Config, folder: Path, log: Path, threads: int) -> Outcome:
         except RunStoppedError as error:
             if str(error).startswith("stopped"):
                 return Outcome("stopped", str(error))
-            return Outcome("crashed" if "memory" in str(error) else "refused", str(error))
+            return Outcome("crashed" if isinstance(error, OutOfMemoryError) else "refused", str(error))
         except BaseException as error:  # whatever it is, a run's fault must not end the study
             traceback.print_exc(file=words)
             return Outcome("crashed", f"{type(error).__name__}: {error}")

@@ -24,7 +24,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.optim import Optimizer
 
 from ffvit.atomic import writing
-from ffvit.errors import RunStoppedError, UserError
+from ffvit.errors import DivergedError, RunFolderError
 from ffvit.machine import on_first
 from ffvit.training.average import WeightAverage
 
@@ -58,7 +58,7 @@ def save_checkpoint(
         RunStoppedError: The disk is full, or the weights are no longer finite; the checkpoint before is kept.
     """
     if not _finite(network, fabric):
-        raise RunStoppedError(
+        raise DivergedError(
             f"the weights became infinite or NaN in epoch {progress.epoch}; the checkpoint before is kept"
         )
     weights, optimizer_state = get_state_dict(network, optimizer, options=WHOLE)
@@ -88,7 +88,7 @@ def load_checkpoint(
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # truncated and damaged files fail in many ways
-        raise UserError(f"{path}: the checkpoint is damaged ({type(error).__name__})") from None
+        raise RunFolderError(f"{path}: the checkpoint is damaged ({type(error).__name__})") from None
     set_state_dict(
         network,
         optimizer,

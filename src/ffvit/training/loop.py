@@ -26,7 +26,7 @@ from ffvit.data.order import TrainingOrder
 from ffvit.data.parts import Parts
 from ffvit.data.shards.far import far_blocks
 from ffvit.data.transform import training_transform
-from ffvit.errors import RunStoppedError, UserError
+from ffvit.errors import BadImagesError, ConfigError, DivergedError, OutOfMemoryError, RunStoppedError
 from ffvit.evaluation.scorer import BATCH, Scorer
 from ffvit.machine import gathered, keep_freed_memory, on_first, processes_here, shard
 from ffvit.network.compiling import compile_blocks
@@ -94,12 +94,12 @@ class Loop:
             ahead=ahead,
         )
         if not self.order.steps:
-            raise UserError(
+            raise ConfigError(
                 f"recipe.batch_size {self.recipe.batch_size} is more than the {len(parts.train)} training images; "
                 f"try --recipe.batch-size {2 ** int(np.log2(max(2, len(parts.train) // 8)))}"
             )
         if self.recipe.batch_size < 2 * fabric.world_size * self.order.micro_batches:
-            raise UserError(
+            raise ConfigError(
                 f"recipe.batch_size {self.recipe.batch_size} is too small to share over {fabric.world_size} devices"
             )
         self.finish = Finish(self.preprocess.mean, self.preprocess.std)
@@ -234,7 +234,7 @@ class Loop:
                 break
             except torch.OutOfMemoryError:
                 if self.fabric.world_size > 1 or self.pieces >= len(batches[0].labels):
-                    raise RunStoppedError(
+                    raise OutOfMemoryError(
                         "the device's memory is too small for this batch: use a smaller --micro-batch (the result stays "
                         "the same), --strategy fsdp over several devices, or a smaller network"
                     ) from None
@@ -298,7 +298,7 @@ class Loop:
         for back, loss in zip(reversed(range(len(losses))), losses, strict=True):
             if not np.isfinite(loss):
                 kept = self.run.checkpoint_file.exists()
-                raise RunStoppedError(
+                raise DivergedError(
                     f"the loss became {loss} at step {progress.step - back} of epoch {progress.epoch + 1} "
                     f"(after {progress.images - back * self.recipe.batch_size:,} images); "
                     + ("the last good checkpoint is kept. " if kept else "no checkpoint was written yet. ")
@@ -309,7 +309,7 @@ class Loop:
             progress.bad_images.update(bad)
         if len(progress.bad_images) > self.config.data.bad_images:
             self.write_bad_images()
-            raise RunStoppedError(
+            raise BadImagesError(
                 f"{len(progress.bad_images)} images could not be read, more than --data.bad-images "
                 f"{self.config.data.bad_images} allows; they are listed in {self.run.bad_images_file}"
             )

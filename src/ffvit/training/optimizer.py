@@ -8,7 +8,7 @@ from timm.optim import create_optimizer_v2, list_optimizers
 from torch import nn
 from torch.optim import Optimizer
 
-from ffvit.errors import UserError, nearest
+from ffvit.errors import ConfigError, nearest
 from ffvit.recipe import Recipe
 
 FUSED = 1_000_000
@@ -42,7 +42,7 @@ def build_optimizer(network: nn.Module, recipe: Recipe) -> Optimizer:
     """
     known = list_optimizers()
     if recipe.optimizer not in known:
-        raise UserError(
+        raise ConfigError(
             f"recipe.optimizer: timm has none called {recipe.optimizer!r}{nearest(recipe.optimizer, known)}"
         )
     settings: dict[str, Any] = {"betas": recipe.betas, "eps": recipe.epsilon} if "adam" in recipe.optimizer else {}
@@ -55,7 +55,7 @@ def build_optimizer(network: nn.Module, recipe: Recipe) -> Optimizer:
             **settings,
         )
     except (TypeError, AssertionError) as error:
-        raise UserError(f"recipe.optimizer {recipe.optimizer!r}: {error}") from None
+        raise ConfigError(f"recipe.optimizer {recipe.optimizer!r}: {error}") from None
     fused = sum(each.numel() for each in network.parameters()) >= FUSED
     for group in optimizer.param_groups:
         if group.get("foreach", False) is None:  # left to PyTorch, which does neither on a processor

@@ -17,7 +17,7 @@ from torch import nn
 from ffvit.cost.count import count
 from ffvit.cost.memory import kept_for_backward
 from ffvit.data.loader import seconds_an_image
-from ffvit.errors import UserError
+from ffvit.errors import DeviceError
 from ffvit.machine import free_memory, gathered, in_precision
 from ffvit.network.compiling import why_not_compiled
 from ffvit.network.create import preprocess_of
@@ -61,7 +61,7 @@ def compiles(machine: Machine, network: nn.Module, recipe: Recipe, images: int, 
     """
     reason = why_not_compiled(device)
     if machine.compile == "always" and reason is not None:
-        raise UserError(f"--compile always: {reason}; or leave it out")
+        raise DeviceError(f"--compile always: {reason}; or leave it out")
     if machine.compile != "auto" or reason is not None or not hasattr(network, "blocks"):
         return machine.compile == "always"
     if recipe.minutes is not None:

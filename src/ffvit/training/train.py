@@ -18,7 +18,7 @@ from ffvit.architecture import Architecture, Network
 from ffvit.atomic import full
 from ffvit.data.config import Data
 from ffvit.data.parts import Parts, open_parts
-from ffvit.errors import RunStoppedError, UserError
+from ffvit.errors import DiskFullError, ModelError, RunFolderError
 from ffvit.machine import Machine, on_first, start
 from ffvit.network.create import classes_of, create_model, preprocess_of, set_preprocess
 from ffvit.network.weights import load
@@ -139,7 +139,7 @@ def resume(out: str | Path, machine: Machine | None = None, console: Console | N
     """
     run = Run(out)
     if run.summary() is not None:
-        raise UserError(f"{run.path}: this run is finished; its figures are in {run.summary_file}")
+        raise RunFolderError(f"{run.path}: this run is finished; its figures are in {run.summary_file}")
     config = run.config
     if run.checkpoint_file.is_file():
         config = config.replace(start_from=None)  # all weights come from it
@@ -169,7 +169,7 @@ def _run(fabric: Fabric, config: Config, folder: Callable[[Config], Run], consol
             display.say(finish(loop))
     except OSError as error:
         if full(error):
-            raise RunStoppedError("the disk is full: free some space, then go on with --resume") from None
+            raise DiskFullError("the disk is full: free some space, then go on with --resume") from None
         raise
     return run
 
@@ -198,12 +198,12 @@ def _teacher(recipe: Recipe, classes: int, channels: int) -> nn.Module | None:
     else:
         teacher = create_model(recipe.teacher, pretrained=True).eval()
     if classes_of(teacher) != classes:
-        raise UserError(
+        raise ModelError(
             f"recipe.teacher: {recipe.teacher} answers with {classes_of(teacher)} classes, the data has {classes}; "
             "train it on this data first and give its run folder"
         )
     if preprocess_of(teacher).in_chans != channels:
-        raise UserError(
+        raise ModelError(
             f"recipe.teacher: {recipe.teacher} takes images of {preprocess_of(teacher).in_chans} channels, the network of "
             f"{channels}: they must see the same"
         )

@@ -155,7 +155,8 @@ class TestKilled:
         done = here("prepare", many, tmp_path / "out")
         assert done.returncode == 1
         assert done.stderr == (
-            f"ffvit: interrupted; the finished shards in {tmp_path / 'out'} are kept: give the same command again to go on\n"
+            f"ffvit: interrupted; the finished shards in {tmp_path / 'out'} are kept: give the same command again to go on "
+            "[E-STOPPED]\n"
         )
 
     def test_ctrl_c_ends_all_processes(self, many, tmp_path, slowly):

@@ -19,7 +19,7 @@ from ffvit.data.check.alike import look_hash
 from ffvit.data.decode import decoded
 from ffvit.data.images import BadImageError, Images, Stored
 from ffvit.data.workers import WorkerLoader
-from ffvit.errors import RunStoppedError
+from ffvit.errors import OutOfMemoryError
 from ffvit.machine import cores
 
 SMALLEST_TO_COMPARE = 32
@@ -168,7 +168,7 @@ def _by_workers(
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        raise RunStoppedError(
+        raise OutOfMemoryError(
             "a process that opens images was killed, most likely for memory (one image of very many pixels is enough): "
             "leave more memory free, and check again"
         ) from error

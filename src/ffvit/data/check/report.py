@@ -15,7 +15,7 @@ from rich.text import Text
 
 from ffvit.atomic import writing
 from ffvit.data.check.check import LEAK, MISSING, NEAR_LEAK, Check, Finding
-from ffvit.errors import UserError
+from ffvit.errors import OutputError
 
 EXAMPLES = 3
 """Shown of each kind."""
@@ -55,7 +55,7 @@ def write_findings(check: Check, path: Path) -> int:
             for count, row in enumerate(_rows(check), start=1):  # noqa: B007 (the last one is handed back)
                 table.writerow([_harmless(as_text(cell)) for cell in row])
     except OSError as error:
-        raise UserError(
+        raise OutputError(
             f"{path}: cannot be written ({error.strerror or error}); give another place with --out"
         ) from error
     return count
@@ -68,21 +68,21 @@ def free_for_findings(path: Path) -> None:
         UserError: It cannot, or would.
     """
     if path.suffix.lower() != ".csv":
-        raise UserError(f"{path}: the list of findings is a table; give it a name that ends in .csv")
+        raise OutputError(f"{path}: the list of findings is a table; give it a name that ends in .csv")
     if not path.parent.is_dir():
-        raise UserError(f"{path}: there is no folder {path.parent}; make it, or give another place with --out")
+        raise OutputError(f"{path}: there is no folder {path.parent}; make it, or give another place with --out")
     if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise UserError(f"{path}: cannot be written; give another place with --out")
+        raise OutputError(f"{path}: cannot be written; give another place with --out")
     if path.exists():
         try:
             with path.open("rb") as file:
                 ours = file.read(len(_HEADER) + 1) == _HEADER + b"\n"
         except OSError as error:
-            raise UserError(
+            raise OutputError(
                 f"{path}: cannot be read ({error.strerror or error}); give another name with --out"
             ) from error
         if not ours:
-            raise UserError(f"{path}: is there, and is no list of findings; give another name with --out")
+            raise OutputError(f"{path}: is there, and is no list of findings; give another name with --out")
 
 
 def as_text(name: str) -> str:

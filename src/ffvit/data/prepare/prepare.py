@@ -32,7 +32,7 @@ from ffvit.data.prepare.packing import MOST_PIXELS, Form, pack, room
 from ffvit.data.shards import index as shards
 from ffvit.data.shards.index import INFO, PLAN, Shard
 from ffvit.data.waiting import counted
-from ffvit.errors import RunStoppedError, UserError
+from ffvit.errors import BadImagesError, DataError, OutputError, RunFolderError, RunStoppedError, UserError, WorkerError
 from ffvit.machine import cores
 
 GO_ON = "give the same command again to go on"
@@ -178,13 +178,13 @@ def _check(source: str, out: Path, form: Form, shard_size: float) -> None:
     if not 0 < shard_size < 2**20:
         raise UserError(f"--shard-size: must be more than 0 MiB, and less than a TiB; got {shard_size:g}")
     if out.exists() and not out.is_dir():
-        raise UserError(f"{out}: is a file; give a folder for the shards")
+        raise OutputError(f"{out}: is a file; give a folder for the shards")
     folder = Path(source).expanduser()
     if folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
-        raise UserError(f"{out}: lies in the source itself; give a folder outside of {source}")
+        raise OutputError(f"{out}: lies in the source itself; give a folder outside of {source}")
     others = [path.name for path in out.iterdir() if not path.name.startswith(".")] if out.is_dir() else []
     if others and not shards.is_prepared(out):
-        raise UserError(f"{out}: holds other things ({others[0]}); give a new folder")
+        raise OutputError(f"{out}: holds other things ({others[0]}); give a new folder")
 
 
 @contextmanager
@@ -194,12 +194,12 @@ def _locked(out: Path) -> Iterator[None]:
         out.mkdir(parents=True, exist_ok=True)
         file = (out / _LOCK).open("w")
     except OSError as error:
-        raise UserError(f"{out}: cannot be written to ({error.strerror})") from None
+        raise OutputError(f"{out}: cannot be written to ({error.strerror})") from None
     with file:
         patience = time.monotonic() + LOCK_PATIENCE
         while not _lock(file):
             if time.monotonic() > patience:
-                raise UserError(f"{out}: another `ffvit prepare` is working in it: wait for it, or end it")
+                raise OutputError(f"{out}: another `ffvit prepare` is working in it: wait for it, or end it")
             time.sleep(0.1)
         _clean(out)
         yield
@@ -221,7 +221,7 @@ def _stopping(out: Path) -> Iterator[None]:
     except KeyboardInterrupt:
         raise RunStoppedError(f"interrupted; the finished shards in {out} are kept: {GO_ON}") from None
     except WorkerLostError as error:
-        raise RunStoppedError(f"{error}; the finished shards in {out} are kept: {GO_ON}") from None
+        raise WorkerError(f"{error}; the finished shards in {out} are kept: {GO_ON}") from None
     except OSError as error:
         what = "the disk is full" if full(error) else f"{error.filename or out}: {error.strerror or error}"
         raise RunStoppedError(f"{what}; the finished shards in {out} are kept: {GO_ON}") from None
@@ -268,7 +268,7 @@ def _planned(
         plan = _read_plan(out)
         before = asdict(plan)
         if changed := {_told(name, before[name], given[name]): None for name in given if given[name] != before[name]}:
-            raise UserError(
+            raise RunFolderError(
                 f"{out}: was begun otherwise: {'; '.join(changed)}. Give the command as it was, or another folder, or "
                 "--overwrite to replace what is there"
             )
@@ -292,7 +292,7 @@ def _read_plan(out: Path) -> Plan:
     try:
         return Plan(**json.loads((out / PLAN).read_bytes()))
     except (OSError, ValueError, TypeError):
-        raise UserError(f"{out / PLAN}: is damaged; begin again with --overwrite") from None
+        raise RunFolderError(f"{out / PLAN}: is damaged; begin again with --overwrite") from None
 
 
 def _order(count: int) -> Labels:
@@ -324,7 +324,7 @@ def _per_shard(images: Images, form: Form, shard_size: float) -> int:
         except BadImageError as error:
             bad = error
     if not sizes:
-        raise UserError(f"none of {len(sample):,} images tried can be read (the last: {bad})")
+        raise DataError(f"none of {len(sample):,} images tried can be read (the last: {bad})")
     return max(1, round(shard_size * 2**20 / float(np.mean(sizes))))
 
 
@@ -376,7 +376,7 @@ def _write_shards(
             rate = f"{(good + bad) / max(time.monotonic() - began, GLANCE):,.0f} images/s"
             bar.update(task, completed=done + good + bad, rate=rate, refresh=True)
             if len(before) + bad > limit:
-                raise RunStoppedError(
+                raise BadImagesError(
                     f"{len(before) + bad:,} images cannot be read, more than --bad-images {limit:,}; they are listed "
                     f"in {out / BAD_IMAGES}. The finished shards are kept: with a larger --bad-images it goes on"
                 )
@@ -459,7 +459,7 @@ def _finish(plan: Plan, classes: Sequence[str], out: Path) -> None:
     splits = [shards.write_index(out, part, written(part), GO_ON) for part in plan.images]
     for split in splits:
         if not split.num_samples:
-            raise RunStoppedError(f"no image of {split.name} can be read; they are listed in {out / BAD_IMAGES}")
+            raise BadImagesError(f"no image of {split.name} can be read; they are listed in {out / BAD_IMAGES}")
     _list_bad(out, [bad for piece in plan.pieces() for bad in _bad_of(out, piece.file) or []], new=True)
     shards.write_info(out, classes, splits, asdict(plan), GO_ON)
 

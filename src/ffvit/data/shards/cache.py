@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ffvit.data.shards.remote import Patience, fetch, shown
-from ffvit.errors import UserError
+from ffvit.errors import OutputError
 
 MOST_BYTES = 64 * 2**30
 """What the shards of a data set may take here, unless that is more than half of what the disk has left."""
@@ -193,7 +193,7 @@ def locked(file: Path, wait: bool = True) -> Iterator[bool]:
         file.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as error:
-        raise UserError(f"{file.parent}: fetched shards cannot be kept there ({error.strerror})") from None
+        raise OutputError(f"{file.parent}: fetched shards cannot be kept there ({error.strerror})") from None
     try:
         yield _lock(descriptor, fcntl.LOCK_EX, file.parent, wait)
     finally:
@@ -258,7 +258,7 @@ def _lock(descriptor: int, kind: int, folder: Path, wait: bool) -> bool:
         return False
     except OSError as error:
         if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):
-            raise UserError(
+            raise OutputError(
                 f"{folder}: files cannot be locked there, which processes that share it need; "
                 "keep fetched shards on another disk"
             ) from None

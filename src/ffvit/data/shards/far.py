@@ -17,7 +17,7 @@ from ffvit.data.shards.index import INFO, Shard, ShardImages, Shards, open_index
 from ffvit.data.shards.remote import Patience, addresses, fetch, shown
 from ffvit.data.shards.tars import read_shard
 from ffvit.data.waiting import counted
-from ffvit.errors import UserError
+from ffvit.errors import DataError
 
 AHEAD = 2
 """Tar files to fetch while one is looked through."""
@@ -121,7 +121,7 @@ def _make_index(address: str, cache: ShardCache) -> None:
     split = write_index(cache.folder, "train", walked(), _GO_ON)
     labels = np.load(cache.folder / "train.index", mmap_mode="r")["label"]
     if labels.min() < 0:
-        raise UserError(f"{shown(address)}: holds images whose label is withheld ({labels.min()}); leave them out")
+        raise DataError(f"{shown(address)}: holds images whose label is withheld ({labels.min()}); leave them out")
     write_info(cache.folder, map(str, range(int(labels.max()) + 1)), [split], {"source": shown(address)}, _GO_ON)
 
 

@@ -25,7 +25,7 @@ import numpy as np
 
 from ffvit.atomic import writing
 from ffvit.data.images import BadImageError, Labelled, Labels, Stored
-from ffvit.errors import UserError
+from ffvit.errors import DataError
 
 FORMAT = "ffvit shards"
 VERSION = 1
@@ -185,7 +185,7 @@ def open_shards(folder: Path) -> dict[str, Labelled]:
         UserError: It is not finished, a shard is missing or not as it was written, or as `open_index`.
     """
     if (folder / PLAN).exists() and not (folder / INFO).exists():
-        raise UserError(f"{folder}: is not prepared to its end; give the same ffvit prepare command again to go on")
+        raise DataError(f"{folder}: is not prepared to its end; give the same ffvit prepare command again to go on")
     for split in read_info(folder)[1].values():
         check_shards(folder, split)
     return open_index(folder, partial(ShardFolder, folder))
@@ -207,10 +207,10 @@ def open_index(folder: Path, shards: Callable[[tuple[str, ...]], Shards]) -> dic
         index = folder / f"{part}.index"
         images = ShardImages(index, shards(split.filenames))
         if len(images) != split.num_samples or zlib.crc32(images.records.data) != split.index_checksum:
-            raise UserError(f"{index}: is not the index that {folder / INFO} tells of; {AGAIN}")
+            raise DataError(f"{index}: is not the index that {folder / INFO} tells of; {AGAIN}")
         low, high = int(images.labels.min()), int(images.labels.max())
         if low < 0 or high >= len(classes):
-            raise UserError(
+            raise DataError(
                 f"{index}: has an image of class {low if low < 0 else high}, but {folder / INFO} names "
                 f"{len(classes):,} classes (from 0); {AGAIN}"
             )
@@ -226,10 +226,10 @@ def read_info(folder: Path) -> tuple[tuple[str, ...], dict[str, Split]]:
     """
     path = folder / INFO
     if not path.exists():
-        raise UserError(f"{path}: is missing; {AGAIN}")
+        raise DataError(f"{path}: is missing; {AGAIN}")
     info = _read(folder)
     if info.get("format") == FORMAT and info.get("version") != VERSION:
-        raise UserError(
+        raise DataError(
             f"{path}: is of version {info.get('version')} of the format, this ffvit reads version {VERSION}; {AGAIN}"
         )
     try:
@@ -239,13 +239,13 @@ def read_info(folder: Path) -> tuple[tuple[str, ...], dict[str, Split]]:
         }
         classes = tuple(info["classes"])
     except (KeyError, TypeError, AttributeError):
-        raise UserError(f"{path}: is damaged, or was not written by ffvit prepare; {AGAIN}") from None
+        raise DataError(f"{path}: is damaged, or was not written by ffvit prepare; {AGAIN}") from None
     for split in splits.values():
         for file, length in zip(split.filenames, split.shard_lengths, strict=False):
             if not length:
-                raise UserError(f"{folder / file}: is an empty shard; {AGAIN}")
+                raise DataError(f"{folder / file}: is an empty shard; {AGAIN}")
         if not len(split.filenames) == len(split.shard_lengths) == len(split.shard_bytes) > 0:
-            raise UserError(f"{path}: is damaged: it does not tell the length and size of every shard; {AGAIN}")
+            raise DataError(f"{path}: is damaged: it does not tell the length and size of every shard; {AGAIN}")
     return classes, splits
 
 
@@ -305,12 +305,12 @@ def check_shards(folder: Path, split: Split) -> None:
             continue
         if found != size:
             what = "is cut off" if found < size else "is another file"
-            raise UserError(
+            raise DataError(
                 f"{folder / file}: {what}: it has {found:,} bytes, and was written with {size:,}; copy it anew, or "
                 f"{AGAIN}"
             )
     if missing:
-        raise UserError(
+        raise DataError(
             f"{folder}: {len(missing):,} of the {len(split.filenames):,} shards of {split.name} are missing (first: "
             f"{missing[0]}); copy them there, or {AGAIN}"
         )
@@ -338,11 +338,11 @@ def _mapped(index: Path) -> np.ndarray:
     try:
         records: np.ndarray = np.lib.format.open_memmap(index, mode="r")
     except FileNotFoundError:
-        raise UserError(f"{index}: is missing; {AGAIN}") from None
+        raise DataError(f"{index}: is missing; {AGAIN}") from None
     except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{index}: cannot be read as an index ({error}); {AGAIN}") from None
+        raise DataError(f"{index}: cannot be read as an index ({error}); {AGAIN}") from None
     if records.dtype != RECORD:
-        raise UserError(f"{index}: is an index of another version; {AGAIN}")
+        raise DataError(f"{index}: is an index of another version; {AGAIN}")
     return records.view(np.ndarray)  # np.memmap's own way to an item is four times slower
 
 
@@ -351,9 +351,9 @@ def _mapped_names(index: Path, records: np.ndarray) -> np.ndarray:
     try:
         size = names.stat().st_size
     except OSError:
-        raise UserError(f"{names}: is missing; {AGAIN}") from None
+        raise DataError(f"{names}: is missing; {AGAIN}") from None
     if not len(records):
-        raise UserError(f"{index}: holds no image; {AGAIN}")
+        raise DataError(f"{index}: holds no image; {AGAIN}")
     if size != records["name_end"][-1]:
-        raise UserError(f"{names}: are not the names of the images in {index}; {AGAIN}")
+        raise DataError(f"{names}: are not the names of the images in {index}; {AGAIN}")
     return np.memmap(names, mode="r").view(np.ndarray) if size else np.zeros(0, np.uint8)

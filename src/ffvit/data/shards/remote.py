@@ -18,7 +18,7 @@ import fsspec
 from fsspec.asyn import AsyncFileSystem
 
 from ffvit.atomic import full
-from ffvit.errors import UserError
+from ffvit.errors import DataError, DownloadError, MissingPackageError, OutputError, UserError
 
 CHUNK = 16 * 2**20
 """Bytes asked for at once; what a broken connection can lose."""
@@ -68,14 +68,14 @@ def addresses(text: str) -> list[str]:
     found = _BRACES.search(text)
     if found is None:
         if "{" in text or "}" in text:
-            raise UserError(f"{text}: a brace is never closed or never opened; write {{000..127}} or {{a,b}}")
+            raise DataError(f"{text}: a brace is never closed or never opened; write {{000..127}} or {{a,b}}")
         return [text]
     before, after = text[: found.start()], addresses(text[found.end() :])
     if "{" in before or "}" in before:
-        raise UserError(f"{text}: braces within braces (or one too many); write {{000..127}} or {{a,b}}, side by side")
+        raise DataError(f"{text}: braces within braces (or one too many); write {{000..127}} or {{a,b}}, side by side")
     choices = _choices(text, found[1])
     if len(choices) * len(after) > MOST_ADDRESSES:
-        raise UserError(f"{text}: the braces stand for more than {MOST_ADDRESSES:,} addresses")
+        raise DataError(f"{text}: the braces stand for more than {MOST_ADDRESSES:,} addresses")
     return [before + choice + rest for choice in choices for rest in after]
 
 
@@ -108,19 +108,21 @@ def fetch(address: str, target: Path, size: int | None = None, patience: Patienc
         except Exception as error:  # every file system has its own errors for a connection that breaks
             if full(error):
                 free = shutil.disk_usage(target.parent).free / 2**20
-                raise UserError(
+                raise OutputError(
                     f"{target.parent}: the disk is full ({free:,.0f} MiB left) while {shown(address)} is fetched; "
                     "free some space, or keep fetched shards elsewhere"
                 ) from None
             if _is_local(error, target):
-                raise UserError(f"{target.parent}: cannot be written to ({error})") from None
+                raise OutputError(f"{target.parent}: cannot be written to ({error})") from None
             reason = _reason(error, patience)
             if _is_final(error):
-                raise UserError(f"{shown(address)}: cannot be fetched ({reason}); check address and access") from error
+                raise DownloadError(
+                    f"{shown(address)}: cannot be fetched ({reason}); check address and access"
+                ) from error
             before, gained = gained, _gained(target)
             failures = failures + 1 if gained == before else 1
             if failures >= patience.tries:
-                raise UserError(
+                raise DownloadError(
                     f"{shown(address)}: not fetched in {failures} tries (the last: {reason}); check the connection, "
                     f"then go on with the same command (what has come of it, {gained:,} bytes, is kept)"
                 ) from error
@@ -134,7 +136,9 @@ def _try(address: str, target: Path, size: int | None, patience: Patience) -> No
     info = files.info(path, **deadline)
     length = info.get("size")
     if length is None:
-        raise UserError(f"{shown(address)}: the server does not say how long it is, so what comes cannot be checked")
+        raise DownloadError(
+            f"{shown(address)}: the server does not say how long it is, so what comes cannot be checked"
+        )
     if size is not None and length != size:
         raise EOFError(f"it is {length:,} bytes long there, not {size:,}")
     partial = target.with_name(f"{_partial_prefix(target)}{_version(info)}.part")
@@ -175,7 +179,9 @@ def _file_system(address: str, patience: Patience) -> tuple[Any, str]:
         return fsspec.url_to_fs(address, **options)
     except ImportError as error:
         install = "pip install 'ffvit[s3]'" if scheme in ("s3", "s3a") else str(error)
-        raise UserError(f"{shown(address)}: a package that reads {scheme}:// is missing; {install}") from error
+        raise MissingPackageError(
+            f"{shown(address)}: a package that reads {scheme}:// is missing; {install}"
+        ) from error
 
 
 def _version(info: dict[str, Any]) -> str:
@@ -246,11 +252,11 @@ def _choices(text: str, inside: str) -> list[str]:
     if counted := _RANGE.fullmatch(inside):
         first, last = counted.groups()
         if not 0 <= int(last) - int(first) < MOST_ADDRESSES:
-            raise UserError(
+            raise DataError(
                 f"{text}: {{{inside}}} must count upwards, over at most {MOST_ADDRESSES:,} numbers, as {{000..127}}"
             )
         width = max(len(first), len(last)) if first[0] == "0" or last[0] == "0" else 0
         return [f"{number:0{width}}" for number in range(int(first), int(last) + 1)]
     if "," in inside:
         return inside.split(",")
-    raise UserError(f"{text}: {{{inside}}} is neither a range, as {{000..127}}, nor a list, as {{a,b}}")
+    raise DataError(f"{text}: {{{inside}}} is neither a range, as {{000..127}}, nor a list, as {{a,b}}")

@@ -30,7 +30,7 @@ from ffvit.data.shards.index import (
     write_info,
 )
 from ffvit.data.waiting import counted
-from ffvit.errors import UserError
+from ffvit.errors import DataError, OutputError, UserError
 
 MOST_CLASSES = 10_000_000
 """A label beyond is no class's number."""
@@ -62,7 +62,7 @@ def open_tars(folder: Path) -> dict[str, Labelled]:
     try:
         _make_index(folder, parts, index)
     except OSError as error:
-        raise UserError(f"{index}: the index of {folder} cannot be kept there ({error.strerror or error})") from None
+        raise OutputError(f"{index}: the index of {folder} cannot be kept there ({error.strerror or error})") from None
     return open_index(index, partial(ShardFolder, folder))
 
 
@@ -95,7 +95,7 @@ def _parts(folder: Path) -> dict[str, list[str]]:
         words = (_PARTS[word] for word in _WORDS.findall(file.lower()) if word in _PARTS)
         named.setdefault(next(words, ""), []).append(file)
     if "" in named and len(named) > 1:
-        raise UserError(
+        raise DataError(
             f"{folder}: {named[''][0]} does not say which part it belongs to, while others do; put train, val or test "
             "into its name, or move it away"
         )
@@ -110,7 +110,7 @@ def _key(folder: Path, parts: dict[str, list[str]]) -> str:
             try:
                 stat = (folder / file).stat()
             except OSError as error:
-                raise UserError(f"{folder / file}: cannot be read ({error.strerror})") from None
+                raise DataError(f"{folder / file}: cannot be read ({error.strerror})") from None
             seen.append((part, file, stat.st_size, stat.st_mtime_ns))
     return hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:24]
 
@@ -132,7 +132,7 @@ def read_shard(path: Path) -> Shard:
     """
     found = list(_images(path))
     if not found:
-        raise UserError(f"{path}: there is no image in it (looked for {' '.join(SUFFIXES)}); move it away")
+        raise DataError(f"{path}: there is no image in it (looked for {' '.join(SUFFIXES)}); move it away")
     records = np.zeros(len(found), RECORD)
     for field in ("offset", "length", "label"):
         records[field] = [getattr(image, field) for image in found]
@@ -156,9 +156,9 @@ def _images(path: Path) -> Iterator[_Found]:
                 sample["." + os.fsdecode(matched[2]).lower().rsplit(".", 1)[-1]] = member
             yield from _image(path, file.fileno(), sample)
     except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: is cut off, or no tar file ({error}); copy it anew, or move it away") from None
+        raise DataError(f"{path}: is cut off, or no tar file ({error}); copy it anew, or move it away") from None
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
 def _files(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
@@ -185,7 +185,7 @@ def _image(path: Path, descriptor: int, sample: dict[str, tarfile.TarInfo]) -> I
         label = MOST_CLASSES
     if given is None or label >= MOST_CLASSES:
         what = "has no label (.cls, or label or cls in .json)" if given is None else f"has {given!r} as its label"
-        raise UserError(f"{path}: {image.name} {what}; a label is the number of a class")
+        raise DataError(f"{path}: {image.name} {what}; a label is the number of a class")
     yield _Found(os.fsencode(image.name), image.offset_data, image.size, max(label, -1))
 
 

@@ -4,7 +4,7 @@
 |---|---|
 | `config.yaml` | everything needed to run it again, and what it ran on |
 | `metrics.jsonl` | a line an epoch |
-| `checkpoint/state.pt` | everything needed to go on, replaced whole |
+| `checkpoint/state.pt` | everything needed to go on, replaced whole; `state.previous.pt`: the one before, if this is damaged |
 | `best.safetensors`, `last.safetensors` | weights, with the network and the class names inside |
 | `summary.json` | how good it is on the test part, with uncertainty |
 | `predictions.csv` | its answer to every test image |
@@ -71,6 +71,7 @@ class Run:
     config_file = property(lambda self: self.path / "config.yaml")
     metrics_file = property(lambda self: self.path / "metrics.jsonl")
     checkpoint_file = property(lambda self: self.path / "checkpoint" / "state.pt")
+    previous_checkpoint_file = property(lambda self: self.path / "checkpoint" / "state.previous.pt")
     best_file = property(lambda self: self.path / "best.safetensors")
     last_file = property(lambda self: self.path / "last.safetensors")
     summary_file = property(lambda self: self.path / "summary.json")
@@ -113,6 +114,11 @@ class Run:
                 raise OutputError(
                     f"{path} exists and is no run folder, so --overwrite does not delete it: name another --out"
                 )
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is something to go on from, damaged or not."""
+        return self.checkpoint_file.is_file() or self.previous_checkpoint_file.is_file()
 
     @property
     def config(self) -> Config:

@@ -484,7 +484,8 @@ def test_stopped_before_the_first_checkpoint_it_starts_anew(tmp_path):
     undisturbed = quick(tmp_path / "one")
     stopped = quick(tmp_path / "two")
     stopped.summary_file.unlink()
-    stopped.checkpoint_file.unlink()  # as between an epoch's figures and its checkpoint
+    for file in (stopped.checkpoint_file, stopped.previous_checkpoint_file):
+        file.unlink()  # as between an epoch's figures and its checkpoint
     assert_same(undisturbed, train.resume(stopped.path, console=Console(quiet=True)))
     assert [row["epoch"] for row in stopped.metrics()] == [row["epoch"] for row in undisturbed.metrics()]
 
@@ -522,8 +523,9 @@ def test_what_is_not_to_be_gone_on_with(tmp_path):
     with pytest.raises(ffvit.UserError, match="this run is finished"):
         train.resume(run.path)
     run.summary_file.unlink()
-    content = run.checkpoint_file.read_bytes()
-    run.checkpoint_file.write_bytes(content[: len(content) // 2])
+    for file in (run.checkpoint_file, run.previous_checkpoint_file):
+        content = file.read_bytes()
+        file.write_bytes(content[: len(content) // 2])
     with pytest.raises(ffvit.UserError, match="the checkpoint is damaged"):
         train.resume(run.path, console=Console(quiet=True))
     with pytest.raises(ffvit.UserError, match="not a run folder: it does not exist"):

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from ffvit.errors import OutOfMemoryError, RunStoppedError, UserError
 from ffvit.machine import kind
-from ffvit.run import Config
+from ffvit.run import Config, Run
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def _here(config: Config, folder: Path, threads: int, words: Any) -> None:
     if config.machine.workers is None and kind(config.machine) == "cpu":
         config = config.replace(machine=config.machine.replace(workers=threads - 1))  # no more than it was given
     console = Console(file=words, width=120)
-    if (folder / "checkpoint" / "state.pt").is_file():
+    if _has_checkpoint(folder):
         resume(folder, machine=config.machine, console=console)
         return
     if folder.exists():  # killed before its first checkpoint, perhaps before its configuration was written
@@ -75,12 +75,16 @@ def _here(config: Config, folder: Path, threads: int, words: Any) -> None:
 
 def command(config: Config, folder: Path, log: Path) -> list[str]:
     """What a user would type to do a run over several processes, from its checkpoint if it has one."""
-    if (folder / "checkpoint" / "state.pt").is_file():
+    if _has_checkpoint(folder):
         return ["ffvit", "train", "--out", str(folder), "--resume"]
     shutil.rmtree(folder, ignore_errors=True)
     file = log.with_suffix(".yaml")
     file.write_text(config.to_yaml())
     return ["ffvit", "train", "--out", str(folder), "--config", str(file)]
+
+
+def _has_checkpoint(folder: Path) -> bool:
+    return (folder / "config.yaml").is_file() and Run(folder).has_checkpoint
 
 
 def launched(command: list[str], log: Path) -> Outcome:

@@ -1,4 +1,6 @@
-"""Everything needed to go on, in one file that is replaced whole.
+"""Everything needed to go on, in one file that is replaced whole; the one before it is kept.
+
+A checkpoint ends with its SHA-256. One that is torn or damaged is noticed by it, and the one before is used.
 
 There is no generator state in it: every draw is a function of (seed, epoch, step), so going on from a checkpoint is
 the same as never having stopped. Weights and optimizer state are gathered whole, so a run may go on with another
@@ -7,7 +9,12 @@ number of processes or another strategy.
 
 from __future__ import annotations
 
+import hashlib
+import os
+import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +31,18 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.optim import Optimizer
 
 from ffvit.atomic import writing
-from ffvit.errors import DivergedError, RunFolderError
+from ffvit.errors import DiskFullError, DivergedError, RunFolderError
 from ffvit.machine import on_first
+from ffvit.run import Run
 from ffvit.training.average import WeightAverage
 
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+MARK = b"\nsha256:"
+"""Stands before the checksum, at the end of the file; `torch.load` passes over both."""
+
+SPARE = 2**20
+"""Bytes of a checkpoint beside its tensors, at most, where free space is looked for."""
 
 
 @dataclass
@@ -44,15 +58,19 @@ class Progress:
     bad_images: dict[str, str] = field(default_factory=dict)
 
 
+class DamagedError(Exception):
+    """A checkpoint that is torn or changed; says what is wrong with it."""
+
+
 def save_checkpoint(
-    path: Path,
+    run: Run,
     fabric: Fabric,
     network: nn.Module,
     average: WeightAverage | None,
     optimizer: Optimizer,
     progress: Progress,
 ) -> None:
-    """Write the checkpoint, on all processes together.
+    """Write the checkpoint, on all processes together; the one that was there becomes the previous one.
 
     Raises:
         RunStoppedError: The disk is full, or the weights are no longer finite; the checkpoint before is kept.
@@ -71,24 +89,43 @@ def save_checkpoint(
     }
 
     def write() -> None:
+        path = run.checkpoint_file
+        _check_space(path, content)
         with writing(path) as temporary:
             torch.save(content, temporary)
+            digest = _digest(temporary)
+            with temporary.open("ab") as file:
+                file.write(MARK + digest.encode())
+                file.flush()
+                os.fsync(file.fileno())  # only a checkpoint that is there whole takes the place of another
+            if path.is_file():
+                path.replace(run.previous_checkpoint_file)
 
     on_first(fabric, write)
 
 
 def load_checkpoint(
-    path: Path, fabric: Fabric, network: nn.Module, average: WeightAverage | None, optimizer: Optimizer
+    run: Run,
+    fabric: Fabric,
+    network: nn.Module,
+    average: WeightAverage | None,
+    optimizer: Optimizer,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Progress:
     """Put a checkpoint back into a network, its average and its optimizer; hand back how far it was.
 
+    Args:
+        run: Where it lies. Where the last one is damaged, the previous one is used.
+        fabric: The processes.
+        network: As it is trained.
+        average: Its moving average, if it has one.
+        optimizer: Of the network.
+        say: Told what is damaged.
+
     Raises:
-        UserError: It is damaged.
+        UserError: No checkpoint is whole.
     """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # truncated and damaged files fail in many ways
-        raise RunFolderError(f"{path}: the checkpoint is damaged ({type(error).__name__})") from None
+    content = _read_any(run, fabric, say)
     set_state_dict(
         network,
         optimizer,
@@ -102,6 +139,86 @@ def load_checkpoint(
     if scaler and content["scaler"]:
         scaler.load_state_dict(content["scaler"])
     return Progress(**content["progress"])
+
+
+def _read_any(run: Run, fabric: Fabric, say: Callable[[str], None]) -> dict[str, Any]:
+    """What the last checkpoint holds, or else the previous one, which then takes its place."""
+    damage: list[str] = []
+    for file in (run.checkpoint_file, run.previous_checkpoint_file):
+        if not file.is_file():
+            continue
+        try:
+            content = read_checkpoint(file)
+        except DamagedError as error:
+            damage.append(f"{file}: the checkpoint is damaged ({error})")
+            continue
+        if damage:
+            say(f"{damage[0]}: going on from the one before it")
+            fabric.barrier()  # the others may still be reading
+            on_first(fabric, partial(run.previous_checkpoint_file.replace, run.checkpoint_file))
+        return content
+    raise RunFolderError(
+        f"{'; '.join(damage)}; no other is kept: train again with --overwrite, or delete "
+        f"{run.checkpoint_file.parent} to begin this run anew with --resume"
+    )
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What a checkpoint holds.
+
+    Raises:
+        DamagedError: It is not as it was written.
+    """
+    length = len(MARK) + 2 * hashlib.sha256().digest_size
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - length))
+            end = file.read()
+    except OSError as error:
+        raise DamagedError(error.strerror) from None
+    if size < length or not end.startswith(MARK):
+        raise DamagedError("it is cut off")
+    if _digest(path, size - length) != end[len(MARK) :].decode(errors="replace"):
+        raise DamagedError("its checksum is wrong")
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # written by another version, or not by ffvit
+        raise DamagedError(f"{type(error).__name__}") from None
+    return content
+
+
+def _digest(path: Path, size: int | None = None) -> str:
+    """SHA-256 of a file, or of its first bytes."""
+    digest, left = hashlib.sha256(), path.stat().st_size if size is None else size
+    with path.open("rb") as file:
+        while left > 0 and (piece := file.read(min(left, 2**20))):
+            digest.update(piece)
+            left -= len(piece)
+    return digest.hexdigest()
+
+
+def _check_space(path: Path, content: object) -> None:
+    """Refuse to begin writing what cannot fit.
+
+    Raises:
+        RunStoppedError: Too little space is left.
+    """
+    needed, free = _bytes(content) + SPARE, shutil.disk_usage(path.parent).free
+    if free < needed:
+        raise DiskFullError(
+            f"{path}: the disk is full: the checkpoint needs {needed / 2**20:,.0f} MiB, {free / 2**20:,.0f} MiB are left; "
+            "what was there before is untouched. Free some space, then go on with --resume"
+        )
+
+
+def _bytes(content: object) -> int:
+    """Bytes of all tensors in a checkpoint."""
+    if isinstance(content, torch.Tensor):
+        return content.nbytes
+    if isinstance(content, dict):
+        return sum(_bytes(each) for each in content.values())
+    return sum(_bytes(each) for each in content) if isinstance(content, list | tuple) else 0
 
 
 def _scaler(fabric: Fabric) -> Any:

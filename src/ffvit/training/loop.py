@@ -168,9 +168,9 @@ class Loop:
 
     def go_on(self) -> None:
         """Continue from the run's checkpoint, if it has come to one."""
-        if self.run.checkpoint_file.is_file():
+        if self.run.has_checkpoint:
             self.progress = load_checkpoint(
-                self.run.checkpoint_file, self.fabric, self.plain, self.average, self._optimizer
+                self.run, self.fabric, self.plain, self.average, self._optimizer, self.display.say
             )
         if self.fabric.is_global_zero:
             self.run.forget_after(self.progress.epoch)
@@ -297,7 +297,7 @@ class Loop:
         losses = [sum(each) / len(each) for each in zip(*(its for its, *_ in of_all), strict=True)]
         for back, loss in zip(reversed(range(len(losses))), losses, strict=True):
             if not np.isfinite(loss):
-                kept = self.run.checkpoint_file.exists()
+                kept = self.run.has_checkpoint
                 raise DivergedError(
                     f"the loss became {loss} at step {progress.step - back} of epoch {progress.epoch + 1} "
                     f"(after {progress.images - back * self.recipe.batch_size:,} images); "
@@ -387,7 +387,7 @@ class Loop:
         """Write the checkpoint."""
         self.saved = time.monotonic()
         self.progress.seconds = self.seconds()
-        save_checkpoint(self.run.checkpoint_file, self.fabric, self.plain, self.average, self._optimizer, self.progress)
+        save_checkpoint(self.run, self.fabric, self.plain, self.average, self._optimizer, self.progress)
 
     def curves(self) -> AbstractContextManager[SummaryWriter | None]:
         """TensorBoard's curves, over images seen; what a run gone on will draw again is cut off."""

@@ -141,7 +141,7 @@ def resume(out: str | Path, machine: Machine | None = None, console: Console | N
     if run.summary() is not None:
         raise RunFolderError(f"{run.path}: this run is finished; its figures are in {run.summary_file}")
     config = run.config
-    if run.checkpoint_file.is_file():
+    if run.has_checkpoint:
         config = config.replace(start_from=None)  # all weights come from it
     if machine is not None:
         config = config.replace(machine=machine)

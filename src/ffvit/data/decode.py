@@ -9,8 +9,12 @@ import numpy as np
 import PIL.Image
 from PIL import ImageOps, UnidentifiedImageError
 
-from ffvit.data.images import BadImageError, Images, Stored
+from ffvit.data.images import FORMATS, BadImageError, Images, Stored, refused_size
+from ffvit.data.jpeg import MAX_SCANS, SCAN
 from ffvit.errors import DataError
+
+_BAND_PIXELS = 2**22
+"""Pixels that are converted at once."""
 
 
 def opened(images: Images, index: int) -> PIL.Image.Image:
@@ -47,15 +51,17 @@ def decoded(stored: Stored, name: str) -> PIL.Image.Image:
         name: What it is called where it cannot be decoded.
 
     Raises:
-        BadImageError: It is empty, truncated, no image, or beyond Pillow's limit against decompression bombs
-            (2 x `PIL.Image.MAX_IMAGE_PIXELS`), which is checked before a pixel is decoded.
+        BadImageError: It is empty, truncated, no image, or of a size that is refused before a pixel is decoded: see
+            `refused_size` and `jpeg.MAX_SCANS`.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata, and of sizes that are still allowed
-            return as_rgb(stored if isinstance(stored, PIL.Image.Image) else _upright(stored))
-    except PIL.Image.DecompressionBombError:
-        reason = f"has more than {2 * (PIL.Image.MAX_IMAGE_PIXELS or 0):,} pixels, and is not decoded"
+            return as_rgb(_small_enough(stored) if isinstance(stored, PIL.Image.Image) else _upright(stored))
+    except PIL.Image.DecompressionBombError:  # Pillow's own limit comes first where it is the lower one
+        reason = refused_size(2**31, 2**31) or ""
+    except _RefusedError as error:
+        reason = str(error)
     except UnidentifiedImageError:
         reason = "is empty, damaged, or no image"
     except OSError as error:
@@ -75,6 +81,28 @@ def as_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
         return image
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return PIL.Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
+    if image.width * image.height <= _BAND_PIXELS:
+        return _band_as_rgb(image)
+    whole = PIL.Image.new("RGB", image.size)
+    rows = max(1, _BAND_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        band = image.crop((0, top, image.width, min(top + rows, image.height)))
+        whole.paste(_band_as_rgb(band), (0, top))
+    return whole
+
+
+def as_array(image: PIL.Image.Image) -> np.ndarray:
+    """The pixels of an RGB image, in an array that may be written to (Pillow's own may not)."""
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    rows = max(1, _BAND_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        bottom = min(top + rows, image.height)
+        whole = bottom - top == image.height
+        pixels[top:bottom] = np.asarray(image if whole else image.crop((0, top, image.width, bottom)))
+    return pixels
+
+
+def _band_as_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         paper = PIL.Image.new("RGBA", image.size, "white")
@@ -86,17 +114,36 @@ def _eight_bits(grey: np.ndarray) -> np.ndarray:
     """Deep grey scaled to 8 bits, by the range of its type where it has one, or else by the values it holds."""
     low, high = 0.0, 65535.0
     if grey.dtype.kind == "f":
-        grey = np.nan_to_num(grey.astype(np.float64), posinf=0.0, neginf=0.0)
+        grey = np.nan_to_num(grey, posinf=0.0, neginf=0.0)
         high = 1.0
     if grey.min() < low or grey.max() > high:  # Neither 16 bits nor 0 to 1: darkest to black, lightest to white
         low, high = float(grey.min()), float(grey.max())
-    return np.round((grey - low) * (255 / (high - low or 1.0))).astype(np.uint8)
+    scaled = np.empty(grey.shape, np.uint8)
+    rows = max(1, _BAND_PIXELS // grey.shape[1])
+    for top in range(0, len(grey), rows):
+        band = grey[top : top + rows].astype(np.float64)
+        scaled[top : top + rows] = np.round((band - low) * (255 / (high - low or 1.0)))
+    return scaled
+
+
+class _RefusedError(Exception):
+    """An image is not decoded; says why."""
+
+
+def _small_enough(image: PIL.Image.Image) -> PIL.Image.Image:
+    if reason := refused_size(*image.size):
+        raise _RefusedError(reason)
+    return image
 
 
 def _upright(encoded: bytes) -> PIL.Image.Image:
-    with PIL.Image.open(io.BytesIO(encoded)) as image:
+    if encoded[:2] == b"\xff\xd8" and (scans := encoded.count(SCAN)) > MAX_SCANS:
+        raise _RefusedError(f"is a JPEG of {scans:,} scans, and is not decoded (at most {MAX_SCANS})")
+    with PIL.Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
+        _small_enough(image)
         image.load()  # first, so that what fails below is the EXIF
         try:
-            return ImageOps.exif_transpose(image)
+            ImageOps.exif_transpose(image, in_place=True)
         except Exception:  # Damaged EXIF is no reason to do without the pixels
             return image.copy()
+        return image.copy() if image.readonly else image

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
@@ -19,6 +23,18 @@ Labels = Int64[np.ndarray, " images"]
 
 Stored = bytes | PIL.Image.Image
 """An image as it is stored: an encoded file, or pixels (of any mode)."""
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", *("AVIF",) * bool(find_spec("PIL.AvifImagePlugin")))
+"""What Pillow may open, whatever a file is called: PostScript, for one, would run a program."""
+
+MAX_FILE_BYTES = 512 * 2**20
+"""A file beyond this is no image to train on, and is not read."""
+
+MAX_PIXELS = 100_000_000
+"""An image beyond this is not decoded: it would take a process about 1 GiB."""
+
+MAX_ASPECT_RATIO = 100
+"""An image that is longer for its width is not decoded: with its shorter side resized, it would be huge."""
 
 
 class BadImageError(FfvitError):
@@ -153,7 +169,8 @@ class TimmImages:
         reader = getattr(self.dataset, "reader", None)
         try:
             if reader is None:
-                return cast("Stored", self.dataset[index][0])
+                with only_image_formats():
+                    return cast("Stored", self.dataset[index][0])
             # Past timm's own dataset, which answers an unreadable image with its neighbour, label and all.
             with reader[index][0] as file:
                 return cast("bytes", file.read())
@@ -187,13 +204,45 @@ def read_file(path: str | Path) -> bytes:
     """What a file holds.
 
     Raises:
-        BadImageError: It is missing or cannot be read.
+        BadImageError: It is missing, cannot be read, is no regular file (a pipe would block for ever) or is too large.
     """
     try:
-        with open(path, "rb", buffering=0) as file:  # noqa: PTH123 (half the time of Path.read_bytes)
-            return file.readall()
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123 (half the time of Path.read_bytes)
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                reason = "is no regular file"
+            elif status.st_size > MAX_FILE_BYTES:
+                reason = f"has {status.st_size:,} bytes, and is not read (an image has at most {MAX_FILE_BYTES:,})"
+            else:
+                return file.readall() or b""
     except FileNotFoundError:
         reason = "there is no such file"
+    except IsADirectoryError:
+        reason = "is no regular file"
     except OSError as error:
         reason = f"cannot be read ({error.strerror or error})"
+    except ValueError as error:  # a name with a null byte
+        reason = f"cannot be read ({error})"
     raise BadImageError(str(path), reason)
+
+
+def refused_size(width: int, height: int) -> str | None:
+    """Why an image of this size is not decoded, or None if it is; to be asked before a pixel of it is."""
+    most = min(MAX_PIXELS, 2 * (PIL.Image.MAX_IMAGE_PIXELS or MAX_PIXELS))
+    if width * height > most:
+        return f"has more than {most:,} pixels, and is not decoded"
+    if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
+        return f"is {width:,} x {height:,} pixels, and is not decoded (one side is more than {MAX_ASPECT_RATIO} times the other)"
+    return None
+
+
+@contextmanager
+def only_image_formats() -> Iterator[None]:
+    """While others call Pillow: let it open nothing but `FORMATS`."""
+    original = PIL.Image.open
+    PIL.Image.open = partial(original, formats=FORMATS)
+    try:
+        yield
+    finally:
+        PIL.Image.open = original

@@ -17,10 +17,16 @@ import PIL.Image
 import simplejpeg
 from jaxtyping import Int64, UInt8
 
+from ffvit.data.images import refused_size
+
 Pixels = UInt8[np.ndarray, "_height _width _channels"]
 
 EXIF_ORIENTATION = 0x0112
 END = b"\xff\xd9"
+SCAN = b"\xff\xda"
+MAX_SCANS = 100
+"""Scans of a progressive JPEG; encoders write about ten, and each passes over the whole image."""
+
 SCALES = (8, 4, 2)
 """Sizes that libjpeg-turbo divides by faster than it decodes the whole (3/4 and the like take longer than that)."""
 
@@ -69,8 +75,8 @@ class Header:
 def header(encoded: bytes) -> Header | None:
     """The header of a JPEG that this file can decode; None for all that is for Pillow.
 
-    Pillow's are: other formats, CMYK, more than 8 bits, the rare codings, images cut short, and those beyond Pillow's
-    limit against decompression bombs, which it will refuse.
+    Pillow's are: other formats, CMYK, more than 8 bits, the rare codings, images cut short, and those of a refused size or
+    of very many scans, of which `decode` says what is wrong.
     """
     try:
         found = _parsed(encoded)
@@ -78,7 +84,9 @@ def header(encoded: bytes) -> Header | None:
         return None
     if found is None or encoded.rfind(END, found.scan_at) < 0:
         return None
-    return found if found.height * found.width <= 2 * (PIL.Image.MAX_IMAGE_PIXELS or np.inf) else None
+    if refused_size(found.width, found.height) or (not found.sequential and encoded.count(SCAN) > MAX_SCANS):
+        return None
+    return found
 
 
 def _parsed(encoded: bytes) -> Header | None:
@@ -102,6 +110,8 @@ def _parsed(encoded: bytes) -> Header | None:
             height = encoded[body + 1] << 8 | encoded[body + 2]
             width = encoded[body + 3] << 8 | encoded[body + 4]
             factors = [encoded[body + 7 + 3 * component] for component in range(components)]
+            if not all(1 <= side <= 4 for factor in factors for side in (factor & 15, factor >> 4)):
+                return None
             if components > 1:  # a lone component's blocks are 8 x 8, whatever its factors say
                 block = 8 * max(factor & 15 for factor in factors), 8 * max(factor >> 4 for factor in factors)
         elif 0xC3 <= marker <= 0xCF and marker not in (0xC4, 0xC8):

@@ -14,7 +14,7 @@ from torch.utils.data import IterableDataset
 
 from ffvit.data.config import NEEDS
 from ffvit.data.decode import as_rgb
-from ffvit.data.images import ArrayImages, Images, Labelled, Labels, TimmImages, numbered, read_file
+from ffvit.data.images import ArrayImages, Images, Labelled, Labels, TimmImages, numbered, only_image_formats, read_file
 from ffvit.data.waiting import counted
 from ffvit.errors import DataError, MissingPackageError, UserError
 
@@ -87,7 +87,8 @@ def _open(source: str, root: Path | None, split: str) -> Any:
 def _as_user_error(source: str, split: str) -> Iterator[None]:
     """What timm and the libraries under it raise is nearly always about the name, the place or the network."""
     try:
-        yield
+        with only_image_formats():
+            yield
     except UserError:
         raise
     except Exception as error:

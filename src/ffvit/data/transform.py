@@ -22,7 +22,7 @@ from torch.nn.functional import interpolate
 from torchvision.transforms import CenterCrop, Compose, RandomHorizontalFlip, Resize
 
 from ffvit.data import erasing, jpeg
-from ffvit.data.decode import decoded
+from ffvit.data.decode import as_array, decoded
 from ffvit.data.erasing import NOTHING, Erased
 from ffvit.data.images import Stored
 from ffvit.data.jpeg import Pixels
@@ -69,7 +69,7 @@ class Source:
     @cached_property
     def pixels(self) -> Pixels:
         """The same as an array."""
-        return np.array(self.image)  # Pillow's own may not be written to
+        return as_array(decoded(self.stored, self.name))
 
     @cached_property
     def jpeg(self) -> jpeg.Header | None:

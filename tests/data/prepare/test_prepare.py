@@ -250,7 +250,7 @@ class TestForm:
         np.testing.assert_array_equal(np.asarray(decoded(encoded, "x")), np.asarray(decoded(held, "x")))
 
     def test_thin_images_keep_a_pixel(self):
-        _, _, height, width = Form(max_side=10).applied(self.stored(PIL.Image.new("L", (1000, 2)), "PNG"), "x")
+        _, _, height, width = Form(max_side=10).applied(self.stored(PIL.Image.new("L", (1000, 11)), "PNG"), "x")
         assert (height, width) == (1, 10)
 
 

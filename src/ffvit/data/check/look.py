@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from ffvit.data.check.alike import look_hash
 from ffvit.data.decode import decoded
-from ffvit.data.images import BadImageError, Images, Stored
+from ffvit.data.images import FORMATS, BadImageError, Images, Stored
 from ffvit.data.workers import WorkerLoader
 from ffvit.errors import OutOfMemoryError
 from ffvit.machine import cores
@@ -100,7 +100,7 @@ def _as_stored(stored: Stored) -> Trait:
     traits = Trait(0)
     with warnings.catch_warnings(), contextlib.suppress(Exception):
         warnings.simplefilter("ignore")
-        image = PIL.Image.open(io.BytesIO(stored)) if isinstance(stored, bytes) else stored
+        image = PIL.Image.open(io.BytesIO(stored), formats=FORMATS) if isinstance(stored, bytes) else stored
         shown = {
             Trait.CMYK: image.mode == "CMYK",
             Trait.TRANSPARENT: image.has_transparency_data

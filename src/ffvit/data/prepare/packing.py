@@ -16,7 +16,7 @@ import numpy as np
 import PIL.Image
 
 from ffvit.data.decode import decoded
-from ffvit.data.images import BadImageError, Images, Labels, Stored
+from ffvit.data.images import FORMATS, BadImageError, Images, Labels, Stored
 from ffvit.data.shards.index import RECORD, Shard
 
 QUALITY = 90
@@ -161,7 +161,7 @@ def _kind(encoded: bytes) -> str:
     """The format of an image, by its bytes and not by its name."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with PIL.Image.open(io.BytesIO(encoded)) as image:
+        with PIL.Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
             return image.format or ""
 
 

@@ -57,7 +57,7 @@ def test_named_ones_read_back_equal(name):
         ("width: 10\ndepth: 2\nposition: sincos\nblock: [{mixer: attention, axis: patches}]", "position: sincos needs a width that 4 divides; got 10"),
         ("width: 12\ndepth: 2\nposition_std: 0\nblock: [{mixer: attention, axis: patches}]", "architecture.position_std: input should be greater than 0; got 0"),
         ("3", "architecture: must be fields and their values; got 3"),
-        ("width: [", "architecture: not YAML"),
+        ("width: [", "architecture, line 1: not YAML"),
         ("width: 12\ndepth: 2\nreadout: mena\nblock: [{mixer: none, axis: patches}]", "must be 'class token' or 'mean'; got 'mena', did you mean 'mean'?"),
     ],
 )  # fmt: skip

@@ -31,10 +31,11 @@ from pydantic import Field
 from ffvit.architecture import Network
 from ffvit.atomic import writing
 from ffvit.data.config import Data
-from ffvit.errors import ConfigError, OutputError, RunFolderError
+from ffvit.errors import OutputError, RunFolderError
 from ffvit.machine import Machine
 from ffvit.preprocess import Preprocess
 from ffvit.recipe import Recipe
+from ffvit.strict_yaml import read_yaml
 from ffvit.value import Value, parse
 
 
@@ -160,12 +161,7 @@ def read_config(path: Path) -> Config:
     Raises:
         UserError: There is no such file, it is no YAML, or a field or value is wrong.
     """
-    try:
-        fields = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML: {error}") from None
+    fields = read_yaml(path)
     if isinstance(fields, dict):
         fields.pop("made_with", None)
     return parse(Config, fields, str(path))

@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from ffvit.errors import ConfigError, nearest
+from ffvit.strict_yaml import parse_yaml
 
 Model = TypeVar("Model", bound=BaseModel)
 Same = TypeVar("Same", bound="Value")
@@ -59,11 +60,7 @@ class Value(BaseModel):
         Raises:
             UserError: It is no YAML mapping, or a field or value is wrong; says which, and the nearest right one.
         """
-        try:
-            fields = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{cls.__name__.lower()}: not YAML: {error}") from error
-        return parse(cls, fields)
+        return parse(cls, parse_yaml(text, cls.__name__.lower()))
 
     def __str__(self) -> str:
         return self.to_yaml()
@@ -118,11 +115,17 @@ def _sentence(model: type[BaseModel], fault: Any, where: str) -> str:
         case "literal_error":
             allowed = [each.strip("'") for each in fault["ctx"]["expected"].replace(" or ", ", ").split(", ")]
             hint = nearest(str(fault["input"]), allowed)
-            return f"{place}must be {fault['ctx']['expected']}; got {fault['input']!r}{hint}"
+            return f"{place}must be {fault['ctx']['expected']}; got {short(fault['input'])}{hint}"
         case "model_type":
-            return f"{place}must be fields and their values; got {fault['input']!r}"
+            return f"{place}must be fields and their values; got {short(fault['input'])}"
         case _:
-            return f"{place}{fault['msg'][0].lower()}{fault['msg'][1:]}; got {fault['input']!r}"
+            return f"{place}{fault['msg'][0].lower()}{fault['msg'][1:]}; got {short(fault['input'])}"
+
+
+def short(value: object, most: int = 200) -> str:
+    """A value as Python writes it, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def _fields_at(model: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:

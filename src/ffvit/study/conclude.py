@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 
 import numpy as np
-import yaml
 
 from ffvit.errors import UserError
 from ffvit.run import Run
+from ffvit.strict_yaml import read_yaml
 from ffvit.study import power, statistics, verdict
 from ffvit.study.analysis import Analysis, groups_of
 from ffvit.study.arm_findings import arm_finding
@@ -344,7 +344,7 @@ def _missing(study: Study, jobs: Sequence[Job]) -> Iterator[str]:
 def _repeat(study: Study, results: Sequence[Result]) -> Iterator[tuple[str, str]]:
     yield "again", f"ffvit compare --study {study.plan_file} --out another-folder"
     if results:
-        made = yaml.safe_load(Run(results[0].job.folder).config_file.read_text())["made_with"]
+        made = read_yaml(Run(results[0].job.folder).config_file)["made_with"]
         names = ("ffvit", "torch", "torchvision", "timm", "lightning-fabric", "numpy", "pillow")
         yield "versions", ", ".join([f"Python {made['python']}", *(f"{name} {made[name]}" for name in names)])
         yield "commit", str(made["commit"])

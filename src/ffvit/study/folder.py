@@ -30,6 +30,7 @@ import yaml
 
 from ffvit.atomic import writing
 from ffvit.errors import OutputError, RunFolderError
+from ffvit.strict_yaml import read_yaml
 from ffvit.study.budget import Held
 from ffvit.study.jobs import Job, differences
 from ffvit.study.ledger import Ledger, plan_hash
@@ -188,7 +189,7 @@ class Study:
         """What the study stands on, as it was when it began."""
         if not self.arms_file.exists():
             return None
-        fields = yaml.safe_load(self.arms_file.read_text())
+        fields = read_yaml(self.arms_file)
         if isinstance(fields, dict) and fields.get("format", 1) != FORMAT:
             raise RunFolderError(
                 f"{self.path}: this study was begun by another version of ffvit, which split images and searched rates "

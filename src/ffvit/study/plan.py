@@ -23,7 +23,14 @@ from ffvit.data.config import Data
 from ffvit.errors import ConfigError, nearest
 from ffvit.machine import Machine
 from ffvit.recipe import Recipe
-from ffvit.value import Value, parse
+from ffvit.strict_yaml import read_yaml
+from ffvit.value import Value, parse, short
+
+MAX_SEEDS = 1000
+"""Repetitions of a study; its report compares every two of them."""
+
+MAX_ARMS = 1000
+"""Arms of a study."""
 
 Budget = Literal["epochs", "flops", "parameters", "time", "latency"]
 
@@ -104,7 +111,9 @@ class Plan(Value):
         True,
         description="Every seed draws its own split (train and validation; test too, unless the data brings its own).",
     )
-    folds: Annotated[int, Field(ge=2)] | None = Field(None, description="Cross-validation over so many parts.")
+    folds: Annotated[int, Field(ge=2, le=MAX_SEEDS)] | None = Field(
+        None, description="Cross-validation over so many parts."
+    )
     budget: Budget = Field("epochs", description="What all arms have alike.")
     search: Search | None = Field(Search(), description="Tuning of each arm, alike for all. none: no tuning.")
     controls: bool = Field(True, description="Also train the body without mixing, and with a frozen random mixer.")
@@ -116,7 +125,7 @@ class Plan(Value):
     )
     margin: NonNegativeFloat = Field(1.0, description="Equivalent means within so many points of top-1.")
     until_settled: bool = Field(False, description="Add seeds until every comparison is conclusive.")
-    max_seeds: PositiveInt = Field(20, description="With until_settled: no more than these.")
+    max_seeds: PositiveInt = Field(20, le=MAX_SEEDS, description="With until_settled: no more than these.")
     minutes: PositiveFloat | None = Field(None, description="Begin no further round of seeds after this long.")
     gave_up: tuple[str, ...] = Field((), description="What a plan that fits the minutes gave up, a sentence each.")
     published: dict[str, Published] = Field({}, description="Published figures, by arm.")
@@ -167,7 +176,11 @@ class Plan(Value):
         if isinstance(value, int) and not isinstance(value, bool):
             if value < 1:
                 raise ValueError(f"a study needs at least one seed; got {value}")
+            if value > MAX_SEEDS:
+                raise ValueError(f"a study has at most {MAX_SEEDS:,} seeds; got {value:,}")
             return tuple(range(value))
+        if isinstance(value, list | tuple) and len(value) > MAX_SEEDS:
+            raise ValueError(f"a study has at most {MAX_SEEDS:,} seeds; got {len(value):,}")
         return value
 
     @model_validator(mode="after")
@@ -177,6 +190,9 @@ class Plan(Value):
             raise ValueError(
                 f"seeds: {', '.join(map(str, twice))} is there twice: the same run again would count as evidence it is not"
             )
+        arms = math.prod(len(levels) for levels in self.factors.values())
+        if arms > MAX_ARMS:
+            raise ValueError(f"factors: crossed they make {arms:,} arms; a study has at most {MAX_ARMS:,} arms")
         if not self.seeds:
             raise ValueError("seeds: a study needs at least one")
         if self.network.name is None and self.network.architecture is None:
@@ -232,13 +248,8 @@ def read_fields(path: Path) -> dict[str, Any]:
     Raises:
         UserError: It cannot be read, or holds no fields.
     """
-    try:
-        fields = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML: {error}") from None
+    fields = read_yaml(path)
     if not isinstance(fields, dict):
-        raise ConfigError(f"{path}: a plan is fields and their values; got {fields!r}")
+        raise ConfigError(f"{path}: a plan is fields and their values; got {short(fields)}")
     fields.pop("frozen", None)  # a study's mark, no part of its plan
     return fields

@@ -18,11 +18,10 @@ from ffvit.data.config import Data
 from ffvit.errors import DataError, FfvitError, UserError
 from ffvit.machine import Machine, is_first
 from ffvit.recipe import Recipe
+from ffvit.terminal import Terminal
 from ffvit.value import Value, loose, sentences
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from ffvit.run import Config
 
     RecipeFields = Recipe
@@ -127,7 +126,7 @@ def train(
         return
     chosen = _chosen(model, data, recipe, image, config, start_from, seed, machine, data_fields, recipe_fields)
     if dry_run:
-        _console().print(chosen.to_yaml(), highlight=False, markup=False)
+        Terminal().say(chosen.to_yaml())
         return
     run_config(chosen, out=out, overwrite=overwrite)
 
@@ -193,10 +192,10 @@ def evaluate(
     )
     if not is_first():
         return
-    console = _console()
+    console, stderr = Terminal(), Terminal(stderr=True)
     console.print(report(result.evaluation, f"{weights} on {result.data}", result.warnings))
     for bad in result.bad:
-        print(f"not read: {bad}", file=sys.stderr)
+        stderr.say(f"not read: {bad}")
     if json_file is None and weights.is_dir():
         json_file = weights / "evaluation.json"
     if json_file is not None:
@@ -208,10 +207,10 @@ def evaluate(
             **result.evaluation.to_dict(),
         }
         json_file.write_text(json.dumps(figures, indent=2) + "\n")
-        console.print(f"figures in {json_file}", highlight=False)
+        console.say(f"figures in {json_file}")
     if predictions is not None:
         result.answers.to_csv(predictions, result.names)
-        console.print(f"answers in {predictions}", highlight=False)
+        console.say(f"answers in {predictions}")
 
 
 @app.command
@@ -250,7 +249,7 @@ def predict(
     from ffvit.deploy.predict import written
 
     read = written(
-        predictions(weights, images, top=top, model=model, machine=machine, engine=engine), format, _console()
+        predictions(weights, images, top=top, model=model, machine=machine, engine=engine), format, Terminal()
     )
     if not read:
         raise DataError("none of these images could be read")
@@ -300,7 +299,7 @@ def prepare(
     """
     from ffvit.data.prepare.prepare import prepare as pack
 
-    console = _console()
+    console = Terminal()
     prepared = pack(
         source,
         out,
@@ -313,7 +312,7 @@ def prepare(
         overwrite=overwrite,
         console=console,
     )
-    console.print(str(prepared), highlight=False, markup=False, soft_wrap=True)
+    console.say(str(prepared))
 
 
 @app.command
@@ -329,7 +328,7 @@ def models(pattern: str = "*ff_*") -> None:
     """
     from ffvit.cost.listing import listing
 
-    listing(pattern, _console())
+    listing(pattern, Terminal())
 
 
 @app.command
@@ -456,10 +455,10 @@ def compare(
             "max_seeds": max_seeds,
         },
     )
-    console = _console()
+    console = Terminal()
     if dry_run:
         studies.show_plan(plan, studies.look_ahead(plan, workers), console)
-        console.print(f"\n{plan.to_yaml()}", highlight=False, markup=False)
+        console.say(f"\n{plan.to_yaml()}")
         return
     name = study.stem if study is not None else Path(plan.data.source).stem or "data"
     where = folder if folder is not None and (resume or folder is out) else free_folder(name, "studies")
@@ -502,10 +501,10 @@ def check(
 
     free_for_findings(out)
     checked = look_at(data, root=root, near=near)
-    console = _console()
+    console = Terminal()
     console.print(check_report(checked, console.width))
     count = write_findings(checked, out)
-    console.print(f"\n{count:,} findings in {out}", highlight=False, markup=False)
+    console.say(f"\n{count:,} findings in {out}")
     if checked.serious:
         sys.exit(1)
 
@@ -523,7 +522,7 @@ def report(study: Path) -> None:
     """
     from ffvit.study.compare import rebuild
 
-    rebuild(study, _console())
+    rebuild(study, Terminal())
 
 
 benchmark = App(name="benchmark", help="Measure how fast things are on this machine.", help_format="plaintext")
@@ -597,7 +596,7 @@ def benchmark_networks(
         accelerator=accelerator,
         json_file=json_file,
         drawing=out if roofline else None,
-        console=_console(),
+        console=Terminal(),
     )
 
 
@@ -638,10 +637,10 @@ def benchmark_data(
 
     parts = open_parts(_changed(Data(), data_fields).replace(source=data))
     found = measure(parts.train, recipes.named(recipe), (image, image), workers, seconds)
-    console = _console()
-    console.print(parts.account, highlight=False, markup=False)
+    console = Terminal()
+    console.say(parts.account)
     console.print(found.table())
-    console.print(found.words(), highlight=False, markup=False)
+    console.print(found.words(), markup=False, highlight=False)
 
 
 def _listed(words: str) -> list[str]:
@@ -701,19 +700,13 @@ def _config_of(folder: Path) -> Config:
     return Run(folder).config
 
 
-def _console() -> Console:
-    from rich.console import Console
-
-    return Console()
-
-
 def main() -> None:
     """What the `ffvit` command runs."""
     # OpenMP's threads burn their time slice while they wait; where other programs share the processor, that is the
     # time the next step needs. Must be set before PyTorch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        app(sys.argv[1:], exit_on_error=False, print_error=False)
+        app(sys.argv[1:], console=Terminal(), exit_on_error=False, print_error=False)
     except FfvitError as error:
         _fail(f"{error} [{error.code}]", error.exit_code)
     except cyclopts.CycloptsError as error:
@@ -741,7 +734,7 @@ def _fail(words: str, code: int) -> None:
     """Say what went wrong, once for all processes of a run, and leave."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
         for line in words.splitlines():
-            print(f"ffvit: {line}", file=sys.stderr)
+            Terminal(stderr=True).say(f"ffvit: {line}")
     sys.exit(code)
 
 

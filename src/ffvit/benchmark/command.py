@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.text import Text
 
 from ffvit.atomic import writing
 from ffvit.benchmark import measure, picture, roofline, table
@@ -91,7 +92,9 @@ def _roofline(
         if each not in TYPES:
             raise UserError(f"--precisions {each}: --roofline measures {' and '.join(TYPES)}, as PyTorch computes them")
     with console.status("") as status:
-        found = roofline.measure(subjects[0], precisions, device=device, batch=batch, tell=status.update)
+        found = roofline.measure(
+            subjects[0], precisions, device=device, batch=batch, tell=lambda what: status.update(Text(what))
+        )
     roofline.show(found, console)
     picture.write(found, path)
     console.print(f"picture in {path}", highlight=False, markup=False)

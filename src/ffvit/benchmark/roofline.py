@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from ffvit.benchmark.subjects import Subject
 from ffvit.benchmark.table import digits
@@ -107,8 +108,9 @@ def show(found: Roofline, console: Console) -> None:
     """Print the parts, and what could be gained."""
     console.print(f"{machine_name(found.device)}; torch {torch.__version__}", highlight=False, soft_wrap=True)
     console.print(
-        f"\n[bold]{found.network}[/bold], {found.precision}, batch of {found.batch}: an image's share of it",
-        highlight=False,
+        Text.assemble(
+            (f"\n{found.network}", "bold"), f", {found.precision}, batch of {found.batch}: an image's share of it"
+        )
     )
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("part", no_wrap=True)
@@ -117,7 +119,7 @@ def show(found: Roofline, console: Console) -> None:
     for point in found.points:
         work = point.work
         table.add_row(
-            point.name,
+            Text(point.name),
             digits(work.operations / found.batch / 1e9),
             digits(work.moved / found.batch / 1e6),
             digits(work.intensity),

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from ffvit.benchmark.measure import Benchmark, Row
 from ffvit.cost.limits import machine_name
@@ -33,7 +34,7 @@ def show(found: Benchmark, console: Console) -> None:
             alike = ", ".join(names[0] for names in (_names(rows, each) for each in TOLD) if len(names) == 1)
             flops = f", {digits(rows[0].flops / 1e9)} GFLOP an image" if len(_names(rows, "network")) == 1 else ""
             said = f"{', ' if alike else ''}{alike}{flops}, batch of {found.batch}, {found.rounds} rounds"
-            console.print(f"\n[bold]{TITLES[work]}[/bold]{said}", highlight=False)
+            console.print(Text.assemble((f"\n{TITLES[work]}", "bold"), said))
             console.print(_table(rows))
     console.print()
     for its in found.left_out:
@@ -75,7 +76,7 @@ def _table(rows: Sequence[Row]) -> Table:
         cells += ["-" if row.share is None else f"{100 * row.share:.0f}"]
         if scored:
             cells += [percent(its.top1), f"{its.differ:,} of {its.images:,}"] if its else ["", ""]
-        table.add_row(*(getattr(row, name) for name in beside), *cells)
+        table.add_row(*(Text(getattr(row, name)) for name in beside), *cells)
     return table
 
 

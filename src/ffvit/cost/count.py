@@ -28,7 +28,9 @@ def count(network: nn.Module) -> Count:
     computed, so it takes no longer for a large network.
     """
     takes = preprocess_of(network)
-    shadow = copy.deepcopy(network).to("meta").eval()
+    shadow = (
+        copy.deepcopy(network).to("meta").eval().requires_grad_(False)
+    )  # the counter's hooks fail on some parameters
     image = torch.empty(1, takes.in_chans, *takes.img_size, device="meta")
     # Plain attention is made of matrix products that the counter knows; it has no formula for every fused kernel.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:

@@ -28,7 +28,8 @@ def listing(pattern: str, console: Console) -> None:
     for heading in ("parameters", "GFLOPs", "top-1"):
         table.add_column(heading, justify="right")
     table.add_column("published")
-    for name in track(names, "counting", console=console, transient=True, disable=len(names) < 20):
+    quiet = len(names) < 20 or not console.is_terminal
+    for name in track(names, "counting", console=console, transient=True, disable=quiet):
         with torch.device("meta"):
             cost = count(create_model(name))
         figure = PUBLISHED.get(name)

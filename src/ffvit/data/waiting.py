@@ -6,7 +6,9 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-from rich.console import Console
+from rich.text import Text
+
+from ffvit.terminal import Terminal
 
 Item = TypeVar("Item")
 
@@ -14,7 +16,8 @@ Item = TypeVar("Item")
 def counted(items: Iterable[Item], what: str, after_seconds: float = 2.0) -> Iterator[Item]:
     """The items, counted aloud on stderr once they have taken `after_seconds`."""
     started = time.monotonic()
-    status = Console(stderr=True).status(what)
+    console = Terminal(stderr=True)
+    status = console.status(Text(what))
     shown = False
     try:
         for count, item in enumerate(items, start=1):
@@ -22,7 +25,7 @@ def counted(items: Iterable[Item], what: str, after_seconds: float = 2.0) -> Ite
                 status.start()
                 shown = True
             if shown:
-                status.update(f"{what}: {count:,}")
+                status.update(Text(f"{what}: {count:,}"))
             yield item
     finally:
         if shown:

@@ -18,6 +18,7 @@ from rich.console import Console
 from timm.data import ImageNetInfo
 from torch import nn
 
+from ffvit.csv_text import escape_formula
 from ffvit.data.folders import image_files
 from ffvit.data.images import BadImageError, FileImages
 from ffvit.data.loader import Finish, evaluation_loader, workers_for
@@ -30,6 +31,7 @@ from ffvit.evaluation.report import percent
 from ffvit.machine import Machine, keep_freed_memory, start
 from ffvit.network.create import class_names_of, preprocess_of
 from ffvit.network.weights import load
+from ffvit.terminal import Terminal, printable
 
 BATCH = 32
 """Images at once: few, so that the first answers come soon."""
@@ -146,20 +148,27 @@ def _readable(names: tuple[str, ...]) -> tuple[str, ...]:
 def written(
     predictions: Iterator[Prediction | BadImageError], form: Literal["table", "csv", "json"], console: Console
 ) -> int:
-    """Write predictions as they come, unreadable images and their number to stderr; hands back how many were read."""
-    writer = csv.writer(sys.stdout)
+    """Write predictions as they come, unreadable images and their number to stderr; hands back how many were read.
+
+    Tables and JSON are text. CSV names images by the bytes of their names, also where these are no text, except on a
+    terminal.
+    """
+    writer, stderr = csv.writer(_CsvOutput(), lineterminator="\n"), Terminal(stderr=True)
+    bar = "█" if console.encoding.startswith("utf") else "#"
     if form == "csv":
         writer.writerow(("image", "rank", "class", "probability"))
     read = bad = 0
     for each in predictions:
         if isinstance(each, BadImageError):
-            print(f"not read: {each}", file=sys.stderr)
+            stderr.say(f"not read: {each}")
             bad += 1
             continue
         read += 1
         pairs = list(zip(each.classes, each.probabilities, strict=True))
         if form == "csv":
-            writer.writerows((each.image, rank, name, f"{share:.6f}") for rank, (name, share) in enumerate(pairs, 1))
+            image = escape_formula(each.image)
+            for place, (name, share) in enumerate(pairs, start=1):
+                writer.writerow((image, place, escape_formula(name), f"{share:.6f}"))
         elif form == "json":
             print(
                 json.dumps(
@@ -169,8 +178,20 @@ def written(
         else:
             console.print(each.image, style="bold", highlight=False, markup=False)
             for name, share in pairs:
-                line = f"  {percent(share):>7}  {'█' * round(20 * share):<20} {name}"
+                line = f"  {percent(share):>7}  {bar * round(20 * share):<20} {name}"
                 console.print(line, highlight=False, markup=False)
     if bad:
-        print(f"{bad:,} of {read + bad:,} images could not be read", file=sys.stderr)
+        stderr.say(f"{bad:,} of {read + bad:,} images could not be read")
     return read
+
+
+class _CsvOutput:
+    """Stdout for names that need not be text."""
+
+    def write(self, line: str) -> None:
+        if sys.stdout.isatty() or not hasattr(sys.stdout, "buffer"):
+            sys.stdout.write("\n".join(printable(part) for part in line.split("\n")))
+        else:
+            sys.stdout.flush()
+            sys.stdout.buffer.write(line.encode("utf-8", "surrogateescape"))
+            sys.stdout.buffer.flush()

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int, Int64
 from torch import Tensor
 
+from ffvit.csv_text import escape_formula
 from ffvit.errors import DataError, ModelError, UserError
 
 
@@ -85,7 +86,8 @@ class Answers:
         """Write one line an image: image, label, predicted, correct, confidence (0 to 1), loss (nats), and any group.
 
         Args:
-            path: The file to write; the same answers make the same bytes.
+            path: The file to write; the same answers make the same bytes. What a spreadsheet would run as a formula
+                gets an apostrophe in front.
             names: What to call each image, its path for example.
             groups: The group of each image, if images belong together.
 
@@ -95,21 +97,26 @@ class Answers:
         for what, given in (("image names", names), ("groups", groups)):
             if given is not None and len(given) != len(self.labels):
                 raise UserError(f"answers: {len(given)} {what} were given for {len(self.labels)} images")
-        classes = np.array(self.classes, dtype=object)
+        classes = np.array([escape_formula(name) for name in self.classes], dtype=object)
         columns = {
-            "image": pd.Series(list(names), dtype=object),  # pandas' own text holds no such bytes
-            "label": classes[self.labels],
-            "predicted": classes[self.predicted],
+            "image": _text(names),
+            "label": pd.Series(classes[self.labels], dtype=object),
+            "predicted": pd.Series(classes[self.predicted], dtype=object),
             "correct": self.correct,
             "confidence": self.confidence,
             "loss": self.loss,
         }
         if groups is not None:
-            columns["group"] = pd.Series(list(groups), dtype=object)
+            columns["group"] = _text(groups)
         # A file's name may hold bytes that are no text; they are written as they are.
         pd.DataFrame(columns).to_csv(
             path, index=False, float_format="%.6f", lineterminator="\n", encoding="utf-8", errors="surrogateescape"
         )
+
+
+def _text(cells: Sequence[str]) -> pd.Series:
+    """Cells of a CSV file, as objects: pandas' own text holds no bytes that are not UTF-8."""
+    return pd.Series([escape_formula(cell) for cell in cells], dtype=object)
 
 
 def _check_labels(labels: Int[np.ndarray, " images"], classes: Sequence[str]) -> None:

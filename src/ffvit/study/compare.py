@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
+from rich.text import Text
 
 from ffvit.atomic import full
 from ffvit.data.parts import open_parts
@@ -33,6 +33,7 @@ from ffvit.study.queue import Engine, work_off
 from ffvit.study.report.terminal import summary_table
 from ffvit.study.report.write import write_report
 from ffvit.study.watch import Watch
+from ffvit.terminal import Terminal
 from ffvit.training.progress import duration
 
 PROCESS = 700.0
@@ -137,7 +138,7 @@ def show_plan(plan: Plan, forecast: Forecast, console: Console) -> None:
     for arm in ground.held.arms:
         count, run = counted(arm.network, ground.classes), forecast.runs[arm.name]
         table.add_row(
-            escape(arm.name) + (f" [dim]({arm.role})[/dim]" if arm.role != "arm" else ""),
+            Text.assemble(arm.name, (f" ({arm.role})", "dim") if arm.role != "arm" else ""),
             f"{count.parameters / 1e6:.2f} M",
             f"{count.flops / 1e9:.3g}",
             str(arm.recipe.epochs) if arm.recipe.minutes is None else "",
@@ -145,18 +146,17 @@ def show_plan(plan: Plan, forecast: Forecast, console: Console) -> None:
             f"~ {duration(run.seconds)}",
             f"~ {PROCESS + run.memory:,.0f} MiB",
         )
-    console.print(f"[bold]{escape(plan.title)}[/bold]", highlight=False)
-    console.print(escape(ground.images), highlight=False, soft_wrap=True)
+    console.print(Text(plan.title, "bold"))
+    console.print(Text(ground.images), soft_wrap=True)
     console.print(table, highlight=False)
     for words in (*ground.held.words, *ground.outlook, *plan.gave_up):
-        console.print(escape(words), highlight=False, soft_wrap=True)
+        console.print(Text(words), soft_wrap=True)
     search = ""
     if plan.search is not None:
         fields = ", ".join(plan.search.fields)
         search = f", each after a search of its {fields} over {plan.search.planned(plan.recipe)} values or more"
     console.print(
-        f"{len(jobs)} runs{search}: about {duration(forecast.seconds)}, {forecast.at_once} at once",
-        highlight=False,
+        Text(f"{len(jobs)} runs{search}: about {duration(forecast.seconds)}, {forecast.at_once} at once"),
         soft_wrap=True,
     )
 
@@ -189,7 +189,7 @@ def compare(
         UserError: Something that was given cannot be used.
         RunStoppedError: The study was interrupted, or runs failed (the report of the others is written).
     """
-    console = console or Console()
+    console = console or Terminal()
     try:
         return _compare(plan, Path(out), resume, overwrite, workers, cluster, console)
     except OSError as error:
@@ -208,7 +208,7 @@ def rebuild(folder: str | Path, console: Console | None = None) -> Findings:
     ground = study.ground()
     if ground is None:
         raise RunFolderError(f"{study.path}: this study was not begun yet: ffvit compare --study {study.path} --resume")
-    return _told(study, ground, console or Console())
+    return _told(study, ground, console or Terminal())
 
 
 def _compare(
@@ -261,7 +261,7 @@ def _told(study: Study, ground: Ground, console: Console) -> Findings:
     write_ablation(study.path, study.plan, main)
     findings = conclude(study, ground)
     page = write_report(findings)
-    console.print(f"report: {escape(str(page))}", highlight=False, soft_wrap=True)
+    console.print(Text(f"report: {page}"), soft_wrap=True)
     console.print(summary_table(findings))
     return findings
 
@@ -334,7 +334,7 @@ def _measure_baselines(study: Study, plan: Plan, console: Console) -> None:
         return
     known = study.baselines()
     seeds = [seed for seed in plan.seeds if str(seed) not in known]
-    for seed in track(seeds, "trivial baselines", console=console, transient=True):
+    for seed in track(seeds, "trivial baselines", console=console, transient=True, disable=not console.is_terminal):
         parts = open_parts(plan.data.replace(split_seed=splits_of(plan, seed)[0][0]))
         found = measure_baselines(parts, seed)
         known[str(seed)] = {

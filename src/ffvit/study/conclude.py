@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
 from statistics import median
+from typing import Any
 
 import numpy as np
 
@@ -29,17 +31,38 @@ from ffvit.study.jobs import Job, Searches, runs_of
 from ffvit.study.next_steps import next_steps
 from ffvit.study.plan import Plan
 from ffvit.study.results import Result, paired, read_results, write_results
+from ffvit.terminal import printable
 
 LIKELY_ACCURACY = 0.9
 """What accuracy a plan is judged at before anything is known."""
 
 
 def conclude(study: Study, ground: Ground) -> Findings:
-    """Everything the study's runs show so far; writes `results.csv` on the way, and notes in the ledger what was shown.
+    r"""Everything the study's runs show so far; writes `results.csv` on the way, and notes in the ledger what was shown.
+
+    Names in the findings are text: bytes that are not UTF-8 and control characters are escaped (`\xe9`).
 
     Raises:
         UserError: A run in the folder is not the plan's, or runs of a pair answered different images.
     """
+    return _printable(_conclude(study, ground))
+
+
+def _printable(value: Any) -> Any:
+    """A value with all text in it printable."""
+    if isinstance(value, str):
+        return printable(value)
+    if is_dataclass(value):
+        return replace(value, **{field.name: _printable(getattr(value, field.name)) for field in fields(value)})  # type: ignore[type-var]
+    if isinstance(value, dict):
+        return {_printable(key): _printable(its) for key, its in value.items()}
+    if isinstance(value, tuple):
+        its = [_printable(each) for each in value]
+        return type(value)(*its) if hasattr(value, "_fields") else tuple(its)
+    return value
+
+
+def _conclude(study: Study, ground: Ground) -> Findings:
     plan, arms = study.plan, ground.held.arms
     study.check(plan)
     jobs = every_job(study, plan, arms)

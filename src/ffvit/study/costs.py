@@ -27,7 +27,10 @@ def measure(arms: Sequence[Arm], classes: int, machine: Machine, console: Consol
     device = torch.device(kind(machine))
     networks = {arm.name: create_model(arm.network, classes).eval().to(device) for arm in arms}
     found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in networks}
-    for _ in track(range(ROUNDS), "measuring what the arms cost to use", console=console, transient=True):
+    quiet = not console.is_terminal
+    for _ in track(
+        range(ROUNDS), "measuring what the arms cost to use", console=console, transient=True, disable=quiet
+    ):
         for name, network in networks.items():
             one = latency(network, calls=20)
             found[name].append((one.median, one.percentile_95, throughput(network, BATCH, seconds=0.2)))

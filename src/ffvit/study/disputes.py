@@ -12,6 +12,7 @@ from ffvit.data.images import BadImageError, Images
 from ffvit.data.parts import open_parts
 from ffvit.study.findings import Disagreement, DisputedImage
 from ffvit.study.results import Result
+from ffvit.terminal import printable
 
 SHOWN = 12
 """Images shown of each kind."""
@@ -84,7 +85,7 @@ class _Opener:
         seed = pairs[0][0].job.seed
         for config in (one.job.config for one, _ in pairs if one.job.seed == seed):
             test = open_parts(config.data).test
-            self._place |= {test.name(index): (test, index) for index in range(len(test))}
+            self._place |= {printable(test.name(index)): (test, index) for index in range(len(test))}
 
     def thumbnail(self, name: str) -> bytes | None:
         """The image, small, as PNG; None if it is no longer to be had."""

@@ -29,6 +29,7 @@ from typing import Any
 import yaml
 
 from ffvit.atomic import writing
+from ffvit.csv_text import escape_formula, unescape_formula
 from ffvit.errors import OutputError, RunFolderError
 from ffvit.strict_yaml import read_yaml
 from ffvit.study.budget import Held
@@ -222,18 +223,18 @@ class Study:
     def note_failure(self, job: Job, reason: str) -> None:
         """Add a run's failure to the list."""
         new = not self.failures_file.exists()
-        with self.failures_file.open("a", newline="") as file:
+        with self.failures_file.open("a", newline="", encoding="utf-8", errors="surrogateescape") as file:
             rows = csv.writer(file)
             if new:
                 rows.writerow(("run", "reason"))
-            rows.writerow((str(job.folder.relative_to(self.path)), " ".join(reason.split())))
+            rows.writerow((str(job.folder.relative_to(self.path)), escape_formula(" ".join(reason.split()))))
 
     def failures(self) -> dict[str, str]:
         """The last failure of each run that had one, by its folder within the study."""
         if not self.failures_file.exists():
             return {}
-        with self.failures_file.open(newline="") as file:
-            return {row["run"]: row["reason"] for row in csv.DictReader(file)}
+        with self.failures_file.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            return {row["run"]: unescape_formula(row["reason"]) for row in csv.DictReader(file)}
 
     def failed(self) -> frozenset[Path]:
         """The folders of runs that had a failure."""

@@ -12,6 +12,7 @@ import pandas as pd
 from jaxtyping import Bool
 
 from ffvit.atomic import writing
+from ffvit.csv_text import escape_formula, unescape_formula
 from ffvit.errors import RunFolderError
 from ffvit.run import Run
 from ffvit.study.arms import Arm
@@ -19,6 +20,7 @@ from ffvit.study.budget import counted
 from ffvit.study.folder import Study
 from ffvit.study.jobs import Job
 from ffvit.study.plan import Plan
+from ffvit.terminal import printable
 
 Key = tuple[int, int | None]
 """Seed and fold of a run."""
@@ -58,9 +60,13 @@ def read_results(jobs: Sequence[Job]) -> list[Result]:
 
 
 def read_answers(path: Path) -> pd.DataFrame:
-    """A run's predictions.csv: names as they are, also those that are no text, or a class that is called NA."""
+    r"""A run's predictions.csv, also with a class that is called NA; bytes that are no text are escaped (`\xe9`)."""
     text = {"image": object, "label": object, "predicted": object, "group": object}
-    return pd.read_csv(path, dtype=text, keep_default_na=False, encoding="utf-8", encoding_errors="surrogateescape")
+    answers = pd.read_csv(path, dtype=text, keep_default_na=False, encoding="utf-8", encoding_errors="surrogateescape")
+    for column in text.keys() & answers:
+        cells = [printable(unescape_formula(cell)) for cell in answers[column]]
+        answers[column] = pd.Series(cells, index=answers.index, dtype=object)
+    return answers
 
 
 def paired(arm: Sequence[Result], against: Sequence[Result]) -> list[tuple[Result, Result]]:
@@ -93,7 +99,7 @@ def write_results(study: Study, plan: Plan, arms: Sequence[Arm], results: Sequen
     for result in sorted(results, key=lambda result: (place[result.job.arm], *_order(result))):
         test, recipe = result.summary["test"], result.job.config.recipe
         row: dict[str, Any] = {
-            "arm": result.job.arm,
+            "arm": escape_formula(result.job.arm),
             "role": by_name[result.job.arm].role,
             "seed": result.job.seed,
             "fold": result.job.fold,
@@ -112,5 +118,5 @@ def write_results(study: Study, plan: Plan, arms: Sequence[Arm], results: Sequen
             row |= {field: getattr(recipe, field) for field in plan.search.fields}
         rows.append(row)
     with writing(study.results_file) as temporary:
-        pd.DataFrame(rows).to_csv(temporary, index=False, lineterminator="\n")
+        pd.DataFrame(rows).to_csv(temporary, index=False, lineterminator="\n", encoding="utf-8")
     return study.results_file

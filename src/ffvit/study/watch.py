@@ -11,7 +11,6 @@ from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -57,11 +56,11 @@ class Watch:
         self._trials = trials
         before = f", {self._done} of them done before" if self._done else ""
         search = f", each after a search of about {trials:.0f} trials" if trials and self._done < len(runs) else ""
-        self.say(f"[bold]training[/bold]: {len(runs)} runs{before}{search}, {self.slots} at once")
+        self.say(f"training: {len(runs)} runs{before}{search}, {self.slots} at once")
 
     def say(self, words: str) -> None:
         """Something a person should know."""
-        self.console.print(words, highlight=False, soft_wrap=True)
+        self.console.print(Text(words), highlight=False, soft_wrap=True)
 
     def ended(self, job: Job, outcome: Outcome) -> None:
         """A run has ended: a line for it."""
@@ -75,7 +74,7 @@ class Watch:
         summary = Run(job.folder).summary() or {}
         number = f"{self._done:>{len(str(self._total))}}/{self._total}"
         figure = f"top-1 {percent(summary['test']['top1']['value'])}"
-        self.say(f"{number}  {escape(job.title)}  {figure}  {duration(summary['seconds'])}")
+        self.say(f"{number}  {job.title}  {figure}  {duration(summary['seconds'])}")
 
     def look(self, running: Sequence[Job]) -> None:
         """Draw the runs that go on."""

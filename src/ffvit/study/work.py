@@ -18,6 +18,7 @@ from typing import Any, Literal
 from ffvit.errors import OutOfMemoryError, RunStoppedError, UserError
 from ffvit.machine import kind
 from ffvit.run import Config, Run
+from ffvit.terminal import Terminal
 
 
 @dataclass(frozen=True)
@@ -57,14 +58,13 @@ def carry_out(config: Config, folder: Path, log: Path, threads: int) -> Outcome:
 
 def _here(config: Config, folder: Path, threads: int, words: Any) -> None:
     import torch
-    from rich.console import Console
 
     from ffvit.training.train import resume, run_config
 
     torch.set_num_threads(threads)
     if config.machine.workers is None and kind(config.machine) == "cpu":
         config = config.replace(machine=config.machine.replace(workers=threads - 1))  # no more than it was given
-    console = Console(file=words, width=120)
+    console = Terminal(file=words, width=120)
     if _has_checkpoint(folder):
         resume(folder, machine=config.machine, console=console)
         return

@@ -7,7 +7,7 @@ import sys
 
 import torch
 from rich.console import Group
-from rich.markup import escape
+from rich.text import Text
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
 from ffvit.evaluation.calibration import fit_temperature
@@ -73,15 +73,17 @@ def finish(loop: Loop) -> Group:
 
     on_first(loop.fabric, write)
     top1 = evaluation.top1
-    reached = (
-        f"\n[bold]top-1 {percent(top1.value)}[/bold] (95 % interval {percent(top1.low)} to {percent(top1.high)}) on "
-        f"{evaluation.images:,} test images, after {duration(progress.seconds)}; everything is in {escape(str(run.path))}"
+    reached = Text.assemble(
+        (f"\ntop-1 {percent(top1.value)}", "bold"),
+        f" (95 % interval {percent(top1.low)} to {percent(top1.high)}) on {evaluation.images:,} test images, after "
+        f"{duration(progress.seconds)}; everything is in {run.path}",
     )
     warnings = [f"{len(bad):,} of {len(test):,} test images could not be read"] if bad else []
     if progress.bad_images:
         images = sum(len(part) for part in (loop.parts.train, loop.parts.selection, test) if part is not None)
-        reached = (
-            f"\n[bold]{len(progress.bad_images):,} of {images:,} images could not be read[/bold]: they are listed in "
-            f"{escape(str(run.bad_images_file))}{reached}"
+        reached = Text.assemble(
+            (f"\n{len(progress.bad_images):,} of {images:,} images could not be read", "bold"),
+            f": they are listed in {run.bad_images_file}",
+            reached,
         )
     return Group(report(evaluation, f"Test part, with {weights}", warnings), reached)

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
 from ffvit.atomic import writing
+from ffvit.csv_text import escape_formula
 from ffvit.data.draws import seed_of, seed_torch
 from ffvit.data.images import BadImageError, Images
 from ffvit.data.loader import Batch, Finish, training_loader, workers_for
@@ -381,7 +382,8 @@ class Loop:
                 writing(self.run.bad_images_file) as temporary,
                 temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
             ):
-                csv.writer(file).writerows([("image", "reason"), *sorted(bad.items())])
+                rows = [[escape_formula(cell) for cell in row] for row in sorted(bad.items())]
+                csv.writer(file).writerows([("image", "reason"), *rows])
 
     def save(self) -> None:
         """Write the checkpoint."""

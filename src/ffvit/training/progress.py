@@ -35,10 +35,10 @@ class Display:
         self.console = console
         self.shown = shown
         self._bar = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
+            SpinnerColumn("dots" if console.encoding.startswith("utf") else "line"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
-            TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.fields[figures]}", markup=False),
             _TimeLeft(),
             console=console,
             transient=True,
@@ -79,7 +79,8 @@ class Display:
     def say(self, words: Any) -> None:
         """Something a person should know, above the bar."""
         if self.shown:
-            self.console.print(words, highlight=False, soft_wrap=isinstance(words, str))
+            text = Text(words) if isinstance(words, str) else words  # a string would be parsed as markup
+            self.console.print(text, highlight=False, soft_wrap=isinstance(words, str))
 
     def epoch(self, row: dict[str, Any], epochs: int | None) -> None:
         """An epoch is done: its row of metrics as a line."""

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 from torch import nn
 
 from ffvit import recipe as recipes
@@ -24,6 +24,7 @@ from ffvit.network.create import classes_of, create_model, preprocess_of, set_pr
 from ffvit.network.weights import load
 from ffvit.recipe import Recipe
 from ffvit.run import Config, Run, free_folder
+from ffvit.terminal import Terminal
 from ffvit.training.finish import finish
 from ffvit.training.loop import Loop
 from ffvit.training.progress import Display
@@ -151,7 +152,7 @@ def resume(out: str | Path, machine: Machine | None = None, console: Console | N
 def _run(fabric: Fabric, config: Config, folder: Callable[[Config], Run], console: Console | None, go_on: bool) -> Run:
     """Train and score; the run folder is made only once everything that was asked for has proved possible."""
     try:
-        with Display(console or Console(), shown=fabric.is_global_zero) as display:
+        with Display(console or Terminal(), shown=fabric.is_global_zero) as display:
             with fabric.rank_zero_first():  # one process downloads, the others find it done
                 parts = open_parts(config.data)
             torch.manual_seed(config.seed)
@@ -229,5 +230,5 @@ def _headline(config: Config, run: Run, parts: Parts, network: nn.Module, loop: 
     }
     table = Table.grid(padding=(0, 2))
     for name, words in rows.items():
-        table.add_row(f"[bold]{name}[/bold]", escape(words))
+        table.add_row(Text(name, "bold"), Text(words))
     return table

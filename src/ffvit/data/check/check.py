@@ -15,6 +15,7 @@ from rich.console import Console
 from ffvit.data.check.look import Trait
 from ffvit.data.check.near_duplicates import NEAR, Whole, first_of, identical, scan, similar_pairs
 from ffvit.data.parts import open_brought
+from ffvit.terminal import Terminal
 
 TINY, SMALL_SHARE = 32, 0.5
 """An image is tiny if its shorter side is below so many pixels, and below this share of the set's median."""
@@ -152,7 +153,7 @@ def check(source: str, *, root: Path | None = None, near: int = NEAR, console: C
         RunStoppedError: A process that opens images was killed.
     """
     whole = Whole(open_brought(source, root))
-    console = console or Console(stderr=True)
+    console = console or Terminal(stderr=True)
     seen, reasons = scan(whole, console)
     alike, cut = _alike(whole, seen, near, console)
     found = (*_broken(reasons), *alike, *_odd(seen), *_traits(seen))

@@ -16,6 +16,7 @@ from scipy.sparse.csgraph import connected_components
 from ffvit.data.check.alike import near_pairs
 from ffvit.data.check.look import LOOK, THUMBNAIL, Trait, looks, thumbnails
 from ffvit.data.images import Images, Labelled, Labels, Stored, numbered
+from ffvit.terminal import Terminal
 
 NEAR = 9
 """Bits of 128 that may differ between images that look alike: re-encoded and resized photographs differ in fewer,
@@ -81,7 +82,7 @@ def near_duplicates(whole: Whole, console: Console | None = None) -> tuple[Int64
     Raises:
         RunStoppedError: A process that opens images was killed.
     """
-    console = console or Console(stderr=True)
+    console = console or Terminal(stderr=True)
     seen, _ = scan(whole, console)
     comparable, same = identical(seen)
     representatives = comparable[first_of(same, np.ones(len(same), dtype=bool))]
@@ -116,7 +117,7 @@ def identical(seen: np.ndarray) -> tuple[Int64[np.ndarray, " some"], Int64[np.nd
 def _progress(found: Iterator, total: int, doing: str, console: Console) -> Iterator:
     """The same, counted on a bar."""
     bar = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=None),
         MofNCompleteColumn(),
         TextColumn("{task.fields[speed]}"),

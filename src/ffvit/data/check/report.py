@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ffvit.atomic import writing
+from ffvit.csv_text import escape_formula
 from ffvit.data.check.check import LEAK, MISSING, NEAR_LEAK, Check, Finding
 from ffvit.errors import OutputError
 
@@ -53,7 +54,7 @@ def write_findings(check: Check, path: Path) -> int:
             table = csv.writer(file, lineterminator="\n")
             table.writerow(COLUMNS)
             for count, row in enumerate(_rows(check), start=1):  # noqa: B007 (the last one is handed back)
-                table.writerow([_harmless(as_text(cell)) for cell in row])
+                table.writerow([escape_formula(as_text(cell)) for cell in row])
     except OSError as error:
         raise OutputError(
             f"{path}: cannot be written ({error.strerror or error}); give another place with --out"
@@ -88,10 +89,6 @@ def free_for_findings(path: Path) -> None:
 def as_text(name: str) -> str:
     r"""A name that can be written anywhere: bytes of a file's name that are no text as \xe9."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
-
-
-def _harmless(cell: str) -> str:
-    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
 
 
 def _rows(check: Check) -> Iterator[tuple[str, ...]]:

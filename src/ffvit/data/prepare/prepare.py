@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ffvit.atomic import full, writing
+from ffvit.csv_text import escape_formula
 from ffvit.data.images import BadImageError, Images, Labelled, Labels
 from ffvit.data.parts import bring
 from ffvit.data.prepare.crew import GLANCE, Tally, WorkerLostError, work
@@ -34,6 +35,7 @@ from ffvit.data.shards.index import INFO, PLAN, Shard
 from ffvit.data.waiting import counted
 from ffvit.errors import BadImagesError, DataError, OutputError, RunFolderError, RunStoppedError, UserError, WorkerError
 from ffvit.machine import cores
+from ffvit.terminal import Terminal
 
 GO_ON = "give the same command again to go on"
 BAD_IMAGES = "bad_images.csv"
@@ -162,7 +164,7 @@ def prepare(
         plan = _planned(source, root, form, shard_size, parts, out)
         new = not (out / INFO).exists()
         if new:
-            display = console or Console()
+            display = console or Terminal()
             _write_shards(plan, form, parts, _base(source), out, workers or cores(), bad_images, display)
             _finish(plan, parts["train"].classes, out)
         shutil.rmtree(out / _DONE, ignore_errors=True)
@@ -393,7 +395,7 @@ def _base(source: str) -> str:
 
 def _bar(console: Console) -> Progress:
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=None),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
@@ -416,7 +418,7 @@ def _list_bad(out: Path, bad: Sequence[Bad], new: bool = False) -> None:
         rows = csv.writer(file)
         if not file.tell():
             rows.writerow(Bad._fields)
-        rows.writerows(bad)
+        rows.writerows([escape_formula(str(cell)) for cell in row] for row in bad)
 
 
 def _write_done(out: Path, shard: Shard, bad: Sequence[Bad]) -> None:

@@ -1,0 +1,155 @@
+"""What ffvit prints: safe for any terminal, quiet where there is none, and kept in a log file if one is asked for."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import re
+import sys
+import traceback
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TextIO
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+from rich.text import Text
+
+from ffvit.errors import OutputError
+
+LOG = logging.getLogger("ffvit")
+"""All that is printed, where `log_to` was called."""
+
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_PLAIN = str.maketrans({"█": "#", "…": "...", "←": "<-", "→": "->", "±": "+-", "\u00d7": "x", "“": '"', "”": '"'})
+_LOG_LINE = re.compile(rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
+
+
+def printable(text: str) -> str:
+    r"""Text without what would steer a terminal: control characters and bytes that are no text become `\x1b`, `\xff`."""
+    return _UNPRINTABLE.sub(_escaped, text)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    if 0xDC80 <= code <= 0xDCFF:  # a byte of a file's name that is no UTF-8
+        code -= 0xDC00
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+class Terminal(Console):
+    """A console for text that may hold anything.
+
+    Control characters in the text are escaped, characters that the encoding lacks are replaced, and where the output is
+    no terminal there is neither animation nor any control sequence (but colours, if FORCE_COLOR asks for them).
+
+    Args:
+        file: Where to; default: stdout.
+        stderr: To stderr instead.
+        width: Columns; default: the terminal's.
+    """
+
+    def __init__(self, file: TextIO | None = None, stderr: bool = False, width: int | None = None) -> None:
+        stream: Any = file or (sys.stderr if stderr else sys.stdout)
+        options: dict[str, Any] = {}
+        if not stream.isatty():
+            options = {"force_terminal": False, "force_interactive": False}
+            if os.environ.get("FORCE_COLOR"):
+                options["color_system"] = "standard"
+        super().__init__(file=file, stderr=stderr, width=width, **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """The segments, without what would steer the terminal or fail in its encoding."""
+        if (
+            isinstance(renderable, Text) and printable(renderable.plain) != renderable.plain
+        ):  # before it is cut to width
+            renderable = Text(
+                printable(renderable.plain),
+                renderable.style,
+                justify=renderable.justify,
+                overflow=renderable.overflow,
+                no_wrap=renderable.no_wrap,
+            )
+        for segment in super().render(renderable, options):
+            if segment.control is None:
+                text = printable(segment.text)
+                if not self.encoding.startswith("utf"):
+                    text = _encodable(text, self.encoding)
+                if text != segment.text:
+                    segment = Segment(text, segment.style)
+            yield segment
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print, and log the same."""
+        super().print(*objects, **options)
+        if LOG.handlers:
+            text = Terminal(file=io.StringIO(), width=120)
+            super(Terminal, text).print(*objects, **options)
+            log(text.file.getvalue())  # type: ignore[attr-defined]
+
+    def say(self, text: str, **options: Any) -> None:
+        """Print text as it is, without markup, highlighting or wrapping."""
+        self.print(text, markup=False, highlight=False, soft_wrap=True, **options)
+
+
+def _encodable(text: str, encoding: str) -> str:
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return text.translate(_PLAIN).encode(encoding, "backslashreplace").decode(encoding)
+    except LookupError:
+        pass
+    return text
+
+
+def log_to(path: Path) -> None:
+    """Keep all that is printed in a file too, each line with its time and the process's rank; a file is appended to.
+
+    Raises:
+        OutputError: It cannot be written, or is not such a log.
+    """
+    try:
+        if path.exists():
+            with path.open("rb") as file:
+                start = file.read(19)
+            if start and not _LOG_LINE.match(start):
+                raise OutputError(f"{path}: exists and is no log of ffvit; give another --log-file")
+        handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror or error}); give another --log-file") from None
+    handler.setFormatter(_WithRank("%(asctime)s rank %(rank)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
+    LOG.addHandler(handler)
+    LOG.setLevel(logging.INFO)
+    LOG.propagate = False
+    show = warnings.showwarning
+
+    def shown_and_logged(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        show(message, category, *where, **more)
+        log(f"{category.__name__}: {message}", logging.WARNING)
+
+    warnings.showwarning = shown_and_logged
+
+
+def log(text: str, level: int = logging.INFO) -> None:
+    """Log text line by line; nothing where no log was asked for."""
+    for line in text.rstrip().splitlines():
+        LOG.log(level, "%s", printable(line.rstrip()))
+
+
+def log_exception(error: BaseException) -> None:
+    """Log the traceback of an error."""
+    log("".join(traceback.format_exception(error)), logging.ERROR)
+
+
+class _WithRank(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        record.rank = rank()
+        return super().format(record)
+
+
+def rank() -> int:
+    """The number of this process among those of its run, as the launcher says."""
+    names = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
+    return next((int(os.environ[name]) for name in names if os.environ.get(name, "").isdecimal()), 0)

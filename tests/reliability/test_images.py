@@ -146,7 +146,7 @@ class TestFiles:
         path = tmp_path / "x.jpg"
         with path.open("wb") as file:
             file.truncate(200 * 10**9)
-        with pytest.raises(BadImageError, match=r"200,000,000,000 bytes.*at most"):
+        with pytest.raises(BadImageError, match=r"200,000,000,000 bytes.*limit"):
             read_file(path)
 
     def test_check_names_what_is_no_file_and_ends(self, tmp_path, photos):

@@ -213,7 +213,7 @@ def read_file(path: str | Path) -> bytes:
             if not stat.S_ISREG(status.st_mode):
                 reason = "is no regular file"
             elif status.st_size > MAX_FILE_BYTES:
-                reason = f"has {status.st_size:,} bytes, and is not read (an image has at most {MAX_FILE_BYTES:,})"
+                reason = f"has {status.st_size:,} bytes, and is not read (the limit is {MAX_FILE_BYTES:,})"
             else:
                 return file.readall() or b""
     except FileNotFoundError:

@@ -76,6 +76,11 @@ class ShardCache:
             process.hold(n, self._opened(n))
         return path
 
+    def discard(self, n: int) -> None:
+        """Remove shard `n` from here, for what came is not what it should be."""
+        self._this_process().let_go(n)
+        self._place(n).unlink(missing_ok=True)
+
     def prefetch(self, ns: Iterable[int]) -> None:
         """Fetch these in the background, first things first, instead of what was still to be fetched of the last ones.
 
@@ -167,6 +172,11 @@ class _Process:
                 self._held.move_to_end(n)
                 return True
             return False
+
+    def let_go(self, n: int) -> None:
+        with self.lock:
+            if (descriptor := self._held.pop(n, None)) is not None:
+                os.close(descriptor)
 
     def hold(self, n: int, descriptor: int) -> None:
         with self.lock:

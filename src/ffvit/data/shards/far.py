@@ -13,11 +13,11 @@ import numpy as np
 from ffvit.atomic import writing
 from ffvit.data.images import Images, Labelled, Labels, Subset
 from ffvit.data.shards.cache import ShardCache, default_folder, locked
-from ffvit.data.shards.index import INFO, Shard, ShardImages, Shards, open_index, read_info, write_index, write_info
+from ffvit.data.shards.index import INFO, Shard, ShardImages, open_index, read_info, write_index, write_info
 from ffvit.data.shards.remote import Patience, addresses, fetch, shown
-from ffvit.data.shards.tars import read_shard
+from ffvit.data.shards.tars import Notes, read_shard, tell_notes
 from ffvit.data.waiting import counted
-from ffvit.errors import DataError
+from ffvit.errors import DataError, UserError
 
 AHEAD = 2
 """Tar files to fetch while one is looked through."""
@@ -92,37 +92,69 @@ def _open_prepared(address: str, root: Path | None, patience: Patience | None) -
     files = [file for split in splits.values() for file in split.filenames]
     sizes = [size for split in splits.values() for size in split.shard_bytes]
     cache = ShardCache([_inside(address, file) for file in files], sizes, folder, patience=patience)
-    return open_index(folder, lambda its: CachedShards(its, cache, files.index(its[0])))
+    try:
+        return open_index(folder, lambda its: CachedShards(its, cache, files.index(its[0])))
+    except UserError as error:
+        for number in range(len(beside)):
+            whole.discard(number)
+        raise DataError(f"{shown(address)}: {error} (what came is not kept here)") from None
 
 
 def _open_tars(address: str, root: Path | None, patience: Patience | None) -> dict[str, Labelled]:
     every = addresses(address)
     folder = _folder(root, *every)
+
+    def opened() -> dict[str, Labelled]:
+        (split,) = read_info(folder)[1].values()
+        cache = ShardCache(every, split.shard_bytes, folder, patience=patience)
+        return open_index(folder, lambda files: CachedShards(files, cache, first=0))
+
     with locked(folder / ".info.lock"):  # one process looks through them, the others wait
-        if not (folder / INFO).exists():
+        try:
+            parts = opened()
+        except (UserError, ValueError):  # there is no index yet, or it is damaged
             _make_index(address, ShardCache(every, folder=folder, patience=patience))
-    (split,) = read_info(folder)[1].values()
-    cache = ShardCache(every, split.shard_bytes, folder, patience=patience)
-
-    def shards(files: tuple[str, ...]) -> Shards:
-        return CachedShards(files, cache, first=0)
-
-    return open_index(folder, shards)
+            parts = opened()
+    tell_notes(folder, shown(address))
+    return parts
 
 
 def _make_index(address: str, cache: ShardCache) -> None:
     """Fetch every tar file once and look through its headers."""
+    notes = Notes()
 
     def walked() -> Iterator[Shard]:
         for number in counted(range(len(cache)), f"fetching and looking through {shown(address)}"):
             cache.prefetch(range(number, min(number + 1 + AHEAD, len(cache))))
-            yield read_shard(cache.path(number))
+            path = cache.path(number)
+            try:
+                shard = read_shard(path, notes)
+            except UserError as error:
+                page = _is_page(path)
+                cache.discard(number)
+                what = "a web page came, and no tar file" if page else str(error)
+                raise DataError(
+                    f"{shown(cache.addresses[number])}: {what} (it is not kept here): check address and access, then start again"
+                ) from None
+            yield shard
 
     split = write_index(cache.folder, "train", walked(), _GO_ON)
     labels = np.load(cache.folder / "train.index", mmap_mode="r")["label"]
     if labels.min() < 0:
         raise DataError(f"{shown(address)}: holds images whose label is withheld ({labels.min()}); leave them out")
-    write_info(cache.folder, map(str, range(int(labels.max()) + 1)), [split], {"source": shown(address)}, _GO_ON)
+    write_info(
+        cache.folder,
+        map(str, range(int(labels.max()) + 1)),
+        [split],
+        {"source": shown(address), "notes": notes.sentences()},
+        _GO_ON,
+    )
+
+
+def _is_page(path: Path) -> bool:
+    """Whether a file is HTML: what a server sends that wants a login, or has lost the file."""
+    with path.open("rb") as file:
+        return file.read(512).lstrip()[:1] == b"<"
 
 
 def _folder(root: Path | None, *of: str) -> Path:

@@ -16,16 +16,18 @@ import json
 import os
 import zlib
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, NamedTuple, Protocol, runtime_checkable
+from typing import IO, Annotated, Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
+from pydantic import Field, TypeAdapter, ValidationError
 
 from ffvit.atomic import writing
-from ffvit.data.images import BadImageError, Labelled, Labels, Stored
+from ffvit.data.images import BadImageError, Labelled, Labels, Stored, read_file
 from ffvit.errors import DataError
+from ffvit.value import short
 
 FORMAT = "ffvit shards"
 VERSION = 1
@@ -48,7 +50,13 @@ RECORD = np.dtype(
 OPEN_FILES = 128
 """Shards that a process keeps open; thousands would pass the system's limit."""
 
+_AT_ONCE = 2**15
+"""Records that are checked at once."""
+
 AGAIN = "prepare the images again (ffvit prepare SOURCE FOLDER --overwrite)"
+
+
+_Number = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -56,11 +64,15 @@ class Split:
     """What `_info.json` says of a part. The first four are what timm reads there."""
 
     name: str
-    num_samples: int
+    num_samples: _Number
     filenames: tuple[str, ...]
-    shard_lengths: tuple[int, ...]
-    shard_bytes: tuple[int, ...]
-    index_checksum: int
+    shard_lengths: tuple[_Number, ...]
+    shard_bytes: tuple[_Number, ...]
+    index_checksum: _Number
+
+
+_CLASSES = TypeAdapter(tuple[str, ...])
+_SPLITS = TypeAdapter(dict[str, Split])
 
 
 class Shard(NamedTuple):
@@ -175,7 +187,12 @@ class _File:
 
 def is_prepared(folder: Path) -> bool:
     """Whether `ffvit prepare` wrote in this folder."""
-    return (folder / PLAN).exists() or _read(folder).get("format") == FORMAT
+    if (folder / PLAN).exists():
+        return True
+    try:
+        return read_info_file(folder).get("format") == FORMAT
+    except DataError:
+        return False
 
 
 def open_shards(folder: Path) -> dict[str, Labelled]:
@@ -208,6 +225,7 @@ def open_index(folder: Path, shards: Callable[[tuple[str, ...]], Shards]) -> dic
         images = ShardImages(index, shards(split.filenames))
         if len(images) != split.num_samples or zlib.crc32(images.records.data) != split.index_checksum:
             raise DataError(f"{index}: is not the index that {folder / INFO} tells of; {AGAIN}")
+        _check_records(index, images.records, split)
         low, high = int(images.labels.min()), int(images.labels.max())
         if low < 0 or high >= len(classes):
             raise DataError(
@@ -227,19 +245,22 @@ def read_info(folder: Path) -> tuple[tuple[str, ...], dict[str, Split]]:
     path = folder / INFO
     if not path.exists():
         raise DataError(f"{path}: is missing; {AGAIN}")
-    info = _read(folder)
+    info = read_info_file(folder)
     if info.get("format") == FORMAT and info.get("version") != VERSION:
         raise DataError(
-            f"{path}: is of version {info.get('version')} of the format, this ffvit reads version {VERSION}; {AGAIN}"
+            f"{path}: is of version {short(info.get('version'))} of the format, this ffvit reads version {VERSION}; {AGAIN}"
         )
     try:
-        splits = {
-            part: Split(**{field.name: _frozen(said[field.name]) for field in fields(Split)})
-            for part, said in info["splits"].items()
-        }
-        classes = tuple(info["classes"])
-    except (KeyError, TypeError, AttributeError):
+        classes = _CLASSES.validate_python(info.get("classes"))
+        splits = _SPLITS.validate_python(info.get("splits"))
+    except ValidationError:
         raise DataError(f"{path}: is damaged, or was not written by ffvit prepare; {AGAIN}") from None
+    for part, split in splits.items():
+        for name in (part, *split.filenames):
+            if not is_plain_name(name):
+                raise DataError(
+                    f"{path}: is damaged: {short(name)} is no name of a part or of a file beside it; {AGAIN}"
+                )
     for split in splits.values():
         for file, length in zip(split.filenames, split.shard_lengths, strict=False):
             if not length:
@@ -316,17 +337,29 @@ def check_shards(folder: Path, split: Split) -> None:
         )
 
 
-def _frozen(said: Any) -> Any:
-    return tuple(said) if isinstance(said, list) else said
+def is_plain_name(name: object) -> bool:
+    """Whether this is the name of something in a folder, and of nothing elsewhere."""
+    return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & {"/", "\0"}
 
 
-def _read(folder: Path) -> dict[str, Any]:
-    """What `_info.json` says, or nothing if it is missing or says nothing."""
-    try:
-        info = json.loads((folder / INFO).read_bytes())
-    except (OSError, ValueError):
+def read_info_file(folder: Path) -> dict[str, Any]:
+    """What `_info.json` says; nothing, if it is missing.
+
+    Raises:
+        DataError: It is not JSON, or not fields and their values.
+    """
+    path = folder / INFO
+    if not path.exists():
         return {}
-    return info if isinstance(info, dict) else {}
+    try:
+        info = json.loads(read_file(path))
+    except BadImageError as error:
+        raise DataError(f"{path}: {error.reason}") from None
+    except (ValueError, RecursionError):
+        info = None
+    if not isinstance(info, dict):
+        raise DataError(f"{path}: is damaged, or was not written by ffvit prepare; {AGAIN}")
+    return info
 
 
 def _write_header(index: IO[bytes], count: int) -> None:
@@ -339,11 +372,27 @@ def _mapped(index: Path) -> np.ndarray:
         records: np.ndarray = np.lib.format.open_memmap(index, mode="r")
     except FileNotFoundError:
         raise DataError(f"{index}: is missing; {AGAIN}") from None
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{index}: cannot be read as an index ({error}); {AGAIN}") from None
-    if records.dtype != RECORD:
+    except Exception as error:  # numpy's reader, fed damaged headers, raises nearly anything
+        raise DataError(f"{index}: cannot be read as an index ({short(str(error))}); {AGAIN}") from None
+    if records.dtype != RECORD or records.ndim != 1:
         raise DataError(f"{index}: is an index of another version; {AGAIN}")
     return records.view(np.ndarray)  # np.memmap's own way to an item is four times slower
+
+
+def _check_records(index: Path, records: np.ndarray, split: Split) -> None:
+    """Nothing, if every record tells of bytes that lie in a shard, and of a name among the names."""
+    sizes = np.array(split.shard_bytes, np.uint64)
+    last = np.uint64(0)
+    for first in range(0, len(records), _AT_ONCE):
+        some = records[first : first + _AT_ONCE]
+        right = bool((some["shard"] < len(sizes)).all())
+        if right:
+            room = sizes[some["shard"]]
+            right = bool((some["offset"] <= room).all() and (some["length"] <= room - some["offset"]).all())
+        ends = some["name_end"]
+        if not right or ends[0] < last or (ends[1:] < ends[:-1]).any():
+            raise DataError(f"{index}: is damaged: it tells of images that lie in no shard; {AGAIN}")
+        last = ends[-1]
 
 
 def _mapped_names(index: Path, records: np.ndarray) -> np.ndarray:

@@ -211,7 +211,9 @@ class TestSharing:
         server.trouble = lambda: ""
         shards = ShardCache([server.address("03.tar")], folder=near, patience=HASTE)
         assert shards.path(0).read_bytes() == (far / "03.tar").read_bytes()
-        assert server.gets("03.tar") == [0, 30_000, 60_000, 60_000, 90_000]
+        *before, after = server.gets("03.tar")
+        assert before == [0, 30_000, 60_000]
+        assert 60_000 <= after <= 75_000  # half of the third chunk may be here
 
     @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
     def test_a_fork_goes_on_alone(self, server, near, far):

@@ -22,6 +22,9 @@ from ffvit.errors import DataError, UserError
 AHEAD = 2
 """Tar files to fetch while one is looked through."""
 
+_MOST_INFO = 2**27
+"""Bytes of an `_info.json`; a million shards take half of it."""
+
 _GO_ON = "give the same command again"
 
 
@@ -170,5 +173,5 @@ def _inside(address: str, name: str) -> str:
 
 def _fetched(address: str, patience: Patience | None) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
-        fetch(address, Path(folder) / "file", patience=patience)
+        fetch(address, Path(folder) / "file", patience=patience, most=_MOST_INFO)
         return (Path(folder) / "file").read_bytes()

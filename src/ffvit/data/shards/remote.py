@@ -7,27 +7,37 @@ import os
 import random
 import re
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import aiohttp
 import fsspec
 from fsspec.asyn import AsyncFileSystem
+from fsspec.implementations.http import HTTPFileSystem
 
 from ffvit.atomic import full
 from ffvit.errors import DataError, DownloadError, MissingPackageError, OutputError, UserError
+from ffvit.terminal import Terminal
 
 CHUNK = 16 * 2**20
 """Bytes asked for at once; what a broken connection can lose."""
+
+_PIECE = 2**18
+"""Bytes that are kept in memory."""
+
+_TOLD_SECONDS = 30.0
+"""How often it is said how far a file is; the first time after a third of it."""
 
 MOST_ADDRESSES = 1_000_000
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 _BRACES = re.compile(r"\{([^{}]*)\}")
-_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_RANGE = re.compile(r"([0-9]{1,18})\.\.([0-9]{1,18})")
 _TRANSIENT = (408, 425, 429)  # the answers 4xx that another try may change
 _jitter = random.Random()  # its own, so that training's draws stay where they are
 
@@ -41,12 +51,14 @@ class Patience:
         stall_seconds: Silence that counts as a failure.
         first_wait: Seconds before the second try; doubled for each after it, give or take a half.
         longest_wait: The most it grows to.
+        slowest: Bytes a second; fewer, over `stall_seconds`, count as two failures.
     """
 
     tries: int = 8
     stall_seconds: float = 30.0
     first_wait: float = 0.5
     longest_wait: float = 30.0
+    slowest: float = 8 * 2**10
 
     def wait(self, failures: int) -> float:
         """Seconds to wait after so many failures: spread out, so that many processes do not come back at once."""
@@ -84,25 +96,30 @@ def shown(address: str) -> str:
     return address.partition("?")[0]
 
 
-def fetch(address: str, target: Path, size: int | None = None, patience: Patience | None = None) -> None:
+def fetch(
+    address: str, target: Path, size: int | None = None, patience: Patience | None = None, most: int | None = None
+) -> None:
     """Bring a file here, whole or not at all; one process at a time may fetch a target.
 
-    What came before a connection broke is kept beside the target, and the next try, or run, goes on from there.
+    What came before a connection broke is kept beside the target, and the next try, or run, goes on from there. Memory
+    and disk are bounded whatever the server sends; what takes long is told on stderr.
 
     Args:
         address: Where it lies.
         target: Where to put it.
         size: Its bytes, where they are known.
         patience: With a server that fails.
+        most: Its bytes at most. Default: what the disk has room for.
 
     Raises:
-        UserError: It is not there, may not be read, or does not come in that many tries; or the disk is full.
+        UserError: It is not there, may not be read, is too large, or does not come in that many tries; or the disk is
+            full.
     """
     patience = patience or Patience()
-    gained, failures = _gained(target), 0
+    gained, failures, told = _gained(target), 0, _Told(address)
     while True:
         try:
-            return _try(address, target, size, patience)
+            return _try(address, target, size, patience, most, told)
         except UserError:
             raise
         except Exception as error:  # every file system has its own errors for a connection that breaks
@@ -114,25 +131,58 @@ def fetch(address: str, target: Path, size: int | None = None, patience: Patienc
                 ) from None
             if _is_local(error, target):
                 raise OutputError(f"{target.parent}: cannot be written to ({error})") from None
-            reason = _reason(error, patience)
+            reason = " ".join(_reason(error, patience).split())[:200]
             if _is_final(error):
                 raise DownloadError(
                     f"{shown(address)}: cannot be fetched ({reason}); check address and access"
                 ) from error
             before, gained = gained, _gained(target)
-            failures = failures + 1 if gained == before else 1
+            if isinstance(error, _SlowError):  # gains a little, and would for ever
+                failures += 2
+            else:
+                failures = failures + 1 if gained == before else 1
             if failures >= patience.tries:
                 raise DownloadError(
                     f"{shown(address)}: not fetched in {failures} tries (the last: {reason}); check the connection, "
                     f"then go on with the same command (what has come of it, {gained:,} bytes, is kept)"
                 ) from error
+            told.failure(reason, failures, patience.tries)
             time.sleep(patience.wait(failures))
 
 
-def _try(address: str, target: Path, size: int | None, patience: Patience) -> None:
+class _SlowError(Exception):
+    """So little comes that it would never end."""
+
+
+class _Told:
+    """What is said on stderr of a file that takes long; nothing of one that a thread fetches ahead."""
+
+    def __init__(self, address: str) -> None:
+        self._name = shown(address)
+        self._silent = threading.current_thread() is not threading.main_thread()
+        self._started = self._last = time.monotonic()
+
+    def progress(self, came: int, length: int) -> None:
+        """So many bytes of it are here."""
+        now = time.monotonic()
+        if now - self._last > (_TOLD_SECONDS if self._last > self._started else _TOLD_SECONDS / 3):
+            self._say(f"{came / 2**20:,.1f} of {length / 2**20:,.1f} MiB fetched in {now - self._started:.0f} s")
+
+    def failure(self, reason: str, tries: int, most: int) -> None:
+        """A try failed, and there will be another."""
+        if time.monotonic() - self._started > _TOLD_SECONDS / 3:
+            self._say(f"{reason}; trying again (after {tries} of {most} tries)")
+
+    def _say(self, words: str) -> None:
+        self._last = time.monotonic()
+        if not self._silent:
+            Terminal(stderr=True).say(f"{self._name}: {words}")
+
+
+def _try(address: str, target: Path, size: int | None, patience: Patience, most: int | None, told: _Told) -> None:
     files, path = _file_system(address, patience)
     # A server that trickles never stalls: a deadline ends it too, where fsspec can set one.
-    deadline = {"timeout": 10 * patience.stall_seconds} if isinstance(files, AsyncFileSystem) else {}
+    deadline = {"timeout": 2 * patience.stall_seconds} if isinstance(files, AsyncFileSystem) else {}
     info = files.info(path, **deadline)
     length = info.get("size")
     if length is None:
@@ -141,22 +191,77 @@ def _try(address: str, target: Path, size: int | None, patience: Patience) -> No
         )
     if size is not None and length != size:
         raise EOFError(f"it is {length:,} bytes long there, not {size:,}")
+    if most is not None and length > most:
+        raise DownloadError(f"{shown(address)}: it is {length:,} bytes long there, and should be {most:,} at most")
     partial = target.with_name(f"{_partial_prefix(target)}{_version(info)}.part")
     for other in _partials(target):
         if other != partial:  # of a file that was replaced there since
             other.unlink()
     with partial.open("ab") as file:
+        if length - file.tell() > (free := shutil.disk_usage(target.parent).free):
+            raise OutputError(
+                f"{target.parent}: {shown(address)} is {length:,} bytes long, and the disk has only {free:,} left; "
+                "free some space, or keep fetched shards elsewhere"
+            )
+        pace = _Pace(patience)
         while (at := file.tell()) < length:
-            wanted = min(CHUNK, length - at)
-            chunk = files.cat_file(path, start=at, end=at + wanted, **deadline)
-            if len(chunk) == length:  # a server without ranges sends everything
-                file.truncate(0)
-            elif len(chunk) != wanted:
-                raise EOFError(f"{len(chunk):,} bytes came where {wanted:,} were asked for")
-            file.write(chunk)
+            for piece in _pieces(files, path, at, min(CHUNK, length - at), length, file, patience):
+                file.write(piece)
+                pace.came(len(piece))
+                told.progress(file.tell(), length)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(target)
+
+
+def _pieces(
+    files: Any, path: str, at: int, wanted: int, length: int, file: IO[bytes], patience: Patience
+) -> Iterator[bytes]:
+    """The bytes of a range as they come, and never more of them; from a server without ranges all, into a file emptied."""
+    if not isinstance(files, HTTPFileSystem):
+        chunk = files.cat_file(
+            path,
+            start=at,
+            end=at + wanted,
+            **({"timeout": 10 * patience.stall_seconds} if isinstance(files, AsyncFileSystem) else {}),
+        )
+        if len(chunk) != wanted:
+            raise EOFError(f"{len(chunk):,} bytes came where {wanted:,} were asked for")
+        yield chunk
+        return
+    headers = files.kwargs["headers"] | {"Range": f"bytes={at}-{at + wanted - 1}"}
+    with files.open(path, block_size=0, size=length, headers=headers) as stream:
+        if stream.r.status != HTTPStatus.PARTIAL_CONTENT:
+            file.truncate(0)
+            wanted = length
+        came = 0
+        while piece := stream.read(_PIECE):
+            came += len(piece)
+            if came > wanted:
+                raise EOFError(f"more than the {wanted:,} bytes came that were asked for")
+            yield piece
+    if came < wanted:
+        raise EOFError(f"{came:,} bytes came where {wanted:,} were asked for")
+
+
+class _Pace:
+    """How fast bytes come.
+
+    Raises:
+        _SlowError: By `came`, where fewer come than the patience asks for.
+    """
+
+    def __init__(self, patience: Patience) -> None:
+        self._patience = patience
+        self._since, self._bytes = time.monotonic(), 0
+
+    def came(self, count: int) -> None:
+        self._bytes += count
+        seconds = time.monotonic() - self._since
+        if seconds > self._patience.stall_seconds:
+            if self._bytes < seconds * self._patience.slowest:
+                raise _SlowError(f"only {self._bytes:,} bytes came in {seconds:.0f} s")
+            self._since, self._bytes = time.monotonic(), 0
 
 
 def _file_system(address: str, patience: Patience) -> tuple[Any, str]:
@@ -166,7 +271,7 @@ def _file_system(address: str, patience: Patience) -> tuple[Any, str]:
         seconds = patience.stall_seconds
         options = {
             "client_kwargs": {
-                "timeout": aiohttp.ClientTimeout(total=None, sock_connect=seconds, sock_read=seconds),
+                "timeout": aiohttp.ClientTimeout(total=2 * seconds, sock_connect=seconds, sock_read=seconds),
                 "trust_env": True,
             },
             "headers": {"Accept-Encoding": "identity"},  # a range of the file, not of a packed form of it

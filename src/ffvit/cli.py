@@ -16,6 +16,7 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveIn
 from ffvit import __version__
 from ffvit.data.config import Data
 from ffvit.errors import DataError, FfvitError, UserError
+from ffvit.lasting import lasting_output
 from ffvit.machine import Machine, is_first
 from ffvit.recipe import Recipe
 from ffvit.terminal import Terminal
@@ -122,13 +123,15 @@ def train(
             raise UserError("--resume needs the run folder to go on with: --out FOLDER")
         if overwrite or any(each is not None for each in given):
             raise UserError("--resume goes on with the run as it was begun: give it only --out and where to compute")
-        go_on(out, machine=_changed(_config_of(out).machine, machine) if machine else None)
+        with lasting_output():
+            go_on(out, machine=_changed(_config_of(out).machine, machine) if machine else None)
         return
     chosen = _chosen(model, data, recipe, image, config, start_from, seed, machine, data_fields, recipe_fields)
     if dry_run:
         Terminal().say(chosen.to_yaml())
         return
-    run_config(chosen, out=out, overwrite=overwrite)
+    with lasting_output():
+        run_config(chosen, out=out, overwrite=overwrite)
 
 
 @app.command
@@ -462,7 +465,10 @@ def compare(
         return
     name = study.stem if study is not None else Path(plan.data.source).stem or "data"
     where = folder if folder is not None and (resume or folder is out) else free_folder(name, "studies")
-    studies.compare(plan, where, resume=resume, overwrite=overwrite, workers=workers, cluster=cluster, console=console)
+    with lasting_output():
+        studies.compare(
+            plan, where, resume=resume, overwrite=overwrite, workers=workers, cluster=cluster, console=console
+        )
 
 
 @app.command

@@ -82,6 +82,13 @@ class RunStoppedError(FfvitError, RuntimeError):
     code = "E-STOPPED"
 
 
+class RequeueError(RunStoppedError):
+    """It was asked to stop by SIGTERM, SIGHUP or a scheduler's warning, SIGUSR1: run the same again. Exit code 75."""
+
+    code = "E-REQUEUE"
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h: no fault, try again later
+
+
 class DiskFullError(RunStoppedError):
     """The disk, or a quota, is full."""
 

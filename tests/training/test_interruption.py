@@ -5,7 +5,9 @@ import threading
 
 import pytest
 
-from ffvit.training.interruption import Interruption
+from ffvit.errors import RequeueError, RunStoppedError
+from ffvit.training import interruption
+from ffvit.training.interruption import Interruption, stopping_at_once
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -34,12 +36,60 @@ def test_the_first_signal_only_asks_and_says_so(number):
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_the_second_does_what_it_always_did(number):
-    with Interruption(print) as interruption:
+def test_the_second_does_what_it_always_did(number, monkeypatch):
+    monkeypatch.setattr(interruption, "REPEAT", -1.0)
+    with Interruption(print) as asking:
         signal.raise_signal(number)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(number)
-        assert interruption.asked
+        assert asking.asked
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_that_torchrun_passes_on_again_is_the_same_one(number):
+    said: list[str] = []
+    with Interruption(said.append):
+        signal.raise_signal(number)
+        signal.raise_signal(number)
+    assert len(said) == 1
+
+
+def test_a_signal_that_is_ignored_stays_ignored():
+    """As by nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interruption(print) as asking:
+            signal.raise_signal(signal.SIGHUP)
+            assert not asking.asked
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize(
+    ("number", "error", "code"),
+    [
+        (signal.SIGINT, RunStoppedError, 1),
+        (signal.SIGTERM, RequeueError, 75),
+        (signal.SIGUSR1, RequeueError, 75),
+        (signal.SIGHUP, RequeueError, 75),
+    ],
+)
+def test_what_a_scheduler_sends_has_an_exit_code_of_its_own(number, error, code):
+    with Interruption(lambda _: None) as asking:
+        signal.raise_signal(number)
+    raised = asking.error("stopped")
+    assert (type(raised), raised.exit_code) == (error, code)
+
+
+def test_where_nothing_is_to_be_saved_a_scheduler_is_obeyed_at_once():
+    def read() -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except Exception:
+            pytest.fail("taken for the error of a damaged file")
+
+    with pytest.raises(RequeueError, match="nothing was begun"), stopping_at_once("nothing was begun"):
+        read()
 
 
 @pytest.mark.parametrize("signals", [[], [signal.SIGINT], [signal.SIGTERM], [*SIGNALS]])

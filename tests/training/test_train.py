@@ -154,15 +154,15 @@ def test_killed_and_gone_on_is_as_never_stopped(tmp_path, undisturbed):
     assert not list(out.rglob("*.tmp"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_it_saves_and_says_how_to_go_on(tmp_path, number):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 1), (signal.SIGTERM, 75)])
+def test_interrupted_it_saves_and_says_how_to_go_on(tmp_path, number, code):
     out = tmp_path / "run"
     longer = EVERYTHING | {"epochs": 40}
     process = started("train", "--out", out, *flags(longer))
     wait_for(lambda: (out / "metrics.jsonl").exists(), process)
     process.send_signal(number)
     said, _ = process.communicate(timeout=60)
-    assert process.returncode == 1
+    assert process.returncode == code
     assert f"stopped; go on with: ffvit train --out {out} --resume" in said
     at = torch.load(out / "checkpoint" / "state.pt", weights_only=True)["progress"]
     assert 0 < at["images"] < 40 * 1280
@@ -200,7 +200,7 @@ def test_stopped_at_the_very_end_of_an_epoch(tmp_path, monkeypatch):
 
     monkeypatch.setattr(loop.WeightAverage, "update", count)
     monkeypatch.setattr(loop, "Interruption", Asking)
-    monkeypatch.setattr(Asking, "__init__", lambda self, say: self.__dict__.update(_say=say, _before={}))
+    monkeypatch.setattr(Asking, "__init__", lambda self, say: self.__dict__.update(_say=say, _before={}, _by=0))
     with pytest.raises(ffvit.RunStoppedError, match="stopped; go on with"):
         quick(tmp_path / "two")
     monkeypatch.undo()

@@ -2,34 +2,53 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
+import threading
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from ffvit.interrupts import kept_from_children
+from ffvit.interrupts import end_with_parent, kept_from_children
 
 Item = TypeVar("Item")
 
+STOPPING = signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP
+"""Signals that reach a whole process group or job: what they ask for is this process's to do, and it needs its workers."""
+
 
 class WorkerLoader(DataLoader[Item]):
-    """PyTorch's loader, whose workers keep to one thread, leave Ctrl-C to this process and end when they are told to.
+    """PyTorch's loader, whose workers keep to one thread, leave signals to this process, and end with it.
 
     It draws nothing from PyTorch's global generator.
     """
 
     def __init__(self, dataset: Dataset[Any], **options: Any) -> None:
-        super().__init__(dataset, worker_init_fn=_begin, generator=torch.Generator(), **options)
+        super().__init__(dataset, generator=torch.Generator(), **options)
 
     def __iter__(self) -> Any:
         if not self.num_workers:
             return super().__iter__()
-        with kept_from_children():
-            return super().__iter__()
+        context = self.multiprocessing_context or multiprocessing
+        forked = context.get_start_method() == "fork" and threading.current_thread() is threading.main_thread()
+        self.worker_init_fn = partial(_begin, parent=os.getpid() if forked else None)
+        on_death = signal.getsignal(signal.SIGCHLD)
+        with kept_from_children(*STOPPING):
+            iterator: Any = super().__iter__()
+        if on_death is not None and threading.current_thread() is threading.main_thread():
+            # PyTorch would raise a worker's death wherever this process is, in the middle of a step or of a file.
+            signal.signal(signal.SIGCHLD, on_death)
+        for worker in iterator._workers:
+            worker._popen.terminate = worker._popen.kill  # SIGTERM is ignored
+        return iterator
 
 
-def _begin(_: int) -> None:
+def _begin(_: int, parent: int | None) -> None:
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # for those off a fork server that was there before
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in STOPPING:  # for those off a fork server that was there before
+        signal.signal(number, signal.SIG_IGN)
+    if parent is not None:
+        end_with_parent(parent)

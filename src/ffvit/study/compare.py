@@ -34,6 +34,7 @@ from ffvit.study.report.terminal import summary_table
 from ffvit.study.report.write import write_report
 from ffvit.study.watch import Watch
 from ffvit.terminal import Terminal
+from ffvit.training.interruption import stopping_at_once
 from ffvit.training.progress import duration
 
 PROCESS = 700.0
@@ -191,7 +192,8 @@ def compare(
     """
     console = console or Terminal()
     try:
-        return _compare(plan, Path(out), resume, overwrite, workers, cluster, console)
+        with stopping_at_once(f"stopped; every finished run is kept. Go on with: ffvit compare --study {out} --resume"):
+            return _compare(plan, Path(out), resume, overwrite, workers, cluster, console)
     except OSError as error:
         if full(error):
             raise DiskFullError("the disk is full: free some space, then go on with --resume") from None

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence, Set
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from ffvit.errors import RunStoppedError
 from ffvit.study.folder import Study
 from ffvit.study.jobs import Job
 from ffvit.study.watch import Watch
@@ -106,7 +105,7 @@ def work_off(
                     f"{again[job.folder].config.machine.micro_batch} images at a time"
                 )
         if interruption.asked:
-            raise RunStoppedError(
+            raise interruption.error(
                 f"stopped; every run has saved. Go on with: ffvit compare --study {study.path} --resume"
             )
     return frozenset(failed)

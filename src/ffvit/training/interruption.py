@@ -1,34 +1,106 @@
-"""Ctrl-C and the scheduler's SIGTERM: finish the step, save, say how to go on."""
+"""Ctrl-C, and a scheduler's SIGTERM or warning (SIGUSR1): finish the step, save, say how to go on."""
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
+from ffvit.errors import RequeueError, RunStoppedError
+
+WARNINGS = signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP
+"""Signals of a scheduler, or of a terminal that closes: the same command is to be run again later."""
+
+REPEAT = 1.0
+"""Seconds in which a signal that comes again is the same one: torchrun passes on what its process group got, too."""
+
 
 class Interruption:
-    """Inside, the first SIGINT or SIGTERM only sets `asked` and says so; the second does what it always did."""
+    """Inside, the first signal only sets `asked` and says so; a second SIGINT or SIGTERM does what it always did.
+
+    Args:
+        say: Told of the first signal.
+
+    Attributes:
+        asked: Whether to stop.
+    """
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self.asked = False
         self._say = say
+        self._by = 0
+        self._at = 0.0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interruption:
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._before = _handle(self._ask)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        _put_back(self._before)
+
+    def error(self, words: str) -> RunStoppedError:
+        """What to raise once all is saved."""
+        return stopped(self._by, words)
 
     def _ask(self, number: int, _frame: FrameType | None) -> None:
-        self.asked = True
-        signal.signal(number, self._before[number])
-        self._say("stopping soon, then saving (once more to stop at once)")
+        if not self.asked:
+            self.asked, self._by, self._at = True, number, time.monotonic()
+            self._say("stopping soon, then saving (once more to stop at once)")
+        elif time.monotonic() - self._at > REPEAT and number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._before[number])
+            signal.raise_signal(number)
+
+
+@contextmanager
+def stopping_at_once(words: str) -> Iterator[None]:
+    """Inside, where there is nothing to save, a scheduler's signal ends the run at once, with these words.
+
+    Raises:
+        RequeueError: Such a signal came.
+    """
+    before = _handle(_stop)
+    try:
+        yield
+    except _StoppedAtOnce as error:
+        raise stopped(error.number, words) from None
+    finally:
+        _put_back(before)
+
+
+def stopped(number: int, words: str) -> RunStoppedError:
+    """The error of a run that was stopped by a signal and has saved."""
+    return RequeueError(words) if number in WARNINGS else RunStoppedError(words)
+
+
+class _StoppedAtOnce(BaseException):
+    """No `Exception`: what catches those to say that a file is damaged must not catch this."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def _stop(number: int, _frame: FrameType | None) -> None:
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise _StoppedAtOnce(number)
+
+
+def _handle(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
+    """Have a handler hear the signals, and hand back those before; a signal that is ignored (nohup) stays ignored."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    heard = [each for each in (signal.SIGINT, *WARNINGS) if signal.getsignal(each) is not signal.SIG_IGN]
+    return {number: signal.signal(number, handler) for number in heard}
+
+
+def _put_back(handlers: dict[int, Any]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)

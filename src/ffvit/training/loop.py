@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -134,6 +134,7 @@ class Loop:
         self.optimizer = fabric.setup_optimizers(self._optimizer)
         self.pieces = 1  # a micro-batch is cut into so many if the device's memory is too small for it
 
+        self.alone_asked: Callable[[], bool] = lambda: False
         self.selection = self.scorer(parts.selection) if parts.selection is not None else None
         self.progress = Progress()
 
@@ -188,12 +189,13 @@ class Loop:
         self.seconds_before = progress.seconds
         self.display.begin(self.share())
         with self.curves() as curves, Interruption(self.display.say) as interruption:
-            while self.share() < 1:
+            self.alone_asked = lambda: self.fabric.world_size == 1 and interruption.asked
+            while self.share() < 1 or progress.step:  # its last epoch may have been stopped before it was scored
                 self.order.epoch, self.order.first_step = progress.epoch, progress.step
                 epoch_began, images_before = time.monotonic(), progress.images
                 micro_batches = iter(self.loader)
                 unseen: list[Tensor] = []
-                for step in range(progress.step, self.order.steps):
+                for step in range(progress.step, self.order.steps if self.share() < 1 else 0):
                     rate = learning_rate(recipe, self.share(step) * recipe.epochs)
                     for group in self.optimizer.param_groups:
                         group["lr"] = rate
@@ -202,13 +204,17 @@ class Loop:
                     )
                     progress.images += recipe.batch_size
                     progress.step = step + 1
-                    if len(unseen) >= self.look_after or progress.step == self.order.steps:
+                    if len(unseen) >= self.look_after or progress.step == self.order.steps or self.alone_asked():
                         out_of_time = self.look(unseen, interruption)
                         unseen.clear()
                         if out_of_time:
                             break
                 images_a_second = (progress.images - images_before) / (time.monotonic() - epoch_began)
-                self.end_epoch(images_a_second, curves)
+                try:
+                    self.end_epoch(images_a_second, curves)
+                except _AskedWhileScoringError:
+                    self.save()
+                    raise self.stopped(interruption) from None
                 self.look([], interruption)
 
     def share(self, step: int | None = None) -> float:
@@ -321,8 +327,20 @@ class Loop:
         if asked or due:
             self.save()
         if asked and share < 1:
-            raise RunStoppedError(f"stopped; go on with: ffvit train --out {self.run.path} --resume")
+            raise self.stopped(interruption)
         return share >= 1
+
+    def stopped(self, interruption: Interruption) -> RunStoppedError:
+        """What to raise once the checkpoint is written that someone asked for."""
+        return interruption.error(f"stopped; go on with: ffvit train --out {self.run.path} --resume")
+
+    def pause(self, _: int) -> None:
+        """Between two batches that are scored: a large selection part must not keep anyone waiting who asked to stop.
+
+        Several processes go on to the next look: they have to stop together.
+        """
+        if self.alone_asked():
+            raise _AskedWhileScoringError
 
     def note(self, bad: list[BadImageError]) -> None:
         """Keep images that could not be read for the list."""
@@ -345,7 +363,7 @@ class Loop:
                 candidates["average"] = (self.average.network, self.average.network)
             for name, (network, plain) in candidates.items():
                 with self.eagerly():
-                    answers, bad = self.selection(network)
+                    answers, bad = self.selection(network, self.pause)
                 self.note(bad)
                 row[name] = {"top1": float(answers.correct.mean()), "loss": float(answers.loss.mean(dtype=np.float64))}
                 self.keep_if_best(name, plain, row)
@@ -401,6 +419,10 @@ class Loop:
         """The running epoch as people count."""
         of = f"/{self.recipe.epochs}" if self.recipe.minutes is None else ""
         return f"epoch {self.progress.epoch + 1}{of}"
+
+
+class _AskedWhileScoringError(Exception):
+    """Someone asked to stop before the epoch was scored."""
 
 
 def _balanced(parts: Parts) -> np.ndarray:

@@ -26,9 +26,14 @@ from ffvit.recipe import Recipe
 from ffvit.run import Config, Run, free_folder
 from ffvit.terminal import Terminal
 from ffvit.training.finish import finish
+from ffvit.training.interruption import stopping_at_once
 from ffvit.training.loop import Loop
 from ffvit.training.progress import Display
 from ffvit.value import parse
+
+STOPPED = (
+    "stopped while nothing had to be saved; go on with --resume, or with the same command if there is no run folder yet"
+)
 
 
 def train(
@@ -152,7 +157,10 @@ def resume(out: str | Path, machine: Machine | None = None, console: Console | N
 def _run(fabric: Fabric, config: Config, folder: Callable[[Config], Run], console: Console | None, go_on: bool) -> Run:
     """Train and score; the run folder is made only once everything that was asked for has proved possible."""
     try:
-        with Display(console or Terminal(), shown=fabric.is_global_zero) as display:
+        with (
+            stopping_at_once(STOPPED),
+            Display(console or Terminal(), shown=fabric.is_global_zero) as display,
+        ):
             with fabric.rank_zero_first():  # one process downloads, the others find it done
                 parts = open_parts(config.data)
             torch.manual_seed(config.seed)

@@ -1,19 +1,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from ffvit.data.config import Data
 from ffvit.data.parts import open_parts
-from ffvit.errors import UserError
+from ffvit.errors import OutOfMemoryError
+from ffvit.machine import Machine
 from ffvit.study import predict
 from ffvit.study.arms import arms_of
 from ffvit.study.asked import planned
+from ffvit.study.budget import counted
 from ffvit.study.choose import mixers
 from ffvit.study.local import Slots
 from ffvit.study.plan import Search
-from ffvit.study.predict import Speed, measure, study_seconds
+from ffvit.study.predict import Speed, measure, speeds_of, study_seconds
 
 SPEED = Speed(start=1.0, train=0.01, load=0.002, answer=0.001, epoch=0.1, kept=2.0**20, state=2.0**21)
 
@@ -51,6 +54,22 @@ def test_a_study_is_its_searches_and_runs_as_many_at_once_as_there_is_room_for(m
     assert study_seconds(plan, arms, parts) - around >= run + 2 * trial
 
 
+def test_large_networks_are_scaled_from_the_largest_that_was_timed(monkeypatch):
+    plan, parts = planned(study=Path("studies/table1.yaml"), source="digits"), open_parts(Data())
+    arms, timed = arms_of(plan), []
+    monkeypatch.setattr(predict, "measure", lambda network, *_: timed.append(network) or SPEED)
+    speeds = speeds_of(arms, parts, 1, Machine(accelerator="cpu"), 1)
+    assert all(counted(network, 10).parameters < predict.LARGE for network in timed)
+    assert timed
+    assert set(speeds) == {arm.name for arm in arms}
+    flops = {arm.name: counted(arm.network, 10).flops for arm in arms}
+    largest = max(timed, key=lambda network: counted(network, 10).parameters)
+    ratio = flops["FF only, base"] / counted(largest, 10).flops
+    assert speeds["FF only, base"].answer == pytest.approx(SPEED.answer * ratio)
+    assert speeds["FF only, base"].train == pytest.approx(SPEED.load + (SPEED.train - SPEED.load) * ratio)
+    assert speeds["FF only, base"].kept > 2**26  # counted on the network itself
+
+
 def test_a_measurement_does_what_a_run_does_and_is_kept(monkeypatch):
     plan, parts = planned(), open_parts(Data())
     arm = arms_of(plan)[1]
@@ -86,7 +105,7 @@ def test_a_measurement_that_the_system_ends_is_told_in_words(monkeypatch):
     plan, parts = planned(), open_parts(Data())
     network = arms_of(plan)[0].network
     monkeypatch.setattr(predict, "ProcessPoolExecutor", _Broken)
-    with pytest.raises(UserError, match="ended by the system"):
+    with pytest.raises(OutOfMemoryError, match="ended by the system"):
         measure(network, plan.recipe.replace(cutmix=0.125), parts, 1, plan.machine, 1)
 
 

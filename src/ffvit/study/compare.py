@@ -28,7 +28,7 @@ from ffvit.study.jobs import Job, Searches, differences, runs_of, splits_of, sta
 from ffvit.study.local import Local, slots_for
 from ffvit.study.next_steps import write_ablation
 from ffvit.study.plan import Plan
-from ffvit.study.predict import MEMORY, Prediction, measure, study_seconds, trials
+from ffvit.study.predict import LARGE, MEMORY, Prediction, scaled_arms, speeds_of, study_seconds, trials
 from ffvit.study.queue import Engine, work_off
 from ffvit.study.report.terminal import summary_table
 from ffvit.study.report.write import write_report
@@ -92,10 +92,8 @@ def look_ahead(plan: Plan, workers: int | None = None, ground: Ground | None = N
         ground = _extended(plan, ground)
     arms, jobs = ground.held.arms, runs_of(plan, ground.held.arms, Path(), plan.seeds, {})
     at_once = slots_for(plan.machine, len(jobs), MEMORY, workers, ground.threads).count
-    runs = {
-        arm.name: measure(arm.network, arm.recipe, parts, ground.threads, plan.machine, at_once).run(arm.recipe, parts)
-        for arm in arms
-    }
+    speeds = speeds_of(arms, parts, ground.threads, plan.machine, at_once)
+    runs = {arm.name: speeds[arm.name].run(arm.recipe, parts) for arm in arms}
     memory = PROCESS + max(each.memory for each in runs.values())
     at_once = slots_for(plan.machine, len(jobs), memory, workers, ground.threads).count
     return Forecast(ground, runs, at_once, study_seconds(plan, arms, parts))
@@ -152,6 +150,15 @@ def show_plan(plan: Plan, forecast: Forecast, console: Console) -> None:
     console.print(table, highlight=False)
     for words in (*ground.held.words, *ground.outlook, *plan.gave_up):
         console.print(Text(words), soft_wrap=True)
+    scaled = scaled_arms(ground.held.arms, ground.classes, plan.machine)
+    if scaled:
+        console.print(
+            Text(
+                f"Not timed, but scaled by FLOPs, as they have more than {LARGE / 1e6:.0f} M parameters: "
+                f"{', '.join(arm.name for arm in ground.held.arms if arm.name in scaled)}."
+            ),
+            soft_wrap=True,
+        )
     search = ""
     if plan.search is not None:
         fields = ", ".join(plan.search.fields)

@@ -35,6 +35,7 @@ from ffvit.recipe import Recipe
 from ffvit.run import Config, Run
 from ffvit.study.arms import Arm
 from ffvit.study.baselines import predicted_seconds
+from ffvit.study.budget import counted
 from ffvit.study.jobs import runs_of, shortened
 from ffvit.study.local import slots_for
 from ffvit.study.plan import Plan
@@ -59,6 +60,9 @@ EXTENSIONS = 0.5
 
 MOST_AT_ONCE = 8
 """Processes that measure at the same time, at most: more share nothing that these do not."""
+
+LARGE = 25e6
+"""Parameters above which a network is not built to be timed on a CPU: its figures are scaled from a smaller arm's."""
 
 MEMORY = 1_000.0
 """MiB that a run is taken to need where nothing is measured yet."""
@@ -137,7 +141,7 @@ def study_seconds(plan: Plan, arms: Sequence[Arm], parts: Parts) -> float:
     jobs = runs_of(plan, arms, Path(), plan.seeds, {})
     threads = max(1, cores() // (len(arms) * len(plan.seeds) * (plan.folds or 1)))
     at_once = slots_for(plan.machine, len(jobs), MEMORY, None, threads).count
-    speeds = {arm.name: measure(arm.network, arm.recipe, parts, threads, plan.machine, at_once) for arm in arms}
+    speeds = speeds_of(arms, parts, threads, plan.machine, at_once)
     runs, searches = 0.0, 0.0
     longest, slowest = 0.0, 0.0
     for job in jobs:
@@ -152,6 +156,54 @@ def study_seconds(plan: Plan, arms: Sequence[Arm], parts: Parts) -> float:
     baselines = predicted_seconds(parts, next(iter(speeds.values())).load) if plan.controls else 0.0
     around = REPORT + len(plan.seeds) * baselines + sum(speed.costs for speed in speeds.values())
     return max(working, longest + rounds * slowest) + around
+
+
+def speeds_of(arms: Sequence[Arm], parts: Parts, threads: int, machine: Machine, at_once: int) -> dict[str, Speed]:
+    """What a run of each arm takes; on a CPU large networks are not built, but scaled from the largest that was.
+
+    Args:
+        arms: The arms.
+        parts: The images.
+        threads: Processor threads of each run.
+        machine: What one run computes on.
+        at_once: How many runs go on at once.
+    """
+    classes = len(parts.classes)
+    by_size = sorted(arms, key=lambda arm: counted(arm.network, classes).parameters)
+    scaled = scaled_arms(arms, classes, machine)
+    built = [arm for arm in by_size if arm.name not in scaled]
+    speeds = {arm.name: measure(arm.network, arm.recipe, parts, threads, machine, at_once) for arm in built}
+    largest = built[-1]
+    for arm in by_size[len(built) :]:
+        speeds[arm.name] = _scaled(speeds[largest.name], largest, arm, classes)
+    return speeds
+
+
+def scaled_arms(arms: Sequence[Arm], classes: int, machine: Machine) -> frozenset[str]:
+    """The names of the arms that are too large to be timed; the smallest never is."""
+    if kind(machine) != "cpu":
+        return frozenset()
+    size = {arm.name: counted(arm.network, classes).parameters for arm in arms}
+    return frozenset(name for name in size if size[name] > max(LARGE, min(size.values())))
+
+
+def _scaled(speed: Speed, of: Arm, arm: Arm, classes: int) -> Speed:
+    """What a run of an arm takes, from another's: time follows the FLOPs, what is written the parameters."""
+    before, after = counted(of.network, classes), counted(arm.network, classes)
+    time, size = after.flops / before.flops, after.parameters / before.parameters
+    with torch.device("meta"):
+        network = create_model(arm.network, classes)
+        takes = preprocess_of(network)
+        images, labels = torch.empty(2, takes.in_chans, *takes.img_size), torch.zeros(2, dtype=torch.int64)
+    return Speed(
+        start=speed.start * time,
+        train=speed.load + max(0.0, speed.train - speed.load) * time,
+        load=speed.load,
+        answer=speed.answer * time,
+        epoch=speed.epoch * size,
+        kept=kept_for_backward(lambda: cross_entropy(network(images), labels), network) / len(images),
+        state=speed.state * size,
+    )
 
 
 _measured: dict[Any, Speed] = {}

@@ -136,7 +136,6 @@ def compared(one: Path, other: Path) -> dict[str, bool]:
 def disturbed(
     folder: Path,
     arguments: Sequence[object],
-    seconds: float,
     every: tuple[float, float],
     draw: random.Random,
     most: int = 1000,

@@ -28,7 +28,7 @@ from typing import Any
 
 import yaml
 
-from ffvit.atomic import writing
+from ffvit.atomic import remove_leftovers, writing
 from ffvit.csv_text import escape_formula, unescape_formula
 from ffvit.errors import OutputError, RunFolderError
 from ffvit.strict_yaml import read_yaml
@@ -218,6 +218,8 @@ class Study:
                 raise RunFolderError(
                     f"{self.path}: another `ffvit compare` is working on this study: wait for it, or end it"
                 ) from None
+            for inside in (self.path, self.path / "figures"):
+                remove_leftovers(inside)
             yield
 
     def note_failure(self, job: Job, reason: str) -> None:

@@ -134,7 +134,7 @@ class TestFolder:
 
     def test_one_that_cannot_be_made_is_named(self, tmp_path):
         (tmp_path / "file").touch()
-        with pytest.raises(ffvit.UserError, match=r"file/run: cannot be made: Not a directory"):
+        with pytest.raises(ffvit.UserError, match=r"file/run: cannot be made: .*/file is no folder"):
             Run.create(tmp_path / "file" / "run", PLAIN)
 
 

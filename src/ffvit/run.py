@@ -18,7 +18,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -31,8 +30,10 @@ from pydantic import Field
 from ffvit.architecture import Network
 from ffvit.atomic import writing
 from ffvit.data.config import Data
-from ffvit.errors import OutputError, RunFolderError
+from ffvit.errors import RunFolderError
+from ffvit.lock import FolderLock
 from ffvit.machine import Machine
+from ffvit.output_folder import RUN, check_free, existing, make_folder
 from ffvit.preprocess import Preprocess
 from ffvit.recipe import Recipe
 from ffvit.strict_yaml import read_yaml
@@ -80,41 +81,38 @@ class Run:
     bad_images_file = property(lambda self: self.path / "bad_images.csv")
 
     @classmethod
-    def create(cls, path: Path, config: Config, overwrite: bool = False) -> Run:
+    def create(cls, path: Path, config: Config, overwrite: bool = False, lock: FolderLock | None = None) -> Run:
         """A new run folder with its configuration in it.
+
+        Args:
+            path: The folder.
+            config: What the run computes.
+            overwrite: Replace a run folder that exists.
+            lock: Of the folder; is acquired, and held afterwards. Default: one that is released in the end.
 
         Raises:
             UserError: As `check_free`, or the folder cannot be made.
         """
-        cls.check_free(path, overwrite)
+        held = lock or FolderLock(path, "run")
         try:
-            if path.exists():
-                shutil.rmtree(path)
-            (path / "checkpoint").mkdir(parents=True)
-        except OSError as error:
-            raise OutputError(f"{path}: cannot be made: {error.strerror}") from None
-        text = config.to_yaml() + yaml.safe_dump({"made_with": made_with()}, sort_keys=False)
-        with writing(path / "config.yaml") as temporary:
-            temporary.write_text(text)
+            make_folder(path, RUN, held, overwrite, used_by(config))
+            text = config.to_yaml() + yaml.safe_dump({"made_with": made_with()}, sort_keys=False)
+            with writing(path / "config.yaml") as temporary:
+                temporary.write_text(text)
+            (path / "checkpoint").mkdir(exist_ok=True)
+        finally:
+            if lock is None:
+                held.release()
         return cls(path)
 
     @staticmethod
-    def check_free(path: Path, overwrite: bool = False) -> None:
-        """Nothing, if a run folder may be made there.
+    def check_free(path: Path, config: Config, overwrite: bool = False) -> None:
+        """Nothing, if a run folder may be made there; see `output_folder.check_free`.
 
         Raises:
-            UserError: The folder exists and is not empty, and `overwrite` was not given; or it is no run folder, which
-                is never deleted.
+            UserError: None may.
         """
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            if not overwrite:
-                raise OutputError(
-                    f"{path} exists: go on with it (--resume), replace it (--overwrite), or name another --out"
-                )
-            if not (path / "config.yaml").is_file():
-                raise OutputError(
-                    f"{path} exists and is no run folder, so --overwrite does not delete it: name another --out"
-                )
+        check_free(path, RUN, overwrite, used_by(config))
 
     @property
     def has_checkpoint(self) -> bool:
@@ -167,8 +165,20 @@ def read_config(path: Path) -> Config:
     return parse(Config, fields, str(path))
 
 
+def used_by(config: Config) -> dict[str, Path]:
+    """What a run reads, by what it is: it must not be replaced by the run."""
+    places = {
+        "the data": config.data.source,
+        "the data set's folder (--data.root)": config.data.root,
+        "the file of weights to start from": config.start_from,
+        "the teacher": config.recipe.teacher,
+    }
+    return existing(places)
+
+
 def free_folder(name: str, under: str = "runs") -> Path:
-    """`runs/<name>`, or with a number behind it if there is one already."""
+    """`runs/<name>`, or with a number behind it if there is one already; a name too long for a folder is cut."""
+    name = os.fsencode(name)[:200].decode(errors="ignore")
     path, number = Path(under) / name, 1
     while path.exists():
         number += 1

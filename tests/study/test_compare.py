@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import random
 import shutil
@@ -18,6 +17,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import commands
+from ffvit.lock import FolderLock
 
 PLAN = {
     "title": "Small and quick",
@@ -260,11 +260,11 @@ def test_a_run_that_was_exchanged_is_refused(study: Path):
 
 
 def test_two_at_one_study_are_one_too_many(study: Path):
-    with (study / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with FolderLock(study, "study"):
         told = commands.here("compare", "--study", study, "--resume")
     assert told.returncode == 2
-    assert "another `ffvit compare` is working on this study" in told.stderr
+    assert f"process {os.getpid()} on" in told.stderr
+    assert "has been writing to this study since" in told.stderr
 
 
 def test_a_study_is_never_overwritten_unasked(study: Path, tmp_path: Path):

@@ -15,6 +15,7 @@ from rich.text import Text
 from ffvit.atomic import full
 from ffvit.data.parts import open_parts
 from ffvit.errors import ConfigError, DiskFullError, RunFolderError, RunStoppedError
+from ffvit.lock import FolderLock
 from ffvit.machine import Machine, cores
 from ffvit.study import costs
 from ffvit.study.arms import comparisons_of
@@ -224,20 +225,25 @@ def _compare(
     plan: Plan, out: Path, resume: bool, overwrite: bool, workers: int | None, cluster: str | None, console: Console
 ) -> Findings:
     began = time.monotonic()
+    if not resume:
+        Study.check_free(out, plan, overwrite)
     study = Study(out) if resume else None
+    lock = FolderLock(out, "study")
     if study is not None:
-        study.check(plan)
-    forecast = look_ahead(plan, workers, study.ground() if study is not None else None)
-    ground = forecast.ground
-    show_plan(plan, forecast, console)
-    on_cluster = connected(cluster, plan.machine) if cluster is not None else None
-    if study is None:
-        study = Study.create(out, plan, overwrite)
-    with study.locked():
-        study.replan(plan)
-        study.stand_on(ground)
+        lock.acquire()
+    try:
+        if study is not None:
+            study.check(plan)
+        forecast = look_ahead(plan, workers, study.ground() if study is not None else None)
+        ground = forecast.ground
+        show_plan(plan, forecast, console)
+        on_cluster = connected(cluster, plan.machine) if cluster is not None else None
+        if study is None:
+            study = Study.create(out, plan, overwrite, lock)
         for job in every_job(study, plan, ground.held.arms):
             job.check()
+        study.replan(plan)
+        study.stand_on(ground)
         engine: Engine
         if on_cluster is not None:
             engine = on_cluster(ground.threads, study.logs)
@@ -254,6 +260,8 @@ def _compare(
             engine.close()
         _measure_costs(study, ground, plan.machine, console)
         findings = _told(study, ground, console)
+    finally:
+        lock.release()
     failures = [folder for folder in failed if folder.is_relative_to(study.path / "runs")]
     if failures:
         raise RunStoppedError(

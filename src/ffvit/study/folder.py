@@ -18,19 +18,17 @@
 from __future__ import annotations
 
 import csv
-import fcntl
 import json
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ffvit.atomic import remove_leftovers, writing
+from ffvit.atomic import writing
 from ffvit.csv_text import escape_formula, unescape_formula
-from ffvit.errors import OutputError, RunFolderError
+from ffvit.errors import RunFolderError
+from ffvit.lock import FolderLock
+from ffvit.output_folder import STUDY, check_free, existing, make_folder
 from ffvit.strict_yaml import read_yaml
 from ffvit.study.budget import Held
 from ffvit.study.jobs import Job, differences
@@ -90,6 +88,16 @@ def made_of(plan: Plan) -> dict[str, Any]:
     return {name: value for name, value in plan.model_dump(mode="json").items() if name not in _EXTENDABLE}
 
 
+def used_by(plan: Plan) -> dict[str, Path]:
+    """What a study's runs read, by what it is: it must not be replaced by the study."""
+    places = {
+        "the data": plan.data.source,
+        "the data set's folder (--data.root)": plan.data.root,
+        "the teacher": plan.recipe.teacher,
+    }
+    return existing(places)
+
+
 class Study:
     """A study folder.
 
@@ -121,34 +129,37 @@ class Study:
         return Ledger(self.path / "ledger.jsonl")
 
     @classmethod
-    def create(cls, path: Path, plan: Plan, overwrite: bool = False) -> Study:
+    def create(cls, path: Path, plan: Plan, overwrite: bool = False, lock: FolderLock | None = None) -> Study:
         """A new study folder with its plan in it.
 
+        Args:
+            path: The folder.
+            plan: What the study is.
+            overwrite: Replace a study folder that exists.
+            lock: Of the folder; is acquired, and held afterwards. Default: one that is released in the end.
+
         Raises:
-            UserError: The folder exists and is not empty, and `overwrite` was not given; or it is no study folder,
-                which is never deleted; or it cannot be made.
+            UserError: As `check_free`, or the folder cannot be made.
         """
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            if not overwrite:
-                raise OutputError(
-                    f"{path} exists: go on with it (--resume), replace it (--overwrite), or name another --out"
-                )
-            if not (path / "study.yaml").is_file():
-                raise OutputError(
-                    f"{path} exists and is no study folder, so --overwrite does not delete it: name another --out"
-                )
+        held = lock or FolderLock(path, "study")
         try:
-            if path.exists():
-                with cls(path).locked():
-                    shutil.rmtree(path)
-            path.mkdir(parents=True)
-        except OSError as error:
-            raise OutputError(f"{path}: cannot be made: {error.strerror}") from None
-        with writing(path / "study.yaml") as temporary:
-            temporary.write_text(plan.to_yaml())
-        study = cls(path)
-        study.ledger.note_plan(plan, finished=0)
-        return study
+            make_folder(path, STUDY, held, overwrite, used_by(plan))
+            Ledger(path / "ledger.jsonl").note_plan(plan, finished=0)
+            with writing(path / "study.yaml") as temporary:
+                temporary.write_text(plan.to_yaml())
+        finally:
+            if lock is None:
+                held.release()
+        return cls(path)
+
+    @staticmethod
+    def check_free(path: Path, plan: Plan | None = None, overwrite: bool = False) -> None:
+        """Nothing, if a study folder may be made there; see `output_folder.check_free`.
+
+        Raises:
+            UserError: None may.
+        """
+        check_free(path, STUDY, overwrite, used_by(plan) if plan is not None else None)
 
     @property
     def plan(self) -> Plan:
@@ -203,24 +214,6 @@ class Study:
         """Write down what the study stands on."""
         with writing(self.arms_file) as temporary:
             temporary.write_text(ground.to_yaml())
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other processes from working on the study meanwhile; a process that dies lets go.
-
-        Raises:
-            UserError: Another one is at it.
-        """
-        with (self.path / ".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise RunFolderError(
-                    f"{self.path}: another `ffvit compare` is working on this study: wait for it, or end it"
-                ) from None
-            for inside in (self.path, self.path / "figures"):
-                remove_leftovers(inside)
-            yield
 
     def note_failure(self, job: Job, reason: str) -> None:
         """Add a run's failure to the list."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -16,7 +15,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ffvit.errors import OutOfMemoryError, RunStoppedError, UserError
+from ffvit.lock import FolderLock
 from ffvit.machine import kind
+from ffvit.output_folder import RUN, clear
 from ffvit.run import Config, Run
 from ffvit.terminal import Terminal
 
@@ -68,16 +69,26 @@ def _here(config: Config, folder: Path, threads: int, words: Any) -> None:
     if _has_checkpoint(folder):
         resume(folder, machine=config.machine, console=console)
         return
-    if folder.exists():  # killed before its first checkpoint, perhaps before its configuration was written
-        shutil.rmtree(folder)
+    _begin_again(folder)
     run_config(config, out=folder, console=console)
+
+
+def _begin_again(folder: Path) -> None:
+    """Empty the folder of a run that was killed before its first checkpoint, perhaps before its configuration was written.
+
+    Raises:
+        UserError: Another process is at this run, or files lie there that ffvit did not write.
+    """
+    if folder.is_dir():
+        with FolderLock(folder, "run"):
+            clear(folder, RUN)
 
 
 def command(config: Config, folder: Path, log: Path) -> list[str]:
     """What a user would type to do a run over several processes, from its checkpoint if it has one."""
     if _has_checkpoint(folder):
         return ["ffvit", "train", "--out", str(folder), "--resume"]
-    shutil.rmtree(folder, ignore_errors=True)
+    _begin_again(folder)
     file = log.with_suffix(".yaml")
     file.write_text(config.to_yaml())
     return ["ffvit", "train", "--out", str(folder), "--config", str(file)]

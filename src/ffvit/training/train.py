@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,11 @@ from torch import nn
 
 from ffvit import recipe as recipes
 from ffvit.architecture import Architecture, Network
-from ffvit.atomic import full, remove_leftovers
+from ffvit.atomic import full
 from ffvit.data.config import Data
 from ffvit.data.parts import Parts, open_parts
 from ffvit.errors import DiskFullError, ModelError, RunFolderError
+from ffvit.lock import FolderLock
 from ffvit.machine import Machine, on_first, start
 from ffvit.network.create import classes_of, create_model, preprocess_of, set_preprocess
 from ffvit.network.weights import load
@@ -124,12 +124,16 @@ def run_config(
     fabric = start(config.machine)
     name = f"{config.network.title}-{Path(config.data.source).stem or 'data'}"
     path = Path(on_first(fabric, lambda: str(out if out is not None else free_folder(name))))
-    on_first(fabric, lambda: Run.check_free(path, overwrite))
+    on_first(fabric, lambda: Run.check_free(path, config, overwrite))
+    lock = FolderLock(path, "run")
 
     def folder(config: Config) -> Run:
-        return on_first(fabric, lambda: Run.create(path, config, overwrite))
+        return on_first(fabric, lambda: Run.create(path, config, overwrite, lock))
 
-    return _run(fabric, config, folder, console, go_on=False)
+    try:
+        return _run(fabric, config, folder, console, go_on=False)
+    finally:
+        lock.release()
 
 
 def resume(out: str | Path, machine: Machine | None = None, console: Console | None = None) -> Run:
@@ -141,7 +145,7 @@ def resume(out: str | Path, machine: Machine | None = None, console: Console | N
         console: Where to show progress.
 
     Raises:
-        UserError: It is no run folder, its checkpoint is damaged, or it is finished.
+        UserError: It is no run folder, its checkpoint is damaged, it is finished, or another process writes to it.
         RunStoppedError: As `train`.
     """
     run = Run(out)
@@ -152,7 +156,13 @@ def resume(out: str | Path, machine: Machine | None = None, console: Console | N
         config = config.replace(start_from=None)  # all weights come from it
     if machine is not None:
         config = config.replace(machine=machine)
-    return _run(start(config.machine), config, lambda _: run, console, go_on=True)
+    fabric = start(config.machine)
+    lock = FolderLock(run.path, "run")
+    on_first(fabric, lock.acquire)
+    try:
+        return _run(fabric, config, lambda _: run, console, go_on=True)
+    finally:
+        lock.release()
 
 
 def _run(fabric: Fabric, config: Config, folder: Callable[[Config], Run], console: Console | None, go_on: bool) -> Run:
@@ -172,8 +182,6 @@ def _run(fabric: Fabric, config: Config, folder: Callable[[Config], Run], consol
                 config = config.replace(preprocess=loop.preprocess)
             run = loop.run = folder(config)
             if go_on:
-                for inside in (run.path, run.checkpoint_file.parent):
-                    on_first(fabric, partial(remove_leftovers, inside))
                 loop.go_on()
                 about = f"as it was after {loop.progress.images:,} images" if loop.progress.images else about
             display.say(_headline(config, run, parts, network, loop, about))

@@ -1,0 +1,69 @@
+"""Files that a command writes where a person says: whether they can be, and what they would replace."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from ffvit.errors import OutputError
+
+
+def is_predictions(beginning: bytes) -> bool:
+    """Whether a file that begins so is a list of predictions."""
+    return beginning.startswith(b"image,label,predicted,correct,confidence,loss")
+
+
+def is_figures(beginning: bytes) -> bool:
+    """Whether a file that begins so holds the figures of an evaluation."""
+    return beginning.startswith(b'{\n  "weights": ')
+
+
+def is_benchmark(beginning: bytes) -> bool:
+    """Whether a file that begins so holds the numbers of a benchmark."""
+    return beginning.startswith(b'{\n "machine": ')
+
+
+def is_picture(beginning: bytes) -> bool:
+    """Whether a file that begins so is a picture that ffvit drew."""
+    return beginning.startswith(b"\x89PNG") and b"Software\0ffvit" in beginning
+
+
+def check_output(path: Path, option: str, kind: str, is_ours: Callable[[bytes], bool]) -> None:
+    """Nothing, if a file can be written, and replaces nothing but one of its kind; asked before any work.
+
+    Args:
+        path: The file. A device or pipe is written to as it is.
+        option: The option that names it, for a person.
+        kind: What is written, for a person.
+        is_ours: Whether a file that begins with these bytes is of that kind.
+
+    Raises:
+        OutputError: It cannot, or would replace another file.
+    """
+    folder = path.absolute().parent
+    try:
+        if path.is_dir():
+            raise OutputError(f"{option} {path}: is a folder; give the name of a file")
+        if not folder.is_dir():
+            raise OutputError(f"{option} {path}: there is no folder {path.parent}; make it, or give another place")
+        try:
+            path.stat()
+        except FileNotFoundError:
+            if path.is_symlink():
+                raise
+        else:
+            if not path.is_file():
+                return
+            with path.open("rb") as file:
+                if not is_ours(file.read(1000)):
+                    raise OutputError(f"{option} {path}: is there, and is no {kind}; give another name")
+    except OSError as error:
+        raise OutputError(f"{option} {path}: cannot be written ({error.strerror}); give another place") from None
+    if not may_write(folder):
+        raise OutputError(f"{option} {path}: no permission to write in {folder}; give another place")
+
+
+def may_write(folder: Path) -> bool:
+    """Whether this process may make files in a folder."""
+    return os.access(folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids)

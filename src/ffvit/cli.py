@@ -14,12 +14,12 @@ from cyclopts import App, Parameter, Token
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
 
 from ffvit import __version__
-from ffvit.data.config import BAD_IMAGES, Data
-from ffvit.errors import DataError, FfvitError, UserError
+from ffvit.data.config import Data
+from ffvit.errors import DataError, FfvitError, OutputError, UserError
 from ffvit.lasting import lasting_output
 from ffvit.machine import Machine, is_first
 from ffvit.recipe import Recipe
-from ffvit.terminal import Terminal, close_log, log, log_exception, log_to
+from ffvit.terminal import Terminal
 from ffvit.value import Value, loose, sentences
 
 if TYPE_CHECKING:
@@ -52,8 +52,7 @@ app = App(
   ffvit predict runs/photos holiday.jpg --top 3
   ffvit compare --data photos/ --minutes 30
   ffvit check photos/                      broken images, copies, leaks
-  ffvit prepare photos/ shards/            a large set as a few files
-  ffvit doctor                             what is wrong with this machine""",
+  ffvit prepare photos/ shards/            a large set as a few files""",
     help_format="plaintext",
     default_parameter=Parameter(negative=()),
     suppress_keyboard_interrupt=False,  # `main` has a word for it
@@ -74,7 +73,6 @@ def train(
     start_from: str | None = None,
     seed: Annotated[int | None, Whole] = None,
     dry_run: bool = False,
-    log_file: Path | None = None,
     machine: Annotated[Machine | None, Parameter(name="*", group="Machine", show_default=False)] = None,
     data_fields: Annotated[Data | None, Parameter(name="--data", group="Images", show_default=False)] = None,
     recipe_fields: Annotated[
@@ -109,8 +107,6 @@ def train(
         Same seed, same numbers. Default: 0.
     dry_run
         Print the whole configuration and stop.
-    log_file
-        Keep all that is printed in this file too, each line with its time and the rank of its process. It is added to.
     machine
         Where to compute.
     data_fields
@@ -121,8 +117,6 @@ def train(
     from ffvit.training.train import resume as go_on
     from ffvit.training.train import run_config
 
-    if log_file is not None:
-        log_to(log_file)
     if resume:
         given = (model, data, recipe, image, config, start_from, seed, data_fields, recipe_fields)
         if out is None:
@@ -185,9 +179,16 @@ def evaluate(
     machine
         Where to compute.
     """
+    from ffvit.atomic import writing
     from ffvit.evaluation.evaluate import evaluate as score
     from ffvit.evaluation.report import report
+    from ffvit.output_file import check_output, is_figures, is_predictions
 
+    if is_first():
+        if json_file is not None:
+            check_output(json_file, "--json", "file with figures of an evaluation", is_figures)
+        if predictions is not None:
+            check_output(predictions, "--predictions", "list of predictions", is_predictions)
     result = score(
         weights,
         data,
@@ -207,6 +208,11 @@ def evaluate(
         stderr.say(f"not read: {bad}")
     if json_file is None and weights.is_dir():
         json_file = weights / "evaluation.json"
+        try:
+            check_output(json_file, "--json", "file with figures of an evaluation", is_figures)
+        except OutputError as error:  # a run that others share may well be read-only
+            console.say(f"evaluation.json is not written: {error}")
+            json_file = None
     if json_file is not None:
         figures = {
             "weights": str(weights),
@@ -215,10 +221,12 @@ def evaluate(
             "used_in_training": result.used_in_training,
             **result.evaluation.to_dict(),
         }
-        json_file.write_text(json.dumps(figures, indent=2) + "\n")
+        with writing(json_file, "evaluate again") as temporary:
+            temporary.write_text(json.dumps(figures, indent=2) + "\n")
         console.say(f"figures in {json_file}")
     if predictions is not None:
-        result.answers.to_csv(predictions, result.names)
+        with writing(predictions, "evaluate again") as temporary:
+            result.answers.to_csv(temporary, result.names)
         console.say(f"answers in {predictions}")
 
 
@@ -273,7 +281,7 @@ def prepare(
     quality: PositiveInt | None = None,
     shard_size: PositiveFloat = 256.0,
     workers: PositiveInt | None = None,
-    bad_images: NonNegativeFloat = BAD_IMAGES,
+    bad_images: NonNegativeInt = 100,
     root: Path | None = None,
     overwrite: bool = False,
 ) -> None:
@@ -300,7 +308,7 @@ def prepare(
     workers
         Processes to work with. Default: one a core.
     bad_images
-        Unreadable images to leave out (and list) before it stops: below 1 a share of all, but at least 3; from 1 a number.
+        Unreadable images to leave out (and list) before it stops.
     root
         Where a data set that timm opens lies.
     overwrite
@@ -364,7 +372,6 @@ def compare(
     workers: PositiveInt | None = None,
     cluster: str | None = None,
     dry_run: bool = False,
-    log_file: Path | None = None,
     machine: Annotated[Machine | None, Parameter(name="*", group="Machine", show_default=False)] = None,
     data_fields: Annotated[Data | None, Parameter(name="--data", group="Images", show_default=False)] = None,
     recipe_fields: Annotated[
@@ -377,7 +384,7 @@ def compare(
       ffvit compare                            the question, on handwritten digits
       ffvit compare --data photos/ --minutes 30          on your images, in a time
       ffvit compare ff_small_patch16_224 deit_small_patch16_224 --data photos/
-      ffvit compare --study plan.yaml                         a plan's runs (--dry-run prints a plan)
+      ffvit compare --study studies/attention-grid.yaml               a plan's runs
       ffvit compare --study studies/photos --resume            what is left to do
 
     Parameters
@@ -427,9 +434,6 @@ def compare(
         Address of a Ray cluster to run on; `auto` for the one this machine belongs to.
     dry_run
         Print the plan with predicted time and memory, and stop.
-    log_file
-        Keep all that is printed in this file too, each line with its time. It is added to. Every run has a log of its own
-        in the study folder.
     machine
         Where one run computes.
     data_fields
@@ -441,8 +445,6 @@ def compare(
     from ffvit.study import compare as studies
     from ffvit.study.asked import planned
 
-    if log_file is not None:
-        log_to(log_file)
     folder = out if study is None else study if study.is_dir() else out
     if resume and folder is None:
         raise UserError("--resume needs the study to go on with: --study FOLDER")
@@ -541,23 +543,6 @@ def report(study: Path) -> None:
     from ffvit.study.compare import rebuild
 
     rebuild(study, Terminal())
-
-
-@app.command
-def doctor(out: Path = Path()) -> None:
-    """Check this machine: device, libraries, memory, disk, processes; says what is wrong and what to do.
-
-    Exits with 1 if something is broken.
-
-    Parameters
-    ----------
-    out
-        The folder in which runs will be written.
-    """
-    from ffvit.doctor import doctor as look
-
-    if look(out, Terminal()):
-        sys.exit(1)
 
 
 benchmark = App(name="benchmark", help="Measure how fast things are on this machine.", help_format="plaintext")
@@ -752,11 +737,6 @@ def main() -> None:
         _fail("interrupted", 130)
     except BrokenPipeError:  # `ffvit models | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except Exception as error:
-        log_exception(error)
-        raise
-    finally:
-        close_log()
 
 
 def _sentences(error: ValidationError, told: cyclopts.CycloptsError) -> str:
@@ -772,12 +752,9 @@ def _sentences(error: ValidationError, told: cyclopts.CycloptsError) -> str:
 
 def _fail(words: str, code: int) -> None:
     """Say what went wrong, once for all processes of a run, and leave."""
-    lines = [f"ffvit: {line}" for line in words.splitlines()]
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        for line in lines:
-            Terminal(stderr=True).say(line)
-    else:
-        log("\n".join(lines))
+        for line in words.splitlines():
+            Terminal(stderr=True).say(f"ffvit: {line}")
     sys.exit(code)
 
 

@@ -16,7 +16,8 @@ from ffvit.benchmark import measure, picture, roofline, table
 from ffvit.benchmark.subjects import Subject
 from ffvit.cost.limits import TYPES
 from ffvit.cost.measure import device_here
-from ffvit.errors import DeviceError, OutputError, UserError
+from ffvit.errors import DeviceError, UserError
+from ffvit.output_file import check_output, is_benchmark, is_picture
 
 NETWORKS = ["ff_tiny_patch16_224", "deit_tiny_patch16_224"]
 ROOFLINE = ["ff_base_patch16_224"]
@@ -43,9 +44,10 @@ def benchmark(
     Raises:
         UserError: A network, engine, precision, batch or place cannot be used.
     """
-    for option, path in (("--json", json_file), ("--out", drawing)):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise OutputError(f"{option} {path}: there is no folder {path.parent}")
+    if json_file is not None:
+        check_output(json_file, "--json", "file with numbers of a benchmark", is_benchmark)
+    if drawing is not None:
+        check_output(drawing, "--out", "picture of a roofline", is_picture)
     device = device_here() if accelerator == "auto" else torch.device(accelerator)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise DeviceError("--accelerator cuda: PyTorch sees no CUDA device on this machine; use cpu")

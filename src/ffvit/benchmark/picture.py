@@ -30,7 +30,7 @@ def write(found: Roofline, path: Path) -> None:
     with mpl.rc_context(STYLE):
         figure = _drawn(found)
         picture = io.BytesIO()
-        FigureCanvasAgg(figure).print_png(picture, metadata={"Software": None})
+        FigureCanvasAgg(figure).print_png(picture, metadata={"Software": "ffvit"})
     with writing(path) as temporary:
         temporary.write_bytes(picture.getvalue())
 

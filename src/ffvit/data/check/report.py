@@ -17,6 +17,7 @@ from ffvit.atomic import writing
 from ffvit.csv_text import escape_formula
 from ffvit.data.check.check import LEAK, MISSING, NEAR_LEAK, Check, Finding
 from ffvit.errors import OutputError
+from ffvit.output_file import check_output
 
 EXAMPLES = 3
 """Shown of each kind."""
@@ -70,20 +71,7 @@ def free_for_findings(path: Path) -> None:
     """
     if path.suffix.lower() != ".csv":
         raise OutputError(f"{path}: the list of findings is a table; give it a name that ends in .csv")
-    if not path.parent.is_dir():
-        raise OutputError(f"{path}: there is no folder {path.parent}; make it, or give another place with --out")
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise OutputError(f"{path}: cannot be written; give another place with --out")
-    if path.exists():
-        try:
-            with path.open("rb") as file:
-                ours = file.read(len(_HEADER) + 1) == _HEADER + b"\n"
-        except OSError as error:
-            raise OutputError(
-                f"{path}: cannot be read ({error.strerror or error}); give another name with --out"
-            ) from error
-        if not ours:
-            raise OutputError(f"{path}: is there, and is no list of findings; give another name with --out")
+    check_output(path, "--out", "list of findings", lambda beginning: beginning.startswith(_HEADER + b"\n"))
 
 
 def as_text(name: str) -> str:

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import errno
+import os
 import stat
+import subprocess
+import sys
 
 import pytest
 
 from ffvit import RunStoppedError
-from ffvit.atomic import full, writing
+from ffvit.atomic import full, remove_leftovers, writing
 
 
 def test_what_stood_there_stands_until_the_new_is_whole(tmp_path):
@@ -57,3 +60,24 @@ def test_a_full_disk_is_said(tmp_path, error):
 def test_other_errors_are_no_full_disk():
     assert not full(OSError(errno.ENOENT, "No such file"))
     assert not full(ValueError("full"))
+
+
+def test_what_a_killed_process_was_writing_is_removed(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    dead, alive = process.pid, os.getppid()
+    names = [
+        f".a.json.{dead}.tmp",
+        f".b.json.{dead}.tmp",
+        f".a.json.{alive}.tmp",
+        ".a.json.mine.tmp",
+        f"a.json.{dead}.tmp",
+    ]
+    for name in names:
+        (tmp_path / name).write_text("half of")
+    with writing(tmp_path / "a.json") as temporary:
+        temporary.write_text("whole")
+    assert {path.name for path in tmp_path.iterdir()} == {"a.json", *names[1:]}
+    remove_leftovers(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"a.json", *names[2:]}
+    remove_leftovers(tmp_path / "no such folder")

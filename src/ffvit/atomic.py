@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import psutil
 
 from ffvit.errors import DiskFullError
 
@@ -24,6 +27,7 @@ def writing(path: Path, go_on: str = "go on with --resume") -> Iterator[Path]:
         RunStoppedError: The disk is full (or a quota is); what stood at `path` is untouched.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    remove_leftovers(path.parent, path.name)
     try:
         yield temporary
         with temporary.open("rb") as file:
@@ -39,6 +43,15 @@ def writing(path: Path, go_on: str = "go on with --resume") -> Iterator[Path]:
                 f"Free some space, then {go_on}"
             ) from None
         raise
+
+
+def remove_leftovers(folder: Path, name: str = "*") -> None:
+    """Remove temporary files of `writing` whose process was killed: those of one name, or all that lie in the folder."""
+    for path in folder.glob(f".{glob.escape(name) if name != '*' else name}.*.tmp"):
+        process = path.name.split(".")[-2]
+        if process.isdecimal() and path.is_file() and not psutil.pid_exists(int(process)):
+            with suppress(OSError):  # another process did, or may not
+                path.unlink()
 
 
 def full(error: BaseException) -> bool:

@@ -14,12 +14,12 @@ from cyclopts import App, Parameter, Token
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
 
 from ffvit import __version__
-from ffvit.data.config import Data
+from ffvit.data.config import BAD_IMAGES, Data
 from ffvit.errors import DataError, FfvitError, OutputError, UserError
 from ffvit.lasting import lasting_output
 from ffvit.machine import Machine, is_first
 from ffvit.recipe import Recipe
-from ffvit.terminal import Terminal
+from ffvit.terminal import Terminal, close_log, log, log_exception, log_to
 from ffvit.value import Value, loose, sentences
 
 if TYPE_CHECKING:
@@ -52,7 +52,8 @@ app = App(
   ffvit predict runs/photos holiday.jpg --top 3
   ffvit compare --data photos/ --minutes 30
   ffvit check photos/                      broken images, copies, leaks
-  ffvit prepare photos/ shards/            a large set as a few files""",
+  ffvit prepare photos/ shards/            a large set as a few files
+  ffvit doctor                             what is wrong with this machine""",
     help_format="plaintext",
     default_parameter=Parameter(negative=()),
     suppress_keyboard_interrupt=False,  # `main` has a word for it
@@ -73,6 +74,7 @@ def train(
     start_from: str | None = None,
     seed: Annotated[int | None, Whole] = None,
     dry_run: bool = False,
+    log_file: Path | None = None,
     machine: Annotated[Machine | None, Parameter(name="*", group="Machine", show_default=False)] = None,
     data_fields: Annotated[Data | None, Parameter(name="--data", group="Images", show_default=False)] = None,
     recipe_fields: Annotated[
@@ -107,6 +109,8 @@ def train(
         Same seed, same numbers. Default: 0.
     dry_run
         Print the whole configuration and stop.
+    log_file
+        Keep all that is printed in this file too, each line with its time and the rank of its process. It is added to.
     machine
         Where to compute.
     data_fields
@@ -117,6 +121,8 @@ def train(
     from ffvit.training.train import resume as go_on
     from ffvit.training.train import run_config
 
+    if log_file is not None:
+        log_to(log_file)
     if resume:
         given = (model, data, recipe, image, config, start_from, seed, data_fields, recipe_fields)
         if out is None:
@@ -281,7 +287,7 @@ def prepare(
     quality: PositiveInt | None = None,
     shard_size: PositiveFloat = 256.0,
     workers: PositiveInt | None = None,
-    bad_images: NonNegativeInt = 100,
+    bad_images: NonNegativeFloat = BAD_IMAGES,
     root: Path | None = None,
     overwrite: bool = False,
 ) -> None:
@@ -308,7 +314,7 @@ def prepare(
     workers
         Processes to work with. Default: one a core.
     bad_images
-        Unreadable images to leave out (and list) before it stops.
+        Unreadable images to leave out (and list) before it stops: below 1 a share of all, but at least 3; from 1 a number.
     root
         Where a data set that timm opens lies.
     overwrite
@@ -372,6 +378,7 @@ def compare(
     workers: PositiveInt | None = None,
     cluster: str | None = None,
     dry_run: bool = False,
+    log_file: Path | None = None,
     machine: Annotated[Machine | None, Parameter(name="*", group="Machine", show_default=False)] = None,
     data_fields: Annotated[Data | None, Parameter(name="--data", group="Images", show_default=False)] = None,
     recipe_fields: Annotated[
@@ -384,7 +391,7 @@ def compare(
       ffvit compare                            the question, on handwritten digits
       ffvit compare --data photos/ --minutes 30          on your images, in a time
       ffvit compare ff_small_patch16_224 deit_small_patch16_224 --data photos/
-      ffvit compare --study studies/attention-grid.yaml               a plan's runs
+      ffvit compare --study plan.yaml                         a plan's runs (--dry-run prints a plan)
       ffvit compare --study studies/photos --resume            what is left to do
 
     Parameters
@@ -434,6 +441,9 @@ def compare(
         Address of a Ray cluster to run on; `auto` for the one this machine belongs to.
     dry_run
         Print the plan with predicted time and memory, and stop.
+    log_file
+        Keep all that is printed in this file too, each line with its time. It is added to. Every run has a log of its own
+        in the study folder.
     machine
         Where one run computes.
     data_fields
@@ -445,6 +455,8 @@ def compare(
     from ffvit.study import compare as studies
     from ffvit.study.asked import planned
 
+    if log_file is not None:
+        log_to(log_file)
     folder = out if study is None else study if study.is_dir() else out
     if resume and folder is None:
         raise UserError("--resume needs the study to go on with: --study FOLDER")
@@ -543,6 +555,23 @@ def report(study: Path) -> None:
     from ffvit.study.compare import rebuild
 
     rebuild(study, Terminal())
+
+
+@app.command
+def doctor(out: Path = Path()) -> None:
+    """Check this machine: device, libraries, memory, disk, processes; says what is wrong and what to do.
+
+    Exits with 1 if something is broken.
+
+    Parameters
+    ----------
+    out
+        The folder in which runs will be written.
+    """
+    from ffvit.doctor import doctor as look
+
+    if look(out, Terminal()):
+        sys.exit(1)
 
 
 benchmark = App(name="benchmark", help="Measure how fast things are on this machine.", help_format="plaintext")
@@ -737,6 +766,11 @@ def main() -> None:
         _fail("interrupted", 130)
     except BrokenPipeError:  # `ffvit models | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception as error:
+        log_exception(error)
+        raise
+    finally:
+        close_log()
 
 
 def _sentences(error: ValidationError, told: cyclopts.CycloptsError) -> str:
@@ -752,9 +786,12 @@ def _sentences(error: ValidationError, told: cyclopts.CycloptsError) -> str:
 
 def _fail(words: str, code: int) -> None:
     """Say what went wrong, once for all processes of a run, and leave."""
+    lines = [f"ffvit: {line}" for line in words.splitlines()]
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        for line in words.splitlines():
-            Terminal(stderr=True).say(f"ffvit: {line}")
+        for line in lines:
+            Terminal(stderr=True).say(line)
+    else:
+        log("\n".join(lines))
     sys.exit(code)
 
 

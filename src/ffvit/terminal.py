@@ -11,7 +11,7 @@ import traceback
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
@@ -46,12 +46,12 @@ class Terminal(Console):
     no terminal there is neither animation nor any control sequence (but colours, if FORCE_COLOR asks for them).
 
     Args:
-        file: Where to; default: stdout.
+        file: Where to, as for `print`; default: stdout.
         stderr: To stderr instead.
         width: Columns; default: the terminal's.
     """
 
-    def __init__(self, file: TextIO | None = None, stderr: bool = False, width: int | None = None) -> None:
+    def __init__(self, file: Any = None, stderr: bool = False, width: int | None = None) -> None:
         stream: Any = file or (sys.stderr if stderr else sys.stdout)
         options: dict[str, Any] = {}
         if not stream.isatty():
@@ -130,6 +130,13 @@ def log_to(path: Path) -> None:
         log(f"{category.__name__}: {message}", logging.WARNING)
 
     warnings.showwarning = shown_and_logged
+
+
+def close_log() -> None:
+    """Log no more."""
+    for handler in LOG.handlers[:]:
+        LOG.removeHandler(handler)
+        handler.close()
 
 
 def log(text: str, level: int = logging.INFO) -> None:

@@ -7,10 +7,13 @@ import pkgutil
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import ffvit
 from commands import here
+from ffvit.data.config import bad_image_limit
 from ffvit.errors import FfvitError
 
 ROOT = Path(__file__).parents[2]
@@ -60,3 +63,45 @@ def test_the_command_line_ends_a_message_with_its_code(arguments, code, exit_cod
     assert done.returncode == exit_code
     assert done.stderr.rstrip().endswith(f"[{code}]"), done.stderr
     assert "Traceback" not in done.stderr
+
+
+def spoilt(folder: Path, share: float) -> Path:
+    """Tiny images of two classes, of which a share is unreadable."""
+    draw = np.random.default_rng(0)
+    for name in ("a", "b"):
+        (folder / name).mkdir(parents=True)
+        for number in range(30):
+            file = folder / name / f"{number}.png"
+            Image.fromarray(draw.integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(file)
+            if number < 30 * share:
+                file.write_bytes(file.read_bytes()[:40])
+    return folder
+
+
+TRAIN = ("train", "ff_micro_patch2_8", "--image", 8, "--recipe.epochs", 2, "--recipe.warmup-epochs", 0)
+TRAIN = (*TRAIN, "--recipe.batch-size", 8, "--workers", 0)
+
+
+def test_a_third_of_unreadable_images_stops_training(tmp_path):
+    done = here(*TRAIN, "--data", spoilt(tmp_path / "images", 1 / 3), "--out", tmp_path / "run")
+    assert done.returncode == 1
+    assert "more than --data.bad-images 0.01 allows (3 of 60)" in done.stderr
+    assert done.stderr.rstrip().endswith("[E-IMAGES]")
+
+
+def test_unreadable_images_are_told_while_running_and_beside_the_figure(tmp_path):
+    images = spoilt(tmp_path / "images", 1 / 3)
+    done = here(*TRAIN, "--data", images, "--out", tmp_path / "run", "--data.bad-images", 0.4)
+    assert done.returncode == 0, done.stderr
+    assert "images could not be read so far, and are left out (the last: " in done.stdout
+    assert "20 of 60 images could not be read: they are listed in" in done.stdout
+    assert re.search(r"on \d+ test images \(\d+ more could not be read\)", done.stdout)
+    assert re.search(r"epoch 2/2 .* unreadable", done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("allowed", "images", "limit"),
+    [(0.0, 10**6, 0), (0.01, 24, 3), (0.01, 10**6, 10**4), (0.5, 100, 50), (1.0, 10**6, 1), (100.0, 10, 100)],
+)
+def test_the_limit_on_unreadable_images_is_a_share(allowed, images, limit):
+    assert bad_image_limit(allowed, images) == limit

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import time
@@ -308,12 +309,16 @@ def test_bad_images_are_passed_over_counted_and_listed(tmp_path, photos):
     broken[3].write_text("no image")
     recipe = QUICK.replace(batch_size=8, mixup=0.5, epochs=3)
     console = Console(record=True, file=io.StringIO())
-    run = quick(tmp_path / "run", data=folder, model=SMALL, recipe=recipe, console=console)
+    data = ffvit.Data(source=str(folder), bad_images=4)
+    run = quick(tmp_path / "run", data=data, model=SMALL, recipe=recipe, console=console)
     listed = pd.read_csv(run.bad_images_file)
     assert sorted(listed["image"]) == [str(path) for path in broken]
     assert run.summary()["bad_images"] == 4
     said = " ".join(console.export_text().split())
     assert "4 of 60 images could not be read: they are listed in" in said
+    assert re.search(r"\d of 60 images could not be read so far, and are left out \(the last: ", said)
+    assert re.search(r"epoch 3/3 .* \d unreadable", said)
+    assert "on 11 test images (1 more could not be read)" in said
     assert "Warning: 1 of 12 test images could not be read." in said
     with pytest.raises(ffvit.RunStoppedError, match=r"3 images could not be read, more than --data.bad-images 2"):
         quick(tmp_path / "less", data=ffvit.Data(source=str(folder), bad_images=2), model=SMALL, recipe=recipe)

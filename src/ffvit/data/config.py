@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, NonNegativeInt, field_validator, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, field_validator, model_validator
 
 from ffvit.value import Value
 
@@ -20,6 +20,20 @@ NEEDS = {
 """timm's prefixes: the package each needs, and what to install for it."""
 
 NEAR_DUPLICATES = "near-duplicates"
+
+
+BAD_IMAGES = 0.01
+"""Share of the images that may be unreadable, unless another is given."""
+
+
+def bad_image_limit(allowed: float, images: int) -> int:
+    """How many of so many images may be unreadable: `allowed` is a share below 1, a number from 1 on.
+
+    A share stands for 3 images at least, so that a few do not stop a small set; 0 allows none.
+    """
+    if allowed >= 1 or not allowed:
+        return int(allowed)
+    return max(3, int(allowed * images))
 
 
 def parsed_groups(groups: str) -> tuple[str | None, bool]:
@@ -67,8 +81,10 @@ class Data(Value):
         description="Cross-validation: part the images into so many folds of equal classes; `fold` is the test part.",
     )
     fold: NonNegativeInt | None = Field(None, description="Which of the folds is the test part, from 0.")
-    bad_images: NonNegativeInt = Field(
-        100, description="Unreadable images to pass over (counted and listed) before the run stops."
+    bad_images: NonNegativeFloat = Field(
+        BAD_IMAGES,
+        description="Unreadable images to leave out (counted and listed) before the run stops: below 1 a share of all "
+        "images, but at least 3; from 1 a number.",
     )
 
     @field_validator("groups")

@@ -50,6 +50,11 @@ class Parts:
     test_groups: tuple[str, ...] | None = None
 
     @property
+    def count(self) -> int:
+        """How many images all parts have."""
+        return sum(len(part) for part in (self.train, self.selection, self.test) if part is not None)
+
+    @property
     def official_test(self) -> bool:
         """Whether the data brings its own test part."""
         return "test" not in self.drawn

@@ -233,6 +233,7 @@ def _compare(
         lock.acquire()
     try:
         if study is not None:
+            study.remove_leftovers()
             study.check(plan)
         forecast = look_ahead(plan, workers, study.ground() if study is not None else None)
         ground = forecast.ground

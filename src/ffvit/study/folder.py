@@ -24,7 +24,7 @@ from typing import Any
 
 import yaml
 
-from ffvit.atomic import writing
+from ffvit.atomic import remove_leftovers, writing
 from ffvit.csv_text import escape_formula, unescape_formula
 from ffvit.errors import RunFolderError
 from ffvit.lock import FolderLock
@@ -214,6 +214,11 @@ class Study:
         """Write down what the study stands on."""
         with writing(self.arms_file) as temporary:
             temporary.write_text(ground.to_yaml())
+
+    def remove_leftovers(self) -> None:
+        """Remove what a process that was killed was writing; asked by the process that holds the lock."""
+        for inside in (self.path, self.path / "figures"):
+            remove_leftovers(inside)
 
     def note_failure(self, job: Job, reason: str) -> None:
         """Add a run's failure to the list."""

@@ -74,7 +74,8 @@ class Watch:
         summary = Run(job.folder).summary() or {}
         number = f"{self._done:>{len(str(self._total))}}/{self._total}"
         figure = f"top-1 {percent(summary['test']['top1']['value'])}"
-        self.say(f"{number}  {job.title}  {figure}  {duration(summary['seconds'])}")
+        unread = f"  {summary['bad_images']:,} images unreadable" if summary.get("bad_images") else ""
+        self.say(f"{number}  {job.title}  {figure}  {duration(summary['seconds'])}{unread}")
 
     def look(self, running: Sequence[Job]) -> None:
         """Draw the runs that go on."""

@@ -72,17 +72,16 @@ def finish(loop: Loop) -> Group:
         )
 
     on_first(loop.fabric, write)
-    top1 = evaluation.top1
+    top1, unread = evaluation.top1, f" ({len(bad):,} more could not be read)" if bad else ""
     reached = Text.assemble(
         (f"\ntop-1 {percent(top1.value)}", "bold"),
-        f" (95 % interval {percent(top1.low)} to {percent(top1.high)}) on {evaluation.images:,} test images, after "
+        f" (95 % interval {percent(top1.low)} to {percent(top1.high)}) on {evaluation.images:,} test images{unread}, after "
         f"{duration(progress.seconds)}; everything is in {run.path}",
     )
     warnings = [f"{len(bad):,} of {len(test):,} test images could not be read"] if bad else []
     if progress.bad_images:
-        images = sum(len(part) for part in (loop.parts.train, loop.parts.selection, test) if part is not None)
         reached = Text.assemble(
-            (f"\n{len(progress.bad_images):,} of {images:,} images could not be read", "bold"),
+            (f"\n{len(progress.bad_images):,} of {loop.parts.count:,} images could not be read", "bold"),
             f": they are listed in {run.bad_images_file}",
             reached,
         )

@@ -20,6 +20,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ffvit.atomic import writing
 from ffvit.csv_text import escape_formula
+from ffvit.data.config import bad_image_limit
 from ffvit.data.draws import seed_of, seed_torch
 from ffvit.data.images import BadImageError, Images
 from ffvit.data.loader import Batch, Finish, training_loader, workers_for
@@ -132,6 +133,7 @@ class Loop:
             self.average.network.to(fabric.device)
         self._optimizer = build_optimizer(network, self.recipe)
         self.optimizer = fabric.setup_optimizers(self._optimizer)
+        self.bad_images_to_tell = 1
         self.pieces = 1  # a micro-batch is cut into so many if the device's memory is too small for it
 
         self.alone_asked: Callable[[], bool] = lambda: False
@@ -314,12 +316,7 @@ class Loop:
         progress.losses += losses
         for _, _, bad, *_ in of_all:
             progress.bad_images.update(bad)
-        if len(progress.bad_images) > self.config.data.bad_images:
-            self.write_bad_images()
-            raise BadImagesError(
-                f"{len(progress.bad_images)} images could not be read, more than --data.bad-images "
-                f"{self.config.data.bad_images} allows; they are listed in {self.run.bad_images_file}"
-            )
+        self._check_bad_images()
         share = self.share()
         if losses:
             self.display.step(self.epoch_name(), share, progress.images, losses[-1], self.rate)
@@ -341,6 +338,25 @@ class Loop:
         """
         if self.alone_asked():
             raise _AskedWhileScoringError
+
+    def _check_bad_images(self) -> None:
+        """Say how many images could not be read, at the first and whenever their number has doubled; stop at the limit."""
+        bad, images = self.progress.bad_images, self.parts.count
+        allowed = self.config.data.bad_images
+        if len(bad) > (limit := bad_image_limit(allowed, images)):
+            self.write_bad_images()
+            raise BadImagesError(
+                f"{len(bad):,} images could not be read, more than --data.bad-images {allowed:g} allows ({limit:,} of "
+                f"{images:,}); they are listed in {self.run.bad_images_file}"
+            )
+        if len(bad) >= self.bad_images_to_tell:
+            self.bad_images_to_tell = 2 * len(bad)
+            name, reason = next(reversed(bad.items()))
+            self.write_bad_images()
+            self.display.say(
+                f"{len(bad):,} of {images:,} images could not be read so far, and are left out (the last: {name}: {reason}); "
+                f"they are listed in {self.run.bad_images_file}"
+            )
 
     def note(self, bad: list[BadImageError]) -> None:
         """Keep images that could not be read for the list."""
@@ -375,7 +391,8 @@ class Loop:
                 curves.add_scalar(key, value, row["images"])
         self.write_bad_images()
         self.save()
-        self.display.epoch(row, self.recipe.epochs if self.recipe.minutes is None else None)
+        epochs = self.recipe.epochs if self.recipe.minutes is None else None
+        self.display.epoch(row, epochs, len(self.progress.bad_images))
 
     def keep_if_best(self, name: str, network: nn.Module, row: dict[str, Any]) -> None:
         """Write `best.safetensors` if this candidate has the highest top-1 on the selection part (then: lowest loss)."""

@@ -82,8 +82,8 @@ class Display:
             text = Text(words) if isinstance(words, str) else words  # a string would be parsed as markup
             self.console.print(text, highlight=False, soft_wrap=isinstance(words, str))
 
-    def epoch(self, row: dict[str, Any], epochs: int | None) -> None:
-        """An epoch is done: its row of metrics as a line."""
+    def epoch(self, row: dict[str, Any], epochs: int | None, bad_images: int = 0) -> None:
+        """An epoch is done: its row of metrics as a line, and how many images could not be read so far."""
         parts = [
             f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}" if epochs else f"epoch {row['epoch']:>3}",
             f"loss {row['loss']:.3f}",
@@ -93,6 +93,7 @@ class Display:
                 if key in row
             ),
             f"{row['images_per_second']:,.0f} images/s",
+            *([f"{bad_images:,} unreadable"] if bad_images else []),
         ]
         self.say("  ".join(parts))
 

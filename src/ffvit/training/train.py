@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import nn
 
 from ffvit import recipe as recipes
 from ffvit.architecture import Architecture, Network
-from ffvit.atomic import full
+from ffvit.atomic import full, remove_leftovers
 from ffvit.data.config import Data
 from ffvit.data.parts import Parts, open_parts
 from ffvit.errors import DiskFullError, ModelError, RunFolderError
@@ -182,6 +183,8 @@ def _run(fabric: Fabric, config: Config, folder: Callable[[Config], Run], consol
                 config = config.replace(preprocess=loop.preprocess)
             run = loop.run = folder(config)
             if go_on:
+                for inside in (run.path, run.checkpoint_file.parent):
+                    on_first(fabric, partial(remove_leftovers, inside))
                 loop.go_on()
                 about = f"as it was after {loop.progress.images:,} images" if loop.progress.images else about
             display.say(_headline(config, run, parts, network, loop, about))

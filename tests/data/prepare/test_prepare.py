@@ -303,7 +303,7 @@ class TestBadImages:
     def test_too_many_stop_it_and_a_larger_limit_goes_on(self, spoilt, tmp_path):
         done = here("prepare", spoilt, tmp_path / "out", "--bad-images", 3, "--shard-size", 0.02)
         assert done.returncode == 1
-        assert "4 images cannot be read, more than --bad-images 3; they are listed in" in done.stderr
+        assert "4 images cannot be read, more than --bad-images 3 allows (3 of 600); they are listed in" in done.stderr
         assert len((tmp_path / "out" / "bad_images.csv").read_text().splitlines()) >= 5
         with pytest.raises(UserError, match="is not prepared to its end; give the same ffvit prepare command again"):
             open_parts(Data(source=str(tmp_path / "out")))

@@ -26,6 +26,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ffvit.atomic import full, writing
 from ffvit.csv_text import escape_formula
+from ffvit.data import config
 from ffvit.data.images import BadImageError, Images, Labelled, Labels
 from ffvit.data.parts import bring
 from ffvit.data.prepare.crew import GLANCE, Tally, WorkerLostError, work
@@ -130,7 +131,7 @@ def prepare(
     quality: int | None = None,
     shard_size: float = 256.0,
     workers: int | None = None,
-    bad_images: int = 100,
+    bad_images: float = config.BAD_IMAGES,
     overwrite: bool = False,
     console: Console | None = None,
 ) -> Prepared:
@@ -145,7 +146,8 @@ def prepare(
             made smaller is, with 90.
         shard_size: MiB of a shard, about.
         workers: Processes to work with. Default: one a core.
-        bad_images: Unreadable images to leave out before it stops.
+        bad_images: Unreadable images to leave out before it stops: below 1 a share, from 1 a number; see
+            `ffvit.data.config.bad_image_limit`.
         overwrite: Replace what was prepared in the folder before.
         console: Where to show progress.
 
@@ -331,7 +333,14 @@ def _per_shard(images: Images, form: Form, shard_size: float) -> int:
 
 
 def _write_shards(
-    plan: Plan, form: Form, parts: dict[str, Labelled], base: str, out: Path, workers: int, limit: int, console: Console
+    plan: Plan,
+    form: Form,
+    parts: dict[str, Labelled],
+    base: str,
+    out: Path,
+    workers: int,
+    allowed: float,
+    console: Console,
 ) -> None:
     """Write those shards that are not there yet.
 
@@ -368,6 +377,7 @@ def _write_shards(
         _write_done(out, shard, bad)
 
     total = sum(plan.images.values())
+    limit = config.bad_image_limit(allowed, total)
     done = total - sum(piece.end - piece.begin for piece in pieces)
     began = time.monotonic()
     with _bar(console) as bar:
@@ -379,8 +389,9 @@ def _write_shards(
             bar.update(task, completed=done + good + bad, rate=rate, refresh=True)
             if len(before) + bad > limit:
                 raise BadImagesError(
-                    f"{len(before) + bad:,} images cannot be read, more than --bad-images {limit:,}; they are listed "
-                    f"in {out / BAD_IMAGES}. The finished shards are kept: with a larger --bad-images it goes on"
+                    f"{len(before) + bad:,} images cannot be read, more than --bad-images {allowed:g} allows ({limit:,} of "
+                    f"{total:,}); they are listed in {out / BAD_IMAGES}. The finished shards are kept: with a larger "
+                    "--bad-images it goes on"
                 )
 
         watch([])

@@ -23,7 +23,8 @@ Axis = Literal["patches", "features"]
 Mixer = Literal[
     "feedforward", "attention", "linear", "gating", "pooling", "convolution", "fourier", "random", "none"
 ]  # fmt: skip
-Pair = tuple[PositiveInt, PositiveInt]
+Side = Annotated[int, Field(gt=0, le=2**15)]
+Pair = tuple[Side, Side]
 
 OPTIONS: dict[str, frozenset[str]] = {
     "feedforward": frozenset({"hidden", "ratio"}),
@@ -62,10 +63,10 @@ class Branch(Value):
     mixer: Mixer
     axis: Axis
     norm: Literal["patches", "features", "none"] | None = None
-    ratio: Annotated[float, Field(gt=0)] | None = None
-    hidden: PositiveInt | None = None
+    ratio: Annotated[float, Field(gt=0, le=1000)] | None = None
+    hidden: Annotated[int, Field(gt=0, le=2**24)] | None = None
     heads: PositiveInt | None = None
-    kernel: PositiveInt | None = None
+    kernel: Side | None = None
 
     def __init__(self, mixer: str | None = None, axis: str | None = None, **fields: Any) -> None:
         # Any string: which are right is checked below, with words.
@@ -138,13 +139,13 @@ class Architecture(Value):
         start: Start values of linear layers: the `paper`'s (truncated normal of 0.02, zero biases) or `pytorch`'s own.
     """
 
-    width: PositiveInt
-    depth: PositiveInt
+    width: Annotated[int, Field(gt=0, le=2**17)]
+    depth: Annotated[int, Field(gt=0, le=1000)]
     block: tuple[Branch, ...]
     image: Pair = (224, 224)
     patch: Pair = (16, 16)
-    channels: PositiveInt = 3
-    classes: Annotated[int, Field(ge=0)] = 1000
+    channels: Side = 3
+    classes: Annotated[int, Field(ge=0, le=10**8)] = 1000
     readout: Literal["class token", "mean"] = "class token"
     position: Literal["map", "vectors", "sincos", "none"] = "map"
     position_grid: Pair | None = None
@@ -222,8 +223,8 @@ class Network(Value):
 
     name: str | None = None
     architecture: Architecture | None = None
-    classes: int | None = None
-    channels: int | None = None
+    classes: Annotated[int, Field(ge=0, le=10**8)] | None = None
+    channels: Side | None = None
     image: Pair | None = None
 
     @property

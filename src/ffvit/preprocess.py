@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, model_validator
 
 from ffvit.value import Value, parse
 
 if TYPE_CHECKING:
     from ffvit.recipe import Recipe
 
+Side = Annotated[int, Field(gt=0, le=2**15)]
 PixelBackend = Literal["pillow", "fast"]
 
 
 class Preprocess(Value):
     """How images are prepared for evaluation and prediction, in timm's terms; crop and resizing differ in training."""
 
-    img_size: tuple[PositiveInt, PositiveInt] = Field(description="Height and width in pixels.")
-    in_chans: PositiveInt = Field(3, description="3 for colour, 1 for grey.")
+    img_size: tuple[Side, Side] = Field(description="Height and width in pixels.")
+    in_chans: Side = Field(3, description="3 for colour, 1 for grey.")
     crop_pct: PositiveFloat = Field(
-        0.875, description="Share of the resized image that the central crop keeps (0.875: 224 of 256)."
+        0.875, ge=0.05, description="Share of the resized image that the central crop keeps (0.875: 224 of 256)."
     )
     interpolation: Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"] = "bicubic"
     mean: tuple[float, ...] = Field(

@@ -31,6 +31,7 @@ from ffvit.architecture import Network
 from ffvit.atomic import writing
 from ffvit.data.config import Data
 from ffvit.errors import RunFolderError
+from ffvit.json_file import Some, parse_json, read_json
 from ffvit.lock import FolderLock
 from ffvit.machine import Machine
 from ffvit.output_folder import RUN, check_free, existing, make_folder
@@ -52,6 +53,22 @@ class Config(Value):
     preprocess: Preprocess | None = Field(
         None, description="How images are prepared, as the file in start_from said: a resumed run no longer reads it."
     )
+
+
+class _Row(Some):
+    """What every row of the metrics has."""
+
+    epoch: int
+
+
+class _Selection(Some):
+    loss: float
+
+
+class _Summary(Some):
+    """What a summary has, if it says it."""
+
+    selection: _Selection | None = None
 
 
 class Run:
@@ -128,7 +145,14 @@ class Run:
         """A row for each finished epoch."""
         if not self.metrics_file.exists():
             return []
-        return [json.loads(line) for line in self.metrics_file.read_text().splitlines()]
+        try:
+            lines = self.metrics_file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise RunFolderError(f"{self.metrics_file}: cannot be read ({error})") from None
+        then = f"train again with --overwrite, or delete {self.metrics_file} to go on without what it held"
+        return [
+            parse_json(line, f"{self.metrics_file}, line {number}", then, _Row) for number, line in enumerate(lines, 1)
+        ]
 
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Add the row of an epoch."""
@@ -150,7 +174,9 @@ class Run:
 
     def summary(self) -> dict[str, Any] | None:
         """What the run reached, or None if it is not finished."""
-        return json.loads(self.summary_file.read_text()) if self.summary_file.exists() else None
+        if not self.summary_file.exists():
+            return None
+        return read_json(self.summary_file, "delete it, and finish the run again with --resume", _Summary)
 
 
 def read_config(path: Path) -> Config:

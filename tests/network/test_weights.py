@@ -191,7 +191,10 @@ class TestHubFolder:
         [
             ("{", "cannot be read as timm's description of a network"),
             (CONFIG | {"pretrained_cfg": {"mean": "grey"}}, "cannot be read as timm's description of a network"),
-            (CONFIG | {"pretrained_cfg": {"crop_pct": -1}}, "pretrained_cfg.crop_pct: input should be greater than 0"),
+            (
+                CONFIG | {"pretrained_cfg": {"crop_pct": -1}},
+                "pretrained_cfg.crop_pct: input should be greater than or equal to 0.05",
+            ),
             (CONFIG | {"architecture": "test_vitt"}, "no network is called 'test_vitt', did you mean 'test_vit"),
             ({"model_type": "vit"}, "weights of another network"),  # another library's: guessed from the shapes
         ],

@@ -10,12 +10,14 @@ import json
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from pydantic import Field
+from safetensors import safe_open
 from safetensors.torch import save_file
 from timm.data import ImageNetInfo
 from torch import Tensor, nn
@@ -26,7 +28,7 @@ from ffvit.errors import ModelError, UserError
 from ffvit.network.create import create_model, network_of, preprocess_of, set_preprocess
 from ffvit.network.layouts import architecture_of, layout_of, preprocess_of_vit, to_ours
 from ffvit.preprocess import Preprocess
-from ffvit.value import parse
+from ffvit.value import Value, parse, short
 
 HUB_CONFIG = "config.json"
 HUB_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -38,6 +40,24 @@ WEIGHTS_OF_A_FOLDER = (*WEIGHTS_OF_A_RUN, *HUB_WEIGHTS)
 
 ALLOWED: list[Any] = [argparse.Namespace]
 """Classes a pickle may name beside tensors: released checkpoints carry their command line."""
+
+
+class About(Value):
+    """What a file says of its weights. Anyone may have written it, so every field is checked.
+
+    Attributes:
+        network: How to build the network.
+        class_names: In the order of the logits.
+        preprocess: How images are prepared for it.
+        temperature: What its logits are divided by to calibrate its probabilities.
+        wrapped: Whether the weights lie under `model` in their file.
+    """
+
+    network: Network | None = None
+    class_names: tuple[str, ...] | None = None
+    preprocess: Preprocess | None = None
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    wrapped: bool = False
 
 
 def save_weights(
@@ -103,25 +123,28 @@ def load(
     """
     state, about = read_weights(Path(path))
     network: Network | Architecture
-    preprocess = about.get("preprocess")
+    preprocess = about.preprocess
     if model is not None:
         network = Network(name=model) if isinstance(model, str) else model
-    elif about.get("network"):
-        network = parse(Network, about["network"], f"{path}: network")
+    elif about.network is not None:
+        network = about.network
     else:
         found = architecture_of(state)
         if found is None:
             raise ModelError(f"{path}: these weights do not tell which network they belong to: name it (--model NAME)")
         network = found
-        if layout_of(state) == "timm ViT" and not about.get("wrapped"):
+        if layout_of(state) == "timm ViT" and not about.wrapped:
             preprocess = preprocess_of_vit(found)
     of_file = _classes_in(state, network)
+    _check_outline(network, of_file, state, path)
     built: Any = create_model(network, of_file, dropout=dropout, drop_path=drop_path)
     fit(built, state, str(path))
     if preprocess is not None:  # its image size is that of the network, which may have been asked for in another
         own = preprocess_of(built)
-        set_preprocess(built, parse(Preprocess, preprocess, f"{path}: preprocess").replace(img_size=own.img_size))
-    names, temperature = about.get("class_names"), about.get("temperature")
+        set_preprocess(built, preprocess.replace(img_size=own.img_size))
+    names, temperature = about.class_names, about.temperature
+    if names is not None and len(names) != built.num_classes:
+        raise ModelError(f"{path}: it names {len(names):,} classes, and its network has {built.num_classes:,}")
     if names is None and of_file == 1000:
         names = ImageNetInfo().label_names()
     built.new_head = classes is not None and classes != built.num_classes
@@ -138,7 +161,7 @@ def fit(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     """Put weights into a network, every one in its place.
 
     Raises:
-        UserError: Some are missing, left over, or of another shape: says which and which shapes.
+        UserError: Some are missing, left over, or of another shape or kind: says which and which shapes.
     """
     state = to_ours(state) if layout_of(network.state_dict()) == "ours" else state
     wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
@@ -151,14 +174,43 @@ def fit(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
             for name in wanted
             if name in given and given[name] != wanted[name]
         ],
+        "of no usable kind": [f"{name} {tensor.dtype}" for name, tensor in state.items() if not _is_plain(tensor)],
     }
     said = [f"{len(names)} {what} ({_first(names)})" for what, names in faults.items() if names]
     if said:
         raise ModelError(f"{source}: weights of another network: {'; '.join(said)}")
-    network.load_state_dict(dict(state))
+    if not next(iter(network.state_dict().values())).is_meta:
+        network.load_state_dict(dict(state))
 
 
-def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _check_outline(
+    network: Network | Architecture, classes: int | None, state: Mapping[str, Tensor], path: str | Path
+) -> None:
+    """Nothing, if weights fit a network, which is not built: what a file claims may be too large for any memory.
+
+    Raises:
+        UserError: As `fit`.
+    """
+    with torch.device("meta"):
+        try:
+            outline = create_model(network, classes)
+        except (NotImplementedError, RuntimeError, TypeError):  # a network that reads numbers as it is built
+            return
+    fit(outline, state, str(path))
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether it is what weights are: numbers in memory, one after the other."""
+    return (
+        tensor.layout is torch.strided
+        and tensor.device.type == "cpu"
+        and not tensor.is_quantized
+        and not tensor.is_nested
+        and not tensor.is_complex()
+    )
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], About]:
     """The weights in a file or folder, and what is said of them there, as in the metadata that `save_weights` writes.
 
     Raises:
@@ -170,6 +222,8 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             raise ModelError(f"{path}: no weights in this folder (looked for {', '.join(WEIGHTS_OF_A_FOLDER)})")
         path = found[0]
     try:
+        if path.exists() and not path.is_file():
+            raise ModelError(f"{path}: is no regular file")
         with path.open("rb") as file:
             head = file.read(16)
     except FileNotFoundError:
@@ -182,18 +236,19 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     from_hub = _about_hub(config) if path.name in HUB_WEIGHTS and config.is_file() else {}
     if head[8:9] == b"{":
         state, about = _read_safetensors(path)
-        return state, about or from_hub
+        return state, parse(About, about or from_hub, f"{path}: metadata")
     if head[:2] == b"PK" or head[:1] == b"\x80":
         content = _read_pickle(path)
         wrapped = isinstance(content, Mapping) and isinstance(content.get("model"), Mapping)
-        return _weights_among(content, path), from_hub or {"wrapped": wrapped}
+        return _weights_among(content, path), parse(About, from_hub or {"wrapped": wrapped}, str(config))
     raise ModelError(f"{path}: neither a PyTorch nor a safetensors file")
 
 
 def _about_hub(path: Path) -> dict[str, Any]:
     """What timm's `config.json` says, as our metadata says it; nothing, if it is another library's."""
     try:
-        content = json.loads(path.read_text())
+        with path.open("rb") as file:
+            content = json.loads(file.read(2**24))
         if "architecture" not in content:
             return {}
         config = content.get("pretrained_cfg", content)
@@ -213,8 +268,8 @@ def _about_hub(path: Path) -> dict[str, Any]:
         }
     except UserError:
         raise
-    except (OSError, ValueError, TypeError, AttributeError, KeyError, ZeroDivisionError) as error:
-        raise ModelError(f"{path}: cannot be read as timm's description of a network: {error!r}") from None
+    except Exception as error:  # whatever its fields may be
+        raise ModelError(f"{path}: cannot be read as timm's description of a network: {short(error)}") from None
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -222,12 +277,16 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        return state, json.loads(metadata.get("ffvit", "{}"))
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
-        raise ModelError(f"{path}: truncated or damaged: {error}") from None
+        about = json.loads(metadata.get("ffvit", "{}"))
+        if not isinstance(about, dict):
+            raise TypeError("its metadata holds no fields")
+        return state, about
+    except Exception as error:  # safetensors', torch's and json's own
+        raise ModelError(f"{path}: truncated or damaged: {str(error)[:200]}") from None
 
 
 def _read_pickle(path: Path) -> object:
+    _check_zip(path)
     try:
         # Opened here, for PyTorch goes by the name of a file it opens itself.
         with warnings.catch_warnings(), torch.serialization.safe_globals(ALLOWED), path.open("rb") as file:
@@ -241,8 +300,25 @@ def _read_pickle(path: Path) -> object:
                 f"{path}: not opened: a pickle that asks to run code{what}, and weights need none"
             ) from None
         raise ModelError(f"{path}: truncated or damaged") from None
-    except (RuntimeError, EOFError, ValueError, OSError, KeyError, IndexError):
+    except Exception:  # damaged pickles fail in many ways
         raise ModelError(f"{path}: truncated or damaged") from None
+
+
+def _check_zip(path: Path) -> None:
+    """Refuse an archive that is packed: PyTorch packs nothing, and a few bytes may unpack to any number.
+
+    Raises:
+        ModelError: It is.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            packed = any(each.compress_type != zipfile.ZIP_STORED for each in archive.infolist())
+    except Exception:  # no archive: an older format, or damaged, which PyTorch will say
+        return
+    if packed:
+        raise ModelError(
+            f"{path}: not opened: its archive is compressed, as PyTorch's never are; unpack and pack it anew"
+        )
 
 
 def _weights_among(content: object, path: Path) -> dict[str, Tensor]:

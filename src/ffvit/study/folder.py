@@ -23,14 +23,17 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import Field, RootModel
 
 from ffvit.atomic import remove_leftovers, writing
 from ffvit.csv_text import escape_formula, unescape_formula
 from ffvit.errors import RunFolderError
+from ffvit.json_file import Some, read_json
 from ffvit.lock import FolderLock
 from ffvit.output_folder import STUDY, check_free, existing, make_folder
 from ffvit.strict_yaml import read_yaml
 from ffvit.study.budget import Held
+from ffvit.study.findings import Cost
 from ffvit.study.jobs import Job, differences
 from ffvit.study.ledger import Ledger, plan_hash
 from ffvit.study.plan import Plan, read_plan
@@ -96,6 +99,20 @@ def used_by(plan: Plan) -> dict[str, Path]:
         "the teacher": plan.recipe.teacher,
     }
     return existing(places)
+
+
+class _Costs(Some):
+    machine: str = ""
+    arms: dict[str, Cost] = Field(default_factory=dict)
+
+
+class _Baseline(Some):
+    top1: float
+    images: int
+
+
+class _Baselines(RootModel[dict[str, dict[str, _Baseline]]]):
+    pass
 
 
 class Study:
@@ -234,7 +251,8 @@ class Study:
         if not self.failures_file.exists():
             return {}
         with self.failures_file.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-            return {row["run"]: unescape_formula(row["reason"]) for row in csv.DictReader(file)}
+            rows = [row for row in csv.reader(line.replace("\0", "") for line in file) if len(row) == 2]
+        return {run: unescape_formula(reason) for run, reason in rows[1:]}
 
     def failed(self) -> frozenset[Path]:
         """The folders of runs that had a failure."""
@@ -242,7 +260,9 @@ class Study:
 
     def costs(self) -> dict[str, Any]:
         """What was measured of each arm, by name; and of the machine, under `machine`."""
-        return json.loads(self.costs_file.read_text()) if self.costs_file.exists() else {}
+        if not self.costs_file.exists():
+            return {}
+        return read_json(self.costs_file, "delete it, and it is measured again", _Costs)
 
     def write_costs(self, costs: dict[str, Any]) -> None:
         """Write down what was measured."""
@@ -251,7 +271,9 @@ class Study:
 
     def baselines(self) -> dict[str, Any]:
         """What trivial methods reached, by seed and name."""
-        return json.loads(self.baselines_file.read_text()) if self.baselines_file.exists() else {}
+        if not self.baselines_file.exists():
+            return {}
+        return read_json(self.baselines_file, "delete it, and they are computed again", _Baselines)
 
     def write_baselines(self, baselines: dict[str, Any]) -> None:
         """Write down what trivial methods reached."""

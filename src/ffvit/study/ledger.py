@@ -14,13 +14,38 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import TypeAdapter
 
 from ffvit.atomic import writing
+from ffvit.json_file import Some
 from ffvit.study.plan import Plan
 
 HARMLESS = ("title", "machine", "minutes", "published", "gave_up")
 """Fields of a plan that decide neither what is run nor what is concluded."""
+
+
+class _Planned(Some):
+    seeds: tuple[int, ...]
+
+
+class _PlanEvent(Some):
+    event: Literal["plan"]
+    time: str
+    finished: int
+    plan: _Planned
+    hash: str
+
+
+class _ReportEvent(Some):
+    event: Literal["report"]
+    time: str
+    results: dict[str, float]
+    hash: str
+
+
+_EVENT: TypeAdapter[Any] = TypeAdapter(_PlanEvent | _ReportEvent)
 
 
 class Ledger:
@@ -38,19 +63,22 @@ class Ledger:
         if not self.path.exists():
             return []
         events = []
-        for line in self.path.read_text().splitlines():
+        for line in self._lines():
             try:
                 event = json.loads(line)
-            except ValueError:
+                _EVENT.validate_python(event)
+            except (ValueError, RecursionError):
                 continue
-            if isinstance(event, dict):
-                events.append(event)
+            events.append(event)
         return events
+
+    def _lines(self) -> list[str]:
+        return self.path.read_text(errors="replace").splitlines()
 
     def intact(self) -> bool:
         """Whether the chain of hashes holds: no event was edited, removed or put between others."""
         before = ""
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        lines = self._lines() if self.path.exists() else []
         events = self.events()
         for event in events:
             if event.get("hash") != _hash(before, event):
@@ -116,7 +144,7 @@ class Ledger:
         events = self.events()
         event = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **event}
         event["hash"] = _hash(events[-1].get("hash", "") if events else "", event)
-        text = self.path.read_text() if self.path.exists() else ""
+        text = self.path.read_text(errors="replace") if self.path.exists() else ""
         with writing(self.path) as temporary:
             temporary.write_text(f"{text}{json.dumps(event)}\n")
 

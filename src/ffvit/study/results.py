@@ -14,6 +14,7 @@ from jaxtyping import Bool
 from ffvit.atomic import writing
 from ffvit.csv_text import escape_formula, unescape_formula
 from ffvit.errors import RunFolderError
+from ffvit.json_file import Some, read_json
 from ffvit.run import Run
 from ffvit.study.arms import Arm
 from ffvit.study.budget import counted
@@ -53,16 +54,50 @@ def read_results(jobs: Sequence[Job]) -> list[Result]:
         if not job.finished():
             continue
         run = Run(job.folder)
-        summary = run.summary()
-        assert summary is not None
+        summary = read_json(run.summary_file, f"delete {run.path} to have the run done again with --resume", _Summary)
         results.append(Result(job, summary, run.metrics(), read_answers(run.predictions_file)))
     return results
+
+
+class _Value(Some):
+    value: float
+
+
+class _Test(Some):
+    top1: _Value
+    loss: _Value
+    balanced_accuracy: float
+    macro_f1: float
+    images: int
+
+
+class _Summary(Some):
+    """What a study needs of a run's summary."""
+
+    test: _Test
+    weights: str
+    images_seen: int
+    parameters: int
+    seconds: float
 
 
 def read_answers(path: Path) -> pd.DataFrame:
     r"""A run's predictions.csv, also with a class that is called NA; bytes that are no text are escaped (`\xe9`)."""
     text = {"image": object, "label": object, "predicted": object, "group": object}
-    answers = pd.read_csv(path, dtype=text, keep_default_na=False, encoding="utf-8", encoding_errors="surrogateescape")
+    types: Any = text | {"correct": bool}
+    try:
+        answers = pd.read_csv(
+            path, dtype=types, keep_default_na=False, encoding="utf-8", encoding_errors="surrogateescape"
+        )
+    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
+        reason = " ".join(str(error).split())
+        raise RunFolderError(
+            f"{path}: is damaged ({reason}); delete {path.parent} to have the run done again"
+        ) from None
+    if absent := [name for name in ("image", "label", "predicted", "correct") if name not in answers]:
+        raise RunFolderError(
+            f"{path}: is damaged (it has no column {absent[0]!r}); delete {path.parent} to have the run done again"
+        )
     for column in text.keys() & answers:
         cells = [printable(unescape_formula(cell)) for cell in answers[column]]
         answers[column] = pd.Series(cells, index=answers.index, dtype=object)

@@ -12,7 +12,6 @@ import json
 import os
 import shutil
 import time
-import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -295,7 +294,7 @@ def _told(name: str, before: Any, now: Any) -> str:
 def _read_plan(out: Path) -> Plan:
     try:
         return Plan(**json.loads((out / PLAN).read_bytes()))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         raise RunFolderError(f"{out / PLAN}: is damaged; begin again with --overwrite") from None
 
 
@@ -446,7 +445,7 @@ def _bad_of(out: Path, file: str) -> list[Bad] | None:
             said = json.loads(str(known["said"]))
         whole = not said["size"] or (out / file).stat().st_size == said["size"]
         return [Bad(*bad) for bad in said["bad"]] if whole else None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except Exception:  # damaged archives fail in many ways; it is packed anew
         return None
 
 

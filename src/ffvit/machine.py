@@ -211,6 +211,14 @@ def keep_freed_memory() -> None:
         change(blocks_of_their_own, 0)
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a device or the machine has too little memory left; PyTorch has no class for the latter."""
+    import torch
+
+    signs = ("can't allocate memory", "not enough memory", "bad_alloc", "could not create a memory")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(sign in str(error) for sign in signs)
+
+
 def cores() -> int:
     """Processor cores that this process may use: a scheduler or a container may have left it a few of them."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -290,7 +290,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(tmp_path, monkey
     monkeypatch.setattr(loop, "learning_rate", lambda recipe, done: rate(recipe, done) if done < 1.25 else 1e30)
     with pytest.raises(
         ffvit.RunStoppedError,
-        match=r"the loss became (nan|inf) at step [4-9] of epoch 2 \(after 1,\d+ images\); the last good",
+        match=r"the loss became (nan|inf) at step [4-9] of epoch 2 \(after 1,\d+ images\), and .*; the last good",
     ):
         quick(tmp_path / "run", recipe=QUICK.replace(clip_gradients=None))
     monkeypatch.undo()

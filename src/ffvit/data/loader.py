@@ -1,31 +1,41 @@
 """Images as batches of bytes, loaded by other processes while the device computes, and made numbers there.
 
+A process that dies or hangs is named and started again, from the batch on that it owed: no image is shown twice or never.
+
 An image that cannot be read keeps its place in the batch with weight 0: nothing stands in for it, and no other image
 moves. Its name and reason travel with the batch.
 """
 
 from __future__ import annotations
 
+import ctypes
+import math
+import multiprocessing
+import os
+import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
-from typing import Generic, TypeVar, cast
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Int64, UInt8
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from ffvit.data.draws import generators_kept, seed_everything
 from ffvit.data.erasing import NOTHING, erase
 from ffvit.data.images import ArrayImages, BadImageError, Images, Subset
 from ffvit.data.order import TrainingOrder, View
+from ffvit.data.shards.far import far_blocks
 from ffvit.data.transform import Seen, Source, Transform, check_channels
 from ffvit.data.workers import WorkerLoader
-from ffvit.errors import RunStoppedError, UserError
+from ffvit.errors import RunStoppedError, UserError, WorkerError
 from ffvit.machine import cores
+from ffvit.terminal import Terminal
 
 CPU = torch.device("cpu")
 ON_DEVICE = "images", "labels", "weights"
@@ -36,6 +46,29 @@ PIECE = 8
 
 TRIED = 64
 """Images that are loaded at most to measure it."""
+
+TICK = 5.0
+"""Seconds between looks at processes that are waited for."""
+
+PATIENCE = 40.0
+"""Seconds in which no process has come to its next image, after which they hang."""
+
+LOSSES = 3
+"""Times in a row that lost processes are started again."""
+
+RECOVERED = 20
+"""Batches after which a loss is no longer in a row with the next."""
+
+AHEAD = 2
+"""Batches that each process has ready, as PyTorch has it."""
+
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
+"""Through it PyTorch hands over tensors; a container may have very little of it."""
+
+LOCKS = 2**16
+"""Bytes of it that the locks of a loading process take, and some more."""
+
+IDLE = -1
 
 Item = TypeVar("Item")
 
@@ -112,11 +145,20 @@ class _Opened(Dataset, Generic[Item]):
     def __init__(self, images: Images, transform: Transform) -> None:
         self.images = images
         self.transform = transform
+        self.beats: Any = None  # of each loading process: images so far, and the one that it is at
+
+    def beat(self, index: int) -> None:
+        """Note what this process loads."""
+        worker = get_worker_info()
+        if worker is not None and self.beats is not None:
+            self.beats[2 * worker.id] += 1
+            self.beats[2 * worker.id + 1] = index
 
     def load(self, index: int, group: int = 0, position: int = 0) -> _Loaded:
         return self.shown(self.source(index), index, group, position)
 
     def source(self, index: int, shared: bool = False) -> Source | BadImageError:
+        self.beat(index)
         try:
             return Source(self.images.read(index), self.images.name(index), shared)
         except BadImageError as error:
@@ -149,19 +191,29 @@ class _ForTraining(_Opened[View]):
                     view = items[place]
                     seed_everything(self.seed, view.epoch, view.image, view.view)
                     loaded[place] = self.shown(source, image, view.group, view.position)
+        self.beat(IDLE)
         return [loaded[place] for place in range(len(items))]
 
 
 class _ForEvaluation(_Opened[int]):
-    def __getitem__(self, index: int) -> _Loaded:
-        return _Loaded(None, 0, PADDING) if index == PADDING else self.load(index)
+    def __getitems__(self, indices: list[int]) -> list[_Loaded]:
+        loaded = [_Loaded(None, 0, PADDING) if index == PADDING else self.load(index) for index in indices]
+        self.beat(IDLE)
+        return loaded
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Collate:
-    shape: tuple[int, int, int]
+    """Makes a batch of images; a parcel, where shared memory is too small to hand over tensors."""
 
-    def __call__(self, loaded: list[_Loaded]) -> Batch:
+    shape: tuple[int, int, int]
+    shared: bool = True
+
+    def __call__(self, loaded: list[_Loaded]) -> Batch | _Parcel:
+        batch = self.batch(loaded)
+        return batch if self.shared or get_worker_info() is None else _Parcel.of(batch)
+
+    def batch(self, loaded: list[_Loaded]) -> Batch:
         channels, height, width = self.shape
         nothing = Seen(np.zeros((height, width, channels), dtype=np.uint8), NOTHING)
         seen = [each.seen or nothing for each in loaded]
@@ -177,18 +229,140 @@ class _Collate:
         )
 
 
+@dataclass(frozen=True)
+class _Parcel:
+    """A batch whose tensors are arrays: those go through a pipe, not through shared memory."""
+
+    images: UInt8[np.ndarray, "batch height width channels"]
+    erased: Int64[np.ndarray, "batch 5"]
+    labels: Int64[np.ndarray, " batch"]
+    weights: Float[np.ndarray, " batch"]
+    others: dict[str, Any]
+
+    @classmethod
+    def of(cls, batch: Batch) -> _Parcel:
+        return cls(
+            images=batch.images.permute(0, 2, 3, 1).numpy(),
+            erased=batch.erased.numpy(),
+            labels=batch.labels.numpy(),
+            weights=batch.weights.numpy(),
+            others={name: getattr(batch, name) for name in ("indices", "groups", "positions", "bad")},
+        )
+
+    def opened(self) -> Batch:
+        images, erased, labels, weights = map(torch.from_numpy, (self.images, self.erased, self.labels, self.weights))
+        return Batch(images.permute(0, 3, 1, 2), erased, labels, weights, **self.others)
+
+    def pin_memory(self) -> Batch:
+        return self.opened().pin_memory()
+
+
+class _Batches(Sampler[Any]):
+    """A sampler's batches, from one on."""
+
+    def __init__(self, of: Sampler[Any] | list[list[int]]) -> None:
+        self.of, self.first = of, 0
+
+    def __len__(self) -> int:
+        return len(self.of) - self.first  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[Any]:
+        return islice(iter(self.of), self.first, None)
+
+
 class _Loader(WorkerLoader[Batch]):
-    """A loader whose workers' errors for a person arrive as they were raised, not as the text of a traceback."""
+    """A loader whose workers' errors for a person arrive as they were raised, and whose lost workers are replaced.
+
+    Args:
+        dataset: What is loaded.
+        batches: Of what.
+        collate: Makes batches.
+        patience: Seconds in which some worker has to come to another image; infinite where images come from far away.
+        options: Of PyTorch's loader.
+    """
+
+    def __init__(
+        self, dataset: _Opened[Any], batches: _Batches, collate: _Collate, patience: float, **options: Any
+    ) -> None:
+        self.opened, self.batches, self.collate, self.patience = dataset, batches, collate, patience
+        workers = int(options["num_workers"])
+        if workers:
+            dataset.beats = multiprocessing.RawArray(ctypes.c_int64, 2 * workers)
+            options["timeout"] = TICK
+        super().__init__(dataset, batch_sampler=batches, collate_fn=collate, **options)
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        return _in_words(super().__iter__())
+        done = lost = lost_at = 0
+        self.batches.first = 0
+        batches: Any = super().__iter__()
+        beats, since = self._beats(), time.monotonic()
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except (UserError, RunStoppedError) as error:
+                raise type(error)(str(error).rpartition(f"{type(error).__name__}: ")[2].strip()) from None
+            except RuntimeError as error:
+                if "DataLoader" not in str(error):
+                    raise
+                if "timed out" in str(error):
+                    if self._beats() != beats:
+                        beats, since = self._beats(), time.monotonic()
+                    if time.monotonic() - since < self.patience:
+                        continue
+                lost, lost_at = (lost + 1 if done < lost_at + RECOVERED else 1), done
+                reason = self._reason(batches)
+            else:
+                done += 1
+                beats, since = self._beats(), time.monotonic()
+                yield batch.opened() if isinstance(batch, _Parcel) else batch
+                continue
+            if lost > LOSSES:
+                raise WorkerError(
+                    f"{reason}, {lost} times in a row; fewer --workers need less memory. Go on with --resume"
+                )
+            Terminal(stderr=True).say(f"{reason}: loading goes on with new processes")
+            self._end(batches)
+            self.batches.first, self.collate.shared = done, False
+            batches = super().__iter__()
+            beats, since = self._beats(), time.monotonic()
+
+    def _beats(self) -> list[int]:
+        return list(self.opened.beats) if self.opened.beats is not None else []
+
+    def _reason(self, batches: Any) -> str:
+        """Which worker is lost, why, and at which image."""
+        for number, worker in enumerate(batches._workers):
+            if not worker.is_alive():
+                return f"loading process {worker.pid} {ending(worker.exitcode)}{self._at(number)}"
+        for number, worker in enumerate(batches._workers):
+            if self.opened.beats[2 * number + 1] != IDLE:
+                return f"loading process {worker.pid} hangs{self._at(number)}"
+        return "a loading process handed over no batch (shared memory may be full)"
+
+    def _at(self, number: int) -> str:
+        index = self.opened.beats[2 * number + 1]
+        begun = self.opened.beats[2 * number] > 0
+        return f" at {self.opened.images.name(index)}" if begun and index != IDLE else ""
+
+    def _end(self, batches: Any) -> None:
+        """End all workers: what they hold ready is loaded again."""
+        for worker in batches._workers:
+            worker.kill()
+        batches._shutdown_workers()
+        self._iterator = None
+        for each in range(len(self.opened.beats)):
+            self.opened.beats[each] = 0
 
 
-def _in_words(batches: Iterator[Batch]) -> Iterator[Batch]:
-    try:
-        yield from batches
-    except (UserError, RunStoppedError) as error:
-        raise type(error)(str(error).rpartition(f"{type(error).__name__}: ")[2].strip()) from None
+def ending(code: int | None) -> str:
+    """How a process ended, in words."""
+    if code is None or code >= 0:
+        return f"ended with code {code}"
+    name = signal.Signals(-code).name
+    what = {"SIGKILL": "memory", "SIGBUS": "shared memory"}.get(name)
+    return f"was killed by {name}" + (f", as the system does when {what} runs out" if what else "")
 
 
 def training_loader(
@@ -201,7 +375,8 @@ def training_loader(
     device: torch.device = CPU,
 ) -> DataLoader[Batch]:
     """Micro-batches in the order's order; augmentation is drawn from (seed, epoch, image, view), by whatever worker."""
-    return _loader(_ForTraining(images, transform, seed), order, shape, workers, device)
+    dataset = _ForTraining(images, transform, seed)
+    return _loader(dataset, order, shape, workers, device, order.processes)
 
 
 def evaluation_loader(
@@ -219,7 +394,7 @@ def evaluation_loader(
     each = -(-len(images) // processes)
     padded = np.concatenate((mine, np.full(each - len(mine), PADDING)))
     batches = [padded[at : at + batch_size].tolist() for at in range(0, each, batch_size)]
-    return _loader(_ForEvaluation(images, transform), batches, shape, workers, device)
+    return _loader(_ForEvaluation(images, transform), batches, shape, workers, device, processes)
 
 
 def workers_for(images: Images, processes_here: int, device: torch.device = CPU) -> int:
@@ -237,7 +412,7 @@ def workers_for(images: Images, processes_here: int, device: torch.device = CPU)
 
 def seconds_an_image(loader: DataLoader[Batch], most: float = 1.0) -> float:
     """What a training image takes of one process: measured here on the loader's first ones, for so many seconds at most."""
-    dataset, views = cast("_ForTraining", loader.dataset), next(iter(cast("TrainingOrder", loader.batch_sampler)))
+    dataset, views = cast("_ForTraining", loader.dataset), next(iter(cast("_Batches", loader.batch_sampler)))
     pieces = [views[at : at + PIECE] for at in range(0, min(len(views), TRIED), PIECE)]
     spent: list[float] = []
     threads = torch.get_num_threads()
@@ -255,18 +430,41 @@ def seconds_an_image(loader: DataLoader[Batch], most: float = 1.0) -> float:
 
 
 def _loader(
-    dataset: Dataset,
+    dataset: _Opened[Any],
     batches: TrainingOrder | list[list[int]],
     shape: tuple[int, int, int],
     workers: int,
     device: torch.device,
+    processes: int,
 ) -> DataLoader[Batch]:
-    collate: Callable[[list[_Loaded]], Batch] = _Collate(shape)
+    workers = min(workers, len(batches))
+    largest = max(map(len, batches.layout if isinstance(batches, TrainingOrder) else batches), default=0)
+    batch = largest * math.prod(shape)
+    # Training and scoring each hold batches.
+    workers, shared = _through_shared_memory(workers, 2 * (workers * AHEAD + 1) * batch * processes)
     return _Loader(
         dataset,
-        batch_sampler=batches,
-        collate_fn=collate,
-        num_workers=min(workers, len(batches)),
+        _Batches(batches),
+        _Collate(shape, shared),
+        patience=PATIENCE if far_blocks(dataset.images) is None else math.inf,
+        num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=device.type == "cuda",
     )
+
+
+def _through_shared_memory(workers: int, needed: int) -> tuple[int, bool]:
+    """How many processes may load, and whether they may hand over batches in shared memory; what they may not is said."""
+    if not workers or not SHARED_MEMORY.is_dir():
+        return workers, True
+    room = os.statvfs(SHARED_MEMORY)
+    free = room.f_bavail * room.f_frsize
+    if needed <= free:
+        return workers, True
+    little = f"{SHARED_MEMORY} has {free / 2**20:,.1f} MiB free, loading needs {needed / 2**20:,.1f}"
+    more = "In a container, give it more (docker run --shm-size 8g)"
+    if free < LOCKS * (workers + 1):
+        Terminal(stderr=True).say(f"{little}: no processes load images, this one does, which is slower. {more}")
+        return 0, True
+    Terminal(stderr=True).say(f"{little}: batches go through pipes instead, which is slower. {more}")
+    return workers, False

@@ -141,7 +141,7 @@ class TrainingOrder(Sampler[list[View]]):
         blocks: Int64[np.ndarray, " edges"] | None = None,
         ahead: Callable[[list[int]], None] | None = None,
     ) -> None:
-        self.images, self.seed, self.batch_size = images, seed, batch_size
+        self.images, self.seed, self.batch_size, self.processes = images, seed, batch_size, processes
         self.repeats, self.blocks, self.ahead = repeats, blocks, ahead
         self.cumulative = None if probabilities is None else np.cumsum(probabilities)
         pairs, group_of = pairs_of(batch_size, group_size)

@@ -56,6 +56,8 @@ class Progress:
     losses: list[float] = field(default_factory=list)  # of this epoch's steps
     best: dict[str, Any] = field(default_factory=dict)
     bad_images: dict[str, str] = field(default_factory=dict)
+    skipped: int = 0  # steps that were not finite
+    skipped_in_a_row: int = 0
 
 
 class DamagedError(Exception):

@@ -65,6 +65,7 @@ def finish(loop: Loop) -> Group:
                 "temperature": temperature,
                 "test": evaluation.to_dict(),
                 "bad_images": len(progress.bad_images),
+                "skipped_steps": progress.skipped,
                 "images_seen": progress.images,
                 "seconds": progress.seconds,
                 "peak_memory_mib": _peak_memory(loop.fabric.device),
@@ -79,6 +80,8 @@ def finish(loop: Loop) -> Group:
         f"{duration(progress.seconds)}; everything is in {run.path}",
     )
     warnings = [f"{len(bad):,} of {len(test):,} test images could not be read"] if bad else []
+    if progress.skipped:
+        warnings.append(f"{progress.skipped:,} steps of the training were not finite and were left out")
     if progress.bad_images:
         reached = Text.assemble(
             (f"\n{len(progress.bad_images):,} of {loop.parts.count:,} images could not be read", "bold"),

@@ -28,9 +28,9 @@ from ffvit.data.order import TrainingOrder
 from ffvit.data.parts import Parts
 from ffvit.data.shards.far import far_blocks
 from ffvit.data.transform import training_transform
-from ffvit.errors import BadImagesError, ConfigError, DivergedError, OutOfMemoryError, RunStoppedError
+from ffvit.errors import BadImagesError, ConfigError, DivergedError, ModelError, OutOfMemoryError, RunStoppedError
 from ffvit.evaluation.scorer import BATCH, Scorer
-from ffvit.machine import gathered, keep_freed_memory, on_first, processes_here, shard
+from ffvit.machine import gathered, keep_freed_memory, on_first, out_of_memory, processes_here, shard
 from ffvit.network.compiling import compile_blocks
 from ffvit.network.create import preprocess_of, set_preprocess
 from ffvit.network.weights import save_weights
@@ -38,6 +38,7 @@ from ffvit.run import Config, Run
 from ffvit.training.average import WeightAverage
 from ffvit.training.checkpoint import WHOLE, Progress, load_checkpoint, save_checkpoint
 from ffvit.training.depth import Draws
+from ffvit.training.finite import IN_A_ROW, FiniteSteps
 from ffvit.training.interruption import Interruption
 from ffvit.training.loss import Criterion, class_weights
 from ffvit.training.mixing import Mixing
@@ -134,6 +135,8 @@ class Loop:
         self._optimizer = build_optimizer(network, self.recipe)
         self.optimizer = fabric.setup_optimizers(self._optimizer)
         self.bad_images_to_tell = 1
+        self.finite = FiniteSteps(fabric, network, self._optimizer)
+        self.first_skipped = "the loss was not finite"
         self.pieces = 1  # a micro-batch is cut into so many if the device's memory is too small for it
 
         self.alone_asked: Callable[[], bool] = lambda: False
@@ -217,6 +220,10 @@ class Loop:
                 except _AskedWhileScoringError:
                     self.save()
                     raise self.stopped(interruption) from None
+                except ModelError:
+                    if not progress.skipped_in_a_row:
+                        raise
+                    raise self.diverged(", and the network's answers are no longer finite") from None
                 self.look([], interruption)
 
     def share(self, step: int | None = None) -> float:
@@ -236,12 +243,19 @@ class Loop:
         return self.seconds_before + time.monotonic() - self.began
 
     def step(self, epoch: int, step: int, batches: list[Batch]) -> Tensor:
-        """One step of the optimizer; hands back the batch's loss (this process's part of it), still on the device."""
+        """One step of the optimizer, made if all is finite.
+
+        Returns:
+            The batch's loss (this process's part of it) and whether the step was made (1 or 0), still on the device.
+        """
+        self.finite.begin()
         while True:
             try:
                 loss = self._gradients(epoch, step, batches)
                 break
-            except torch.OutOfMemoryError:
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
                 if self.fabric.world_size > 1 or self.pieces >= len(batches[0].labels):
                     raise OutOfMemoryError(
                         "the device's memory is too small for this batch: use a smaller --micro-batch (the result stays "
@@ -250,19 +264,23 @@ class Loop:
             # Out here, where the error no longer holds what the step had computed.
             self.pieces *= 2
             self.optimizer.zero_grad()
-            torch.cuda.empty_cache()
+            self.finite.put_back()
+            if self.fabric.device.type == "cuda":
+                torch.cuda.empty_cache()
             self.display.say(
                 f"memory is short: computing each batch in {self.pieces} parts (the result stays the same)"
             )
+        norm = None
         if self.recipe.clip_gradients is not None:
-            self.fabric.clip_gradients(
+            norm = self.fabric.clip_gradients(
                 self.network, self.optimizer, max_norm=self.recipe.clip_gradients, error_if_nonfinite=False
             )
-        self.optimizer.step()
+        made = self.finite.finite(loss, norm)
+        self.finite.step(self.optimizer, made)
         self.optimizer.zero_grad()
         if self.average is not None:
             self.average.update(self.plain, epoch * self.order.steps + step)
-        return loss
+        return torch.stack((loss, made.to(loss.dtype)))
 
     def _gradients(self, epoch: int, step: int, batches: list[Batch]) -> Tensor:
         total = torch.zeros((), device=self.fabric.device)
@@ -303,17 +321,10 @@ class Loop:
         of_all = gathered(self.fabric, (mine, interruption.asked, progress.bad_images, due, steps_a_look))
         *_, due, steps_a_look = of_all[0]  # the first process's clock holds for all
         self.look_after = max(1, min(steps_a_look, 50))
-        losses = [sum(each) / len(each) for each in zip(*(its for its, *_ in of_all), strict=True)]
-        for back, loss in zip(reversed(range(len(losses))), losses, strict=True):
-            if not np.isfinite(loss):
-                kept = self.run.has_checkpoint
-                raise DivergedError(
-                    f"the loss became {loss} at step {progress.step - back} of epoch {progress.epoch + 1} "
-                    f"(after {progress.images - back * self.recipe.batch_size:,} images); "
-                    + ("the last good checkpoint is kept. " if kept else "no checkpoint was written yet. ")
-                    + "A lower --recipe.learning-rate, a --recipe.clip-gradients, or --precision 32-true may help"
-                )
-        progress.losses += losses
+        steps = list(zip(*(its for its, *_ in of_all), strict=True))
+        losses = [sum(loss for loss, _ in step) / len(step) for step in steps]
+        for back, loss, step in zip(reversed(range(len(losses))), losses, steps, strict=True):
+            self.count(loss, made=step[0][1] == 1, back=back)
         for _, _, bad, *_ in of_all:
             progress.bad_images.update(bad)
         self._check_bad_images()
@@ -326,6 +337,38 @@ class Loop:
         if asked and share < 1:
             raise self.stopped(interruption)
         return share >= 1
+
+    def count(self, loss: float, made: bool, back: int) -> None:
+        """Count a step that was made so many steps ago, or left out because it was not finite.
+
+        Raises:
+            DivergedError: So many in a row were left out that the run will not recover by itself.
+        """
+        progress = self.progress
+        if made:
+            progress.losses.append(loss)
+            progress.skipped_in_a_row = 0
+            return
+        progress.skipped += 1
+        progress.skipped_in_a_row += 1
+        what = f"the loss became {loss}" if not np.isfinite(loss) else "the gradients were no longer finite"
+        where = (
+            f"at step {progress.step - back} of epoch {progress.epoch + 1} "
+            f"(after {progress.images - back * self.recipe.batch_size:,} images)"
+        )
+        if progress.skipped_in_a_row == 1:
+            self.display.say(f"{what} {where}: the step is left out, {progress.skipped} so far")
+            self.first_skipped = f"{what} {where}"
+        if progress.skipped_in_a_row >= IN_A_ROW:
+            raise self.diverged(f", and stayed so for {progress.skipped_in_a_row} steps")
+
+    def diverged(self, since: str) -> DivergedError:
+        """What to raise where the run will not recover by itself."""
+        kept = "the last good checkpoint is kept" if self.run.has_checkpoint else "no checkpoint was written yet"
+        return DivergedError(
+            f"{self.first_skipped}{since}; {kept}. "
+            "A lower --recipe.learning-rate, a --recipe.clip-gradients, or --precision 32-true may help"
+        )
 
     def stopped(self, interruption: Interruption) -> RunStoppedError:
         """What to raise once the checkpoint is written that someone asked for."""
@@ -369,7 +412,7 @@ class Loop:
         row: dict[str, Any] = {
             "epoch": progress.epoch + 1,
             "images": progress.images,
-            "loss": float(np.mean(progress.losses)),
+            "loss": float(np.mean(progress.losses)) if progress.losses else float("nan"),
             "learning_rate": self.rate,
         }
         if self.selection is not None:
@@ -421,7 +464,9 @@ class Loop:
                 csv.writer(file).writerows([("image", "reason"), *rows])
 
     def save(self) -> None:
-        """Write the checkpoint."""
+        """Write the checkpoint, unless the last steps were not finite: the weights before them may be the fault."""
+        if self.progress.skipped_in_a_row:
+            return
         self.saved = time.monotonic()
         self.progress.seconds = self.seconds()
         save_checkpoint(self.run, self.fabric, self.plain, self.average, self._optimizer, self.progress)

@@ -1,0 +1,77 @@
+"""Steps whose loss or gradients are not finite: left out and counted; the run stops if they do not cease."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
+
+IN_A_ROW = 10
+"""Steps that are not finite, after which a run stops."""
+
+
+class FiniteSteps:
+    """Makes the optimizer's step where the loss and all gradients are finite, and otherwise changes nothing.
+
+    Args:
+        fabric: The processes, which decide together.
+        network: Its statistics of batches are put back, too.
+        optimizer: As it was built.
+        waits: Whether to wait for the device's answer. Default: where PyTorch's fused optimizers cannot decide on the device.
+    """
+
+    def __init__(self, fabric: Fabric, network: nn.Module, optimizer: Optimizer, waits: bool | None = None) -> None:
+        self.fabric, self.optimizer = fabric, optimizer
+        self.scaled = getattr(fabric.strategy.precision, "scaler", None) is not None  # it leaves out steps by itself
+        norms = (each for each in network.modules() if isinstance(each, nn.modules.batchnorm._BatchNorm))
+        self.statistics = [buffer for norm in norms for buffer in norm.buffers()]
+        self.before: list[Tensor] = []
+        decides: Any = getattr(optimizer, "_step_supports_amp_scaling", False)
+        sharded = any(isinstance(each, DTensor) for each in network.parameters())
+        if waits is None:
+            waits = self.scaled or fabric.device.type != "cuda" or not decides or sharded
+        self.waits = waits
+
+    def begin(self) -> None:
+        """Keep what a forward pass changes."""
+        self.before = [each.clone() for each in self.statistics]
+
+    def put_back(self) -> None:
+        """Forget what a forward pass changed."""
+        for now, before in zip(self.statistics, self.before, strict=True):
+            now.copy_(before)
+
+    def finite(self, loss: Tensor, norm: Tensor | None) -> Tensor:
+        """Whether a step is to be made, on all processes: 1 or 0, still on the device.
+
+        Args:
+            loss: Of this process's part of the batch.
+            norm: Of the gradients, if they were clipped.
+        """
+        if norm is None:
+            gradients = [each.grad for group in self.optimizer.param_groups for each in group["params"]]
+            local = [each.to_local() if isinstance(each, DTensor) else each for each in gradients if each is not None]
+            norm = torch.nn.utils.get_total_norm(local)
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        good = torch.isfinite(loss) if self.scaled else torch.isfinite(loss) & torch.isfinite(norm)
+        if self.fabric.world_size > 1:
+            good = self.fabric.all_reduce(good.float(), reduce_op="mean") == 1
+        return good
+
+    def step(self, optimizer: Any, good: Tensor) -> None:
+        """Make the optimizer's step, or none."""
+        if not self.waits:
+            decided: Any = self.optimizer
+            decided.grad_scale, decided.found_inf = None, (~good).float()
+            for now, before in zip(self.statistics, self.before, strict=True):
+                now.copy_(torch.where(good, now, before))
+            optimizer.step()
+        elif good:
+            optimizer.step()
+        else:
+            self.put_back()
+            optimizer.zero_grad()  # a scaler of fp16 has nothing to say to this step

@@ -103,6 +103,7 @@ def killed_until_done(
     seconds: float,
     draw: random.Random,
     change: Callable[[], None] | None = None,
+    done: Callable[[], bool] = lambda: False,
     signals: Sequence[int] = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1),
     most: int = 8,
 ) -> int:
@@ -115,28 +116,28 @@ def killed_until_done(
         seconds: What it takes undisturbed.
         draw: Of moments and signals.
         change: See `Command`.
+        done: Whether it was killed after all its work.
         signals: To draw from.
         most: So often it is killed at most.
     """
     kills, arguments = 0, begin
     while True:
-        command = Command(arguments, log, change)
+        command, struck = Command(arguments, log, change), False
         if kills < most:
             command.process.join(draw.uniform(0, 0.6 * seconds))
             if command.alive:
-                number, group = draw.choice(signals), draw.random() < 0.5
+                number, group, struck = draw.choice(signals), draw.random() < 0.5, True
                 command.kill(number, group)
-                code = command.wait()
-                if code != 0:  # else it had ended before the signal came
-                    expected = (-signal.SIGKILL,) if number == signal.SIGKILL else STOPS[signal.Signals(number)]
-                    assert code in expected, (signal.Signals(number).name, group, code, command.said())
-                    kills += 1
-        code = command.wait(600)
+        code = command.wait(300)
+        assert "Traceback" not in command.said(), command.said()
         if code == 0:
-            assert "Traceback" not in command.said(), command.said()
             return kills
-        assert code < 0 or kills, (code, command.said())
-        assert kills <= most, (code, command.said())
+        assert struck, (code, command.said())
+        expected = (-signal.SIGKILL,) if number == signal.SIGKILL else STOPS[signal.Signals(number)]
+        assert code in expected, (signal.Signals(number).name, group, code, command.said())
+        kills += 1
+        if done():
+            return kills
         arguments = go_on()
 
 

@@ -79,7 +79,7 @@ def test_a_training_killed_anywhere_ends_with_the_same_bits(tmp_path, undisturbe
 
     killed = kills.killed_until_done(
         [*TRAIN, "--out", out, *workers()], go_on, tmp_path / "log", seconds, draw,
-        partial(change, tmp_path / "steps", draw.choice([0.0, 0.2, 600.0])),
+        partial(change, tmp_path / "steps", draw.choice([0.0, 0.2, 600.0])), (out / "summary.json").exists,
     )  # fmt: skip
     record_property("kills", killed)
     assert_same(out, whole / "run")

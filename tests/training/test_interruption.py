@@ -90,6 +90,8 @@ def test_where_nothing_is_to_be_saved_a_scheduler_is_obeyed_at_once():
 
     with pytest.raises(RequeueError, match="nothing was begun"), stopping_at_once("nothing was begun"):
         read()
+    with stopping_at_once("nothing was begun", done=lambda: True):  # nothing is left to be run again
+        read()
 
 
 @pytest.mark.parametrize("signals", [[], [signal.SIGINT], [signal.SIGTERM], [*SIGNALS]])

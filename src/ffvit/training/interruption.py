@@ -59,8 +59,12 @@ class Interruption:
 
 
 @contextmanager
-def stopping_at_once(words: str) -> Iterator[None]:
+def stopping_at_once(words: str, done: Callable[[], bool] = lambda: False) -> Iterator[None]:
     """Inside, where there is nothing to save, a scheduler's signal ends the run at once, with these words.
+
+    Args:
+        words: Of the error.
+        done: Whether the work is done by then: nothing is left to be run again.
 
     Raises:
         RequeueError: Such a signal came.
@@ -69,7 +73,8 @@ def stopping_at_once(words: str) -> Iterator[None]:
     try:
         yield
     except _StoppedAtOnce as error:
-        raise stopped(error.number, words) from None
+        if not done():
+            raise stopped(error.number, words) from None
     finally:
         _put_back(before)
 

@@ -168,9 +168,10 @@ def resume(out: str | Path, machine: Machine | None = None, console: Console | N
 
 def _run(fabric: Fabric, config: Config, folder: Callable[[Config], Run], console: Console | None, go_on: bool) -> Run:
     """Train and score; the run folder is made only once everything that was asked for has proved possible."""
+    run: Run | None = None
     try:
         with (
-            stopping_at_once(STOPPED),
+            stopping_at_once(STOPPED, done=lambda: run is not None and run.summary_file.is_file()),
             Display(console or Terminal(), shown=fabric.is_global_zero) as display,
         ):
             with fabric.rank_zero_first():  # one process downloads, the others find it done
@@ -194,6 +195,7 @@ def _run(fabric: Fabric, config: Config, folder: Callable[[Config], Run], consol
         if full(error):
             raise DiskFullError("the disk is full: free some space, then go on with --resume") from None
         raise
+    assert run is not None
     return run
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
+import re
+import shutil
 import struct
 import zipfile
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 import commands
 import ffvit
@@ -24,6 +28,7 @@ from ffvit.study.jobs import Job
 from ffvit.study.ledger import Ledger
 from ffvit.study.plan import Plan
 from ffvit.study.results import read_answers, read_results
+from ffvit.training.checkpoint import MARK
 from memory import most_memory
 
 GARBAGE = {
@@ -95,6 +100,10 @@ class TestSafetensors:
         with pytest.raises(UserError, match=words) as caught:
             ffvit.load(with_metadata(weights, change))
         one_sentence(caught.value, weights)
+
+    def test_class_names_that_are_no_text_stay(self, weights):
+        changed = with_metadata(weights, lambda about: about | {"class_names": ["a", "\udce9", "c"]})
+        assert ffvit.load(changed).class_names == ("a", "\udce9", "c")
 
     @pytest.mark.parametrize(
         "sizes",
@@ -384,4 +393,35 @@ def test_a_damaged_checkpoint_is_one_sentence(tmp_path, content):
     done = commands.here("train", "--out", run.path, "--resume")
     assert done.returncode in (1, 2)
     assert done.stderr.startswith(f"ffvit: {run.checkpoint_file}: the checkpoint is damaged")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Run:
+    quick = recipe.named("digits").replace(epochs=2, warmup_epochs=1, batch_size=512, exact="never")
+    return ffvit.train(out=tmp_path_factory.mktemp("trained") / "run", recipe=quick, console=Console(quiet=True))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda _: {}, "is damaged .it does not hold what a checkpoint holds"),
+        (lambda _: [1], "is damaged .it does not hold what a checkpoint holds"),
+        (lambda content: content | {"progress": {"epoch": "x"}}, "does not fit the run"),
+        (lambda content: content | {"progress": []}, "does not fit the run"),
+        (lambda content: content | {"network": {"x": torch.zeros(1)}}, "does not fit the run"),
+        (lambda content: content | {"optimizer": 3}, "does not fit the run"),
+    ],
+)
+def test_a_checkpoint_that_is_whole_but_of_another_kind_is_one_sentence(trained, tmp_path, change, words):
+    run = Run(shutil.copytree(trained.path, tmp_path / "run"))
+    run.summary_file.unlink()
+    run.previous_checkpoint_file.unlink(missing_ok=True)
+    torch.save(change(torch.load(run.checkpoint_file, weights_only=True)), run.checkpoint_file)
+    digest = hashlib.sha256(run.checkpoint_file.read_bytes()).hexdigest()
+    run.checkpoint_file.write_bytes(run.checkpoint_file.read_bytes() + MARK + digest.encode())
+    done = commands.here("train", "--out", run.path, "--resume")
+    assert done.returncode == 2
+    last = done.stderr.splitlines()[-1]
+    assert re.search(rf"ffvit: {run.checkpoint_file}: the checkpoint {words}", last)
     assert "Traceback" not in done.stderr

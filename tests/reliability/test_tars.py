@@ -216,6 +216,13 @@ class TestIndex:
     def test_the_folder_is_whole(self, prepared):
         assert len(open_shards(prepared)["train"].images) == 10
 
+    def test_names_that_are_no_text_stay(self, tmp_path):
+        folder = tmp_path / "prepared"
+        file = write_tar(folder / "caf\udce9-train-0.tar", samples(4))
+        split = write_index(folder, "train", [read_shard(file)], "again")
+        write_info(folder, ["a", "\udce9"], [split], {}, "again")
+        assert open_shards(folder)["train"].classes == ("a", "\udce9")
+
     def test_any_byte_of_the_index_changed_is_noticed(self, prepared):
         path = prepared / "train.index"
         whole, refused = path.read_bytes(), []

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from pydantic import Field
+from pydantic import Field, InstanceOf
 from safetensors import safe_open
 from safetensors.torch import save_file
 from timm.data import ImageNetInfo
@@ -54,7 +54,7 @@ class About(Value):
     """
 
     network: Network | None = None
-    class_names: tuple[str, ...] | None = None
+    class_names: tuple[InstanceOf[str], ...] | None = None  # of folders, whose bytes may be no text
     preprocess: Preprocess | None = None
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     wrapped: bool = False

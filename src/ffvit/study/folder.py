@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field, RootModel
+from pydantic import Field, InstanceOf, RootModel
 
 from ffvit.atomic import remove_leftovers, writing
 from ffvit.csv_text import escape_formula, unescape_formula
@@ -103,7 +103,7 @@ def used_by(plan: Plan) -> dict[str, Path]:
 
 class _Costs(Some):
     machine: str = ""
-    arms: dict[str, Cost] = Field(default_factory=dict)
+    arms: dict[InstanceOf[str], Cost] = Field(default_factory=dict)
 
 
 class _Baseline(Some):

@@ -16,7 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import TypeAdapter
+from pydantic import InstanceOf, TypeAdapter
 
 from ffvit.atomic import writing
 from ffvit.json_file import Some
@@ -41,7 +41,7 @@ class _PlanEvent(Some):
 class _ReportEvent(Some):
     event: Literal["report"]
     time: str
-    results: dict[str, float]
+    results: dict[InstanceOf[str], float]
     hash: str
 
 

@@ -44,6 +44,8 @@ MARK = b"\nsha256:"
 SPARE = 2**20
 """Bytes of a checkpoint beside its tensors, at most, where free space is looked for."""
 
+_FIELDS = {"network", "average", "optimizer", "scaler", "progress"}
+
 
 @dataclass
 class Progress:
@@ -89,6 +91,7 @@ def save_checkpoint(
         "scaler": _scaler(fabric).state_dict() if _scaler(fabric) else None,
         "progress": asdict(progress),
     }
+    assert content.keys() == _FIELDS
 
     def write() -> None:
         path = run.checkpoint_file
@@ -128,6 +131,19 @@ def load_checkpoint(
         UserError: No checkpoint is whole.
     """
     content = _read_any(run, fabric, say)
+    try:
+        return _put_back(content, fabric, network, average, optimizer)
+    except Exception as error:  # whole, but not of this run
+        reason = " ".join(str(error).split())[:200]
+        raise RunFolderError(
+            f"{run.checkpoint_file}: the checkpoint does not fit the run ({type(error).__name__}: {reason}): train again "
+            "with --overwrite"
+        ) from None
+
+
+def _put_back(
+    content: dict[str, Any], fabric: Fabric, network: nn.Module, average: WeightAverage | None, optimizer: Optimizer
+) -> Progress:
     set_state_dict(
         network,
         optimizer,
@@ -140,7 +156,10 @@ def load_checkpoint(
     scaler = _scaler(fabric)
     if scaler and content["scaler"]:
         scaler.load_state_dict(content["scaler"])
-    return Progress(**content["progress"])
+    progress = Progress(**content["progress"])
+    if not all(isinstance(number, int) for number in (progress.epoch, progress.step, progress.images)):
+        raise TypeError("how far it is, is no number")
+    return progress
 
 
 def _read_any(run: Run, fabric: Fabric, say: Callable[[str], None]) -> dict[str, Any]:
@@ -187,6 +206,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # written by another version, or not by ffvit
         raise DamagedError(f"{type(error).__name__}") from None
+    if not isinstance(content, dict) or content.keys() != _FIELDS:
+        raise DamagedError("it does not hold what a checkpoint holds")
     return content
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, Annotated, Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, InstanceOf, TypeAdapter, ValidationError
 
 from ffvit.atomic import writing
 from ffvit.data.images import BadImageError, Labelled, Labels, Stored, read_file
@@ -65,14 +65,15 @@ class Split:
 
     name: str
     num_samples: _Number
-    filenames: tuple[str, ...]
+    filenames: tuple[InstanceOf[str], ...]
     shard_lengths: tuple[_Number, ...]
     shard_bytes: tuple[_Number, ...]
     index_checksum: _Number
 
 
-_CLASSES = TypeAdapter(tuple[str, ...])
-_SPLITS = TypeAdapter(dict[str, Split])
+# Names are those of files and folders, whose bytes may be no text: pydantic's own str would refuse them.
+_CLASSES = TypeAdapter(tuple[InstanceOf[str], ...])
+_SPLITS = TypeAdapter(dict[InstanceOf[str], Split])
 
 
 class Shard(NamedTuple):

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format types unit reliability benchmark clean
+.PHONY: demo test lint format types unit reliability audit benchmark clean
 .DEFAULT_GOAL := demo
 
 demo: .venv/.ready
@@ -22,6 +22,9 @@ unit: .venv/.ready
 
 reliability: .venv/.ready
 	$(BIN)/pytest tests/reliability -m 'reliability or not reliability'
+
+audit: .venv/.ready
+	$(BIN)/nox --session audit
 
 format: .venv/.ready
 	$(BIN)/ruff check --fix

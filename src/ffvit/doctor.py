@@ -21,6 +21,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from ffvit import __version__
+
 Status = Literal["ok", "warning", "broken"]
 STYLES: dict[Status, str] = {"ok": "green", "warning": "yellow", "broken": "bold red"}
 
@@ -118,11 +120,14 @@ def _done(check: Callable[[], Finding]) -> Finding:
 
 def _python() -> Finding:
     words = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
-    return Finding("ok", f"{words}, ffvit {importlib.metadata.version('ffvit')}")
+    return Finding("ok", f"{words}, ffvit {__version__}")
 
 
 def _versions() -> Finding:
-    wrong = list(_wrong_versions())
+    try:
+        wrong = list(_wrong_versions())
+    except importlib.metadata.PackageNotFoundError:
+        return Finding("warning", "ffvit runs from its sources, not installed", "pip install --editable .")
     if wrong:
         return Finding("broken", "; ".join(wrong), "pip install --upgrade ffvit")
     shown = ", ".join(

@@ -36,6 +36,7 @@ def fuzz(target: Callable[[bytes], None], seeds: Callable[[], list[bytes]]) -> N
     given = [each for each in sys.argv[1:] if not each.startswith("-")]
     options = [each for each in sys.argv[1:] if each.startswith("-")]
     atheris.Setup(
-        [sys.argv[0], "-timeout=10", "-rss_limit_mb=4096", "-keep_seed=1", *options, *given, str(begin), *found], target
+        [sys.argv[0], "-timeout=120", "-rss_limit_mb=4096", "-keep_seed=1", *options, *given, str(begin), *found],
+        target,
     )
     atheris.Fuzz()

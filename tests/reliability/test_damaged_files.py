@@ -402,6 +402,7 @@ def trained(tmp_path_factory) -> Run:
     return ffvit.train(out=tmp_path_factory.mktemp("trained") / "run", recipe=quick, console=Console(quiet=True))
 
 
+@pytest.mark.reliability
 @pytest.mark.parametrize(
     ("change", "words"),
     [

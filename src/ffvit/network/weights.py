@@ -191,6 +191,11 @@ def _check_outline(
     Raises:
         UserError: As `fit`.
     """
+    architecture = network if isinstance(network, Architecture) else network.architecture
+    if architecture is not None and state and architecture.depth > len(state):
+        raise ModelError(
+            f"{path}: weights of another network: {len(state):,} parameters for {architecture.depth:,} blocks"
+        )
     with torch.device("meta"):
         try:
             outline = create_model(network, classes)

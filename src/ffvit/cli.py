@@ -757,7 +757,7 @@ def main() -> None:
     try:
         app(sys.argv[1:], console=Terminal(), exit_on_error=False, print_error=False)
     except FfvitError as error:
-        _fail(f"{error} [{error.code}]", error.exit_code)
+        _fail(f"{error} [{error.code}]", error.exit_code, error.speaks)
     except cyclopts.CycloptsError as error:
         cause = error.__cause__
         words = _sentences(cause, error) if isinstance(cause, ValidationError) else str(error)
@@ -784,10 +784,10 @@ def _sentences(error: ValidationError, told: cyclopts.CycloptsError) -> str:
     return "\n".join(f"{options}{field.replace('_', '-')}: {words}" for field, words in lines)
 
 
-def _fail(words: str, code: int) -> None:
+def _fail(words: str, code: int, speaks: bool | None = None) -> None:
     """Say what went wrong, once for all processes of a run, and leave."""
     lines = [f"ffvit: {line}" for line in words.splitlines()]
-    if os.environ.get("LOCAL_RANK", "0") == "0":
+    if speaks if speaks is not None else os.environ.get("LOCAL_RANK", "0") == "0":
         for line in lines:
             Terminal(stderr=True).say(line)
     else:

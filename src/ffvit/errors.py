@@ -16,6 +16,8 @@ class FfvitError(Exception):
     code: ClassVar[str] = "E-FFVIT"
     """What the command line prints behind the message, to search for."""
     exit_code: ClassVar[int] = 1
+    speaks: bool | None = None
+    """Whether this process says it, where a run has several and not all have it. Default: the first one does."""
 
 
 class UserError(FfvitError, ValueError):

@@ -6,16 +6,21 @@ import atexit
 import ctypes
 import logging
 import os
+import platform
+import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from ffvit.errors import DeviceError, FfvitError
+from ffvit.errors import DeviceError, FfvitError, WorkerError
 from ffvit.value import Value
 
 if TYPE_CHECKING:
@@ -98,11 +103,13 @@ def start(machine: Machine) -> Fabric:
     devices, nodes = _launched(machine)
     if there is not None and devices > there:
         raise DeviceError(f"--devices {devices}: this machine has {there} CUDA device{'s' * (there > 1)}")
+    if accelerator == "cpu" and not _is_launched() and devices > max(2, cores()):
+        raise DeviceError(f"--devices {devices}: this machine has {cores()} processor cores; give no more than that")
     # The gradient of a class token that was expanded over the batch has odd strides, and costs nothing for it.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     strategy: Any = "auto"
     if devices * nodes > 1 or machine.strategy == "fsdp":
-        strategy = _sharded(devices * nodes) if machine.strategy == "fsdp" else "ddp"
+        strategy = _sharded(devices * nodes) if machine.strategy == "fsdp" else _copied()
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # what is computed in is said once, by the run
     precision = precision_of(machine)
     if accelerator == "cuda" and precision == "32-true":  # PyTorch would round the inputs of convolutions to ten bits
@@ -167,6 +174,92 @@ def on_first(fabric: Fabric, do: Callable[[], Thing]) -> Thing:
     if failure is not None:
         raise failure
     return result
+
+
+@contextmanager
+def losses_named(fabric: Fabric) -> Iterator[None]:
+    """Inside, a process that is lost or stopped is named, instead of the error of the network that waited for it.
+
+    Raises:
+        WorkerError: A process of the run no longer answers.
+    """
+    if fabric.world_size == 1:
+        yield
+        return
+    processes = gathered(fabric, (platform.node(), os.getpid()))
+    try:
+        yield
+    except RuntimeError as error:
+        if not _is_loss(error):
+            raise
+        with _deaf():  # torchrun stops this process, too, as soon as another is gone
+            time.sleep(1.0)  # what was killed is gone by then
+        lost = {
+            rank: reason
+            for rank, (host, process) in enumerate(processes)
+            if host == platform.node() and (reason := _state(process))
+        }
+        named = "; ".join(f"process {rank} of {fabric.world_size} {reason}" for rank, reason in lost.items())
+        named = named or f"a process of {fabric.world_size} no longer answers (on another machine, or it hangs)"
+        stopped = WorkerError(f"{named}. Go on with --resume")
+        here = [rank for rank, (host, _) in enumerate(processes) if host == platform.node() and rank not in lost]
+        stopped.speaks = fabric.global_rank == min(here)
+        raise stopped from None
+
+
+def _is_loss(error: BaseException | None) -> bool:
+    """Whether an error, or one that it came after (torchrun's SIGTERM, for one), says that a process does not answer."""
+    while error is not None:
+        if not isinstance(error, FfvitError) and any(sign in str(error) for sign in LOST):
+            return True
+        error = error.__context__
+    return False
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Inside, SIGTERM is not heard, and not afterwards either."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out", "NCCL", "gloo")
+"""What PyTorch says where a process does not answer."""
+
+
+def _state(process: int) -> str | None:
+    """What is wrong with a process of this machine, in words."""
+    import psutil
+
+    try:
+        status = psutil.Process(process).status()
+    except psutil.NoSuchProcess:
+        status = psutil.STATUS_DEAD
+    if status in (psutil.STATUS_DEAD, psutil.STATUS_ZOMBIE):
+        return f"(pid {process}) was lost: killed, by the system if memory ran out"
+    return f"(pid {process}) is stopped, by SIGSTOP" if status == psutil.STATUS_STOPPED else None
+
+
+def _patience() -> timedelta:
+    """How long a process waits for the others: half an hour, or FFVIT_TIMEOUT seconds."""
+    return timedelta(seconds=float(os.environ.get("FFVIT_TIMEOUT", "1800")))
+
+
+def _copied() -> Any:
+    from lightning_fabric.strategies import DDPStrategy
+
+    return DDPStrategy(timeout=_patience())
+
+
+def _is_launched() -> bool:
+    """Whether a launcher, and not Fabric, started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_NTASKS" in os.environ
 
 
 def _launched(machine: Machine) -> tuple[int, int]:
@@ -241,6 +334,7 @@ def _sharded(processes: int) -> Any:
         parallelize_fn=shard,
         data_parallel_size=processes,
         tensor_parallel_size=1,
+        timeout=_patience(),
         save_distributed_checkpoint=False,
     )
 

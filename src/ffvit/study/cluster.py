@@ -119,7 +119,7 @@ def connect(address: str) -> Any:
     try:
         if ":" in address and "://" not in address:  # Ray itself would try for minutes
             host, port = address.rsplit(":", 1)
-            socket.create_connection((host, int(port)), timeout=CONNECT).close()
+            _check_ray(host, int(port))
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     except (OSError, ValueError, RuntimeError) as error:
         said = str(error).strip().splitlines()[0]
@@ -132,6 +132,20 @@ def connect(address: str) -> Any:
         ray.shutdown()
         raise DeviceError(f"--cluster {address}: the cluster is empty: no machine with a processor has joined it")
     return ray
+
+
+def _check_ray(host: str, port: int) -> None:
+    """Nothing, if what listens there speaks HTTP/2, as gRPC and with it Ray does.
+
+    Raises:
+        OSError: Nothing listens, or something else.
+    """
+    settings = 4  # the kind of frame that either side begins with
+    with socket.create_connection((host, port), timeout=CONNECT) as connection:
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, settings, 0, 0, 0, 0, 0)))
+        answer = connection.recv(9)
+    if len(answer) < 4 or answer[3] != settings:
+        raise OSError("what listens there is not Ray")
 
 
 def _carry_out(config: Config, folder: Path, log: Path, threads: int, bundle: dict[str, float]) -> Outcome:

@@ -21,7 +21,7 @@ from ffvit.data.config import Data
 from ffvit.data.parts import Parts, open_parts
 from ffvit.errors import DiskFullError, ModelError, RunFolderError
 from ffvit.lock import FolderLock
-from ffvit.machine import Machine, on_first, start
+from ffvit.machine import Machine, losses_named, on_first, start
 from ffvit.network.create import classes_of, create_model, preprocess_of, set_preprocess
 from ffvit.network.weights import load
 from ffvit.recipe import Recipe
@@ -171,6 +171,7 @@ def _run(fabric: Fabric, config: Config, folder: Callable[[Config], Run], consol
     run: Run | None = None
     try:
         with (
+            losses_named(fabric),
             stopping_at_once(STOPPED, done=lambda: run is not None and run.summary_file.is_file()),
             Display(console or Terminal(), shown=fabric.is_global_zero) as display,
         ):

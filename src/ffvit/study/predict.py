@@ -298,7 +298,7 @@ def _steps(loop: Loop, batch: int, began: float) -> tuple[float, float]:
     while True:
         loop.order.epoch, batches = epoch, iter(loop.loader)
         for step in range(loop.order.steps):
-            loop.step(epoch, step, [next(batches) for _ in range(loop.order.micro_batches)]).item()
+            loop.step(epoch, step, [next(batches) for _ in range(loop.order.micro_batches)]).cpu()
             done += 1
             if done == 0:
                 warm = time.perf_counter()

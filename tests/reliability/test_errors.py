@@ -13,8 +13,10 @@ from PIL import Image
 
 import ffvit
 from commands import here
-from ffvit.data.config import bad_image_limit
-from ffvit.errors import FfvitError
+from ffvit.data.config import Data, bad_image_limit
+from ffvit.data.parts import open_parts
+from ffvit.data.shards.remote import addresses
+from ffvit.errors import DataError, FfvitError
 
 ROOT = Path(__file__).parents[2]
 
@@ -105,3 +107,28 @@ def test_unreadable_images_are_told_while_running_and_beside_the_figure(tmp_path
 )
 def test_the_limit_on_unreadable_images_is_a_share(allowed, images, limit):
     assert bad_image_limit(allowed, images) == limit
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("s3://a/{000..127.tar", "a brace is never closed or never opened"),
+        ("s3://a/x}.tar", "a brace is never closed or never opened"),
+        ("s3://a/{a{b,c}.tar", "braces within braces"),
+        ("s3://a/{0..99999}{0..99999}.tar", "the braces stand for more than"),
+    ],
+)
+def test_an_address_with_odd_braces_is_refused(address, words):
+    with pytest.raises(DataError, match=words):
+        addresses(address)
+
+
+def test_shards_of_timms_reader_need_a_folder():
+    with pytest.raises(DataError, match=r"say with data.root in which folder the shards"):
+        open_parts(Data(source="wds/train"))
+
+
+def test_networks_and_a_study_exclude_each_other(tmp_path):
+    done = here("compare", "ff_tiny_patch16_224", "deit_tiny_patch16_224", "--study", tmp_path / "plan.yaml")
+    assert done.returncode == 2
+    assert "give networks, or a --study that says which: not both [E-USAGE]" in done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -38,7 +39,12 @@ def _whole(_: Any, tokens: Sequence[Token]) -> int:
         raise ValueError(f"must be a whole number; got {tokens[0].value!r}") from None
 
 
+def _wholes(kind: Any, tokens: Sequence[Token]) -> list[int]:
+    return [_whole(kind, [token]) for token in tokens]
+
+
 Whole = Parameter(converter=_whole)
+Wholes = Parameter(converter=_wholes, consume_multiple=True)
 
 app = App(
     name="ffvit",
@@ -66,7 +72,7 @@ def train(
     *,
     data: str | None = None,
     recipe: str | None = None,
-    image: Annotated[list[PositiveInt] | None, Parameter(consume_multiple=True)] = None,
+    image: Annotated[list[PositiveInt] | None, Wholes] = None,
     out: Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -146,7 +152,7 @@ def evaluate(
     *,
     data: str | None = None,
     model: str | None = None,
-    batch_size: PositiveInt = 256,
+    batch_size: Annotated[PositiveInt, Whole] = 256,
     crop: float | None = None,
     interpolation: Literal["bicubic", "bilinear"] | None = None,
     pixel_backend: Literal["pillow", "fast"] | None = None,
@@ -241,7 +247,7 @@ def predict(
     weights: Path,
     images: Annotated[list[Path], Parameter(negative=())],
     *,
-    top: PositiveInt = 5,
+    top: Annotated[PositiveInt, Whole] = 5,
     format: Literal["table", "csv", "json"] = "table",  # noqa: A002 (the option's name)
     model: str | None = None,
     engine: Literal["auto", "torch", "compiled", "onnx", "openvino"] = "auto",
@@ -283,10 +289,10 @@ def prepare(
     source: str,
     out: Path,
     *,
-    max_side: PositiveInt | None = None,
-    quality: PositiveInt | None = None,
+    max_side: Annotated[PositiveInt | None, Whole] = None,
+    quality: Annotated[PositiveInt | None, Whole] = None,
     shard_size: PositiveFloat = 256.0,
-    workers: PositiveInt | None = None,
+    workers: Annotated[PositiveInt | None, Whole] = None,
     bad_images: NonNegativeFloat = BAD_IMAGES,
     root: Path | None = None,
     overwrite: bool = False,
@@ -364,10 +370,10 @@ def compare(
     resume: bool = False,
     overwrite: bool = False,
     recipe: str | None = None,
-    image: Annotated[list[PositiveInt] | None, Parameter(consume_multiple=True)] = None,
+    image: Annotated[list[PositiveInt] | None, Wholes] = None,
     seeds: Annotated[PositiveInt | None, Whole] = None,
     side_seeds: Annotated[NonNegativeInt | None, Whole] = None,
-    folds: PositiveInt | None = None,
+    folds: Annotated[PositiveInt | None, Whole] = None,
     minutes: PositiveFloat | None = None,
     budget: Literal["epochs", "flops", "parameters", "time", "latency"] | None = None,
     margin: NonNegativeFloat | None = None,
@@ -375,7 +381,7 @@ def compare(
     search: Annotated[bool | None, Parameter(negative="--no-search")] = None,
     until_settled: Annotated[bool | None, Parameter(negative="--no-until-settled")] = None,
     max_seeds: Annotated[PositiveInt | None, Whole] = None,
-    workers: PositiveInt | None = None,
+    workers: Annotated[PositiveInt | None, Whole] = None,
     cluster: str | None = None,
     dry_run: bool = False,
     log_file: Path | None = None,
@@ -501,7 +507,7 @@ def compare(
 def check(
     data: str,
     *,
-    near: Annotated[int, Parameter(validator=cyclopts.validators.Number(gte=0, lte=32))] = 9,
+    near: Annotated[int, Parameter(converter=_whole, validator=cyclopts.validators.Number(gte=0, lte=32))] = 9,
     out: Path = Path("check.csv"),
     root: Path | None = None,
 ) -> None:
@@ -584,9 +590,9 @@ def benchmark_networks(
     *,
     engines: str = "torch",
     precisions: str | None = None,
-    batch: PositiveInt | None = None,
-    image: PositiveInt | None = None,
-    rounds: PositiveInt = 5,
+    batch: Annotated[PositiveInt | None, Whole] = None,
+    image: Annotated[PositiveInt | None, Whole] = None,
+    rounds: Annotated[PositiveInt, Whole] = 5,
     seconds: PositiveFloat = 1.0,
     train: Annotated[bool, Parameter(negative="--no-train")] = True,
     accelerator: Literal["auto", "cpu", "cuda"] = "auto",
@@ -654,8 +660,8 @@ def benchmark_data(
     data: str,
     *,
     recipe: str = "small",
-    image: PositiveInt = 224,
-    workers: NonNegativeInt | None = None,
+    image: Annotated[PositiveInt, Whole] = 224,
+    workers: Annotated[NonNegativeInt | None, Whole] = None,
     seconds: PositiveFloat = 1.0,
     data_fields: Annotated[Data | None, Parameter(name="--data", group="Images", show_default=False)] = None,
 ) -> None:
@@ -749,6 +755,10 @@ def _config_of(folder: Path) -> Config:
     return Run(folder).config
 
 
+_OF_THE_PATH = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR)
+"""What the system says of a path that was given, rather than of ffvit."""
+
+
 def main() -> None:
     """What the `ffvit` command runs."""
     # OpenMP's threads burn their time slice while they wait; where other programs share the processor, that is the
@@ -766,6 +776,11 @@ def main() -> None:
         _fail("interrupted", 130)
     except BrokenPipeError:  # `ffvit models | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        log_exception(error)
+        if error.errno not in _OF_THE_PATH or not isinstance(error.filename, str):
+            raise
+        _fail(f"{error.filename}: {error.strerror} [{UserError.code}]", UserError.exit_code)
     except Exception as error:
         log_exception(error)
         raise

@@ -66,6 +66,16 @@ def is_study(folder: Path) -> bool:
     return isinstance(event, dict) and event.get("event") == "plan" and "hash" in event
 
 
+def bears_marks(folder: Path) -> bool:
+    """Whether ffvit wrote this folder: a run or a study."""
+    return is_run(folder) or is_study(folder)
+
+
+def study_of(run: Path) -> Path | None:
+    """The folder of the study that a run's folder lies in, if it does."""
+    return next((folder for folder in run.absolute().parents if is_study(folder)), None)
+
+
 RUN = Kind("run", is_run, re.compile(f"{_RUN}|{_ANYWHERE}"))
 STUDY = Kind("study", is_study, re.compile(rf"{_STUDY}|{_ANYWHERE}|.+/{re.escape(LOCK_FILE)}"))
 
@@ -138,7 +148,7 @@ def clear(path: Path, kind: Kind) -> None:
 
 def existing(places: Mapping[str, str | Path | None]) -> dict[str, Path]:
     """Those of the places that are files or folders here."""
-    given = {what: Path(place).expanduser() for what, place in places.items() if place is not None}
+    given = {what: Path(os.path.expanduser(place)) for what, place in places.items() if place is not None}  # noqa: PTH111
     return {what: path for what, path in given.items() if os.path.exists(path)}  # noqa: PTH110 (never raises)
 
 
@@ -175,7 +185,8 @@ def _check_content(path: Path, kind: Kind, overwrite: bool, used: Mapping[str, P
     if not overwrite:
         raise OutputError(f"{path} exists: go on with it (--resume), replace it (--overwrite), or name another --out")
     folder = path.resolve()
-    for what, place in {"the working folder": Path(), "your home folder": Path("~").expanduser(), **used}.items():
+    home = Path(os.path.expanduser("~"))  # noqa: PTH111 (does not raise where there is none)
+    for what, place in {"the working folder": Path(), "your home folder": home, **used}.items():
         resolved = place.resolve()
         if resolved == folder or folder in resolved.parents:
             raise OutputError(f"{path} is {what} or holds it, so --overwrite does not replace it: name another --out")

@@ -8,6 +8,7 @@
 | `best.safetensors`, `last.safetensors` | weights, with the network and the class names inside |
 | `summary.json` | how good it is on the test part, with uncertainty |
 | `predictions.csv` | its answer to every test image |
+| `split.csv.gz` | its images as they were when it began, and which split each was in |
 | `bad_images.csv` | images that could not be read, if any |
 | `tensorboard/` | curves |
 """
@@ -30,6 +31,7 @@ from pydantic import Field
 from ffvit.architecture import Network
 from ffvit.atomic import writing
 from ffvit.data.config import Data
+from ffvit.data.folders import check_outside
 from ffvit.errors import RunFolderError
 from ffvit.json_file import Some, parse_json, read_json
 from ffvit.lock import FolderLock
@@ -95,6 +97,7 @@ class Run:
     last_file = property(lambda self: self.path / "last.safetensors")
     summary_file = property(lambda self: self.path / "summary.json")
     predictions_file = property(lambda self: self.path / "predictions.csv")
+    split_file = property(lambda self: self.path / "split.csv.gz")
     bad_images_file = property(lambda self: self.path / "bad_images.csv")
 
     @classmethod
@@ -130,6 +133,7 @@ class Run:
             UserError: None may.
         """
         check_free(path, RUN, overwrite, used_by(config))
+        check_outside(path, config.data.source)
 
     @property
     def has_checkpoint(self) -> bool:

@@ -29,7 +29,7 @@ Same = TypeVar("Same", bound="Value")
 class Value(BaseModel):
     """A frozen pydantic model that refuses unknown fields, changes only into a checked copy, and speaks YAML."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @model_serializer(mode="wrap")
     def _without_empty(self, handler: Callable[[Any], Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ffvit.data.images import Subset
 from ffvit.data.loader import Finish, evaluation_loader, workers_for
 from ffvit.data.parts import Parts, open_parts
+from ffvit.data.split_record import check_own
 from ffvit.data.transform import evaluation_transform
 from ffvit.errors import UserError
 from ffvit.network.create import create_model, known_name, preprocess_of
@@ -66,9 +67,12 @@ class Subject:
         """The run's images.
 
         Raises:
-            UserError: They are no longer where they were.
+            UserError: They are no longer where they were, or not those it was trained on.
         """
-        return open_parts(Run(self.given).config.data)
+        run = Run(self.given)
+        parts = open_parts(run.config.data)
+        check_own(run.split_file, parts, run.config.data.source)
+        return parts
 
     def calibration(self) -> Float[Tensor, "images channels height width"]:
         """Images to calibrate with: the run's training images, or without a run random ones, which tell speed alone."""

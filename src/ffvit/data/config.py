@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated
@@ -42,6 +43,20 @@ def parsed_groups(groups: str) -> tuple[str | None, bool]:
     if by == groups:
         return groups, False
     return by.removesuffix("+") or None, True
+
+
+def absolute(place: str) -> str:
+    """The absolute path of a file or folder that is there; anything else (a name, an address) as it is.
+
+    Of a file only the folder's links are followed: a list that is a link lists images beside the link.
+    """
+    path = Path(os.path.expanduser(place))  # noqa: PTH111 (never raises)
+    try:
+        if not path.exists():
+            return place
+        return str(path.resolve() if path.is_dir() else path.parent.resolve() / path.name)
+    except OSError:
+        return place  # told where it is opened
 
 
 class Data(Value):
@@ -87,6 +102,13 @@ class Data(Value):
         "images, but at least 3; from 1 a number.",
     )
 
+    @field_validator("source")
+    @classmethod
+    def _names_something(cls, source: str) -> str:
+        if not source.strip():
+            raise ValueError("is empty; give a folder, a list, an address or a name")
+        return source
+
     @field_validator("groups")
     @classmethod
     def _says_something(cls, groups: str | None) -> str | None:
@@ -111,3 +133,9 @@ class Data(Value):
         if self.folds is not None and self.fold is not None and self.fold >= self.folds:
             raise ValueError(f"fold: of {self.folds} folds the last is {self.folds - 1}; got {self.fold}")
         return self
+
+    def located(self) -> Data:
+        """With absolute paths, so that going on from another working folder reads the same images."""
+        source = self.source if self.source == "digits" else absolute(self.source)
+        root = None if self.root is None else Path(os.path.abspath(os.path.expanduser(self.root)))  # noqa: PTH100, PTH111
+        return self.replace(source=source) if root is None else self.replace(source=source, root=root)

@@ -35,21 +35,40 @@ def read_list(path: Path) -> dict[str, Labelled]:
             f"{path}: {len(twice):,} images are listed more than once (first: {twice.iloc[0]}), and could fall into "
             "training and test both; list each once"
         )
-    missing = [
-        name
-        for name in counted(table["path"], f"looking for the images of {path}")
-        if not os.path.exists(path.parent / name)  # noqa: PTH110 (which says no of names that no file can have)
-    ]
-    if missing:
-        raise DataError(
-            f"{path}: {len(missing):,} of its {len(table):,} images do not exist (first: {path.parent / missing[0]}); "
-            "paths are relative to the list's folder"
-        )
+    _check_files(path, table["path"])
     parts: dict[str, Labelled] = {}
     for part, rows in table.groupby(_split(path, table), sort=False):
         classes, labels = numbered(rows["label"].tolist())
         parts[str(part)] = Labelled(FileImages(path.parent, rows["path"].tolist(), labels), classes)
     return parts
+
+
+def _check_files(path: Path, names: pd.Series) -> None:
+    """Nothing, if every image exists, and none is listed twice by two paths.
+
+    Raises:
+        DataError: One does not, or is.
+    """
+    missing: list[str] = []
+    seen: dict[tuple[int, int], str] = {}
+    for name in counted(names, f"looking for the images of {path}"):
+        file = os.path.join(path.parent, name)  # noqa: PTH118 (a million names)
+        try:
+            status = os.stat(file)  # noqa: PTH116
+        except (OSError, ValueError):
+            missing.append(name)
+            continue
+        first = seen.setdefault((status.st_dev, status.st_ino), name)
+        # Hard links are files of their own: those who remove copies by such links still mean two images.
+        if first != name and (status.st_nlink == 1 or os.path.realpath(path.parent / first) == os.path.realpath(file)):
+            raise DataError(
+                f"{path}: {first} and {name} are the same file, which could fall into training and test both; list each once"
+            )
+    if missing:
+        raise DataError(
+            f"{path}: {len(missing):,} of its {len(names):,} images do not exist (first: {path.parent / missing[0]}); "
+            "paths are relative to the list's folder"
+        )
 
 
 def read_column(path: Path, column: str) -> dict[str, str]:

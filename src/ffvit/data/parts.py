@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -127,6 +128,26 @@ def open_parts(data: Data) -> Parts:
     )
 
 
+def check_source(source: str) -> None:
+    """Nothing, if a source may be something.
+
+    Raises:
+        DataError: It is empty, or a path that cannot be looked at: a loop of links, a name that is too long, a folder
+            that may not be read.
+    """
+    if not source.strip():
+        raise DataError("data.source: is empty; give a folder, a list, an address or a name")
+    if remote.is_remote(source):
+        return
+    try:
+        os.stat(os.path.expanduser(source))  # noqa: PTH111, PTH116 (expanding never raises)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DataError(f"data.source: {source}: cannot be opened ({reason})") from None
+
+
 def bring(source: str, root: Path | None) -> dict[str, Labelled]:
     """The parts a source brings, as it brings them: train, val and test, or train alone; all with the same classes.
 
@@ -190,7 +211,8 @@ def open_brought(source: str, root: Path | None) -> dict[str, Labelled]:
 
 def _openers(source: str, root: Path | None) -> dict[str, Callable[[], Labelled | None]]:
     """What opens each part that a source brings: train, val, test, or only train if it is not parted."""
-    path = Path(source).expanduser()
+    check_source(source)
+    path = Path(os.path.expanduser(source))  # noqa: PTH111 (never raises)
     prefix = source.split("/", 1)[0].lower()
     if source == "digits":
         return {"train": _digits}

@@ -130,10 +130,14 @@ def _predictions(
 
 
 def _paths(path: Path) -> list[str]:
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError(f"{path}: there is no such file or folder") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be opened ({error.strerror})") from None
     if path.is_dir():
         return [str(path / each) for each in image_files(path)]
-    if not path.exists():
-        raise DataError(f"{path}: there is no such file or folder")
     return [str(path)]
 
 

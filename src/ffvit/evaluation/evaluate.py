@@ -10,7 +10,8 @@ from typing import Any
 from torch import nn
 
 from ffvit.data.images import BadImageError, Images
-from ffvit.data.parts import Parts, open_images, open_parts
+from ffvit.data.parts import Parts, check_source, open_images, open_parts
+from ffvit.data.split_record import check_own
 from ffvit.errors import DataError, UserError
 from ffvit.evaluation.answers import Answers
 from ffvit.evaluation.measures import Evaluation, measure
@@ -92,6 +93,8 @@ def evaluate(
     Raises:
         UserError: The weights or the images cannot be used.
     """
+    if crop is not None and not 0 < crop <= 1:
+        raise UserError(f"--crop: must be more than 0 and at most 1; got {crop:g}")
     network = weights if isinstance(weights, nn.Module) else load(weights, model)
     run = None if isinstance(weights, nn.Module) else _run_of(Path(weights))
     images, words, used = _images(network, run, None if data is None else str(data), root)
@@ -128,17 +131,20 @@ def _images(network: nn.Module, run: Run | None, data: str | None, root: Path | 
             raise DataError(
                 f"{config.source}: has other classes now than {run.path} was trained on; name other images (--data)"
             )
+        check_own(run.split_file, own, config.source)
         return own.test, f"{config.source}, the run's own test split", 0
     images = open_images(data, root, names)
     try:
         own = open_parts(config)
-    except UserError:  # no longer where they were
+        check_own(run.split_file, own, config.source)
+    except UserError:  # no longer where they were, or others
         return images, data, None
     return images, data, _count_used(images, own)
 
 
 def _same(data: str, source: str) -> bool:
-    one, other = Path(data).expanduser(), Path(source).expanduser()
+    check_source(data)
+    one, other = (Path(os.path.expanduser(each)) for each in (data, source))  # noqa: PTH111 (never raises)
     return data == source or (one.exists() and other.exists() and one.samefile(other))
 
 

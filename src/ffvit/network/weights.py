@@ -221,6 +221,12 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], About]:
     Raises:
         UserError: As `load`.
     """
+    try:
+        path.stat()
+    except FileNotFoundError:
+        raise ModelError(f"{path}: there is no such file") from None
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror}") from None
     if path.is_dir():
         found = [path / name for name in WEIGHTS_OF_A_FOLDER if (path / name).is_file()]
         if not found:
@@ -231,8 +237,6 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], About]:
             raise ModelError(f"{path}: is no regular file")
         with path.open("rb") as file:
             head = file.read(16)
-    except FileNotFoundError:
-        raise ModelError(f"{path}: there is no such file") from None
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error.strerror}") from None
     if not head:

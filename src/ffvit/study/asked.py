@@ -8,7 +8,7 @@ from typing import Any
 
 from ffvit import recipe as recipes
 from ffvit.architecture import Network
-from ffvit.data.config import Data
+from ffvit.data.config import Data, absolute
 from ffvit.errors import UserError
 from ffvit.machine import Machine
 from ffvit.network.create import known_name
@@ -89,11 +89,14 @@ def planned(
             )
             plan = Plan(**_known(fit) | {"data": data})
             if data.source != "digits":
-                plan = plan.replace(title=f"Do you even need attention? On {data.source}")
+                plan = plan.replace(title=f"Do you even need attention? On {source or data.source}")
     asked["machine"] = _changed(plan.machine, machine)
     if recipe is not None or recipe_fields is not None:
         base = recipes.named(recipe) if recipe is not None else plan.recipe
         asked["recipe"] = _changed(base, recipe_fields)
+    how = asked.get("recipe", plan.recipe)
+    if how.teacher is not None:
+        asked["recipe"] = how.replace(teacher=absolute(how.teacher))
     if image is not None:
         if len(image) > 2:
             raise UserError(f"--image: give one number for a square, or height and width; got {len(image)} numbers")
@@ -110,7 +113,7 @@ def _data(fields: object, source: str | None, given: Value | None, where: str) -
     """The data of a plan, with what was asked put over it."""
     data = parse(Data, {"source": fields} if isinstance(fields, str) else fields, where)
     data = _changed(data, given)
-    return data.replace(source=source) if source is not None else data
+    return (data.replace(source=source) if source is not None else data).located()
 
 
 def _of_names(networks: Sequence[str], data: Data, minutes: float | None) -> Plan:

@@ -13,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ffvit.atomic import full
-from ffvit.data.parts import open_parts
+from ffvit.data.parts import Parts, open_parts
+from ffvit.data.split_record import check_split, record_split, write_record
 from ffvit.errors import ConfigError, DiskFullError, RunFolderError, RunStoppedError
 from ffvit.lock import FolderLock
 from ffvit.machine import Machine, cores
@@ -51,26 +52,35 @@ class Forecast:
         runs: What one run of each arm will take.
         at_once: Runs at once.
         seconds: Of all runs and trials, as many at once.
+        parts: The images.
     """
 
     ground: Ground
     runs: Mapping[str, Prediction]
     at_once: int
     seconds: float
+    parts: Parts
 
 
-def look_ahead(plan: Plan, workers: int | None = None, ground: Ground | None = None) -> Forecast:
+def look_ahead(
+    plan: Plan, workers: int | None = None, ground: Ground | None = None, record: Path | None = None
+) -> Forecast:
     """Work out a study's arms, measure what its runs will take, and what they can show.
 
     Args:
         plan: The study.
         workers: Runs at once; default: what this machine carries.
         ground: What the study stands on, if it began before.
+        record: Its record of images, if it has one.
 
     Raises:
-        UserError: The images, an arm or the budget cannot be had as the plan says; or an arm that has runs was changed.
+        UserError: The images, an arm or the budget cannot be had as the plan says; or the images or an arm that has runs
+            were changed.
     """
     parts = open_parts(plan.data if plan.folds is None else plan.data.replace(folds=plan.folds, fold=0))
+    if record is not None and record.is_file():
+        advice = "Put them back as they were, or begin a new study with another --out"
+        check_split(record, parts, plan.data.source, advice)
     classes = len(parts.classes)
     if ground is None:
         held = hold(plan, all_arms(plan, classes), classes)
@@ -97,7 +107,7 @@ def look_ahead(plan: Plan, workers: int | None = None, ground: Ground | None = N
     runs = {arm.name: speeds[arm.name].run(arm.recipe, parts) for arm in arms}
     memory = PROCESS + max(each.memory for each in runs.values())
     at_once = slots_for(plan.machine, len(jobs), memory, workers, ground.threads).count
-    return Forecast(ground, runs, at_once, study_seconds(plan, arms, parts))
+    return Forecast(ground, runs, at_once, study_seconds(plan, arms, parts), parts)
 
 
 def _extended(plan: Plan, ground: Ground) -> Ground:
@@ -235,7 +245,9 @@ def _compare(
         if study is not None:
             study.remove_leftovers()
             study.check(plan)
-        forecast = look_ahead(plan, workers, study.ground() if study is not None else None)
+        forecast = (
+            look_ahead(plan, workers) if study is None else look_ahead(plan, workers, study.ground(), study.split_file)
+        )
         ground = forecast.ground
         show_plan(plan, forecast, console)
         on_cluster = connected(cluster, plan.machine) if cluster is not None else None
@@ -245,6 +257,8 @@ def _compare(
             job.check()
         study.replan(plan)
         study.stand_on(ground)
+        if not study.split_file.is_file():
+            write_record(record_split(forecast.parts, plan.data.source), study.split_file)
         engine: Engine
         if on_cluster is not None:
             engine = on_cluster(ground.threads, study.logs)

@@ -4,6 +4,7 @@
 |---|---|
 | `study.yaml` | the plan, frozen by its hash when the first run starts |
 | `arms.yaml` | every arm spelled out, with the budget held |
+| `split.csv.gz` | the images as they were when it began |
 | `ledger.jsonl` | every change of the plan and every report, with its time |
 | `baselines.json` | what trivial methods reach on the same images |
 | `search/` | the run folders of the trials |
@@ -27,6 +28,7 @@ from pydantic import Field, InstanceOf, RootModel
 
 from ffvit.atomic import remove_leftovers, writing
 from ffvit.csv_text import escape_formula, unescape_formula
+from ffvit.data.folders import check_outside
 from ffvit.errors import RunFolderError
 from ffvit.json_file import Some, read_json
 from ffvit.lock import FolderLock
@@ -134,6 +136,7 @@ class Study:
     plan_file = property(lambda self: self.path / "study.yaml")
     arms_file = property(lambda self: self.path / "arms.yaml")
     logs = property(lambda self: self.path / "logs")
+    split_file = property(lambda self: self.path / "split.csv.gz")
     failures_file = property(lambda self: self.path / "failures.csv")
     costs_file = property(lambda self: self.path / "costs.json")
     results_file = property(lambda self: self.path / "results.csv")
@@ -177,6 +180,8 @@ class Study:
             UserError: None may.
         """
         check_free(path, STUDY, overwrite, used_by(plan) if plan is not None else None)
+        if plan is not None:
+            check_outside(path, plan.data.source)
 
     @property
     def plan(self) -> Plan:

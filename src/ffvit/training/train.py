@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from lightning_fabric import Fabric
 from rich.console import Console
@@ -17,13 +18,15 @@ from torch import nn
 from ffvit import recipe as recipes
 from ffvit.architecture import Architecture, Network
 from ffvit.atomic import full, remove_leftovers
-from ffvit.data.config import Data
+from ffvit.data.config import Data, absolute
 from ffvit.data.parts import Parts, open_parts
+from ffvit.data.split_record import check_split, record_split, write_record
 from ffvit.errors import DiskFullError, ModelError, RunFolderError
 from ffvit.lock import FolderLock
 from ffvit.machine import Machine, losses_named, on_first, start
 from ffvit.network.create import classes_of, create_model, preprocess_of, set_preprocess
 from ffvit.network.weights import load
+from ffvit.output_folder import study_of
 from ffvit.recipe import Recipe
 from ffvit.run import Config, Run, free_folder
 from ffvit.terminal import Terminal
@@ -93,12 +96,15 @@ def configure(
         UserError: The seed is no whole number from 0 on, or no recipe has that name.
     """
     if not isinstance(data, Data):
-        data = Data(source=str(data)) if data is not None else Data()
+        data = parse(Data, {"source": str(data)}, "data") if data is not None else Data()
+    data = data.located()
     digits = data.source == "digits"
     if recipe is None:
         recipe = "digits" if digits else "small"
     if isinstance(recipe, str):
         recipe = recipes.named(recipe)
+    if recipe.teacher is not None:
+        recipe = recipe.replace(teacher=absolute(recipe.teacher))
     if model is None:
         model = "ff_micro_patch2_8" if digits else "ff_tiny_patch16_224"
     if isinstance(model, Architecture):
@@ -113,7 +119,7 @@ def configure(
         "recipe": recipe,
         "machine": machine or Machine(),
         "seed": seed,
-        "start_from": str(start_from) if start_from is not None else None,
+        "start_from": absolute(str(start_from)) if start_from not in (None, "pretrained") else start_from,
     }
     return parse(Config, fields, "")
 
@@ -132,7 +138,7 @@ def run_config(
         return on_first(fabric, lambda: Run.create(path, config, overwrite, lock))
 
     try:
-        return _run(fabric, config, folder, console, go_on=False)
+        return _run(fabric, config, folder, console, study=study_of(path))
     finally:
         lock.release()
 
@@ -161,13 +167,29 @@ def resume(out: str | Path, machine: Machine | None = None, console: Console | N
     lock = FolderLock(run.path, "run")
     on_first(fabric, lock.acquire)
     try:
-        return _run(fabric, config, lambda _: run, console, go_on=True)
+        return _run(fabric, config, lambda _: run, console, begun=run)
     finally:
         lock.release()
 
 
-def _run(fabric: Fabric, config: Config, folder: Callable[[Config], Run], console: Console | None, go_on: bool) -> Run:
-    """Train and score; the run folder is made only once everything that was asked for has proved possible."""
+def _run(
+    fabric: Fabric,
+    config: Config,
+    folder: Callable[[Config], Run],
+    console: Console | None,
+    begun: Run | None = None,
+    study: Path | None = None,
+) -> Run:
+    """Train and score; the run folder is made only once everything that was asked for has proved possible.
+
+    Args:
+        fabric: The processes.
+        config: What to compute.
+        folder: Makes the run folder.
+        console: Where to show progress.
+        begun: The run that goes on.
+        study: The folder of the study that a new run belongs to.
+    """
     run: Run | None = None
     try:
         with (
@@ -177,6 +199,7 @@ def _run(fabric: Fabric, config: Config, folder: Callable[[Config], Run], consol
         ):
             with fabric.rank_zero_first():  # one process downloads, the others find it done
                 parts = open_parts(config.data)
+            record = on_first(fabric, lambda: _checked_images(config, parts, begun, study, display))
             torch.manual_seed(config.seed)
             network, about = _network(config, len(parts.classes))
             teacher = _teacher(config.recipe, len(parts.classes), preprocess_of(network).in_chans)
@@ -184,7 +207,9 @@ def _run(fabric: Fabric, config: Config, folder: Callable[[Config], Run], consol
             if config.start_from not in (None, "pretrained"):
                 config = config.replace(preprocess=loop.preprocess)
             run = loop.run = folder(config)
-            if go_on:
+            if record is not None:
+                on_first(fabric, lambda: write_record(record, run.split_file))
+            if begun is not None:
                 for inside in (run.path, run.checkpoint_file.parent):
                     on_first(fabric, partial(remove_leftovers, inside))
                 loop.go_on()
@@ -198,6 +223,31 @@ def _run(fabric: Fabric, config: Config, folder: Callable[[Config], Run], consol
         raise
     assert run is not None
     return run
+
+
+def _checked_images(
+    config: Config, parts: Parts, begun: Run | None, study: Path | None, display: Display
+) -> pd.DataFrame | None:
+    """The record of a run's images to be written; None, if it has one already, which they were compared with.
+
+    Raises:
+        UserError: They are not those that the run, or the study that it belongs to, began with.
+    """
+    source = config.data.source
+    if begun is not None and begun.split_file.is_file():
+        advice = (
+            "With others, images would move between training and test: put them back as they were, or begin a new run "
+            "with another --out"
+        )
+        check_split(begun.split_file, parts, source, advice)
+        return None
+    if begun is not None and begun.has_checkpoint:
+        display.say(f"{begun.split_file} is missing: whether the images are those the run began with cannot be told")
+    record = record_split(parts, source)
+    if study is not None and (study / "split.csv.gz").is_file():
+        advice = "All runs of a study need the same: put them back as they were, or begin a new study"
+        check_split(study / "split.csv.gz", parts, source, advice, splits=False)
+    return record
 
 
 def _network(config: Config, classes: int) -> tuple[nn.Module, str]:

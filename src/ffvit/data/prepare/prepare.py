@@ -27,7 +27,7 @@ from ffvit.atomic import full, writing
 from ffvit.csv_text import escape_formula
 from ffvit.data import config
 from ffvit.data.images import BadImageError, Images, Labelled, Labels
-from ffvit.data.parts import bring
+from ffvit.data.parts import bring, check_source
 from ffvit.data.prepare.crew import GLANCE, Tally, WorkerLostError, work
 from ffvit.data.prepare.packing import MOST_PIXELS, Form, pack, room
 from ffvit.data.shards import index as shards
@@ -182,7 +182,8 @@ def _check(source: str, out: Path, form: Form, shard_size: float) -> None:
         raise UserError(f"--shard-size: must be more than 0 MiB, and less than a TiB; got {shard_size:g}")
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out}: is a file; give a folder for the shards")
-    folder = Path(source).expanduser()
+    check_source(source)
+    folder = Path(os.path.expanduser(source))  # noqa: PTH111 (never raises)
     if folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
         raise OutputError(f"{out}: lies in the source itself; give a folder outside of {source}")
     others = [path.name for path in out.iterdir() if not path.name.startswith(".")] if out.is_dir() else []

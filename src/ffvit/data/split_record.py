@@ -1,0 +1,212 @@
+"""The images of a run as they were when it began: which ones, in which split, with what label, size and content.
+
+Splits are drawn from the list of images, so an image more or less moves others from training to test. A run keeps a
+record of its images, and whatever goes on with the run or scores it compares them with the record first.
+
+What is noticed: images added, removed, renamed or put in another order, labels changed, sizes changed; and contents
+changed at the same size, for all images where they take up to `READ` bytes together, else for a sample of about so many
+bytes, evenly spread (of 1.3 million images of 110 kB every 1,100th). Shards made by `ffvit prepare` say the checksum of each
+image, so nothing is read. What is not noticed: an image outside the sample that is replaced by one of the same size.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import os
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool
+
+from ffvit.atomic import writing
+from ffvit.data.images import ArrayImages, BadImageError, FileImages, Images, Labels, Subset
+from ffvit.data.parts import Parts
+from ffvit.data.shards.index import ShardFolder, ShardImages
+from ffvit.data.waiting import counted
+from ffvit.errors import DataError, RunFolderError
+
+READ = 128 * 2**20
+"""Bytes to read of the images, about."""
+
+_COLUMNS = ("image", "label", "split", "bytes", "crc32")
+
+
+def record_split(parts: Parts, source: str, hashed: frozenset[str] | None = None) -> pd.DataFrame:
+    """A row for each image, as text: image (its path in the source), label, split, bytes, crc32.
+
+    Args:
+        parts: The images.
+        source: As in `Data.source`.
+        hashed: The images to read for their crc32. Default: as this module says.
+    """
+    splits = {"train": parts.train, "selection": parts.selection, "test": parts.test}
+    tables = [
+        pd.DataFrame(
+            {
+                "image": [_relative(images.name(index), source) for index in range(len(images))],
+                "label": np.array(parts.classes, dtype=object)[images.labels],
+                "split": split,
+                "bytes": [str(size) if size >= 0 else "" for size in _sizes(images)],
+            },
+            dtype=object,
+        )
+        for split, images in splits.items()
+        if images is not None
+    ]
+    table = pd.concat(tables, ignore_index=True)
+    if hashed is None:
+        sizes = pd.to_numeric(table["bytes"], errors="coerce").fillna(100_000)
+        count = min(len(table), max(16, int(READ * len(table) / max(1.0, float(sizes.sum())))))
+        wanted = np.zeros(len(table), dtype=bool)
+        wanted[np.linspace(0, len(table) - 1, count).astype(np.int64)] = True
+    else:
+        wanted = table["image"].isin(list(hashed)).to_numpy()
+    ends = np.cumsum([len(each) for each in tables])[:-1]
+    there = [images for images in splits.values() if images is not None]
+    table["crc32"] = [
+        crc for images, some in zip(there, np.split(wanted, ends), strict=True) for crc in _checksums(images, some)
+    ]
+    return table
+
+
+def write_record(table: pd.DataFrame, path: Path) -> None:
+    """Write a record: CSV, compressed, the same bytes for the same images."""
+    with (
+        writing(path) as temporary,
+        temporary.open("wb") as file,
+        gzip.GzipFile("", "wb", 6, file, mtime=0) as packed,
+        io.TextIOWrapper(packed, encoding="utf-8", errors="surrogateescape", newline="") as text,
+    ):
+        table.to_csv(text, index=False, lineterminator="\n", quoting=csv.QUOTE_ALL)
+
+
+def read_record(path: Path) -> pd.DataFrame:
+    """Read a record.
+
+    Raises:
+        RunFolderError: It is damaged.
+    """
+    try:
+        # Not by pandas, whose text holds no bytes that are not UTF-8.
+        with gzip.open(path, "rt", encoding="utf-8", errors="surrogateescape", newline="") as text:
+            header, *rows = csv.reader(text)
+        table = pd.DataFrame(rows, columns=header, dtype=object)
+    except (OSError, ValueError, EOFError, zlib.error, csv.Error) as error:
+        raise RunFolderError(
+            f"{path}: cannot be read, so whether the images are still the same cannot be told ({error})"
+        ) from None
+    if tuple(table) != _COLUMNS:
+        raise RunFolderError(f"{path}: is no record of a run's images; its columns are {', '.join(map(str, table))}")
+    return table
+
+
+def check_split(path: Path, parts: Parts, source: str, advice: str, splits: bool = True) -> None:
+    """Nothing, if the images are those of a record.
+
+    Args:
+        path: The record.
+        parts: The images as they are now.
+        source: As in `Data.source`.
+        advice: What to do if they are not, for a person.
+        splits: Whether each image must be in the same split, too.
+
+    Raises:
+        DataError: They are not; says how many changed and which first.
+        RunFolderError: The record is damaged.
+    """
+    before = read_record(path)
+    now = record_split(parts, source, frozenset(before["image"][before["crc32"] != ""]))
+    if not splits:
+        before, now = (table.drop(columns="split").sort_values("image", ignore_index=True) for table in (before, now))
+    if before.to_numpy().tolist() == now.to_numpy().tolist():
+        return
+    changes = list(_changes(before, now)) or ["their order changed"]
+    raise DataError(f"{source}: the images are not those of {path.parent}: {'; '.join(changes)}. {advice}")
+
+
+def check_own(record: Path, parts: Parts, source: str) -> None:
+    """Nothing, if a run's images are those it was trained on, so that its test images are none it has seen.
+
+    Raises:
+        DataError: They are not.
+    """
+    if record.is_file():
+        advice = "Its test split now holds images that it was trained on: put them back, or name other images (--data)"
+        check_split(record, parts, source, advice)
+
+
+def _relative(name: str, source: str) -> str:
+    """The name of an image without the source's folder, which may be moved."""
+    path = Path(source).expanduser()
+    folder = os.path.join(path if path.is_dir() else path.parent, "")  # noqa: PTH118 (the slash)
+    return name.removeprefix(folder)
+
+
+def _base(images: Images) -> tuple[Images, Labels]:
+    """What lies under subsets, and which of its images they are."""
+    indices = np.arange(len(images))
+    while isinstance(images, Subset):
+        indices, images = images.indices[indices], images.images
+    return images, indices
+
+
+def _sizes(images: Images) -> list[int]:
+    """The bytes of each image as it is stored; -1 where they are not known without reading it."""
+    base, indices = _base(images)
+    if isinstance(base, ShardImages):
+        return [int(size) for size in base.records["length"][indices]]
+    if isinstance(base, ArrayImages):
+        return [base.arrays[index].nbytes for index in indices]
+    if not isinstance(base, FileImages):
+        return [-1] * len(indices)
+    names = (base.name(int(index)) for index in indices)
+    return [_file_size(name) for name in counted(names, "looking at the sizes of images")]
+
+
+def _file_size(path: str) -> int:
+    try:
+        return os.stat(path).st_size  # noqa: PTH116 (a million files)
+    except OSError:
+        return -1
+
+
+def _checksums(images: Images, wanted: Bool[np.ndarray, " images"]) -> Iterator[str]:
+    """The crc32 of each image that is wanted, or that is known without reading it; else nothing."""
+    base, indices = _base(images)
+    if isinstance(base, ShardImages) and (base.records["checksum"].any() or not isinstance(base.shards, ShardFolder)):
+        yield from (f"{crc:08x}" if crc else "" for crc in base.records["checksum"][indices].tolist())
+        return
+    for index, here in zip(indices.tolist(), wanted.tolist(), strict=True):
+        yield _checksum(base, index) if here else ""
+
+
+def _checksum(images: Images, index: int) -> str:
+    try:
+        stored = images.read(index)
+    except BadImageError:
+        return "unreadable"
+    return f"{zlib.crc32(stored if isinstance(stored, bytes) else stored.tobytes()):08x}"
+
+
+def _changes(before: pd.DataFrame, now: pd.DataFrame) -> Iterator[str]:
+    """What changed, in words."""
+    then, here = before.set_index("image"), now.set_index("image")
+    yield from _told("added", list(here.index[~here.index.isin(then.index)]))
+    yield from _told("removed", list(then.index[~then.index.isin(here.index)]))
+    both = then.index[then.index.isin(here.index)]
+    one, other = then.loc[both], here.loc[both]
+    content = (one["bytes"] != other["bytes"]) | (one["crc32"] != other["crc32"])
+    yield from _told("changed in content", list(both[content]))
+    yield from _told("changed in label", list(both[one["label"] != other["label"]]))
+    if "split" in one:
+        yield from _told("in another split", list(both[one["split"] != other["split"]]))
+
+
+def _told(what: str, names: list[str]) -> Iterator[str]:
+    if names:
+        yield f"{len(names):,} {what} (first: {names[0]})"

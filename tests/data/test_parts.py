@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -484,7 +485,8 @@ class TestHoldOut:
 
 
 def test_what_takes_long_is_counted_aloud_on_stderr(capsys, monkeypatch):
-    monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
     assert list(counted(range(3), "looking", after_seconds=60.0)) == [0, 1, 2]
     assert capsys.readouterr() == ("", "")
     assert list(counted(range(3), "looking", after_seconds=-1.0)) == [0, 1, 2]

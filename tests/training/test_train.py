@@ -33,6 +33,8 @@ EVERYTHING = {
     "auto-augment": "rand-m5", "average-decay": 0.9, "drop-path": 0.2,
 }  # fmt: skip
 FINISHED = {
+    ".lock",
+    "split.csv.gz",
     "config.yaml", "metrics.jsonl", "checkpoint", "best.safetensors", "last.safetensors", "summary.json",
     "predictions.csv", "tensorboard",
 }  # fmt: skip

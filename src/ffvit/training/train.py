@@ -199,7 +199,8 @@ def _run(
         ):
             with fabric.rank_zero_first():  # one process downloads, the others find it done
                 parts = open_parts(config.data)
-            record = on_first(fabric, lambda: _checked_images(config, parts, begun, study, display))
+            record: list[pd.DataFrame] = []  # the first process's alone: of a million images it is large
+            on_first(fabric, lambda: record.extend(_checked_images(config, parts, begun, study, display)))
             torch.manual_seed(config.seed)
             network, about = _network(config, len(parts.classes))
             teacher = _teacher(config.recipe, len(parts.classes), preprocess_of(network).in_chans)
@@ -207,8 +208,8 @@ def _run(
             if config.start_from not in (None, "pretrained"):
                 config = config.replace(preprocess=loop.preprocess)
             run = loop.run = folder(config)
-            if record is not None:
-                on_first(fabric, lambda: write_record(record, run.split_file))
+            for table in record:
+                write_record(table, run.split_file)
             if begun is not None:
                 for inside in (run.path, run.checkpoint_file.parent):
                     on_first(fabric, partial(remove_leftovers, inside))
@@ -227,8 +228,8 @@ def _run(
 
 def _checked_images(
     config: Config, parts: Parts, begun: Run | None, study: Path | None, display: Display
-) -> pd.DataFrame | None:
-    """The record of a run's images to be written; None, if it has one already, which they were compared with.
+) -> list[pd.DataFrame]:
+    """The record of a run's images to be written; nothing, if it has one already, which they were compared with.
 
     Raises:
         UserError: They are not those that the run, or the study that it belongs to, began with.
@@ -240,14 +241,14 @@ def _checked_images(
             "with another --out"
         )
         check_split(begun.split_file, parts, source, advice)
-        return None
+        return []
     if begun is not None and begun.has_checkpoint:
         display.say(f"{begun.split_file} is missing: whether the images are those the run began with cannot be told")
     record = record_split(parts, source)
     if study is not None and (study / "split.csv.gz").is_file():
         advice = "All runs of a study need the same: put them back as they were, or begin a new study"
         check_split(study / "split.csv.gz", parts, source, advice, splits=False)
-    return record
+    return [record]
 
 
 def _network(config: Config, classes: int) -> tuple[nn.Module, str]:

@@ -82,7 +82,7 @@ CASES = {
     "handwritten-32/4": Case("handwritten", Body(32, 4, 64, 4, 2), 30, 64, flip=False, crop=0.7),
     "drawings-32/4": Case("drawings", Body(32, 4, 64, 4, 2), 20, 64, flip=True, crop=0.5),
     "photographs-48/6": Case("photographs", Body(48, 6, 96, 6, 3), 15, 64, flip=True, crop=0.5),
-    "drawings-64/8": Case("drawings", Body(64, 8, 128, 6, 4), 20, 64, flip=True, crop=0.5),
+    "drawings-64/8": Case("drawings", Body(64, 8, 128, 6, 4), 8, 64, flip=True, crop=0.5),
 }
 """The bodies up to 64 px that ffvit plans with, each on a set of its size."""
 

@@ -10,6 +10,8 @@ from photos import write_photos
 
 # Where a shell started the suite in the background, SIGINT is ignored, here and in every process that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# The same of SIGHUP under `nohup`.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_configure(config: pytest.Config) -> None:

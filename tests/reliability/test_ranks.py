@@ -48,9 +48,17 @@ def ranks(process) -> dict[int, psutil.Process]:
     found = {}
     for child in psutil.Process(process.pid).children(recursive=True):
         rank = child.environ().get("RANK", child.environ().get("LOCAL_RANK"))
-        if rank is not None and "ffvit" in child.cmdline() and "torch.distributed.run" not in child.cmdline():
+        words = child.cmdline()
+        if rank is not None and "torch.distributed.run" not in words and any("ffvit" in word for word in words):
             found[int(rank)] = child
     return found
+
+
+def kill_all(process) -> None:
+    """With SIGKILL; torchrun gives each of its processes a group of its own."""
+    for each in [*psutil.Process(process.pid).children(recursive=True), process]:
+        each.kill()
+    process.communicate(timeout=60)
 
 
 def losses(run: Run) -> list[float]:
@@ -129,12 +137,12 @@ def test_a_stopped_process_is_named_after_the_timeout(tmp_path):
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_killed_and_resumed_with_another_number_of_processes_losses_are_the_same(tmp_path, processes, strategy):
     whole, out = tmp_path / "whole", tmp_path / "run"
-    done = subprocess.run(command(*TRAIN, 4, "--out", whole), env=environment(), capture_output=True, text=True)
+    done = subprocess.run(command(*TRAIN, 12, "--out", whole), env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    process = launched(processes, *TRAIN, 4, "--out", out, "--strategy", strategy)
+    process = launched(processes, *TRAIN, 12, "--out", out, "--strategy", strategy)
     wait_for(lambda: (out / "checkpoint" / "state.pt").exists(), process)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate(timeout=60)
+    kill_all(process)
+    assert Run(out).summary() is None
     for _ in range(50):
         again = subprocess.run(
             command("train", "--out", out, "--resume"), env=environment(), capture_output=True, text=True

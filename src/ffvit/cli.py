@@ -116,7 +116,7 @@ def train(
     dry_run
         Print the whole configuration and stop.
     log_file
-        Keep all that is printed in this file too, each line with its time and the rank of its process. It is added to.
+        Also append everything that is printed to this file, each line with its time and the rank of its process.
     machine
         Where to compute.
     data_fields
@@ -448,8 +448,8 @@ def compare(
     dry_run
         Print the plan with predicted time and memory, and stop.
     log_file
-        Keep all that is printed in this file too, each line with its time. It is added to. Every run has a log of its own
-        in the study folder.
+        Also append everything that is printed to this file, each line with its time. Each run also has its own log in
+        the study folder.
     machine
         Where one run computes.
     data_fields

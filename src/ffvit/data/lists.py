@@ -59,7 +59,7 @@ def _check_files(path: Path, names: pd.Series) -> None:
             missing.append(name)
             continue
         first = seen.setdefault((status.st_dev, status.st_ino), name)
-        # Hard links are files of their own: those who remove copies by such links still mean two images.
+        # Hard links count as separate files: deduplication tools make them of images that are listed twice on purpose.
         if first != name and (status.st_nlink == 1 or os.path.realpath(path.parent / first) == os.path.realpath(file)):
             raise DataError(
                 f"{path}: {first} and {name} are the same file, which could fall into training and test both; list each once"

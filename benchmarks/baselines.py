@@ -66,7 +66,10 @@ class Body(NamedTuple):
 
 
 class Case(NamedTuple):
-    """A set on a body, how long a training is, whether a mirrored image keeps its class, and the least area of a crop."""
+    """A set on a body, how long a training is, whether a mirrored image keeps its class, and the least area of a crop.
+
+    Positions start at `position`, about the standard deviation of the patch embeddings within an image, as in a study.
+    """
 
     set: str
     body: Body
@@ -74,15 +77,21 @@ class Case(NamedTuple):
     batch: int
     flip: bool
     crop: float
+    position: float
+
+    @property
+    def defaults(self) -> Config:
+        """What a configuration says of this case where nothing else is said."""
+        return {"crop": self.crop, "position": self.position}
 
 
 CASES = {
-    "digits": Case("digits", Body(8, 2, 64, 3, 2), 25, 64, flip=False, crop=0.7),
-    "handwritten-32/8": Case("handwritten", Body(32, 8, 64, 4, 2), 30, 64, flip=False, crop=0.7),
-    "handwritten-32/4": Case("handwritten", Body(32, 4, 64, 4, 2), 30, 64, flip=False, crop=0.7),
-    "drawings-32/4": Case("drawings", Body(32, 4, 64, 4, 2), 20, 64, flip=True, crop=0.5),
-    "photographs-48/6": Case("photographs", Body(48, 6, 96, 6, 3), 15, 64, flip=True, crop=0.5),
-    "drawings-64/8": Case("drawings", Body(64, 8, 128, 6, 4), 8, 64, flip=True, crop=0.5),
+    "digits": Case("digits", Body(8, 2, 64, 3, 2), 25, 64, flip=False, crop=0.7, position=0.5),
+    "handwritten-32/8": Case("handwritten", Body(32, 8, 64, 4, 2), 30, 64, flip=False, crop=0.7, position=0.5),
+    "handwritten-32/4": Case("handwritten", Body(32, 4, 64, 4, 2), 30, 64, flip=False, crop=0.7, position=0.5),
+    "drawings-32/4": Case("drawings", Body(32, 4, 64, 4, 2), 20, 64, flip=True, crop=0.5, position=0.5),
+    "photographs-48/6": Case("photographs", Body(48, 6, 96, 6, 3), 15, 64, flip=True, crop=0.5, position=0.3),
+    "drawings-64/8": Case("drawings", Body(64, 8, 128, 6, 4), 8, 64, flip=True, crop=0.5, position=0.5),
 }
 """The bodies up to 64 px that ffvit plans with, each on a set of its size."""
 
@@ -93,7 +102,6 @@ DEFAULTS: Config = {
     "drop_path": 0.0,
     "smoothing": 0.1,
     "mix": 0.0,
-    "position": 0.5,
     "readout": "mean",
     "heads": 1.0,
     "norm": "default",
@@ -391,7 +399,7 @@ class Runs:
 
     def once(self, arm: str, changes: Config, seed: int, epochs: int, work: Callable[[Config], Result]) -> Result:
         """The result of this work, which is done if the file does not hold it."""
-        config = DEFAULTS | {"crop": self.case.crop} | changes
+        config = DEFAULTS | self.case.defaults | changes
         what = {"case": self.name, "arm": arm, "config": config, "seed": seed, "epochs": epochs}
         key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
         if key not in self.known:
@@ -642,7 +650,7 @@ def _trials_table(stored: list[Result]) -> Iterator[Result]:
 
 def _changes(result: Result) -> Config:
     """What differs from the defaults, of what the arm reads."""
-    defaults = DEFAULTS | {"crop": CASES[result["case"]].crop}
+    defaults = DEFAULTS | CASES[result["case"]].defaults
     unread = UNREAD.get(result["arm"], frozenset())
     return {name: value for name, value in result["config"].items() if defaults[name] != value and name not in unread}
 

@@ -101,6 +101,12 @@ def test_controls_are_the_body_without_mixing_and_with_a_random_one():
         assert control.network.architecture.replace(block=base.block) == base
 
 
+@pytest.mark.parametrize(("search", "times"), [(True, 4.0), ("none", 1.0)])
+def test_the_search_of_a_control_begins_at_a_higher_rate(search: object, times: float):
+    arm, *controls = arms_of(plan(search=search))
+    assert {control.recipe.learning_rate / arm.recipe.learning_rate for control in controls} == {times}
+
+
 def test_a_control_without_mixing_reads_the_mean_where_the_body_has_a_class_token():
     arms = {arm.name: arm for arm in arms_of(Plan(network="ff_micro_patch2_8", recipe="digits"))}
     assert arms["no mixing"].network.architecture.readout == "mean"

@@ -145,11 +145,6 @@ def test_large_colour_images_are_seen_at_16_px_in_colour(tmp_path: Path):
     assert "16 x 16 px" in found["nearest neighbours"].notes
 
 
-def test_photographs_survive_mirroring_and_digits_do_not(photos: Path):
-    assert baselines.survives_mirroring(open_parts(Data(source=str(photos))), seed=0)
-    assert not baselines.survives_mirroring(open_parts(Data()), seed=0)
-
-
 def test_what_they_take_is_bounded_however_many_images_there_are():
     def predicted(images: int) -> float:
         labels = np.arange(images) % 4

@@ -60,6 +60,15 @@ def chosen(minutes: float, **asked) -> tuple[Plan, tuple[str, ...]]:
     return Plan(**fit.fields), fit.gave_up
 
 
+@pytest.mark.parametrize(("spread", "start"), [(0.314, 0.31), (0.0, 0.05)])
+def test_positions_start_at_the_spread_of_the_patches(a_set, monkeypatch, spread: float, start: float):
+    a_set(32, 2_000)
+    monkeypatch.setattr(choose, "patch_spread", lambda *_: spread)
+    plan, _ = chosen(30)
+    assert plan.network.architecture is not None
+    assert plan.network.architecture.position_std == start
+
+
 def seconds(plan: Plan, parts: Parts) -> float:
     return study_seconds(plan, all_arms(plan, len(parts.classes)), parts)
 
@@ -110,7 +119,7 @@ def test_bodies_grow_from_the_smallest(side: int):
     its = bodies(side, 10**6)
     assert its[-1][2:] == FINE[-1]
     assert {each[2:] for each in its} <= {*COARSE, *FINE}
-    flops = [counted(Network(architecture=choose.body(*each[:4])), 9).flops for each in its]
+    flops = [counted(Network(architecture=choose.body(*each[:4], positions=0.5)), 9).flops for each in its]
     assert flops == sorted(flops)
 
 

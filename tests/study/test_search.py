@@ -92,6 +92,12 @@ def test_several_fields_are_crossed():
     assert few == step(search.replace(configurations=3), RECIPE, lambda *_: None)
 
 
+def test_of_few_rates_the_nearest_to_the_recipe_are_tried():
+    reached = step(Search(configurations=3), RECIPE, lambda *_: None)
+    tried = {values["learning_rate"] / RECIPE.learning_rate for values, _ in reached.tried}
+    assert tried == {0.5, 1.0, 2.0}
+
+
 @given(st.lists(st.floats(0.01, 10), min_size=16, max_size=16), st.integers(1, 3))
 def test_the_choice_is_the_best_of_those_with_all_seeds(losses: list[float], seeds: int):
     place: dict[float, int] = {}

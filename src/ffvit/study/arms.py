@@ -24,6 +24,9 @@ NO_MIXING = "no mixing"
 CONTROLS = {NO_MIXING: "none", "random mixing": "random"}
 """The controls' names, and what stands in the place of the base's mixers over patches."""
 
+CONTROLS_RATE = 4.0
+"""Times the arms' learning rate, where the search of a control begins: it trains best at 2 to 8 times (docs/baselines.md)."""
+
 
 class Arm(Value):
     """One variant: a network and the recipe it is trained by; `cell` holds its level of each of the plan's factors."""
@@ -54,7 +57,7 @@ def arms_of(plan: Plan) -> tuple[Arm, ...]:
                 raise ConfigError(f"factors: {other.name!r} and {arm.name!r} are the same network and recipe")
         arms.append(arm)
     if plan.controls:
-        arms += _controls(arms)
+        arms += _controls(arms, CONTROLS_RATE if plan.search is not None else 1.0)
     names = [arm.name for arm in arms]
     for name in (plan.against, *(name for pair in plan.comparisons or () for name in pair), *plan.published):
         if name is not None and name not in names:
@@ -229,8 +232,10 @@ def _place(path: str, axis: str, block: Any) -> tuple[str, str]:
     return "block", str(places[0])
 
 
-def _controls(arms: list[Arm]) -> list[Arm]:
+def _controls(arms: list[Arm], rate: float) -> list[Arm]:
     """The first body of ours with no mixing over patches, and with a random one, trained by that arm's recipe.
+
+    Their learning rate is so many times the arm's.
 
     Without mixing the class token would hear nothing of the image, so there the mean over patches is read.
     """
@@ -250,5 +255,6 @@ def _controls(arms: list[Arm]) -> list[Arm]:
         network = Network(architecture=architecture.replace(block=block, readout=readout))
         if any(arm.network.architecture == network.architecture and arm.recipe == body.recipe for arm in arms):
             continue  # the plan has it already
-        controls.append(Arm(name=name, role="control", network=network, recipe=body.recipe))
+        recipe = body.recipe.replace(learning_rate=rate * body.recipe.learning_rate)
+        controls.append(Arm(name=name, role="control", network=network, recipe=recipe))
     return controls

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
@@ -21,23 +21,14 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from ffvit.data.decode import typical_side
-from ffvit.data.images import Images, Subset
-from ffvit.data.loader import evaluation_loader, workers_for
 from ffvit.data.parts import Parts
-from ffvit.data.transform import evaluation_transform
-from ffvit.errors import DataError
-from ffvit.preprocess import Preprocess
+from ffvit.study.pixels import Pixels, read_pixels
 
 SIDE = 16
 """Pixels to which images are resized; smaller ones keep their own size."""
 
 MOST_TRAINING, MOST_SELECTION, MOST_TEST = 20_000, 5_000, 10_000
 """At most so many images of each part are looked at, drawn at random: enough for these methods, and bounded in time."""
-
-MIRRORED = 3_000
-ALIKE = 0.75
-"""Images on which mirroring is tried, and the share of its accuracy that the nearest neighbour must keep: it keeps 0.35
-on scikit-learn's digits, 0.89 on drawings of nine kinds of things, 1.0 on photographs."""
 
 NEIGHBOURS = (1, 3, 5, 10, 20)
 REGULARISATION = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -75,15 +66,6 @@ class Baseline:
         return float(self.correct.mean())
 
 
-@dataclass(frozen=True)
-class Pixels:
-    """Images as vectors of pixels, with their classes and names."""
-
-    values: Float[np.ndarray, "images values"]
-    labels: Int[np.ndarray, " images"]
-    names: tuple[str, ...]
-
-
 def measure_baselines(parts: Parts, seed: int) -> tuple[Baseline, ...]:
     """The largest class, k nearest neighbours, and logistic regression: how often each is right on the test part.
 
@@ -95,10 +77,10 @@ def measure_baselines(parts: Parts, seed: int) -> tuple[Baseline, ...]:
         UserError: None of the images of a part can be read.
     """
     side = min(SIDE, typical_side(parts.train))
-    train = _pixels(parts.train, MOST_TRAINING, side, seed)
-    test = _pixels(parts.test, MOST_TEST, side, seed)
+    train = read_pixels(parts.train, MOST_TRAINING, side, seed)
+    test = read_pixels(parts.test, MOST_TEST, side, seed)
     if parts.selection is not None:
-        fit, selection = train, _pixels(parts.selection, MOST_SELECTION, side, seed)
+        fit, selection = train, read_pixels(parts.selection, MOST_SELECTION, side, seed)
     else:
         fit, selection = _without_selection(train, seed)
     seen = f"{side} x {side} px"
@@ -122,24 +104,6 @@ def measure_baselines(parts: Parts, seed: int) -> tuple[Baseline, ...]:
         model = _fitted(dict(models)[best], train)
         found.append(_baseline(name, model.predict(test.values), test, began, f"{setting} = {best:g}, on {seen}"))
     return tuple(found)
-
-
-def survives_mirroring(parts: Parts, seed: int) -> bool:
-    """Whether mirrored images still look like their own class to the nearest neighbour.
-
-    Photographs and drawings do, letters and digits do not: these are better trained without flips. Measured on training
-    images alone, a third of which are looked up among the others, as they are and mirrored.
-    """
-    side = min(SIDE, typical_side(parts.train))
-    pixels = _pixels(parts.train, MIRRORED, side, seed)
-    known, looked_up = train_test_split(np.arange(len(pixels.labels)), test_size=1 / 3, random_state=seed)
-    nearest = KNeighborsClassifier(1, algorithm="brute").fit(pixels.values[known], pixels.labels[known])
-    upright = pixels.values[looked_up].reshape(len(looked_up), 3, side, side)
-    as_is, mirrored = (
-        nearest.score(images.reshape(len(looked_up), -1), pixels.labels[looked_up])
-        for images in (upright, upright[..., ::-1])
-    )
-    return bool(mirrored >= ALIKE * as_is)
 
 
 def _baseline(name: str, predicted: Int[np.ndarray, " images"], test: Pixels, began: float, notes: str) -> Baseline:
@@ -185,20 +149,3 @@ def _without_selection(train: Pixels, seed: int) -> tuple[Pixels, Pixels]:
     halves = train_test_split(np.arange(len(train.labels)), test_size=0.2, random_state=seed)
     some, others = (Pixels(train.values[its], train.labels[its], ()) for its in halves)
     return some, others
-
-
-def _pixels(images: Images, most: int, side: int, seed: int) -> Pixels:
-    """Up to so many images, read as a run reads them for evaluation, the whole image in colour."""
-    if len(images) > most:
-        images = Subset(images, np.sort(np.random.RandomState(seed).permutation(len(images))[:most]))
-    transform = evaluation_transform(Preprocess(img_size=(side, side), crop_pct=1.0, pixel_backend="fast"))
-    loader = evaluation_loader(images, transform, (3, side, side), 256, workers_for(images, 1))
-    values, labels, names = [], [], []
-    for batch in loader:
-        read = batch.weights.numpy() > 0
-        values.append(batch.images.numpy()[read].reshape(int(read.sum()), -1).astype(np.float32) / 255)
-        labels.append(batch.labels.numpy()[read])
-        names += [images.name(index) for index, good in zip(batch.indices, read, strict=True) if good]
-    if not names:
-        raise DataError(f"none of the {len(images):,} images could be read; the first: {images.name(0)}")
-    return Pixels(np.concatenate(values), np.concatenate(labels), tuple(names))

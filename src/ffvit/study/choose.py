@@ -17,8 +17,8 @@ from ffvit.data.parts import Parts, open_parts
 from ffvit.errors import ConfigError, UserError
 from ffvit.machine import Machine
 from ffvit.recipe import Recipe
-from ffvit.study.baselines import survives_mirroring
 from ffvit.study.budget import all_arms
+from ffvit.study.pixels import patch_spread, survives_mirroring
 from ffvit.study.plan import Plan, Search
 from ffvit.study.predict import study_seconds
 
@@ -36,8 +36,8 @@ GRID = 8
 COARSEST = 4
 """Pixels of the largest image side and of the largest fine patch's; rows of patches where it is smaller, and at least."""
 
-POSITION_STD = 0.5
-"""Standard deviation that positions start with: near that of the patch embeddings, so that attention is not blind to them."""
+DIGITS_POSITIONS = 0.5
+"""Standard deviation at which positions start on the digits: about that of the patch embeddings, see `patch_spread`."""
 
 ENOUGH_VIEWS = 150_000
 """Images that a run is shown, in 10 to 100 epochs, before a larger body or more seeds are worth their time."""
@@ -107,12 +107,21 @@ class Fit(NamedTuple):
     gave_up: tuple[str, ...]
 
 
-def body(side: int, patch: int, width: int, depth: int, channels: int = 3) -> Architecture:
+def body(side: int, patch: int, width: int, depth: int, positions: float, channels: int = 3) -> Architecture:
     """The body that the question's arms share.
 
     The mean over patches is read, so that a control without mixing can be the same body. Start values are PyTorch's,
     which follow the width: the paper's 0.02 fits a width of 768, and at 64 it starves attention above all (on the
     digits 88 % instead of 96 %).
+
+    Args:
+        side: Of the images, in pixels.
+        patch: Side of a patch, in pixels.
+        width: Features.
+        depth: Blocks.
+        positions: Standard deviation at which positions start. Near that of an image's patch embeddings: far below it,
+            attention starts blind to position; far above it, blind to the image (docs/baselines.md).
+        channels: Of the images.
     """
     block = Branch("feedforward", "patches"), Branch("feedforward", "features")
     return Architecture(
@@ -124,7 +133,7 @@ def body(side: int, patch: int, width: int, depth: int, channels: int = 3) -> Ar
         block=block,
         readout="mean",
         position="vectors",
-        position_std=POSITION_STD,
+        position_std=positions,
         start="pytorch",
     )
 
@@ -193,12 +202,12 @@ def fitted(
     if data.source == "digits":
         fields = {
             "machine": _computing(machine, Body(8, 2, 64, 3, 2)),
-            "network": Network(architecture=body(8, 2, width=64, depth=3, channels=1)),
+            "network": Network(architecture=body(8, 2, width=64, depth=3, positions=DIGITS_POSITIONS, channels=1)),
             "recipe": recipes.named("digits").lasting(DIGITS_EPOCHS).replace(learning_rate=4e-3, crop_scale=(0.8, 1.0)),
             "factors": factors
             or {"mixer": {name: its for name, its in mixers(heads=4).items() if name != ATTENTION_ONLY}},
             "side_seeds": None if factors else 1,
-            "search": search and Search(fields={"learning_rate": (4e-3, 8e-3, 2e-3)}, length=0.2, seeds=2),
+            "search": search and Search(configurations=3, length=0.2, seeds=2),
         }
         return Fit(fields | ({"minutes": minutes} if minutes is not None else {}), ())
     return _Fitting(data, factors, minutes or MINUTES, controls, machine, seeds, search).fit()
@@ -224,6 +233,7 @@ class _Fitting:
         self.parts: Parts = open_parts(data)
         self.images, self.side = len(self.parts.train), typical_side(self.parts.train)
         self.flip = 0.5 if survives_mirroring(self.parts, seed=0) else 0.0
+        self.spreads: dict[tuple[int, ...], float] = {}
         self.enough = int(np.clip(ENOUGH_VIEWS / self.images, 10, 100))
 
     def fit(self) -> Fit:
@@ -270,13 +280,19 @@ class _Fitting:
         return {
             **self.asked,
             "machine": _computing(self.machine, size),
-            "network": Network(architecture=body(size.image, size.patch, size.width, size.depth)),
+            "network": Network(architecture=body(*size[:4], positions=self.positions(size))),
             "recipe": _recipe(self.images, epochs, size, self.flip),
             "factors": factors,
             "seeds": seeds,
             # Arms that a person named are all asked about.
             "side_seeds": None if self.factors else min(offer.side_seeds, len(seeds)),
         }
+
+    def positions(self, size: Body) -> float:
+        """The standard deviation at which its positions start; 0.05 at least, should all patches of an image be alike."""
+        if size[:2] not in self.spreads:
+            self.spreads[size[:2]] = patch_spread(self.parts, size.image, size.patch)
+        return max(0.05, round(self.spreads[size[:2]], 2))
 
     def gave_up(self, size: Body, offer: Offer, epochs: int, larger: Body | None) -> Iterator[str]:
         """What the plan does without, and what more minutes would buy."""

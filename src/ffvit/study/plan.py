@@ -44,7 +44,9 @@ class Search(Value):
         "times 1/4, 1/2, 1, 2 and 4.",
     )
     configurations: PositiveInt | None = Field(
-        None, description="Try at most so many of the crossed values, drawn at random. Default: all."
+        None,
+        description="Try at most so many of the crossed values, drawn at random; of learning rates without values those "
+        "nearest the recipe's. Default: all.",
     )
     length: Annotated[float, Field(gt=0, le=1)] = Field(0.2, description="Share of the recipe's epochs a trial lasts.")
     seeds: PositiveInt = Field(2, description="Trials of a configuration; after each, the worse half is dropped.")

@@ -63,10 +63,12 @@ def step(search: Search, recipe: Recipe, loss_of: LossOf) -> Step:
 
 
 def _configurations(search: Search, recipe: Recipe) -> list[Values]:
-    """The grid, or so many of its cells as the search may try, drawn at random (always the same)."""
+    """The grid, or so many of its cells as the search may try: the rates nearest the recipe's, else drawn at random."""
     grid = search.grid(recipe)
     cells = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
     count = search.planned(recipe)
+    if search.fields == {"learning_rate": None}:
+        return cells[:count]
     return cells if count == len(cells) else random.Random(0).sample(cells, count)
 
 

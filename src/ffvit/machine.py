@@ -14,7 +14,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -178,7 +178,7 @@ def on_first(fabric: Fabric, do: Callable[[], Thing]) -> Thing:
 
 @contextmanager
 def losses_named(fabric: Fabric) -> Iterator[None]:
-    """Inside, a process that is lost or stopped is named, instead of the error of the network that waited for it.
+    """Inside, a process that is lost, stopped or hangs is named, instead of the error of the network that waited for it.
 
     Raises:
         WorkerError: A process of the run no longer answers.
@@ -186,24 +186,29 @@ def losses_named(fabric: Fabric) -> Iterator[None]:
     if fabric.world_size == 1:
         yield
         return
+    import torch.distributed
+
     processes = gathered(fabric, (platform.node(), os.getpid()))
+    store = torch.distributed.distributed_c10d._get_default_store()
     try:
         yield
     except RuntimeError as error:
         if not _is_loss(error):
             raise
         with _deaf():  # torchrun stops this process, too, as soon as another is gone
-            time.sleep(1.0)  # what was killed is gone by then
-        lost = {
-            rank: reason
-            for rank, (host, process) in enumerate(processes)
-            if host == platform.node() and (reason := _state(process))
-        }
+            with suppress(RuntimeError):  # the store is gone with the first process
+                store.set(f"ffvit waited/{fabric.global_rank}", "")
+            time.sleep(2.0)  # what was killed is gone by then, and what waited as this process did has said so
+            lost = {
+                rank: reason
+                for rank, (host, process) in enumerate(processes)
+                if (reason := _state(rank, process, host == platform.node(), store))
+            }
         named = "; ".join(f"process {rank} of {fabric.world_size} {reason}" for rank, reason in lost.items())
-        named = named or f"a process of {fabric.world_size} no longer answers (on another machine, or it hangs)"
+        named = named or f"a process of {fabric.world_size} no longer answers"
         stopped = WorkerError(f"{named}. Go on with --resume")
         here = [rank for rank, (host, _) in enumerate(processes) if host == platform.node() and rank not in lost]
-        stopped.speaks = fabric.global_rank == min(here)
+        stopped.speaks = fabric.global_rank == min(here, default=fabric.global_rank)
         raise stopped from None
 
 
@@ -233,17 +238,25 @@ LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", 
 """What PyTorch says where a process does not answer."""
 
 
-def _state(process: int) -> str | None:
-    """What is wrong with a process of this machine, in words."""
+def _state(rank: int, process: int, here: bool, store: Any) -> str | None:
+    """What is wrong with a process, in words; here: whether it is one of this machine."""
     import psutil
 
+    if here:
+        try:
+            status = psutil.Process(process).status()
+        except psutil.NoSuchProcess:
+            status = psutil.STATUS_DEAD
+        if status in (psutil.STATUS_DEAD, psutil.STATUS_ZOMBIE):
+            return f"(pid {process}) was lost: killed, by the system if memory ran out"
+        if status == psutil.STATUS_STOPPED:
+            return f"(pid {process}) is stopped, by SIGSTOP"
     try:
-        status = psutil.Process(process).status()
-    except psutil.NoSuchProcess:
-        status = psutil.STATUS_DEAD
-    if status in (psutil.STATUS_DEAD, psutil.STATUS_ZOMBIE):
-        return f"(pid {process}) was lost: killed, by the system if memory ran out"
-    return f"(pid {process}) is stopped, by SIGSTOP" if status == psutil.STATUS_STOPPED else None
+        waited = store.check([f"ffvit waited/{rank}"])
+    except RuntimeError:
+        return None
+    where = "" if here else " on another machine: gone, or it"
+    return None if waited else f"(pid {process}){where} hangs: it did not come to where the others waited for it"
 
 
 def _patience() -> timedelta:

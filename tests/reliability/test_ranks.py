@@ -27,11 +27,13 @@ TRAIN = (
 )  # fmt: skip
 
 
-def launched(processes: int, *arguments: object, **variables: str) -> subprocess.Popen[str]:
+def launched(
+    processes: int, *arguments: object, program: tuple[object, ...] = ("-m", "ffvit"), **variables: str
+) -> subprocess.Popen[str]:
     """By torchrun."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     return subprocess.Popen(
-        [*torchrun, "ffvit", *map(str, arguments)], env=environment() | variables, start_new_session=True, text=True,
+        [*torchrun, *map(str, program), *map(str, arguments)], env=environment() | variables, start_new_session=True, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
 
@@ -130,6 +132,36 @@ def test_a_stopped_process_is_named_after_the_timeout(tmp_path):
     os.killpg(process.pid, signal.SIGKILL)
     said, _ = process.communicate(timeout=60)
     assert f"process 1 of 2 (pid {found[1].pid}) is stopped, by SIGSTOP" in said
+
+
+HANGS = """
+import os, time
+from ffvit.cli import main
+from ffvit.training import loop
+step = loop.Loop.step
+def hang(self, epoch, number, batches):
+    while epoch == 1 and os.environ["RANK"] == os.environ["HANGS"]:
+        time.sleep(1)
+    return step(self, epoch, number, batches)
+loop.Loop.step = hang
+main()
+"""
+
+
+@pytest.mark.reliability
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_process_that_hangs_is_named_after_the_timeout(tmp_path, rank):
+    """Neither stopped nor gone: in an endless loop, say, while all others wait for it."""
+    (tmp_path / "hangs.py").write_text(HANGS)
+    process = launched(
+        3, *TRAIN, 500, "--out", tmp_path / "run",
+        program=(tmp_path / "hangs.py",), FFVIT_TIMEOUT="15", HANGS=str(rank),
+    )  # fmt: skip
+    said, _ = process.communicate(timeout=300)  # torchrun gives the one that hangs 30 s
+    assert process.returncode != 0
+    assert f"process {rank} of 3 (pid " in said, said
+    assert said.count("hangs: it did not come to where the others waited for it. Go on with --resume") == 1, said
+    assert "gloo" not in said
 
 
 @pytest.mark.reliability

@@ -87,7 +87,7 @@ def train(
         RecipeFields | None, Parameter(name="--recipe", group="Recipe", show_default=False)
     ] = None,
 ) -> None:
-    """Train a network and score it on images that chose nothing.
+    """Train a network and evaluate it on a held-out test split.
 
     Parameters
     ----------
@@ -442,7 +442,7 @@ def compare(
     max_seeds
         With --until-settled. Default: 20.
     workers
-        Runs at once. Default: one a GPU, or as many as cores and memory carry.
+        Runs at once. Default: one a GPU, or as many as fit in CPU and RAM.
     cluster
         Address of a Ray cluster to run on; `auto` for the one this machine belongs to.
     dry_run

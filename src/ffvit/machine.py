@@ -53,7 +53,7 @@ class Machine(Value):
         description="Processes that load images, for each device. Default: as many as it takes to keep up with the network, measured.",
     )
     micro_batch: PositiveInt | None = Field(
-        None, description="Images at once on a device, if the batch is too much for its memory: the rest accumulates."
+        None, description="Per-device micro-batch; gradients accumulate to batch_size."
     )
 
 

@@ -1,6 +1,6 @@
 """How a network is trained: one value for everything that moves its accuracy, and the named recipes.
 
-`deit` is what the paper trains with ("exactly the same hyperparameters as DeiT", section 3), to the letter: where
+`deit` is what the paper trains with ("exactly the same hyperparameters as DeiT", section 3), reproduced exactly: where
 DeiT's code does something it does not say, that is a field here whose other value is the sane one.
 """
 

@@ -22,7 +22,7 @@ from ffvit.cost.memory import peak
 from ffvit.errors import DeviceError, OutOfMemoryError, UserError, nearest
 
 PASSES = {"predict": 1, "train": 3}
-"""Forward passes that a step is counted as: the way back computes two gradients of every product."""
+"""Forward passes that a step is counted as: the backward pass computes two gradients of every matmul."""
 
 
 Tell = Callable[..., None]

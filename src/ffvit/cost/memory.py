@@ -1,4 +1,4 @@
-"""Memory: what a network keeps of each image for the way back, counted; and the peak of what it does, measured."""
+"""Memory: what a network keeps of each image for the backward pass, counted; and the peak of what it does, measured."""
 
 from __future__ import annotations
 

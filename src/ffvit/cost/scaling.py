@@ -95,9 +95,9 @@ class Load:
         blocks: Equal parts that sharding makes whole one at a time.
         seconds: Of forward and backward pass, an image.
         least: Seconds of forward and backward pass however few the images: the processor's, to start all operations.
-        kept: Bytes kept for the way back, an image.
+        kept: Bytes kept for the backward pass, an image.
         kept_checkpointed: The same where only what enters a block is kept, and one block at a time computed again.
-        copies: Bytes kept for the way back once: the weights in the precision of the products.
+        copies: Bytes kept for the backward pass once: the weights in the precision of the products.
     """
 
     parameters: int

@@ -2,7 +2,7 @@
 
 A process that dies or hangs is named and started again, from the batch on that it owed: no image is shown twice or never.
 
-An image that cannot be read keeps its place in the batch with weight 0: nothing stands in for it, and no other image
+An image that cannot be read stays in the batch with loss weight 0: nothing replaces it, and no other image
 moves. Its name and reason travel with the batch.
 """
 

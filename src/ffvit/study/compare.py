@@ -197,7 +197,7 @@ def compare(
         out: The study folder.
         resume: Go on with the study that lies there; runs that are done are not done again.
         overwrite: Replace a study folder that exists.
-        workers: Runs at once on this machine; default: one a GPU, or as many as the cores and the memory carry.
+        workers: Runs at once on this machine; default: one a GPU, or as many as fit in CPU and RAM.
         cluster: Address of a Ray cluster to do the runs on (`auto`: the one this machine belongs to).
         console: Where to show progress.
 

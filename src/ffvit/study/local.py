@@ -27,7 +27,7 @@ class Slots:
 
 
 def slots_for(machine: Machine, jobs: int, memory: float, workers: int | None, threads: int) -> Slots:
-    """As many runs at once as there are GPUs, or as cores and memory carry.
+    """As many runs at once as there are GPUs, or as fit in CPU and RAM.
 
     Args:
         machine: What one run computes on.

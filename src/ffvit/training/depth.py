@@ -1,6 +1,7 @@
 """Stochastic depth whose draws belong to an image's place in the batch, not to the process that happens to compute it.
 
-So it moves nothing over how many processes and accumulated parts a batch is spread, for timm's networks as for ours.
+So the result does not depend on how many processes and accumulated parts a batch is spread over, for timm's networks as for
+ours.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Draws:
                     setattr(parent, name, within[-1])
                     keep.append(1.0 - cast("float", child.drop_prob))
                     scale.append(keep[-1] if child.scale_by_keep and keep[-1] > 0 else 1.0)
-            if within:  # also when its forward pass is computed once more for the way back
+            if within:  # also when its forward pass is recomputed for the backward pass
                 parent.register_forward_pre_hook(partial(_first_call_of, within))
             self.branches += within
         if self.branches:

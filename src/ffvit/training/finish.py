@@ -1,4 +1,4 @@
-"""What comes after the last epoch: the chosen weights are scored once on images that chose nothing."""
+"""What comes after the last epoch: the chosen weights are evaluated once on the held-out test split."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def compiles(machine: Machine, network: nn.Module, recipe: Recipe, images: int, 
 
 
 def recomputes(network: nn.Module, batch: int, fabric: Fabric) -> Literal["GELUs", "blocks"] | None:
-    """What is computed again on the way back, where keeping all of it would be too much for the device.
+    """What is recomputed in the backward pass, where keeping all of it would be too much for the device.
 
     At first the GELUs of feed-forward branches: two fifths of what an FF-only network keeps, for a few percent of a
     step's time. If that is not enough whole blocks: nine tenths, for a fifth and more (docs/speed.md).
@@ -141,7 +141,7 @@ def _forward(network: nn.Module, batch: int, fabric: Fabric) -> float:
 
 
 def _needed(network: nn.Module, batch: int, fabric: Fabric) -> float:
-    """Bytes of weights and their like, and of what a step keeps of the images for the way back."""
+    """Bytes of weights and their like, and of what a step keeps of the images for the backward pass."""
     takes, was_training = preprocess_of(network), network.training
     here = next(network.parameters()).device  # before a network is sharded that is not yet the device it trains on
     kept = []

@@ -54,7 +54,7 @@ def train(
     overwrite: bool = False,
     console: Console | None = None,
 ) -> Run:
-    """Train a network on images and score it on images that chose nothing.
+    """Train a network on images and evaluate it on a held-out test split.
 
     Args:
         model: A name of ours or of timm's, or an `Architecture`. Default: ff_micro for the digits, else ff_tiny.
@@ -295,7 +295,7 @@ def _headline(config: Config, run: Run, parts: Parts, network: nn.Module, loop: 
     processes = loop.fabric.world_size
     how = ", compiled" * loop.compiled
     if loop.recomputed:
-        how += f", {loop.recomputed} computed again for the way back: memory is short"
+        how += f", {loop.recomputed} recomputed in the backward pass: memory is short"
     where = f"{processes} x {loop.fabric.device.type}, {loop.fabric.strategy.precision.precision}{how}"
     rows = {
         "network": f"{config.network.title}, {parameters / 1e6:.2f} M parameters, {about}",

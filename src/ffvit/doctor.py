@@ -8,6 +8,7 @@ import io
 import multiprocessing
 import os
 import platform
+import resource
 import shutil
 import tempfile
 import time
@@ -241,10 +242,6 @@ def _disk(folder: Path) -> Finding:
 
 
 def _open_files() -> Finding:
-    try:
-        import resource
-    except ImportError:  # Windows
-        return Finding("ok", "not limited on this system")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     words = f"up to {soft:,} a process" if soft != resource.RLIM_INFINITY else "not limited"
     if soft != resource.RLIM_INFINITY and soft < 1024:

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 from math import e, log
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from ffvit.errors import UserError
+from ffvit.errors import DiskFullError, UserError
 from ffvit.evaluation.answers import Answers
 from ffvit.study.results import read_answers
 
@@ -78,6 +81,23 @@ def test_csv(tmp_path):
         f'a/1.png,"dog, big","dog, big",True,{e / (e + 2):.6f},{log(e + 2) - 1:.6f}\n'
         f"b/2.png,emü,cat,False,0.333333,{log(3):.6f}\n"
     )
+
+
+def test_csv_that_cannot_be_written_whole_leaves_what_was_there(tmp_path, monkeypatch):
+    """As on a disk that fills up in the middle."""
+    answers = Answers.of(torch.zeros(1, 3), torch.tensor([0]), CLASSES)
+    answers.to_csv(tmp_path / "answers.csv", ["a"])
+    before = (tmp_path / "answers.csv").read_bytes()
+
+    def fills_up(self, path, **_):
+        Path(path).write_text("image,lab")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pd.DataFrame, "to_csv", fills_up)
+    with pytest.raises(DiskFullError, match="the disk is full"):
+        answers.to_csv(tmp_path / "answers.csv", ["b"])
+    assert (tmp_path / "answers.csv").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["answers.csv"]
 
 
 def test_csv_names_the_group_of_each_image(tmp_path):

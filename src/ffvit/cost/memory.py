@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import resource
 import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -43,7 +44,7 @@ def kept_for_backward(forward: Callable[[], object], network: nn.Module) -> int:
     return sum(each.nbytes() for each in kept.values())
 
 
-def peak(make: Callable[[], Work], device: torch.device) -> int | None:
+def peak(make: Callable[[], Work], device: torch.device) -> int:
     """The most memory that something to do takes, in bytes: what it is made of, and doing it.
 
     On a GPU that is what PyTorch has allocated there. On a processor it is the resident memory of a process of its own,
@@ -53,16 +54,11 @@ def peak(make: Callable[[], Work], device: torch.device) -> int | None:
         make: Makes what is then done twice. For a processor it must be able to travel to another process.
         device: What it computes on.
 
-    Returns:
-        None where the system does not tell (Windows).
-
     Raises:
         OutOfMemoryError: The system ended the process.
     """
     if device.type == "cuda":
         return _on_gpu(make, device)
-    if sys.platform == "win32":
-        return None
     # Forked off a server that has imported what makes the work: quick, and without what this process has allocated.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([getattr(make, "func", make).__module__])
@@ -108,7 +104,5 @@ def _resident() -> tuple[int, int]:
         fields: dict[str, Any] = dict(line.split(":", 1) for line in account.read_text().splitlines() if ":" in line)
         now, most = (int(fields[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM"))
         return now, most
-    import resource  # there is none on Windows
-
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return most, most

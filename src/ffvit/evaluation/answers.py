@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int, Int64
 from torch import Tensor
 
+from ffvit.atomic import writing
 from ffvit.csv_text import escape_formula
 from ffvit.errors import DataError, ModelError, UserError
 
@@ -93,6 +94,7 @@ class Answers:
 
         Raises:
             UserError: There are more or fewer names or groups than images.
+            DiskFullError: The disk is full; what stood at `path` is untouched.
         """
         for what, given in (("image names", names), ("groups", groups)):
             if given is not None and len(given) != len(self.labels):
@@ -108,10 +110,16 @@ class Answers:
         }
         if groups is not None:
             columns["group"] = _text(groups)
-        # A file's name may hold bytes that are no text; they are written as they are.
-        pd.DataFrame(columns).to_csv(
-            path, index=False, float_format="%.6f", lineterminator="\n", encoding="utf-8", errors="surrogateescape"
-        )
+        with writing(path, "do it again") as temporary:
+            # A file's name may hold bytes that are no text; they are written as they are.
+            pd.DataFrame(columns).to_csv(
+                temporary,
+                index=False,
+                float_format="%.6f",
+                lineterminator="\n",
+                encoding="utf-8",
+                errors="surrogateescape",
+            )
 
 
 def _text(cells: Sequence[str]) -> pd.Series:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from ffvit.atomic import writing
 from ffvit.errors import OutOfMemoryError, RunStoppedError, UserError
 from ffvit.lock import FolderLock
 from ffvit.machine import kind
@@ -90,7 +91,8 @@ def command(config: Config, folder: Path, log: Path) -> list[str]:
         return ["ffvit", "train", "--out", str(folder), "--resume"]
     _begin_again(folder)
     file = log.with_suffix(".yaml")
-    file.write_text(config.to_yaml())
+    with writing(file) as temporary:
+        temporary.write_text(config.to_yaml())
     return ["ffvit", "train", "--out", str(folder), "--config", str(file)]
 
 

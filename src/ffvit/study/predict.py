@@ -6,19 +6,27 @@ the memory and often the clock of the processor: two at once are each slower tha
 
 from __future__ import annotations
 
+import glob
 import io
 import multiprocessing
+import os
+import platform
+import shutil
 import tempfile
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import partial
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from rich.console import Console
 from torch.nn.functional import cross_entropy
@@ -245,9 +253,12 @@ def _at_once(count: int, *work: Any) -> list[Speed]:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["ffvit.training.train"])
     try:
-        with ProcessPoolExecutor(count, mp_context=context) as children:
+        with (
+            _temporary_folder() as folder,
+            ProcessPoolExecutor(count, context, _leave_with_parent, (folder,)) as children,
+        ):
             with kept_from_children():
-                measured = [children.submit(_measure_here, *work) for _ in range(count)]
+                measured = [children.submit(_measure_here, *(*work, folder)) for _ in range(count)]
             return [each.result() for each in measured]
     except BrokenProcessPool:
         raise OutOfMemoryError(
@@ -256,8 +267,33 @@ def _at_once(count: int, *work: Any) -> list[Speed]:
         ) from None
 
 
-def _measure_here(config: Config, parts: Parts, threads: int) -> Speed:
-    """What a run takes, measured in this process."""
+@contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    """A temporary folder; those that processes of this machine left that were killed are removed."""
+    beginning = f"ffvit-{platform.node()}-"
+    for folder in Path(tempfile.gettempdir()).glob(f"{glob.escape(beginning)}*"):
+        process = folder.name.removeprefix(beginning).partition("-")[0]
+        if process.isdecimal() and not psutil.pid_exists(int(process)):
+            shutil.rmtree(folder, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f"{beginning}{os.getpid()}-", ignore_cleanup_errors=True) as made:
+        yield Path(made)
+
+
+def _leave_with_parent(folder: Path) -> None:
+    """End this process as soon as its parent is gone; the pool's own would wait for more to do for ever."""
+    parent: Any = multiprocessing.parent_process()
+
+    def leave() -> None:
+        wait([parent.sentinel])
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what still writes to the folder fails
+        shutil.rmtree(folder, ignore_errors=True)
+        os._exit(1)
+
+    threading.Thread(target=leave, daemon=True).start()
+
+
+def _measure_here(config: Config, parts: Parts, threads: int, folder: Path) -> Speed:
+    """What a run takes, measured in this process; `folder` is where its run folder is made."""
     torch.set_num_threads(threads)
     began = time.perf_counter()
     device = torch.device(kind(config.machine))
@@ -271,19 +307,18 @@ def _measure_here(config: Config, parts: Parts, threads: int) -> Speed:
     config = config.replace(recipe=config.recipe.replace(batch_size=batch))
     few = Parts(parts.classes, _some(parts.train, 8 * batch), None, _some(parts.test, 256), "")
     display = Display(Console(file=io.StringIO()), shown=False)
-    with tempfile.TemporaryDirectory() as folder:
-        loop = Loop(start(config.machine), config, model, None, few, display)
-        loop.run = Run.create(Path(folder) / "run", config)
-        loop.began = loop.seconds_before = 0.0
-        train, started = _steps(loop, batch, began)
-        images = few.test if 256 * train < 3 * TIMED else _some(few.test, 16)
-        scorer = loop.scorer(images)
-        load = _seconds(lambda: scorer.batches) / len(images)
-        scorer(loop.network)
-        answer = _seconds(partial(scorer, loop.network)) / len(images)
-        loop.progress.losses = [0.0]
-        with loop.curves() as curves:
-            epoch = _seconds(partial(loop.end_epoch, 1.0, curves))
+    loop = Loop(start(config.machine), config, model, None, few, display)
+    loop.run = Run.create(Path(tempfile.mkdtemp(dir=folder)), config)
+    loop.began = loop.seconds_before = 0.0
+    train, started = _steps(loop, batch, began)
+    images = few.test if 256 * train < 3 * TIMED else _some(few.test, 16)
+    scorer = loop.scorer(images)
+    load = _seconds(lambda: scorer.batches) / len(images)
+    scorer(loop.network)
+    answer = _seconds(partial(scorer, loop.network)) / len(images)
+    loop.progress.losses = [0.0]
+    with loop.curves() as curves:
+        epoch = _seconds(partial(loop.end_epoch, 1.0, curves))
     some = torch.rand(batch, takes.in_chans, *takes.img_size, device=device)
     labels = torch.zeros(batch, dtype=torch.int64, device=device)
     with in_precision(precision_of(config.machine), device):

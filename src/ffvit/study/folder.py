@@ -164,9 +164,9 @@ class Study:
         held = lock or FolderLock(path, "study")
         try:
             make_folder(path, STUDY, held, overwrite, used_by(plan))
-            Ledger(path / "ledger.jsonl").note_plan(plan, finished=0)
-            with writing(path / "study.yaml") as temporary:
+            with writing(path / "study.yaml") as temporary:  # first: killed after it, the study can be resumed
                 temporary.write_text(plan.to_yaml())
+            Ledger(path / "ledger.jsonl").note_plan(plan, finished=0)
         finally:
             if lock is None:
                 held.release()

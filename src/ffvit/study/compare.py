@@ -209,8 +209,11 @@ def compare(
         RunStoppedError: The study was interrupted, or runs failed (the report of the others is written).
     """
     console = console or Terminal()
+    words = f"stopped; every finished run is kept. Go on with: ffvit compare --study {out} --resume"
+    if not resume:
+        words += ", or with the same command if there is no study folder yet"
     try:
-        with stopping_at_once(f"stopped; every finished run is kept. Go on with: ffvit compare --study {out} --resume"):
+        with stopping_at_once(words):
             return _compare(plan, Path(out), resume, overwrite, workers, cluster, console)
     except OSError as error:
         if full(error):

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -65,6 +66,15 @@ class Command:
         with contextlib.suppress(ProcessLookupError):  # it has ended, or has not yet become a group
             (os.killpg if group else os.kill)(self.process.pid, number)
 
+    def left(self) -> list[int]:
+        """Processes that it started and that are still there: of its session, and no zombies."""
+        left = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
+                if os.getsid(process.pid) == self.process.pid and process.status() != psutil.STATUS_ZOMBIE:
+                    left.append(process.pid)
+        return left
+
     def said(self) -> str:
         return self.log.read_text() if self.log.exists() else ""
 
@@ -106,6 +116,7 @@ def killed_until_done(
     done: Callable[[], bool] = lambda: False,
     signals: Sequence[int] = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1),
     most: int = 8,
+    latest: float = 0.6,
 ) -> int:
     """Give a command again and again, killed at random moments; the last time it is left alone. How often it was killed.
 
@@ -119,26 +130,40 @@ def killed_until_done(
         done: Whether it was killed after all its work.
         signals: To draw from.
         most: So often it is killed at most.
+        latest: The latest moment of a kill, as a share of `seconds`.
     """
     kills, arguments = 0, begin
+    killed: list[Command] = []
     while True:
         command, struck = Command(arguments, log, change), False
         if kills < most:
-            command.process.join(draw.uniform(0, 0.6 * seconds))
+            command.process.join(draw.uniform(0, latest * seconds))
             if command.alive:
                 number, group, struck = draw.choice(signals), draw.random() < 0.5, True
                 command.kill(number, group)
         code = command.wait(300)
+        killed.append(command)
         assert "Traceback" not in command.said(), command.said()
         if code == 0:
+            wait_until_gone(killed)
             return kills
         assert struck, (code, command.said())
         expected = (-signal.SIGKILL,) if number == signal.SIGKILL else STOPS[signal.Signals(number)]
         assert code in expected, (signal.Signals(number).name, group, code, command.said())
         kills += 1
         if done():
+            wait_until_gone(killed)
             return kills
         arguments = go_on()
+
+
+def wait_until_gone(commands: Sequence[Command], seconds: float = 20) -> None:
+    """Until no process is left of those that commands started."""
+    until = time.monotonic() + seconds
+    while left := [pid for command in commands for pid in command.left()]:
+        told = [" ".join(psutil.Process(pid).cmdline()) for pid in left if psutil.pid_exists(pid)]
+        assert time.monotonic() < until, f"still there after {seconds} s: {told}"
+        time.sleep(0.1)
 
 
 def listen_to_steps(path: Path) -> None:
@@ -189,3 +214,17 @@ def steps_of(path: Path) -> dict[str, set[str]]:
         epoch, number, *hashes = line.split()
         steps.setdefault(f"{epoch} {number}", set()).add(" ".join(hashes))
     return steps
+
+
+def assert_same_run(one: Any, other: Any) -> None:
+    """Nothing differs between two finished runs but what a clock or the machine's memory decides."""
+    assert rows_of(one) == rows_of(other)
+    for file in ("best.safetensors", "last.safetensors", "predictions.csv"):
+        assert (one.path / file).read_bytes() == (other.path / file).read_bytes(), file
+    summaries = [{**run.summary(), "seconds": None, "peak_memory_mib": None} for run in (one, other)]
+    assert summaries[0] == summaries[1]
+
+
+def rows_of(run: Any) -> list[dict[str, Any]]:
+    """A run's metrics without those that a clock decides."""
+    return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in run.metrics()]

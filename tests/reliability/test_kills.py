@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import signal
 import time
@@ -40,20 +39,6 @@ def change(steps: Path, seconds: float) -> None:
     often(seconds)
 
 
-def rows(run: Run) -> list[dict]:
-    return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in run.metrics()]
-
-
-def assert_same(one: Path, other: Path) -> None:
-    assert rows(Run(one)) == rows(Run(other))
-    for file in ("best.safetensors", "last.safetensors", "predictions.csv"):
-        assert (one / file).read_bytes() == (other / file).read_bytes(), file
-    summaries = [json.loads((folder / "summary.json").read_text()) for folder in (one, other)]
-    for each in summaries:
-        del each["seconds"], each["peak_memory_mib"]
-    assert summaries[0] == summaries[1]
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory) -> tuple[Path, float]:
     """A run that nothing disturbed, and how long it took."""
@@ -82,7 +67,7 @@ def test_a_training_killed_anywhere_ends_with_the_same_bits(tmp_path, undisturbe
         partial(change, tmp_path / "steps", draw.choice([0.0, 0.2, 600.0])), (out / "summary.json").exists,
     )  # fmt: skip
     record_property("kills", killed)
-    assert_same(out, whole / "run")
+    kills.assert_same_run(Run(out), Run(whole / "run"))
     assert kills.steps_of(tmp_path / "steps") == kills.steps_of(whole / "steps")
     assert not list(out.rglob("*.tmp"))
 
@@ -167,7 +152,7 @@ def test_stopped_while_it_scores_an_epoch_it_saves_at_once(tmp_path, undisturbed
     kills.run(["train", "--out", out, "--resume"], tmp_path / "log")
     assert len(Run(out).metrics()) == epochs
     if epochs == 4:
-        assert_same(out, undisturbed[0] / "run")
+        kills.assert_same_run(Run(out), Run(undisturbed[0] / "run"))
 
 
 def test_loading_processes_end_with_the_one_they_load_for(tmp_path):

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import multiprocessing.util
 import signal
+import socket
+import time
+from multiprocessing import resource_sharer
 
 import numpy as np
 import pytest
@@ -55,3 +58,20 @@ def test_nothing_is_drawn_from_the_global_generator():
     before = torch.get_rng_state()
     list(WorkerLoader(NUMBERS))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+class FetchedByOneThatIsKilled(torch.utils.data.Dataset):
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> int:
+        address, _ = resource_sharer._resource_sharer.register(None, None)
+        with socket.socket(socket.AF_UNIX) as killed:
+            killed.connect(address)
+        time.sleep(0.5)
+        return index
+
+
+def test_loading_processes_do_not_tell_that_the_one_they_load_for_was_killed(capfd):
+    assert [int(number) for number in WorkerLoader(FetchedByOneThatIsKilled(), num_workers=1)] == [0]
+    assert capfd.readouterr().err == ""

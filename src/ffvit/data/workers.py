@@ -5,8 +5,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from functools import partial
+from types import TracebackType
 from typing import Any, TypeVar
 
 import torch
@@ -48,7 +50,14 @@ class WorkerLoader(DataLoader[Item]):
 
 def _begin(_: int, parent: int | None) -> None:
     torch.set_num_threads(1)
+    sys.excepthook = _tell
     for number in STOPPING:  # for those off a fork server that was there before
         signal.signal(number, signal.SIG_IGN)
     if parent is not None:
         end_with_parent(parent)
+
+
+def _tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Tell of an error in the thread that hands over batches; of none where the process that fetches them was killed."""
+    if not issubclass(kind, (EOFError, ConnectionError)):
+        sys.__excepthook__(kind, error, trace)

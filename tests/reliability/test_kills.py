@@ -130,6 +130,7 @@ def wait_while_scoring() -> None:
     from ffvit.evaluation import scorer
 
     def slow(self, network, advance=lambda _: None):
+        print("scoring")
         for _ in range(100):
             time.sleep(0.2)
             advance(1)
@@ -143,8 +144,7 @@ def test_stopped_while_it_scores_an_epoch_it_saves_at_once(tmp_path, undisturbed
     out = tmp_path / "run"
     arguments = [*TRAIN_FOR, epochs, "--out", out]
     command = kills.Command(arguments, tmp_path / "log", wait_while_scoring)
-    wait_for(lambda: (out / "tensorboard").exists(), command)
-    time.sleep(3.0)
+    wait_for(lambda: "scoring" in command.said(), command)
     command.kill(signal.SIGTERM, group=False)
     assert command.wait(10) == 75, command.said()
     progress = read_checkpoint(Run(out).checkpoint_file)["progress"]

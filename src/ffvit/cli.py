@@ -21,6 +21,7 @@ from ffvit.lasting import lasting_output
 from ffvit.machine import Machine, is_first
 from ffvit.recipe import Recipe
 from ffvit.terminal import Terminal, close_log, log, log_exception, log_to
+from ffvit.training.interruption import raised_everywhere
 from ffvit.value import Value, loose, sentences
 
 if TYPE_CHECKING:
@@ -765,7 +766,8 @@ def main() -> None:
     # time the next step needs. Must be set before PyTorch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        app(sys.argv[1:], console=Terminal(), exit_on_error=False, print_error=False)
+        with raised_everywhere():
+            app(sys.argv[1:], console=Terminal(), exit_on_error=False, print_error=False)
     except FfvitError as error:
         _fail(f"{error} [{error.code}]", error.exit_code, error.speaks)
     except cyclopts.CycloptsError as error:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 
 import pytest
 
@@ -92,6 +93,21 @@ def test_where_nothing_is_to_be_saved_a_scheduler_is_obeyed_at_once():
         read()
     with stopping_at_once("nothing was begun", done=lambda: True):  # nothing is left to be run again
         read()
+
+
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, RequeueError), (signal.SIGINT, KeyboardInterrupt)])
+def test_a_signal_that_comes_in_a_destructor_is_heard(number, error, capsys):
+    class Destroyed:
+        def __del__(self) -> None:
+            signal.raise_signal(number)
+
+    def destroy() -> None:
+        Destroyed()
+        time.sleep(10)
+
+    with pytest.raises(error), stopping_at_once("nothing was begun"):
+        destroy()
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("signals", [[], [signal.SIGINT], [signal.SIGTERM], [*SIGNALS]])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -71,12 +73,39 @@ def stopping_at_once(words: str, done: Callable[[], bool] = lambda: False) -> It
     """
     before = _handle(_stop)
     try:
-        yield
+        with raised_everywhere():
+            yield
     except _StoppedAtOnce as error:
         if not done():
             raise stopped(error.number, words) from None
     finally:
         _put_back(before)
+
+
+@contextmanager
+def raised_everywhere() -> Iterator[None]:
+    """Inside, a signal that was raised in a destructor, where Python tells it with a traceback and goes on, comes again."""
+    before = sys.unraisablehook
+    timers: list[threading.Timer] = []
+
+    def again(unraisable: Any) -> None:
+        error = unraisable.exc_value
+        if isinstance(error, KeyboardInterrupt | _StoppedAtOnce):
+            number = signal.SIGINT if isinstance(error, KeyboardInterrupt) else error.number
+            timers.append(threading.Timer(0.02, os.kill, (os.getpid(), number)))
+            timers[-1].start()
+        else:
+            before(unraisable)
+
+    sys.unraisablehook = again
+    try:
+        try:
+            yield
+        finally:
+            while timers:  # it is raised here, not where nobody has a word for it
+                timers.pop().join()
+    finally:
+        sys.unraisablehook = before
 
 
 def stopped(number: int, words: str) -> RunStoppedError:

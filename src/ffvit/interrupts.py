@@ -21,18 +21,31 @@ def kept_from_children(*numbers: int) -> Iterator[None]:
     """
     resource_tracker.ensure_running()  # started inside, it would have Python before 3.13 hear Ctrl-C again
     numbers = numbers or (signal.SIGINT,)
-    heard: list[int] = []
     # The mask is this thread's, and its children's: others of this process, OpenMP's for one, still take the signal.
+    with heard_afterwards(*numbers):
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def heard_afterwards(*numbers: int) -> Iterator[None]:
+    """These signals, come inside, are heard at the end, where they interrupt nothing.
+
+    Args:
+        numbers: The signals.
+    """
+    heard: list[int] = []
     handlers = {}
     if threading.current_thread() is threading.main_thread():
         handlers = {each: handler for each in numbers if callable(handler := signal.getsignal(each))}
     for number in handlers:
         signal.signal(number, lambda number, _: heard.append(number))
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         for number, handler in handlers.items():
             signal.signal(number, handler)
         for number in heard:

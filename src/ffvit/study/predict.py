@@ -36,7 +36,7 @@ from ffvit.cost.memory import kept_for_backward
 from ffvit.data.images import Images, Subset
 from ffvit.data.parts import Parts
 from ffvit.errors import OutOfMemoryError
-from ffvit.interrupts import kept_from_children
+from ffvit.interrupts import heard_afterwards, kept_from_children
 from ffvit.machine import Machine, cores, in_precision, kind, precision_of, start
 from ffvit.network.create import create_model, preprocess_of
 from ffvit.recipe import Recipe
@@ -47,6 +47,7 @@ from ffvit.study.budget import counted
 from ffvit.study.jobs import runs_of, shortened
 from ffvit.study.local import slots_for
 from ffvit.study.plan import Plan
+from ffvit.training.interruption import WARNINGS
 from ffvit.training.loop import Loop
 from ffvit.training.progress import Display
 from ffvit.training.speed import STATE
@@ -257,7 +258,8 @@ def _at_once(count: int, *work: Any) -> list[Speed]:
             _temporary_folder() as folder,
             ProcessPoolExecutor(count, context, _leave_with_parent, (folder,)) as children,
         ):
-            with kept_from_children():
+            # Half begun, the pool would not wait for its processes, which would miss the semaphores they share.
+            with heard_afterwards(*WARNINGS), kept_from_children():
                 measured = [children.submit(_measure_here, *(*work, folder)) for _ in range(count)]
             return [each.result() for each in measured]
     except BrokenProcessPool:

@@ -15,6 +15,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures.process import _python_exit
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,10 @@ def _begin(words: list[str], log: Path, change: Callable[[], None] | None) -> No
     if change is not None:
         change()
     os.setsid()
-    main()
+    try:
+        main()
+    finally:
+        _python_exit()  # as at any interpreter's end: pools end before the semaphores are removed that they share
 
 
 def run(arguments: Sequence[object], log: Path, change: Callable[[], None] | None = None) -> float:

@@ -31,6 +31,9 @@ class WorkerLoader(DataLoader[Item]):
     def __init__(self, dataset: Dataset[Any], **options: Any) -> None:
         super().__init__(dataset, generator=torch.Generator(), **options)
 
+    def check_worker_number_rationality(self) -> None:
+        """Not PyTorch's warning of more workers than cores: their number is measured, or what a person asked for."""
+
     def __iter__(self) -> Any:
         if not self.num_workers:
             return super().__iter__()

@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import platform
 import shutil
+import signal
 import tempfile
 import threading
 import time
@@ -282,7 +283,9 @@ def _temporary_folder() -> Iterator[Path]:
 
 
 def _leave_with_parent(folder: Path) -> None:
-    """End this process as soon as its parent is gone; the pool's own would wait for more to do for ever."""
+    """End this process as soon as its parent is gone, or told to; the pool's own would wait for more to do for ever."""
+    for number in WARNINGS:  # a process that is forked has its parent's handlers, which wait until all have begun
+        signal.signal(number, signal.SIG_DFL)
     parent: Any = multiprocessing.parent_process()
 
     def leave() -> None:

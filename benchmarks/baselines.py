@@ -206,6 +206,15 @@ def timm_vit(case: Case, config: Config, channels: int, classes: int) -> nn.Modu
     return network
 
 
+def timm_vit_redrawn(case: Case, config: Config, channels: int, classes: int) -> nn.Module:
+    """timm's ViT with the initialization of PyTorch's linear layers, which scales with the width, instead of 0.02."""
+    network = timm_vit(case, config, channels, classes)
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            module.reset_parameters()
+    return network
+
+
 def timm_mixer(case: Case, config: Config, channels: int, classes: int) -> nn.Module:
     """timm's MLP-Mixer of the same size: as many hidden units as our feed-forward layers have."""
     side, patch, width, depth, _ = case.body
@@ -226,6 +235,7 @@ ARMS: dict[str, Callable[[Case, Config, int, int], nn.Module]] = {
     "feed-forward": lambda *given: ours("feedforward", *given),
     "no mixing": lambda *given: ours("none", *given),
     "timm ViT": timm_vit,
+    "timm ViT, PyTorch's initialization": timm_vit_redrawn,
     "timm Mixer": timm_mixer,
 }
 FAMILY = {"attention": "timm ViT", "feed-forward": "timm Mixer"}
@@ -234,6 +244,7 @@ FAMILY = {"attention": "timm ViT", "feed-forward": "timm Mixer"}
 UNREAD = {
     "timm Mixer": frozenset({"position", "readout", "heads", "norm"}),
     "timm ViT": frozenset({"norm"}),
+    "timm ViT, PyTorch's initialization": frozenset({"norm"}),
     "feed-forward": frozenset({"heads"}),
 }
 """Settings that an arm has not."""
@@ -766,7 +777,7 @@ def _random(draw: np.random.Generator, arm: str, case: Case) -> Config:
         "crop": float(draw.choice([case.crop - 0.15, case.crop, 0.9])),
         "mix": float(draw.choice([0.0, 0.0, 0.5] if case.flip else [0.0])),
         "position": [0.02, 0.2, 0.5, "sincos"][int(draw.integers(4))],
-        "readout": str(draw.choice(["mean", "class token"])) if arm in ("attention", "timm ViT") else "mean",
+        "readout": str(draw.choice(["mean", "class token"])) if arm == "attention" or "ViT" in arm else "mean",
         "heads": float(draw.choice([1.0, 2.0])),
     }
 

@@ -85,7 +85,7 @@ def read_pixels(images: Images, most: int, side: int, seed: int) -> Pixels:
     values, labels, names = [], [], []
     for batch in loader:
         read = batch.weights.numpy() > 0
-        values.append(batch.images.numpy()[read].reshape(int(read.sum()), -1).astype(np.float32) / 255)
+        values.append(batch.images.numpy()[read].reshape(-1, 3 * side * side).astype(np.float32) / 255)
         labels.append(batch.labels.numpy()[read])
         names += [images.name(index) for index, good in zip(batch.indices, read, strict=True) if good]
     if not names:

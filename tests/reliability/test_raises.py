@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -93,17 +92,14 @@ def test_images_of_which_none_can_be_read(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("fields", "words"),
+    ("batch_size", "micro_batch", "words"),
     [
-        ({"recipe.batch_size": 2000}, "recipe.batch_size 2000 is more than the 1294 training images"),
-        ({"machine.micro_batch": 1, "recipe.batch_size": 1}, "recipe.batch_size 1 is too small to share"),
+        (2000, None, "recipe.batch_size 2000 is more than the 1294 training images"),
+        (1, 1, "recipe.batch_size 1 is too small to share"),
     ],
 )
-def test_a_batch_that_does_not_fit_the_images_or_the_devices(tmp_path: Path, fields: dict[str, Any], words: str):
-    recipe = named("digits").replace(
-        **{k.removeprefix("recipe."): v for k, v in fields.items() if k.startswith("recipe.")}
-    )
-    machine = Machine(micro_batch=fields.get("machine.micro_batch"))
+def test_a_batch_that_does_not_fit_the_images_or_the_devices(tmp_path, batch_size, micro_batch, words):
+    recipe, machine = named("digits").replace(batch_size=batch_size), Machine(micro_batch=micro_batch)
     with pytest.raises(ConfigError, match=words):
         ffvit.train("ff_micro_patch2_8", ffvit.Data(source="digits"), recipe, machine=machine, out=tmp_path / "run")
 

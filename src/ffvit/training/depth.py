@@ -1,7 +1,6 @@
 """Stochastic depth whose draws belong to an image's place in the batch, not to the process that happens to compute it.
 
-So the result does not depend on how many processes and accumulated parts a batch is spread over, for timm's networks as for
-ours.
+So the result does not depend on how many processes and micro-batches share a batch, for timm's networks as for ours.
 """
 
 from __future__ import annotations

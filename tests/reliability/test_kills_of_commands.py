@@ -344,6 +344,6 @@ def interrupt_the_end(folder: Path) -> None:
 def test_ctrl_c_while_the_loading_processes_of_predict_end_is_heard(tmp_path, trained, spoilt):
     """It was lost, with a traceback."""
     command = kills.Command(["predict", trained, spoilt], tmp_path / "log", partial(interrupt_the_end, tmp_path))
-    assert command.wait() == 130
+    assert command.wait() == 130, command.said()
     assert "Traceback" not in command.said()
     assert "ffvit: interrupted" in command.said()

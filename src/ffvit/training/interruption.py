@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import threading
@@ -85,14 +84,18 @@ def stopping_at_once(words: str, done: Callable[[], bool] = lambda: False) -> It
 @contextmanager
 def raised_everywhere() -> Iterator[None]:
     """Inside, a signal that was raised in a destructor, where Python tells it with a traceback and goes on, comes again."""
-    before = sys.unraisablehook
+    before, main = sys.unraisablehook, threading.main_thread().ident or 0
     timers: list[threading.Timer] = []
+    lost: list[int] = []
+
+    def send() -> None:
+        signal.pthread_kill(main, lost.pop())
 
     def again(unraisable: Any) -> None:
         error = unraisable.exc_value
         if isinstance(error, KeyboardInterrupt | _StoppedAtOnce):
-            number = signal.SIGINT if isinstance(error, KeyboardInterrupt) else error.number
-            timers.append(threading.Timer(0.02, os.kill, (os.getpid(), number)))
+            lost.append(signal.SIGINT if isinstance(error, KeyboardInterrupt) else error.number)
+            timers.append(threading.Timer(0.02, send))
             timers[-1].start()
         else:
             before(unraisable)
@@ -102,8 +105,11 @@ def raised_everywhere() -> Iterator[None]:
         try:
             yield
         finally:
-            while timers:  # it is raised here, not where nobody has a word for it
+            while timers:
+                timers[-1].cancel()
                 timers.pop().join()
+            if lost:  # it is raised here, not where nobody has a word for it
+                signal.raise_signal(lost.pop())
     finally:
         sys.unraisablehook = before
 

@@ -4,16 +4,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
+from ffvit import recipe as recipes
+from ffvit.architecture import Network
 from ffvit.data.config import Data
 from ffvit.data.parts import open_parts
 from ffvit.errors import OutOfMemoryError
 from ffvit.machine import Machine
+from ffvit.run import Config
 from ffvit.study import predict
 from ffvit.study.arms import arms_of
 from ffvit.study.asked import planned
 from ffvit.study.budget import counted
-from ffvit.study.choose import mixers
+from ffvit.study.choose import body, mixers
 from ffvit.study.local import Slots
 from ffvit.study.plan import Search
 from ffvit.study.predict import Speed, measure, speeds_of, study_seconds
@@ -82,6 +86,17 @@ def test_a_measurement_does_what_a_run_does_and_is_kept(monkeypatch):
     assert measure(arm.network, longer, parts, 1, plan.machine, 2) is found
     with pytest.raises(pytest.fail.Exception):
         measure(arm.network, longer.replace(mixup=0.2), parts, 1, plan.machine, 2)
+
+
+def test_steps_are_timed_with_as_many_images_as_a_run_takes_where_a_network_is_cheap():
+    """Photographs of 84 px in 16 patches were foreseen to take twice as long as they did, by steps of 8 images."""
+    parts, recipe, device = open_parts(Data()), recipes.named("small").replace(batch_size=96), torch.device("cpu")
+
+    def batch(network: Network) -> int:
+        return predict._batch(Config(network=network, recipe=recipe), parts, device)
+
+    assert batch(Network(architecture=body(84, 21, 64, 4, 0.3))) == 64
+    assert batch(Network(name="ff_tiny_patch16_224")) == 8
 
 
 def test_as_many_are_measured_at_the_same_time_as_runs_will_go_on(monkeypatch):

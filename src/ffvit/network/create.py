@@ -96,7 +96,7 @@ def _by_name(
             raise ModelError(f"{name} has no {refused[0]}: set it to 0 in the recipe") from None
         else:
             raise
-    except (AssertionError, ValueError) as error:
+    except (AssertionError, ValueError, RuntimeError) as error:  # timm's networks each have their own
         if isinstance(error, UserError) or image is None:
             raise
         raise ModelError(f"{name} cannot take images of {image[0]} x {image[1]}: {error}") from None

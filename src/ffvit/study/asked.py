@@ -13,6 +13,7 @@ from ffvit.errors import UserError
 from ffvit.machine import Machine
 from ffvit.network.create import known_name
 from ffvit.study.choose import Fit, fitted
+from ffvit.study.folder import Study
 from ffvit.study.plan import Plan, Search, read_fields
 from ffvit.value import Value, parse
 
@@ -54,7 +55,7 @@ def planned(
     if study is not None:
         if networks:
             raise UserError("give networks, or a --study that says which: not both")
-        path = study / "study.yaml" if study.is_dir() else study
+        path = Study(study).plan_file if study.is_dir() else study
         fields = read_fields(path)
         data = _data(fields.get("data", {}), source, data_fields, str(path))
         if minutes is not None:

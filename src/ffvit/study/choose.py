@@ -18,6 +18,7 @@ from ffvit.errors import ConfigError, UserError
 from ffvit.machine import Machine
 from ffvit.recipe import Recipe
 from ffvit.study.budget import all_arms
+from ffvit.study.jobs import shortened
 from ffvit.study.pixels import patch_spread, survives_mirroring
 from ffvit.study.plan import Plan, Search
 from ffvit.study.predict import study_seconds
@@ -48,6 +49,9 @@ DIGITS_EPOCHS = 36
 MOST_SEEDS = 10
 LONGEST = 3
 """Times the epochs that are enough, before time goes into more seeds."""
+
+SHORTEST_TRIAL = 0.15
+"""Share of the epochs that a trial takes at least, where whole epochs keep it from a fifth: see docs/baselines.md."""
 
 MILD_FROM, STRONG_FROM = 30, 200
 """Epochs from which images are cropped and flipped, and from which they are augmented as strongly as the recipe `small`.
@@ -252,11 +256,25 @@ class _Fitting:
                     break
                 size, larger = larger, None
         epochs = _most(lambda epochs: self.takes(size, offer, epochs) <= self.left(), 1, LONGEST * self.enough)
+        epochs, search = self.with_shorter_trials(size, offer, epochs)
         if offer is OFFERS[0]:
             more = [offer._replace(seeds=seeds) for seeds in range(offer.seeds + 1, MOST_SEEDS + 1)]
             offer = [offer, *(each for each in more if self.takes(size, each, epochs) <= self.left())][-1]
-        fields = self.fields(size, offer, epochs) | {"minutes": self.minutes}
+        fields = self.fields(size, offer, epochs) | {"search": search, "minutes": self.minutes}
         return Fit(fields, tuple(self.gave_up(size, offer, epochs, larger)))
+
+    def with_shorter_trials(self, size: Body, offer: Offer, epochs: int) -> tuple[int, Search | None]:
+        """The most epochs that there is time for with trials as long as for these: one more epoch of every trial is much."""
+        search: Search | None = self.asked["search"]
+        if search is None:
+            return epochs, None
+        trial = shortened(_recipe(self.images, epochs, size, self.flip), search).epochs
+        for more in range(epochs + 1, min(int(trial / SHORTEST_TRIAL), LONGEST * self.enough) + 1):
+            shorter = search.replace(length=round(trial / more, 4))
+            if self.takes(size, offer, more, search=shorter) > self.left():
+                break
+            epochs, search = more, shorter
+        return epochs, search
 
     def left(self) -> float:
         """Seconds that may be planned: a study that is a little slower still does all its rounds."""
@@ -266,9 +284,9 @@ class _Fitting:
         """The epochs that an offer asks for at least."""
         return max(1, round(self.enough * offer.epochs))
 
-    def takes(self, size: Body, offer: Offer, epochs: int) -> float:
-        """Seconds that such a study takes."""
-        plan = Plan(**self.fields(size, offer, epochs))
+    def takes(self, size: Body, offer: Offer, epochs: int, **others: Any) -> float:
+        """Seconds that such a study takes, with other fields in the place of its own."""
+        plan = Plan(**self.fields(size, offer, epochs) | others)
         return study_seconds(plan, all_arms(plan, len(self.parts.classes)), self.parts)
 
     def fields(self, size: Body, offer: Offer, epochs: int) -> dict[str, Any]:

@@ -42,6 +42,9 @@ from ffvit.training.progress import duration
 PROCESS = 700.0
 """MiB of a process with PyTorch in it, before it does anything."""
 
+LATEST = 1.05
+"""Times the minutes at which a study may end: or one that is slower than foreseen by a hundredth would lose its last round."""
+
 
 @dataclass(frozen=True)
 class Forecast:
@@ -351,7 +354,7 @@ class _Rounds:
         need = self._watch.round_seconds(sum(each.seed in seeds and not each.finished() for each in self._jobs))
         if need is None:  # not known before a first run has ended
             return False
-        if self._plan.minutes * 60 - (time.monotonic() - self._began) < need:
+        if LATEST * 60 * self._plan.minutes - (time.monotonic() - self._began) < need:
             if not self._refused:
                 self._watch.say(
                     f"the {self._plan.minutes:g} minutes leave no time for seed {job.seed} and what follows "

@@ -152,7 +152,9 @@ def startable(
     folder: Path,
     failed_before: Set[Path] = frozenset(),
 ) -> list[Job]:
-    """The runs and trials that can begin now, in the order of `runs`: before a run come the trials of its search.
+    """The runs and trials that can begin now: of one seed after the other, trials first, in the order of `runs`.
+
+    Once all searches are done, the runs fill the machine to the end; a search that comes last keeps it waiting.
 
     Trials that failed before the study was resumed are tried again, unless their run has begun with what was chosen
     without them.
@@ -173,7 +175,8 @@ def startable(
                 for job in runs_of(plan, arms, folder, [run.seed], {(run.arm, (run.seed, run.fold)): found})
                 if job.folder == run.folder
             ]
-    return jobs
+    seeds = list(dict.fromkeys(run.seed for run in runs))
+    return sorted(jobs, key=lambda job: (seeds.index(job.seed), job.trial is None))
 
 
 def main_arms(plan: Plan, arms: Sequence[Arm]) -> set[str]:

@@ -59,6 +59,9 @@ START = 0.5
 TIMED = 0.7
 """Seconds for which steps are timed, about, after two that warm up."""
 
+CHEAP = 1e8
+"""FLOPs of an image, below which steps of 64 images are timed on a CPU rather than of 8."""
+
 COST_ROUNDS = 5
 """Of the measurement of what an arm costs to use: see `costs.measure`."""
 
@@ -306,9 +309,7 @@ def _measure_here(config: Config, parts: Parts, threads: int, folder: Path) -> S
         config.network, len(parts.classes), drop_path=config.recipe.drop_path, dropout=config.recipe.dropout
     )
     takes = preprocess_of(model)
-    # Small steps are all overhead, which the batch shares; large ones take long enough with few images.
-    small = takes.img_size[0] * takes.img_size[1] <= 64**2
-    batch = min(config.recipe.batch_size, 64 if small or device.type != "cpu" else 8, len(parts.train) // 2 * 2)
+    batch = _batch(config, parts, device)
     config = config.replace(recipe=config.recipe.replace(batch_size=batch))
     few = Parts(parts.classes, _some(parts.train, 8 * batch), None, _some(parts.test, 256), "")
     display = Display(Console(file=io.StringIO()), shown=False)
@@ -330,6 +331,13 @@ def _measure_here(config: Config, parts: Parts, threads: int, folder: Path) -> S
         kept = kept_for_backward(lambda: cross_entropy(model(some), labels), model) / batch
     state = float(sum(each.nbytes for each in model.parameters()) * STATE)
     return Speed(started, train, load, answer, epoch, kept, state)
+
+
+def _batch(config: Config, parts: Parts, device: torch.device) -> int:
+    """Images of the steps that are timed."""
+    # Steps of a cheap network are all overhead, which the batch shares; others take long enough with few images.
+    cheap = device.type != "cpu" or counted(config.network, len(parts.classes)).flops < CHEAP
+    return min(config.recipe.batch_size, 64 if cheap else 8, len(parts.train) // 2 * 2)
 
 
 def _steps(loop: Loop, batch: int, began: float) -> tuple[float, float]:

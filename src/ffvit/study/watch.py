@@ -90,24 +90,25 @@ class Watch:
             bar = ProgressBar(total=job.config.recipe.epochs, completed=epoch, width=20)
             took = duration(now - self._began[job.title])
             table.add_row(Text(job.title), bar, f"epoch {epoch}/{job.config.recipe.epochs}", figures, took)
-        left = self._left(running, now)
+        left = self._left()
         whole = Table.grid(padding=(0, 2))
         whole.add_row("study", ProgressBar(total=self._total, completed=self._done, width=30), left)
         self._live.update(Group(table, whole), refresh=True)
 
     def round_seconds(self, runs: int) -> float | None:
-        """How long so many runs that count would take with their searches, going by what is done."""
+        """How long so many runs that count will take with their searches, going by what is done, also of these."""
         trials, counted = (median(its) if its else None for its in (self._seconds[True], self._seconds[False]))
         if counted is None:
             return None
-        return (counted + self._trials * (trials or 0.0)) * runs / self.slots
+        trial = trials or 0.0
+        begun = max(0.0, len(self._seconds[True]) - self._trials * len(self._seconds[False])) * trial
+        begun += sum(time.monotonic() - began for began in self._began.values())
+        return max(0.0, (counted + self._trials * trial) * runs - begun) / self.slots
 
-    def _left(self, running: Sequence[Job], now: float) -> str:
+    def _left(self) -> str:
         left = self.round_seconds(self._total - self._done)
-        if left is None:
-            return f"{self._done}/{self._total} runs"
-        spent = sum(now - self._began.get(job.title, now) for job in running) / self.slots
-        return f"{self._done}/{self._total} runs, about {duration(max(0.0, left - spent))} left"
+        about = "" if left is None else f", about {duration(left)} left"
+        return f"{self._done}/{self._total} runs{about}"
 
 
 def _last(job: Job) -> tuple[int, str]:

@@ -79,10 +79,7 @@ def save_checkpoint(
     Raises:
         RunStoppedError: The disk is full, or the weights are no longer finite; the checkpoint before is kept.
     """
-    if not _finite(network, fabric):
-        raise DivergedError(
-            f"the weights became infinite or NaN in epoch {progress.epoch}; the checkpoint before is kept"
-        )
+    check_finite(network, fabric, progress.epoch)
     weights, optimizer_state = get_state_dict(network, optimizer, options=WHOLE)
     content = {
         "network": weights,
@@ -249,7 +246,13 @@ def _scaler(fabric: Fabric) -> Any:
     return getattr(fabric.strategy.precision, "scaler", None)
 
 
-def _finite(network: nn.Module, fabric: Fabric) -> bool:
+def check_finite(network: nn.Module, fabric: Fabric, epoch: int) -> None:
+    """Nothing, if all weights are numbers, on all processes.
+
+    Raises:
+        DivergedError: They are not.
+    """
     local = [getattr(each, "to_local", lambda each=each: each)() for each in network.parameters()]
     mine = torch.stack([torch.isfinite(each).all() for each in local]).all().float()
-    return bool(fabric.all_reduce(mine, reduce_op="mean") == 1)
+    if fabric.all_reduce(mine, reduce_op="mean") != 1:
+        raise DivergedError(f"the weights became infinite or NaN in epoch {epoch + 1}; the checkpoint before is kept")

@@ -36,7 +36,7 @@ from ffvit.network.create import preprocess_of, set_preprocess
 from ffvit.network.weights import save_weights
 from ffvit.run import Config, Run
 from ffvit.training.average import WeightAverage
-from ffvit.training.checkpoint import WHOLE, Progress, load_checkpoint, save_checkpoint
+from ffvit.training.checkpoint import WHOLE, Progress, check_finite, load_checkpoint, save_checkpoint
 from ffvit.training.depth import Draws
 from ffvit.training.finite import IN_A_ROW, FiniteSteps
 from ffvit.training.interruption import Interruption
@@ -409,6 +409,7 @@ class Loop:
     def end_epoch(self, images_a_second: float, curves: SummaryWriter | None) -> None:
         """Score the weights and their average on the selection part, keep the best, write the epoch down, save."""
         progress = self.progress
+        check_finite(self.plain, self.fabric, progress.epoch)  # or scoring would trip over it, in words of its own
         row: dict[str, Any] = {
             "epoch": progress.epoch + 1,
             "images": progress.images,

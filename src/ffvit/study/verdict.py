@@ -174,7 +174,9 @@ def _sentences(case: Case) -> Iterator[str]:
     repetitions = (
         f"{difference.seeds} repetitions, paired" if difference.runs > 1 else "one repetition: test images alone"
     )
-    yield f"Difference {points(difference.value)} points ({interval(difference)}; {repetitions})."
+    runs = len(found.runs), len(other.runs)
+    unpaired = f"; the accuracies are means of {runs[0]} and {runs[1]} runs" if runs[0] != runs[1] else ""
+    yield f"Difference {points(difference.value)} points ({interval(difference)}; {repetitions}{unpaired})."
     if case.withheld is not None:
         yield case.withheld
     else:

@@ -11,6 +11,7 @@ import ffvit
 from ffvit import recipe as recipes
 from ffvit.architecture import FF_ONLY
 from ffvit.data.images import BadImageError
+from ffvit.data.loader import evaluation_loader as loader
 from ffvit.deploy.predict import written
 from ffvit.run import Run
 
@@ -86,3 +87,12 @@ def test_unreadable_images_are_counted_at_the_end(run, photos, tmp_path, capsys)
     assert capsys.readouterr().err.splitlines()[-1] == "1 of 13 images could not be read"
     assert written(iter(found[-1:]), "csv", Console()) == 1
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_as_many_loading_processes_as_are_asked_for(run, photos, monkeypatch, workers):
+    """`--workers` was taken and ignored."""
+    asked: list[int] = []
+    monkeypatch.setattr("ffvit.deploy.predict.evaluation_loader", lambda *a, **k: asked.append(a[4]) or loader(*a, **k))
+    assert list(ffvit.predict(run.path, [photos / "val"], machine=CPU.replace(workers=workers)))
+    assert asked == [workers]

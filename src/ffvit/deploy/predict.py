@@ -87,11 +87,11 @@ def predict(
     if fabric.device.type == "cpu":
         keep_freed_memory()
     with evaluation_mode(network, fabric.device):
-        yield from _predictions(network, paths, top, fabric, engine)
+        yield from _predictions(network, paths, top, fabric, engine, machine.workers)
 
 
 def _predictions(
-    network: nn.Module, paths: list[str], top: int, fabric: Fabric, engine: str
+    network: nn.Module, paths: list[str], top: int, fabric: Fabric, engine: str, workers: int | None
 ) -> Iterator[Prediction | BadImageError]:
     """What a network on the device, in evaluation mode, says of image files."""
     preprocess, names = preprocess_of(network), _readable(class_names_of(network))
@@ -108,7 +108,8 @@ def _predictions(
     files = FileImages(Path(), paths, np.zeros(len(paths), dtype=np.int64))
     transform, finish = evaluation_transform(preprocess), Finish(preprocess.mean, preprocess.std)
     shape = preprocess.in_chans, *preprocess.img_size
-    workers = workers_for(files, 1) if len(paths) > 2 * BATCH else 0
+    if workers is None:
+        workers = workers_for(files, 1) if len(paths) > 2 * BATCH else 0
     for batch in evaluation_loader(files, transform, shape, BATCH, workers, device=fabric.device):
         with torch.inference_mode(), fabric.autocast():
             logits = network(finish(batch.to(fabric.device))).float().cpu()

@@ -84,6 +84,7 @@ def _begin(words: list[str], log: Path, change: Callable[[], None] | None) -> No
     from ffvit.cli import main
 
     multiprocessing.set_start_method(None, force=True)  # loading processes are started as in any command
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the server may be a study's, started where signals are held back
     signal.signal(signal.SIGINT, signal.default_int_handler)
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1)

@@ -113,9 +113,9 @@ def test_a_schedulers_warning_is_heeded_within_a_step(tmp_path, number):
 
 def test_a_warning_before_there_is_anything_to_save_asks_to_be_run_again(tmp_path):
     command = kills.Command([*TRAIN, "--out", tmp_path / "run"], tmp_path / "log", wait_while_opening)
-    time.sleep(1.5)
+    wait_for(lambda: "opening" in command.said(), command)
     command.kill(signal.SIGUSR1, group=True)
-    assert command.wait() == 75
+    assert command.wait() == 75, command.said()
     assert "stopped while nothing had to be saved" in command.said()
     assert not (tmp_path / "run").exists()
 
@@ -123,7 +123,11 @@ def test_a_warning_before_there_is_anything_to_save_asks_to_be_run_again(tmp_pat
 def wait_while_opening() -> None:
     from ffvit.training import train
 
-    train.open_parts = lambda _: time.sleep(60)  # type: ignore[assignment]
+    def slow(_: object) -> None:
+        print("opening")
+        time.sleep(60)
+
+    train.open_parts = slow  # type: ignore[assignment]
 
 
 def wait_while_scoring() -> None:

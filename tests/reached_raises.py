@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import sys
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -23,12 +24,17 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
     def recorded(self: Any, *arguments: object) -> None:
         frame = sys._getframe(1)
-        while frame.f_back is not None and frame.f_code.co_name == "__init__":  # of a subclass
+        # Past the errors' own constructors, and what checks the types of their arguments.
+        while frame.f_back is not None and (not _ours(frame) or frame.f_locals.get("self") is self):
             frame = frame.f_back
         REACHED.add((frame.f_code.co_filename, frame.f_lineno))
         made(self, *arguments)
 
     FfvitError.__init__ = recorded  # type: ignore[method-assign]
+
+
+def _ours(frame: FrameType) -> bool:
+    return frame.f_code.co_filename.startswith(str(SOURCE))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -20,6 +20,7 @@ import pandas as pd
 import PIL.Image
 import pytest
 import torch
+from rich.console import Console
 from torch import nn
 
 import commands
@@ -38,7 +39,7 @@ from ffvit.data.prepare.crew import WorkerLostError
 from ffvit.data.prepare.packing import Form
 from ffvit.data.shards.cache import locked
 from ffvit.data.shards.far import open_remote
-from ffvit.data.shards.index import open_shards, read_info
+from ffvit.data.shards.index import ShardFolder, ShardImages, open_shards, read_info, write_index
 from ffvit.data.shards.remote import Patience, fetch
 from ffvit.data.shards.tars import Notes, read_shard
 from ffvit.data.split_record import read_record
@@ -62,7 +63,7 @@ from ffvit.errors import (
 )
 from ffvit.json_file import read_json
 from ffvit.lock import FolderLock
-from ffvit.machine import Machine
+from ffvit.machine import Machine, start
 from ffvit.network import layouts
 from ffvit.network.create import create_model
 from ffvit.network.weights import load
@@ -80,6 +81,7 @@ from ffvit.study.plan import Plan, read_plan
 from ffvit.study.results import Result, paired
 from ffvit.training import loop
 from ffvit.training import train as training
+from ffvit.training.checkpoint import load_checkpoint
 from ffvit.training.optimizer import build_optimizer
 from reliability_cases import plan_file
 from servers import serving
@@ -299,6 +301,12 @@ def test_the_index_of_shards_is_not_whole(tmp_path: Path):
         read_info(tmp_path)
 
 
+def test_an_index_of_no_image(tmp_path: Path):
+    write_index(tmp_path, "train", [], "again")
+    with pytest.raises(DataError, match=r"train\.index: holds no image"):
+        ShardImages(tmp_path / "train.index", ShardFolder(tmp_path, ()))
+
+
 def test_a_folder_whose_files_cannot_be_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(fcntl, "flock", raising(OSError(errno.ENOLCK, "No locks available")))
     with pytest.raises(OutputError, match="files cannot be locked there"), locked(tmp_path / "lock"):
@@ -328,6 +336,13 @@ def test_the_disk_fills_up_while_a_file_is_fetched(tmp_path: Path, monkeypatch: 
     assert not (tmp_path / "kept").exists()
 
 
+def test_a_file_is_fetched_to_where_a_folder_is(tmp_path: Path):
+    (tmp_path / "x").write_bytes(bytes(1000))
+    (tmp_path / "kept").mkdir()
+    with serving(tmp_path) as server, pytest.raises(OutputError, match=r"cannot be written to .*Is a directory"):
+        fetch(server.address("x"), tmp_path / "kept")
+
+
 def test_the_disk_breaks_while_findings_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     found = check("digits")
     monkeypatch.setattr(csv, "writer", raising(BROKEN))
@@ -350,6 +365,14 @@ def test_a_record_of_images_that_is_damaged(tmp_path: Path):
     (tmp_path / "a.csv.gz").write_bytes(gzip.compress(b"path,label\nx,1\n")[:-6])
     with pytest.raises(RunFolderError, match="cannot be read, so whether the images are still the same cannot be told"):
         read_record(tmp_path / "a.csv.gz")
+    (tmp_path / "a.csv.gz").write_bytes(gzip.compress(b"path,label\nx,1\n"))
+    with pytest.raises(RunFolderError, match="is no record of a run's images; its columns are path, label"):
+        read_record(tmp_path / "a.csv.gz")
+
+
+def test_a_folder_without_images_is_predicted(tmp_path: Path):
+    with pytest.raises(DataError, match="there is no image in "):
+        list(predict(create_model("ff_micro_patch2_8", 3), [tmp_path]))
 
 
 def test_logits_that_are_no_numbers(tmp_path: Path):
@@ -393,6 +416,9 @@ def test_a_place_for_output_in_a_file_and_one_that_vanishes(tmp_path: Path, monk
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match=r"cannot be made: .*file is no folder; name another --out"):
         make_folder(tmp_path / "file" / "out", RUN, FolderLock(tmp_path, "run"), overwrite=False)
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(OutputError, match="is a link that leads nowhere; name another --out"):
+        make_folder(tmp_path / "link", RUN, FolderLock(tmp_path, "run"), overwrite=False)
     monkeypatch.setattr(Path, "mkdir", raising(BROKEN))
     with pytest.raises(OutputError, match=r"out: cannot be made: Input/output error; name another --out"):
         make_folder(tmp_path / "out", RUN, FolderLock(tmp_path, "run"), overwrite=False)
@@ -453,6 +479,14 @@ def test_weights_that_became_infinite_before_a_checkpoint(tmp_path: Path, monkey
     monkeypatch.setattr(loop.Loop, "step", spoilt)
     with pytest.raises(DivergedError, match="the weights became infinite or NaN in epoch 1"):
         ffvit.train("ff_micro_patch2_8", "digits", out=tmp_path / "run")
+
+
+def test_a_checkpoint_of_another_network(tmp_path: Path):
+    recipe = named("digits").replace(epochs=1, warmup_epochs=0)
+    run = ffvit.train("ff_micro_patch2_8", "digits", recipe, out=tmp_path / "run", console=Console(quiet=True))
+    other = create_model("vit_micro_patch2_8", 10)
+    with pytest.raises(RunFolderError, match="the checkpoint does not fit the run"):
+        load_checkpoint(run, start(Machine()), other, None, build_optimizer(other, recipe))
 
 
 def test_memory_that_is_too_small_for_a_single_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

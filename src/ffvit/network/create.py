@@ -6,6 +6,7 @@ from fnmatch import fnmatch
 from typing import Any, cast
 
 import timm
+import torch
 from torch import nn
 
 from ffvit.architecture import NAMED, Architecture, Network
@@ -97,7 +98,9 @@ def _by_name(
         else:
             raise
     except (AssertionError, ValueError, RuntimeError) as error:  # timm's networks each have their own
-        if isinstance(error, UserError) or image is None:
+        # On the meta device a network that reads numbers while it is built raises a RuntimeError, whatever the image.
+        on_meta = isinstance(error, RuntimeError) and torch.get_default_device().type == "meta"
+        if isinstance(error, UserError) or image is None or on_meta:
             raise
         raise ModelError(f"{name} cannot take images of {image[0]} x {image[1]}: {error}") from None
     sizes = (

@@ -264,7 +264,10 @@ class _Fitting:
         return Fit(fields, tuple(self.gave_up(size, offer, epochs, larger)))
 
     def with_shorter_trials(self, size: Body, offer: Offer, epochs: int) -> tuple[int, Search | None]:
-        """The most epochs that there is time for with trials as long as for these: one more epoch of every trial is much."""
+        """The most epochs that there is time for if trials stay as short as now, and the search with that trial length.
+
+        One more epoch in every trial of every search costs far more than one more epoch in every run.
+        """
         search: Search | None = self.asked["search"]
         if search is None:
             return epochs, None
@@ -285,7 +288,7 @@ class _Fitting:
         return max(1, round(self.enough * offer.epochs))
 
     def takes(self, size: Body, offer: Offer, epochs: int, **others: Any) -> float:
-        """Seconds that such a study takes, with other fields in the place of its own."""
+        """Predicted seconds of such a study; `others` replace fields of its plan."""
         plan = Plan(**self.fields(size, offer, epochs) | others)
         return study_seconds(plan, all_arms(plan, len(self.parts.classes)), self.parts)
 

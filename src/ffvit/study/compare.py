@@ -43,7 +43,7 @@ PROCESS = 700.0
 """MiB of a process with PyTorch in it, before it does anything."""
 
 LATEST = 1.05
-"""Times the minutes at which a study may end: or one that is slower than foreseen by a hundredth would lose its last round."""
+"""Times the plan's minutes: a seed that would end later is not begun. At 1, a study 1 % slower than predicted would lose one."""
 
 
 @dataclass(frozen=True)

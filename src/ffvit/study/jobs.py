@@ -154,7 +154,7 @@ def startable(
 ) -> list[Job]:
     """The runs and trials that can begin now: of one seed after the other, trials first, in the order of `runs`.
 
-    Once all searches are done, the runs fill the machine to the end; a search that comes last keeps it waiting.
+    A search at the end would leave processors idle, as its trials wait for each other; runs do not.
 
     Trials that failed before the study was resumed are tried again, unless their run has begun with what was chosen
     without them.

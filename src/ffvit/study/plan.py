@@ -128,7 +128,9 @@ class Plan(Value):
     margin: NonNegativeFloat = Field(1.0, description="Equivalent means within so many points of top-1.")
     until_settled: bool = Field(False, description="Add seeds until every comparison is conclusive.")
     max_seeds: PositiveInt = Field(20, le=MAX_SEEDS, description="With until_settled: no more than these.")
-    minutes: PositiveFloat | None = Field(None, description="Begin no further round of seeds after this long.")
+    minutes: PositiveFloat | None = Field(
+        None, description="Begin no seed that would end more than 5 % later than this."
+    )
     gave_up: tuple[str, ...] = Field((), description="What a plan that fits the minutes gave up, a sentence each.")
     published: dict[str, Published] = Field({}, description="Published figures, by arm.")
 

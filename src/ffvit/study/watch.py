@@ -96,7 +96,7 @@ class Watch:
         self._live.update(Group(table, whole), refresh=True)
 
     def round_seconds(self, runs: int) -> float | None:
-        """How long so many runs that count will take with their searches, going by what is done, also of these."""
+        """Seconds until so many unfinished runs and their searches are done; None before a run has finished."""
         trials, counted = (median(its) if its else None for its in (self._seconds[True], self._seconds[False]))
         if counted is None:
             return None

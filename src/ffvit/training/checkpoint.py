@@ -247,10 +247,10 @@ def _scaler(fabric: Fabric) -> Any:
 
 
 def check_finite(network: nn.Module, fabric: Fabric, epoch: int) -> None:
-    """Nothing, if all weights are numbers, on all processes.
+    """Check the weights, on all processes together.
 
     Raises:
-        DivergedError: They are not.
+        DivergedError: One of them is infinite or NaN.
     """
     local = [getattr(each, "to_local", lambda each=each: each)() for each in network.parameters()]
     mine = torch.stack([torch.isfinite(each).all() for each in local]).all().float()

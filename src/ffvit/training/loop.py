@@ -409,7 +409,7 @@ class Loop:
     def end_epoch(self, images_a_second: float, curves: SummaryWriter | None) -> None:
         """Score the weights and their average on the selection part, keep the best, write the epoch down, save."""
         progress = self.progress
-        check_finite(self.plain, self.fabric, progress.epoch)  # or scoring would trip over it, in words of its own
+        check_finite(self.plain, self.fabric, progress.epoch)  # scoring would fail, too, but not say why
         row: dict[str, Any] = {
             "epoch": progress.epoch + 1,
             "images": progress.images,

@@ -46,8 +46,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import ffvit
-from ffvit.architecture import Architecture, Branch
-from ffvit.network.backbone import Backbone
+from ffvit.config.architecture import Architecture, Branch
+from ffvit.models.backbone import Backbone
 
 app = cyclopts.App(help=__doc__, help_format="plaintext")
 

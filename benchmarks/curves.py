@@ -32,10 +32,10 @@ from torch import Tensor, nn
 
 import ffvit
 from ffvit import UserError
-from ffvit.cost.limits import machine_name
-from ffvit.cost.measure import device_here
-from ffvit.inks import ARMS
-from ffvit.network import mixers
+from ffvit.models import mixers
+from ffvit.plot_style import ARMS
+from ffvit.profiling.hardware_peak import machine_name
+from ffvit.profiling.timing import device_here
 from ffvit.training import loop
 
 

@@ -47,26 +47,26 @@ from timm.data import auto_augment as timms
 from timm.data import create_dataset, create_loader
 
 import ffvit
-from ffvit.cost.limits import processor
-from ffvit.data import operations
-from ffvit.data.config import Data
+from ffvit.config.data import Data
+from ffvit.config.preprocess import Preprocess
+from ffvit.data import augmentation
 from ffvit.data.images import Images
 from ffvit.data.loader import evaluation_loader, training_loader
-from ffvit.data.order import EpochOrder, TrainingOrder
-from ffvit.data.parts import open_parts
+from ffvit.data.sampler import EpochOrder, TrainingOrder
 from ffvit.data.shards.index import FORMAT, INFO, RECORD, VERSION, ShardFolder, Split, open_index
-from ffvit.data.transform import evaluation_transform, training_transform
+from ffvit.data.splits import open_parts
+from ffvit.data.transforms import evaluation_transform, training_transform
 from ffvit.machine import keep_freed_memory
-from ffvit.preprocess import Preprocess
+from ffvit.profiling.hardware_peak import processor
 
 IMAGE = 224, 224
 BATCH = 128  # as DeiT's on each GPU
 MEAN = 0.485, 0.456, 0.406
-DEIT = ffvit.recipe.named("deit").replace(batch_size=BATCH, mix_group=BATCH)
+DEIT = ffvit.config.recipe.named("deit").replace(batch_size=BATCH, mix_group=BATCH)
 ONCE = DEIT.replace(repeats=1)
 PLAIN = ffvit.Recipe(batch_size=BATCH, mix_group=BATCH, crop_scale=(0.08, 1.0))
 
-timms.NAME_TO_OP["PosterizeIncreasing"] = operations.posterize  # timm's stops at an image it cannot posterize
+timms.NAME_TO_OP["PosterizeIncreasing"] = augmentation.posterize  # timm's stops at an image it cannot posterize
 
 
 def main(

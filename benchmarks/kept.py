@@ -24,8 +24,8 @@ from torch.nn.functional import cross_entropy
 
 import ffvit
 from ffvit import UserError
-from ffvit.cost.limits import machine_name
-from ffvit.cost.measure import prediction, random_images, timed
+from ffvit.profiling.hardware_peak import machine_name
+from ffvit.profiling.timing import prediction, random_images, timed
 from ffvit.training.optimizer import build_optimizer
 
 CPU = torch.device("cpu")

@@ -30,15 +30,15 @@ from torch.nn.functional import cross_entropy
 
 import ffvit
 from ffvit import UserError
-from ffvit.cost.limits import machine_name, why_slow
-from ffvit.cost.measure import device_here
-from ffvit.cost.memory import kept_for_backward, peak
 from ffvit.machine import keep_freed_memory
-from ffvit.network.compiling import compile_blocks
-from ffvit.network.mixers import FeedForward
-from ffvit.training.average import WeightAverage
+from ffvit.models.compiling import compile_blocks
+from ffvit.models.mixers import FeedForward
+from ffvit.profiling.hardware_peak import machine_name, why_slow
+from ffvit.profiling.memory import kept_for_backward, peak
+from ffvit.profiling.timing import device_here
+from ffvit.training.auto_tuning import STATE
+from ffvit.training.ema import WeightAverage
 from ffvit.training.optimizer import build_optimizer
-from ffvit.training.speed import STATE
 
 PAPER = "the paper's code, fp32"
 AGAIN = ("", "GELUs", "blocks")

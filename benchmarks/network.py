@@ -4,7 +4,7 @@ Measured, in one process, are prediction (inference mode) and a training step on
 device, in images a second, and
 
 - as a share of what this machine reaches in one large matrix product of that precision. A multiply-add is two
-  operations, `ffvit.cost.count` counts them, a training step is taken as three forward passes. The share says how much
+  operations, `ffvit.profiling.count` counts them, a training step is taken as three forward passes. The share says how much
   is left to gain and, unlike images a second, travels between machines;
 - as a multiple of the paper's network done plainly (`benchmarks/plain.py`): transposed tensors, fp32, eager, on a
   processor with glibc's allocator as it comes, and in training DeiT's loop.
@@ -48,13 +48,13 @@ from torch.nn.functional import cross_entropy
 
 import ffvit
 from ffvit import UserError
-from ffvit.cost.count import count
-from ffvit.cost.limits import fastest_product, machine_name, product_rate, why_slow
-from ffvit.cost.measure import device_here, prediction, timed
-from ffvit.deploy.engines import build
-from ffvit.network.compiling import compile_blocks
-from ffvit.network.create import classes_of, known_name, preprocess_of
-from ffvit.training.average import WeightAverage
+from ffvit.inference.engines import build
+from ffvit.models.compiling import compile_blocks
+from ffvit.models.create import classes_of, known_name, preprocess_of
+from ffvit.profiling.count import count
+from ffvit.profiling.hardware_peak import fastest_product, machine_name, product_rate, why_slow
+from ffvit.profiling.timing import device_here, prediction, timed
+from ffvit.training.ema import WeightAverage
 from ffvit.training.optimizer import build_optimizer
 
 PEERS = {

@@ -49,9 +49,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import ffvit
 from ffvit import Architecture, Branch, UserError
-from ffvit.cost.limits import processor
-from ffvit.cost.memory import kept_for_backward
-from ffvit.network.backbone import ResidualBranch
+from ffvit.models.backbone import ResidualBranch
+from ffvit.profiling.hardware_peak import processor
+from ffvit.profiling.memory import kept_for_backward
 from ffvit.study.report.drawing import ARMS, DASHES, MUTED
 
 PATCHES = 64, 196, 256, 576, 1024, 2304, 4096

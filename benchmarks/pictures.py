@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator, StrMethodFormatter
 
 from ffvit import UserError
-from ffvit.inks import STYLE
+from ffvit.plot_style import STYLE
 from ffvit.study.report.drawing import laid_out
 
 SIZE = 8.2, 3.5

@@ -1,8 +1,8 @@
 """What the large trainings take on many GPUs, predicted: `python benchmarks/scaling.py`, `--help` for the options.
 
-Nothing is run on a GPU here. The arithmetic is `ffvit.cost.scaling`, docs/scaling.md writes it out; what goes into it is
+Nothing is run on a GPU here. The arithmetic is `ffvit.profiling.scaling`, docs/scaling.md writes it out; what goes into it is
 
-- counted: parameters and operations (`ffvit.cost.count`), the operators that a step starts, and the bytes that a forward
+- counted: parameters and operations (`ffvit.profiling.count`), the operators that a step starts, and the bytes that a forward
   pass under bf16-mixed keeps for the way back. PyTorch does the pass on tensors that have shapes and no content, so the
   largest network takes seconds; with contents the bytes are the same;
 - measured, if given: `--images-per-second`, the training step of `python benchmarks/network.py` on such a GPU. Otherwise
@@ -35,11 +35,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import ffvit
 from ffvit import UserError
-from ffvit.cost.count import count
-from ffvit.cost.memory import kept_for_backward
-from ffvit.cost.scaling import STATE, Cluster, Load, hours, memory, step
-from ffvit.network.backbone import Backbone
-from ffvit.recipe import named
+from ffvit.config.recipe import named
+from ffvit.models.backbone import Backbone
+from ffvit.profiling.count import count
+from ffvit.profiling.memory import kept_for_backward
+from ffvit.profiling.scaling import STATE, Cluster, Load, hours, memory, step
 from ffvit.study.report.drawing import ARMS, DASHES, MUTED
 
 NETWORKS = "ff_base_patch16_224", "ff_large_patch32_224"

@@ -22,16 +22,16 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from ffvit.cost.limits import machine_name
-from ffvit.cost.measure import device_here
+from ffvit.profiling.hardware_peak import machine_name
+from ffvit.profiling.timing import device_here
 
 STEP = """
 import json, sys, time
 import torch
 from torch.nn.functional import cross_entropy
 import ffvit
-from ffvit.cost.measure import device_here
-from ffvit.network.compiling import compile_blocks
+from ffvit.profiling.timing import device_here
+from ffvit.models.compiling import compile_blocks
 from ffvit.training.optimizer import build_optimizer
 
 name, batch, compiled = json.loads(sys.argv[1])

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, pad
 
 import ffvit
-from ffvit.cost.limits import machine_name
-from ffvit.cost.measure import device_here, random_images, timed
-from ffvit.network.mixers import FeedForward
+from ffvit.models.mixers import FeedForward
+from ffvit.profiling.hardware_peak import machine_name
+from ffvit.profiling.timing import device_here, random_images, timed
 
 Way = Callable[[nn.Module, Tensor], Tensor]
 

@@ -30,7 +30,7 @@ CONTEXT.set_forkserver_preload(
         "ffvit.study.compare",
         "ffvit.data.prepare.prepare",
         "ffvit.data.check.check",
-        "ffvit.deploy.predict",
+        "ffvit.inference.predict",
     ]
 )
 

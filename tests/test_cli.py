@@ -19,8 +19,8 @@ import yaml
 
 from commands import command, environment, here
 from commands import ffvit as in_its_own_process
-from ffvit.recipe import Recipe
-from ffvit.run import Run
+from ffvit.config.recipe import Recipe
+from ffvit.run_folder import Run
 
 FAST = ("--recipe.epochs", 2, "--recipe.warmup-epochs", 1, "--recipe.batch-size", 128)
 FEW = ("--recipe.epochs", 2, "--recipe.warmup-epochs", 1, "--recipe.batch-size", 16, "--workers", 0)

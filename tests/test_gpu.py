@@ -8,9 +8,10 @@ import pytest
 import torch
 
 import ffvit
-from ffvit import Machine, recipe
-from ffvit.cost.memory import peak
-from ffvit.deploy.engines import build, why_not
+from ffvit import Machine
+from ffvit.config import recipe
+from ffvit.inference.engines import build, why_not
+from ffvit.profiling.memory import peak
 from ffvit.training.loop import Loop
 from ffvit.training.train import resume
 

@@ -18,40 +18,40 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ffvit.architecture import NAMED, Architecture, Branch
-    from ffvit.data.config import Data
+    from ffvit.config.architecture import NAMED, Architecture, Branch
+    from ffvit.config.data import Data
+    from ffvit.config.recipe import Recipe
     from ffvit.data.prepare.prepare import prepare
-    from ffvit.deploy.predict import predict
     from ffvit.errors import FfvitError, RunStoppedError, UserError
-    from ffvit.evaluation.evaluate import evaluate
+    from ffvit.inference.evaluate import evaluate
+    from ffvit.inference.predict import predict
     from ffvit.machine import Machine
-    from ffvit.network.create import create_model
-    from ffvit.network.weights import load, save_weights
-    from ffvit.recipe import Recipe
-    from ffvit.run import Run
+    from ffvit.models.create import create_model
+    from ffvit.models.weights import load, save_weights
+    from ffvit.run_folder import Run
     from ffvit.study.compare import compare
     from ffvit.study.plan import Plan
     from ffvit.training.train import train
 
 _HOME = {
-    "NAMED": "ffvit.architecture",
-    "Architecture": "ffvit.architecture",
-    "Branch": "ffvit.architecture",
-    "Data": "ffvit.data.config",
+    "NAMED": "ffvit.config.architecture",
+    "Architecture": "ffvit.config.architecture",
+    "Branch": "ffvit.config.architecture",
+    "Data": "ffvit.config.data",
     "Machine": "ffvit.machine",
     "Plan": "ffvit.study.plan",
-    "Recipe": "ffvit.recipe",
-    "Run": "ffvit.run",
+    "Recipe": "ffvit.config.recipe",
+    "Run": "ffvit.run_folder",
     "FfvitError": "ffvit.errors",
     "RunStoppedError": "ffvit.errors",
     "UserError": "ffvit.errors",
     "compare": "ffvit.study.compare",
-    "create_model": "ffvit.network.create",
-    "evaluate": "ffvit.evaluation.evaluate",
-    "load": "ffvit.network.weights",
-    "predict": "ffvit.deploy.predict",
+    "create_model": "ffvit.models.create",
+    "evaluate": "ffvit.inference.evaluate",
+    "load": "ffvit.models.weights",
+    "predict": "ffvit.inference.predict",
     "prepare": "ffvit.data.prepare.prepare",
-    "save_weights": "ffvit.network.weights",
+    "save_weights": "ffvit.models.weights",
     "train": "ffvit.training.train",
 }
 
@@ -102,13 +102,13 @@ class _WhenTimmArrives(importlib.abc.MetaPathFinder):
 
             def load_and_register(module: Any) -> None:
                 load(module)
-                importlib.import_module("ffvit.network.named")
+                importlib.import_module("ffvit.models.registry")
 
             spec.loader.exec_module = load_and_register  # type: ignore[method-assign]
         return spec
 
 
 if "timm" in sys.modules:
-    importlib.import_module("ffvit.network.named")
+    importlib.import_module("ffvit.models.registry")
 else:
     sys.meta_path.insert(0, _WhenTimmArrives())

@@ -15,17 +15,17 @@ from cyclopts import App, Parameter, Token
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
 
 from ffvit import __version__
-from ffvit.data.config import BAD_IMAGES, Data
+from ffvit.closed_pipe import lasting_output
+from ffvit.config.base import Value, loose, sentences
+from ffvit.config.data import BAD_IMAGES, Data
+from ffvit.config.recipe import Recipe
 from ffvit.errors import DataError, FfvitError, OutputError, UserError
-from ffvit.lasting import lasting_output
 from ffvit.machine import Machine, is_first
-from ffvit.recipe import Recipe
 from ffvit.terminal import Terminal, close_log, log, log_exception, log_to
-from ffvit.training.interruption import raised_everywhere
-from ffvit.value import Value, loose, sentences
+from ffvit.training.stopping import raised_everywhere
 
 if TYPE_CHECKING:
-    from ffvit.run import Config
+    from ffvit.run_folder import Config
 
     RecipeFields = Recipe
 else:
@@ -192,10 +192,10 @@ def evaluate(
     machine
         Where to compute.
     """
-    from ffvit.atomic import writing
-    from ffvit.evaluation.evaluate import evaluate as score
-    from ffvit.evaluation.report import report
-    from ffvit.output_file import check_output, is_figures, is_predictions
+    from ffvit.files.atomic_write import writing
+    from ffvit.files.output_file import check_output, is_figures, is_predictions
+    from ffvit.inference.evaluate import evaluate as score
+    from ffvit.inference.report import report
 
     if is_first():
         if json_file is not None:
@@ -275,8 +275,8 @@ def predict(
     machine
         Where to compute.
     """
-    from ffvit.deploy.predict import predict as predictions
-    from ffvit.deploy.predict import written
+    from ffvit.inference.predict import predict as predictions
+    from ffvit.inference.predict import written
 
     read = written(
         predictions(weights, images, top=top, model=model, machine=machine, engine=engine), format, Terminal()
@@ -356,7 +356,7 @@ def models(pattern: str = "*ff_*") -> None:
     pattern
         Names to list, with * and ? as in a shell; ours and timm's.
     """
-    from ffvit.cost.listing import listing
+    from ffvit.profiling.listing import listing
 
     listing(pattern, Terminal())
 
@@ -458,9 +458,9 @@ def compare(
     recipe_fields
         Single fields of the recipe.
     """
-    from ffvit.run import free_folder
+    from ffvit.run_folder import free_folder
     from ffvit.study import compare as studies
-    from ffvit.study.asked import planned
+    from ffvit.study.plan_options import planned
 
     if log_file is not None:
         log_to(log_file)
@@ -687,9 +687,9 @@ def benchmark_data(
     --------
     ffvit benchmark data /data/imagenet --recipe deit
     """
-    from ffvit import recipe as recipes
-    from ffvit.data.parts import open_parts
-    from ffvit.data.stages import measure
+    from ffvit.config import recipe as recipes
+    from ffvit.data.loader_benchmark import measure
+    from ffvit.data.splits import open_parts
 
     parts = open_parts(_changed(Data(), data_fields).replace(source=data))
     found = measure(parts.train, recipes.named(recipe), (image, image), workers, seconds)
@@ -717,8 +717,8 @@ def _chosen(
     recipe_fields: Value | None,
 ) -> Config:
     """The configuration: from a file or the defaults, with what was given on the command line put over it."""
-    from ffvit import recipe as recipes
-    from ffvit.run import read_config
+    from ffvit.config import recipe as recipes
+    from ffvit.run_folder import read_config
     from ffvit.training.train import configure
 
     base = read_config(config) if config is not None else None
@@ -751,7 +751,7 @@ def _changed(value: Any, given: Value | None) -> Any:
 
 
 def _config_of(folder: Path) -> Config:
-    from ffvit.run import Run
+    from ffvit.run_folder import Run
 
     return Run(folder).config
 

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
+from ffvit.config.base import Value
 from ffvit.errors import DeviceError, FfvitError, WorkerError
-from ffvit.value import Value
 
 if TYPE_CHECKING:
     import torch

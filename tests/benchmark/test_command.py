@@ -14,7 +14,7 @@ from torch import nn
 
 from commands import here
 from ffvit.benchmark import measure as measuring
-from ffvit.cost import limits
+from ffvit.profiling import hardware_peak
 
 QUICK = ("--rounds", 2, "--seconds", 0.01, "--batch", 4)
 
@@ -33,7 +33,7 @@ class Upside(nn.Module):
 @pytest.fixture(autouse=True)
 def engines(monkeypatch):
     """Engines of which one is not there, and one answers otherwise; limits that are quick to measure; no compiling."""
-    module = ModuleType("ffvit.deploy.engines")
+    module = ModuleType("ffvit.inference.engines")
     calibrated = []
     module.ENGINES = ("torch", "compiled", "onnx", "openvino")
     module.PRECISIONS = ("fp32", "bf16", "int8")
@@ -44,10 +44,10 @@ def engines(monkeypatch):
         return (Upside(network) if precision == "int8" else network).eval()
 
     module.build = build
-    monkeypatch.setitem(sys.modules, "ffvit.deploy.engines", module)
-    monkeypatch.setattr("ffvit.benchmark.work.why_not_compiled", lambda _: "shapes are checked here as it runs")
-    monkeypatch.setattr(limits, "SIZES", {"cpu": (16, 32)})
-    monkeypatch.setattr(limits, "TRIAD", 2**12)
+    monkeypatch.setitem(sys.modules, "ffvit.inference.engines", module)
+    monkeypatch.setattr("ffvit.benchmark.workload.why_not_compiled", lambda _: "shapes are checked here as it runs")
+    monkeypatch.setattr(hardware_peak, "SIZES", {"cpu": (16, 32)})
+    monkeypatch.setattr(hardware_peak, "TRIAD", 2**12)
     return calibrated
 
 
@@ -114,8 +114,10 @@ def test_what_cannot_run_is_listed_with_its_reason(no_children):
 
 @pytest.mark.parametrize("ratio", [0.1, 10.0])
 def test_bf16_is_measured_where_it_is_fast(ratio, no_children, monkeypatch):
-    monkeypatch.setattr(limits, "multiplies_bf16", lambda: False)
-    monkeypatch.setattr(limits, "product_rate", lambda size, precision, *_: 1.0 if precision == "fp32" else ratio)
+    monkeypatch.setattr(hardware_peak, "multiplies_bf16", lambda: False)
+    monkeypatch.setattr(
+        hardware_peak, "product_rate", lambda size, precision, *_: 1.0 if precision == "fp32" else ratio
+    )
     done = here("benchmark", "ff_micro_patch2_8", *QUICK, "--no-train")
     assert done.returncode == 0, done.stderr
     said = "not measured: all engines, bf16: this machine has no fast bf16 (a matrix product takes 10 times as long"

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from rich.console import Console
 from sklearn.datasets import load_sample_image
 
+from ffvit.config.data import Data
 from ffvit.data.check import near_duplicates as search_module
-from ffvit.data.config import Data
 from ffvit.data.groups import hold_out_groups
-from ffvit.data.parts import Parts, open_parts
 from ffvit.data.prepare.prepare import prepare
+from ffvit.data.splits import Parts, open_parts
 from ffvit.errors import UserError
 
 CLASSES = ("a", "b", "c")

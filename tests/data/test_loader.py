@@ -11,14 +11,15 @@ import PIL.Image
 import pytest
 import torch
 
-from ffvit import Data, recipe
+from ffvit import Data
+from ffvit.config import recipe
+from ffvit.config.preprocess import Preprocess
 from ffvit.data.decode import opened
 from ffvit.data.images import ArrayImages, Subset
 from ffvit.data.loader import PADDING, PIECE, TRIED, evaluation_loader, seconds_an_image, training_loader, workers_for
-from ffvit.data.order import TrainingOrder, View
-from ffvit.data.parts import open_parts
-from ffvit.data.transform import Source, evaluation_transform, training_transform
-from ffvit.preprocess import Preprocess
+from ffvit.data.sampler import TrainingOrder, View
+from ffvit.data.splits import open_parts
+from ffvit.data.transforms import Source, evaluation_transform, training_transform
 
 SHAPE = (3, 20, 24)
 MEAN = (0.5, 0.5, 0.5)

@@ -12,10 +12,11 @@ import torch
 from torch.nn.functional import cross_entropy
 
 import ffvit
-from ffvit import Architecture, Branch, recipe
-from ffvit.cost.count import count
-from ffvit.network.backbone import Backbone
-from ffvit.network.layouts import architecture_of, to_ours
+from ffvit import Architecture, Branch
+from ffvit.config import recipe
+from ffvit.models.backbone import Backbone
+from ffvit.models.vit_conversion import architecture_of, to_ours
+from ffvit.profiling.count import count
 from ffvit.training.optimizer import build_optimizer, parameter_groups
 
 HERE = Path(__file__).parents[1] / "reference"

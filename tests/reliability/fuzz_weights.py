@@ -16,14 +16,14 @@ from safetensors.torch import save
 if __name__ == "__main__":
     import atheris
 
-    with atheris.instrument_imports(include=["ffvit.network.weights", "ffvit.value"]):
-        import ffvit.network.weights  # noqa: F401
+    with atheris.instrument_imports(include=["ffvit.models.weights", "ffvit.config.base"]):
+        import ffvit.models.weights  # noqa: F401
 
 from fuzzing import fuzz, scratch
 
 from ffvit.errors import UserError
-from ffvit.network.create import create_model
-from ffvit.network.weights import load, read_weights, save_weights
+from ffvit.models.create import create_model
+from ffvit.models.weights import load, read_weights, save_weights
 
 
 @cache

@@ -10,15 +10,17 @@ import contextlib
 if __name__ == "__main__":
     import atheris
 
-    with atheris.instrument_imports(include=["ffvit.strict_yaml", "ffvit.value", "ffvit.study.plan", "ffvit.run"]):
-        import ffvit.strict_yaml
+    with atheris.instrument_imports(
+        include=["ffvit.config.strict_yaml", "ffvit.config.base", "ffvit.study.plan", "ffvit.run_folder"]
+    ):
+        import ffvit.config.strict_yaml
         import ffvit.study.plan  # noqa: F401
 
 from fuzzing import fuzz, scratch
 
+from ffvit.config.strict_yaml import read_yaml
 from ffvit.errors import UserError
-from ffvit.run import read_config
-from ffvit.strict_yaml import read_yaml
+from ffvit.run_folder import read_config
 from ffvit.study.plan import read_plan
 
 READERS = (read_yaml, read_plan, read_config)

@@ -16,8 +16,8 @@ from rich.console import Console
 
 import ffvit
 from commands import environment, here
-from ffvit import recipe as recipes
-from ffvit.run import Run
+from ffvit.config import recipe as recipes
+from ffvit.run_folder import Run
 from ffvit.training import checkpoint, loop, train
 from ffvit.training.checkpoint import DamagedError, read_checkpoint
 

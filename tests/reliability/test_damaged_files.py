@@ -17,12 +17,12 @@ from rich.console import Console
 
 import commands
 import ffvit
-from ffvit import recipe
-from ffvit.architecture import NAMED, Network
+from ffvit.config import recipe
+from ffvit.config.architecture import NAMED, Network
 from ffvit.errors import UserError
-from ffvit.network.create import create_model
-from ffvit.network.weights import read_weights, save_weights
-from ffvit.run import Config, Run
+from ffvit.models.create import create_model
+from ffvit.models.weights import read_weights, save_weights
+from ffvit.run_folder import Config, Run
 from ffvit.study.folder import Study
 from ffvit.study.jobs import Job
 from ffvit.study.ledger import Ledger

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from ffvit.data.shards import remote
-from ffvit.data.shards.far import open_remote
-from ffvit.data.shards.remote import Patience, addresses, fetch
+from ffvit.data.shards import download
+from ffvit.data.shards.download import Patience, addresses, fetch
+from ffvit.data.shards.remote import open_remote
 from ffvit.errors import UserError
 from memory import most_memory
 from servers import serving
@@ -79,7 +79,7 @@ def refused(address: str, tmp_path, match: str, seconds: float, **options) -> No
 
 def test_a_body_that_trickles_is_given_up(tmp_path, capsys, monkeypatch):
     """A byte now and then is no stall, and would take days."""
-    monkeypatch.setattr(remote, "_TOLD_SECONDS", 0.9)
+    monkeypatch.setattr(download, "_TOLD_SECONDS", 0.9)
 
     def answer(method: str, connection: socket.socket) -> None:
         connection.sendall(headers(100_000))
@@ -201,7 +201,7 @@ def test_redirections_without_end_are_refused(tmp_path):
 
 
 def test_a_slow_but_steady_line_is_waited_for(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(remote, "_TOLD_SECONDS", 0.9)
+    monkeypatch.setattr(download, "_TOLD_SECONDS", 0.9)
     content = bytes(range(256)) * 256
 
     def answer(method: str, connection: socket.socket) -> None:

@@ -13,9 +13,9 @@ from PIL import Image
 
 import ffvit
 from commands import here
-from ffvit.data.config import Data, bad_image_limit
-from ffvit.data.parts import open_parts
-from ffvit.data.shards.remote import addresses
+from ffvit.config.data import Data, bad_image_limit
+from ffvit.data.shards.download import addresses
+from ffvit.data.splits import open_parts
 from ffvit.errors import DataError, FfvitError
 
 ROOT = Path(__file__).parents[2]

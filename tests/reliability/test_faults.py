@@ -18,14 +18,14 @@ from torch import nn
 
 import ffvit
 from commands import environment
-from ffvit import recipe as recipes
-from ffvit.architecture import FF_ONLY
+from ffvit.config import recipe as recipes
+from ffvit.config.architecture import FF_ONLY
 from ffvit.data import loader
 from ffvit.data.images import FileImages
 from ffvit.machine import out_of_memory
-from ffvit.run import Run
+from ffvit.run_folder import Run
 from ffvit.training import loop
-from ffvit.training.finite import FiniteSteps
+from ffvit.training.nonfinite import FiniteSteps
 
 QUICK = recipes.NAMED["digits"].replace(epochs=2, warmup_epochs=1, batch_size=128)
 PHOTOS = QUICK.replace(batch_size=8)
@@ -160,14 +160,14 @@ def test_every_kind_of_want_of_memory_is_known():
 def test_a_batch_too_large_for_the_memory_is_computed_in_parts(tmp_path, monkeypatch):
     error = RuntimeError("[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: can't allocate memory")
     whole, _ = trained(tmp_path / "whole")
-    forward = ffvit.network.backbone.Backbone.forward
+    forward = ffvit.models.backbone.Backbone.forward
 
     def short_of_memory(self, images):
         if len(images) > 40 and self.training:
             raise error
         return forward(self, images)
 
-    monkeypatch.setattr(ffvit.network.backbone.Backbone, "forward", short_of_memory)
+    monkeypatch.setattr(ffvit.models.backbone.Backbone, "forward", short_of_memory)
     cut, said = trained(tmp_path / "cut")
     assert "memory is short: computing each batch in 4 parts (the result stays the same)" in said
     for mine, its in zip(whole.metrics(), cut.metrics(), strict=True):

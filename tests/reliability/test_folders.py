@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from commands import here
-from ffvit.recipe import NAMED
-from ffvit.run import Config, Run
+from ffvit.config.recipe import NAMED
+from ffvit.run_folder import Config, Run
 from ffvit.study.folder import Study
 from ffvit.study.plan import read_plan
 from photos import write_photos
@@ -144,7 +144,7 @@ class TestEvaluateWritesOnlyItsOwn:
         assert len((tmp_path / "p.csv").read_text().splitlines()) == 360
 
     def test_a_place_that_cannot_be_written_is_found_before_scoring(self, run, tmp_path, monkeypatch):
-        monkeypatch.setattr("ffvit.evaluation.evaluate.Scorer", None)  # scoring would fail
+        monkeypatch.setattr("ffvit.inference.evaluate.Scorer", None)  # scoring would fail
         (tmp_path / "folder").mkdir()
         for option in ("--json", "--predictions"):
             said = refused("evaluate", run, option, tmp_path / "nowhere" / "x.csv", keeps=tmp_path)

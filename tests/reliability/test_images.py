@@ -22,17 +22,17 @@ import PIL.Image
 import pytest
 
 import commands
+from ffvit.config.preprocess import Preprocess
+from ffvit.config.recipe import Recipe
 from ffvit.data import images, jpeg
-from ffvit.data.check.look import _as_stored
+from ffvit.data.check.scan import _as_stored
 from ffvit.data.decode import decoded
 from ffvit.data.images import BadImageError, TimmImages, only_image_formats, read_file
 from ffvit.data.prepare.packing import Form
-from ffvit.data.timm_sets import open_split
-from ffvit.data.transform import Source, evaluation_transform, training_transform
-from ffvit.network.create import create_model
-from ffvit.network.weights import save_weights
-from ffvit.preprocess import Preprocess
-from ffvit.recipe import Recipe
+from ffvit.data.timm_datasets import open_split
+from ffvit.data.transforms import Source, evaluation_transform, training_transform
+from ffvit.models.create import create_model
+from ffvit.models.weights import save_weights
 
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"
 REFUSED_FORMATS = ("EPS", "WMF", "PCX", "TGA", "FITS", "MPEG", "PSD", "ICNS", "DDS", "PDF")
@@ -215,11 +215,11 @@ class TestSizes:
         PIL.Image.new(kind, (10_000, 10_000), 0 if kind != "RGBA" else (9, 9, 9, 9)).save(path, compress_level=1)
         code = f"""
 import resource
-from ffvit.data.transform import Source, evaluation_transform
+from ffvit.data.transforms import Source, evaluation_transform
 from ffvit.data.images import read_file
-from ffvit.network.create import create_model
-from ffvit.network.weights import save_weights
-from ffvit.preprocess import Preprocess
+from ffvit.models.create import create_model
+from ffvit.models.weights import save_weights
+from ffvit.config.preprocess import Preprocess
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 transform = evaluation_transform(Preprocess(img_size=(224, 224), pixel_backend="fast"))
 transform(Source(read_file({str(path)!r}), "large.png"))

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 import kills
-from ffvit.run import Run
+from ffvit.run_folder import Run
 from ffvit.training.checkpoint import read_checkpoint
 
 TRAIN_FOR = (
@@ -131,7 +131,7 @@ def wait_while_opening() -> None:
 
 
 def wait_while_scoring() -> None:
-    from ffvit.evaluation import scorer
+    from ffvit.inference import evaluator
 
     def slow(self, network, advance=lambda _: None):
         print("scoring")
@@ -139,7 +139,7 @@ def wait_while_scoring() -> None:
             time.sleep(0.2)
             advance(1)
 
-    scorer.Scorer.__call__ = slow  # type: ignore[method-assign]
+    evaluator.Scorer.__call__ = slow  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize("epochs", [1, 4])

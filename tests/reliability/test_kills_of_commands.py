@@ -18,11 +18,11 @@ import PIL.Image
 import pytest
 
 import kills
-from ffvit.run import Run
+from ffvit.run_folder import Run
 from ffvit.study.folder import Study
 from ffvit.study.ledger import Ledger
 from ffvit.study.plan import read_plan
-from ffvit.study.predict import _temporary_folder
+from ffvit.study.time_estimate import _temporary_folder
 from reliability_cases import contents, plan_file
 
 PICTURES, SLOWLY = 150, 0.01
@@ -67,9 +67,9 @@ def change(folder: Path, out: str | None = None) -> None:
 
     With output to a file, as a shell does it for `>`, they are read by none to two loading processes.
     """
-    from ffvit.data.check import look
+    from ffvit.data.check import scan
     from ffvit.data.images import FileImages
-    from ffvit.deploy import predict
+    from ffvit.inference import predict
 
     read, workers = FileImages.read, os.getpid() % 3 if out is not None else 1
 
@@ -78,7 +78,7 @@ def change(folder: Path, out: str | None = None) -> None:
         return read(*arguments)
 
     FileImages.read = slowly  # type: ignore[method-assign]
-    look.cores = lambda: workers
+    scan.cores = lambda: workers
     predict.workers_for = lambda *_: workers
     (folder / "tmp").mkdir(exist_ok=True)
     os.environ["TMPDIR"], tempfile.tempdir = str(folder / "tmp"), None
@@ -183,20 +183,20 @@ def test_predict_killed_anywhere_predicts_the_same(tmp_path, trained, spoilt, pr
 
 def quickly(folder: Path, server: bool = False) -> None:
     """Measure in no time what a study's runs take, and fork its processes, if not `server`, with all imported."""
-    from ffvit.study import costs, local, predict
+    from ffvit.study import costs, local_executor, time_estimate
 
     change(folder)
-    costs.ROUNDS, predict.TIMED = 1, 0.05
+    costs.ROUNDS, time_estimate.TIMED = 1, 0.05
     if server:
         return
-    context, begin = multiprocessing.get_context, local._in_process
+    context, begin = multiprocessing.get_context, local_executor._in_process
 
     def begin_as_off_a_server(*arguments) -> None:
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
         begin(*arguments)
 
-    local._in_process = begin_as_off_a_server
+    local_executor._in_process = begin_as_off_a_server
     multiprocessing.get_context = lambda method=None: context("fork" if method == "forkserver" else method)
 
 
@@ -266,10 +266,10 @@ def test_a_study_off_a_fork_server_killed_anywhere_ends_with_the_same_bytes(tmp_
 
 
 def measure_for_ever(folder: Path) -> None:
-    from ffvit.study import predict
+    from ffvit.study import time_estimate
 
     quickly(folder)
-    predict.TIMED = 600.0
+    time_estimate.TIMED = 600.0
 
 
 @pytest.mark.parametrize(
@@ -326,7 +326,7 @@ def interrupt_the_end(folder: Path) -> None:
     """Ctrl-C comes while loading processes end."""
     from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter as Batches
 
-    from ffvit.deploy import predict
+    from ffvit.inference import predict
 
     change(folder, "predictions.csv")
     predict.workers_for = lambda *_: 1

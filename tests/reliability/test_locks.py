@@ -19,7 +19,7 @@ from reliability_cases import FAST, contents, plan_file
 HOLD = """
 import os, sys, time
 from pathlib import Path
-from ffvit.lock import FolderLock
+from ffvit.files.lock import FolderLock
 lock = FolderLock(Path(sys.argv[1]), sys.argv[2])
 lock.acquire()
 if sys.argv[3] == "fork" and os.fork() == 0:
@@ -106,7 +106,7 @@ def test_a_lock_goes_with_its_process_although_its_children_live_on(run):
 def test_a_lock_file_with_anything_in_it_holds_nobody_up(run):
     for left in (b"", b"\xff\x00", b'{"pid": 1}', b"[]"):
         (run / ".lock").write_bytes(left)
-        from ffvit.lock import FolderLock
+        from ffvit.files.lock import FolderLock
 
         with FolderLock(run, "run"):
             pass
@@ -164,7 +164,7 @@ def test_a_folder_that_cannot_be_locked_is_said(tmp_path, monkeypatch, capsys):
     import errno
     import fcntl
 
-    from ffvit.lock import FolderLock
+    from ffvit.files.lock import FolderLock
 
     def unsupported(*_):
         raise OSError(errno.ENOLCK, "No locks available")

@@ -22,7 +22,7 @@ from rich.text import Text
 
 from commands import command, environment, here
 from ffvit.cli import main
-from ffvit.csv_text import escape_formula, unescape_formula
+from ffvit.files.csv_formulas import escape_formula, unescape_formula
 from ffvit.terminal import Terminal, printable
 
 CLASSES = (b"caf\xe9", b"=1+1", b"\x1b[31mred")

@@ -25,26 +25,24 @@ from torch import nn
 
 import commands
 import ffvit
-from ffvit.data import decode
-from ffvit.data import parts as splits
+from ffvit.config.data import Data
+from ffvit.config.recipe import named
+from ffvit.data import decode, splits
 from ffvit.data.check.check import check
 from ffvit.data.check.report import write_findings
-from ffvit.data.config import Data
 from ffvit.data.folders import visible
 from ffvit.data.images import BadImageError, TimmImages, read_file
 from ffvit.data.lists import read_list
-from ffvit.data.parts import open_images, open_parts
 from ffvit.data.prepare import prepare as packing
-from ffvit.data.prepare.crew import WorkerLostError
 from ffvit.data.prepare.packing import Form
+from ffvit.data.prepare.worker_pool import WorkerLostError
 from ffvit.data.shards.cache import locked
-from ffvit.data.shards.far import open_remote
+from ffvit.data.shards.download import Patience, fetch
 from ffvit.data.shards.index import ShardFolder, ShardImages, open_shards, read_info, write_index
-from ffvit.data.shards.remote import Patience, fetch
+from ffvit.data.shards.remote import open_remote
 from ffvit.data.shards.tars import Notes, read_shard
 from ffvit.data.split_record import read_record
-from ffvit.deploy import engines
-from ffvit.deploy.predict import predict
+from ffvit.data.splits import open_images, open_parts
 from ffvit.errors import (
     BadImagesError,
     ConfigError,
@@ -61,23 +59,24 @@ from ffvit.errors import (
     RunStoppedError,
     UserError,
 )
-from ffvit.json_file import read_json
-from ffvit.lock import FolderLock
+from ffvit.files.json_file import read_json
+from ffvit.files.lock import FolderLock
+from ffvit.files.output_folder import RUN, make_folder
+from ffvit.inference import engines
+from ffvit.inference.predict import predict
 from ffvit.machine import Machine, start
-from ffvit.network import layouts
-from ffvit.network.create import create_model
-from ffvit.network.weights import load
-from ffvit.output_folder import RUN, make_folder
-from ffvit.recipe import named
-from ffvit.run import Run
+from ffvit.models import vit_conversion
+from ffvit.models.create import create_model
+from ffvit.models.weights import load
+from ffvit.run_folder import Run
 from ffvit.study import compare as studies
 from ffvit.study.analysis import Analysis
 from ffvit.study.arms import arms_of
-from ffvit.study.cluster import Cluster, connect
 from ffvit.study.folder import Ground
 from ffvit.study.jobs import runs_of
 from ffvit.study.pixels import read_pixels
 from ffvit.study.plan import Plan, read_plan
+from ffvit.study.ray_executor import Cluster, connect
 from ffvit.study.results import Result, paired
 from ffvit.training import loop
 from ffvit.training import train as training
@@ -413,7 +412,7 @@ def test_weights_whose_patches_fill_no_square():
     with pytest.raises(
         ModelError, match="these weights have 8 tokens, which is no square of patches and a class token"
     ):
-        layouts.architecture_of(state)
+        vit_conversion.architecture_of(state)
 
 
 def test_a_place_for_output_in_a_file_and_one_that_vanishes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

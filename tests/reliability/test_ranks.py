@@ -18,8 +18,8 @@ import pytest
 
 from commands import command, environment, here
 from ffvit.errors import DeviceError
-from ffvit.run import Run
-from ffvit.study import cluster
+from ffvit.run_folder import Run
+from ffvit.study import ray_executor
 
 TRAIN = (
     "train", "--precision", "32-true", "--recipe.warmup-epochs", 0.5, "--recipe.average-decay", 0.9,
@@ -90,10 +90,10 @@ def listening(kind: str):
 
 @pytest.mark.parametrize("kind", ["silent", "http"])
 def test_a_port_that_is_not_ray_is_found_out_in_seconds(monkeypatch, capfd, kind):
-    monkeypatch.setattr(cluster, "CONNECT", 1.0)
+    monkeypatch.setattr(ray_executor, "CONNECT", 1.0)
     began = time.monotonic()
     with listening(kind) as port, pytest.raises(DeviceError, match="no Ray cluster answers there"):
-        cluster.connect(f"127.0.0.1:{port}")
+        ray_executor.connect(f"127.0.0.1:{port}")
     assert time.monotonic() - began < 15
 
 

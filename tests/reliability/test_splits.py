@@ -14,11 +14,11 @@ from PIL import Image
 
 import ffvit
 from commands import here
+from ffvit.config.data import Data
 from ffvit.data import split_record
-from ffvit.data.config import Data
-from ffvit.data.parts import open_parts
 from ffvit.data.split_record import check_split, read_record, record_split, write_record
-from ffvit.run import Run
+from ffvit.data.splits import open_parts
+from ffvit.run_folder import Run
 from ffvit.study.folder import Study
 from ffvit.study.plan import read_plan
 from reliability_cases import plan_file

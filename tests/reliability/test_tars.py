@@ -15,13 +15,13 @@ import pytest
 import commands
 from ffvit import Data
 from ffvit.data.images import BadImageError
-from ffvit.data.parts import open_parts
 from ffvit.data.shards import index as shards
 from ffvit.data.shards import tars
-from ffvit.data.shards.far import open_remote
+from ffvit.data.shards.download import Patience
 from ffvit.data.shards.index import ShardFolder, open_shards, write_index, write_info
-from ffvit.data.shards.remote import Patience
+from ffvit.data.shards.remote import open_remote
 from ffvit.data.shards.tars import open_tars, read_shard
+from ffvit.data.splits import open_parts
 from ffvit.errors import UserError
 from servers import serving
 

@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 import commands
-from ffvit import recipe, strict_yaml
+from ffvit.config import recipe, strict_yaml
+from ffvit.config.strict_yaml import MAX_BYTES, parse_yaml, read_yaml
 from ffvit.errors import UserError
-from ffvit.run import read_config
-from ffvit.strict_yaml import MAX_BYTES, parse_yaml, read_yaml
+from ffvit.run_folder import read_config
 from ffvit.study.plan import MAX_SEEDS, read_plan
 
 PLAN = "network: ff_micro_patch2_8\nrecipe: digits\ndata: digits\n"

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from ffvit import recipe as recipes
-from ffvit.architecture import NAMED, Branch
+from ffvit.config import recipe as recipes
+from ffvit.config.architecture import NAMED, Branch
 from ffvit.errors import UserError
 from ffvit.machine import Machine
 from ffvit.study.arms import Arm, arms_of, comparisons_of, has_attention, without_attention
-from ffvit.study.asked import planned
 from ffvit.study.plan import Plan
+from ffvit.study.plan_options import planned
 
 STUDIES = Path(__file__).parents[2] / "studies"
 BODY = {

@@ -10,9 +10,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
-from ffvit.data.config import Data
+from ffvit.config.data import Data
 from ffvit.data.images import ArrayImages
-from ffvit.data.parts import Parts, open_parts
+from ffvit.data.splits import Parts, open_parts
 from ffvit.errors import UserError
 from ffvit.study import baselines
 from ffvit.study.baselines import measure_baselines

@@ -17,7 +17,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import commands
-from ffvit.lock import FolderLock
+from ffvit.files.lock import FolderLock
 
 PLAN = {
     "title": "Small and quick",

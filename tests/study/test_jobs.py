@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ffvit.errors import UserError
-from ffvit.run import Run
+from ffvit.run_folder import Run
 from ffvit.study.arms import arms_of
 from ffvit.study.jobs import TRIAL_SEED, Job, Searches, differences, runs_of, startable
 from ffvit.study.plan import Plan

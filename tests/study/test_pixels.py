@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from ffvit.data.config import Data
+from ffvit.config.data import Data
+from ffvit.config.preprocess import Preprocess
 from ffvit.data.images import ArrayImages
-from ffvit.data.parts import Parts, open_parts
-from ffvit.preprocess import Preprocess
+from ffvit.data.splits import Parts, open_parts
 from ffvit.study.pixels import patch_spread, survives_mirroring
 
 

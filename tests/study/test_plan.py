@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ffvit.architecture import NAMED
+from ffvit.config.architecture import NAMED
+from ffvit.config.recipe import Recipe, named
 from ffvit.errors import UserError
-from ffvit.recipe import Recipe, named
 from ffvit.study.plan import Plan, Search, read_plan
 
 LEAST = {"network": "ff_micro_patch2_8", "recipe": "digits"}

@@ -8,7 +8,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from ffvit import recipe as recipes
+from ffvit.config import recipe as recipes
 from ffvit.errors import UserError
 from ffvit.study.plan import Plan, Search
 from ffvit.study.search import Step, step

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ffvit import recipe as recipes
-from ffvit.architecture import Architecture, Branch, Network
+from ffvit.config import recipe as recipes
+from ffvit.config.architecture import Architecture, Branch, Network
 from ffvit.study import statistics, verdict
 from ffvit.study.arms import Arm
 from ffvit.study.findings import ArmFinding, BaselineFinding, Cost

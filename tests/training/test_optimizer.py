@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import ffvit
-from ffvit import recipe
+from ffvit.config import recipe
 from ffvit.training.optimizer import build_optimizer
 
 

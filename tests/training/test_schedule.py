@@ -7,7 +7,7 @@ import pytest
 import torch
 from timm.scheduler import CosineLRScheduler
 
-from ffvit import recipe as recipes
+from ffvit.config import recipe as recipes
 from ffvit.training.schedule import learning_rate
 
 DEIT = recipes.NAMED["deit"]

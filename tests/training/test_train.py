@@ -21,10 +21,10 @@ from safetensors.torch import load_file
 import ffvit
 from commands import ffvit as run_command
 from commands import started
-from ffvit import recipe as recipes
-from ffvit.architecture import FF_ONLY
-from ffvit.network.create import preprocess_of, set_preprocess
-from ffvit.run import Run
+from ffvit.config import recipe as recipes
+from ffvit.config.architecture import FF_ONLY
+from ffvit.models.create import preprocess_of, set_preprocess
+from ffvit.run_folder import Run
 from ffvit.training import loop, train
 
 QUICK = recipes.NAMED["digits"].replace(epochs=2, warmup_epochs=1, batch_size=128)
@@ -123,7 +123,7 @@ def test_memory_is_kept_where_there_is_plenty_and_things_computed_again_where_it
     monkeypatch.setattr("ffvit.training.loop.keep_freed_memory", lambda: kept.append(1))
     plenty = quick(tmp_path / "1")
     assert kept == [1]
-    monkeypatch.setattr("ffvit.training.speed.free_memory", lambda _: 1)
+    monkeypatch.setattr("ffvit.training.auto_tuning.free_memory", lambda _: 1)
     short = quick(tmp_path / "2")
     assert kept == [1]
     assert_same(plenty, short)
@@ -444,7 +444,7 @@ def test_micro_batches_beyond_the_devices_memory_are_cut(tmp_path, monkeypatch):
             raise torch.OutOfMemoryError
         return forward(self, images)
 
-    monkeypatch.setattr(ffvit.network.backbone.Backbone, "forward", short_of_memory)
+    monkeypatch.setattr(ffvit.models.backbone.Backbone, "forward", short_of_memory)
     cut = quick(tmp_path / "cut", machine=in_fp32)
     for mine, its in zip(whole.metrics(), cut.metrics(), strict=True):
         assert mine["loss"] == pytest.approx(its["loss"], rel=1e-5)

@@ -11,13 +11,13 @@ import torch
 from rich.console import Console
 from rich.text import Text
 
-from ffvit.atomic import writing
-from ffvit.benchmark import measure, picture, roofline, table
-from ffvit.benchmark.subjects import Subject
-from ffvit.cost.limits import TYPES
-from ffvit.cost.measure import device_here
+from ffvit.benchmark import measure, plot, roofline, table
+from ffvit.benchmark.targets import Subject
 from ffvit.errors import DeviceError, UserError
-from ffvit.output_file import check_output, is_benchmark, is_picture
+from ffvit.files.atomic_write import writing
+from ffvit.files.output_file import check_output, is_benchmark, is_picture
+from ffvit.profiling.hardware_peak import TYPES
+from ffvit.profiling.timing import device_here
 
 NETWORKS = ["ff_tiny_patch16_224", "deit_tiny_patch16_224"]
 ROOFLINE = ["ff_base_patch16_224"]
@@ -98,6 +98,6 @@ def _roofline(
             subjects[0], precisions, device=device, batch=batch, tell=lambda what: status.update(Text(what))
         )
     roofline.show(found, console)
-    picture.write(found, path)
+    plot.write(found, path)
     console.print(f"picture in {path}", highlight=False, markup=False)
     return roofline.to_json(found)

@@ -12,14 +12,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
-from ffvit.benchmark.answers import Answered, answered
-from ffvit.benchmark.subjects import Subject
-from ffvit.benchmark.work import PLAIN, images_for, predicting, predictor, training
-from ffvit.cost.count import count
-from ffvit.cost.limits import TYPES, fastest_product, product_rate, why_slow
-from ffvit.cost.measure import Latency, prediction, timed
-from ffvit.cost.memory import peak
+from ffvit.benchmark.agreement import Answered, answered
+from ffvit.benchmark.targets import Subject
+from ffvit.benchmark.workload import PLAIN, images_for, predicting, predictor, training
 from ffvit.errors import DeviceError, OutOfMemoryError, UserError, nearest
+from ffvit.profiling.count import count
+from ffvit.profiling.hardware_peak import TYPES, fastest_product, product_rate, why_slow
+from ffvit.profiling.memory import peak
+from ffvit.profiling.timing import Latency, prediction, timed
 
 PASSES = {"predict": 1, "train": 3}
 """Forward passes that a step is counted as: the backward pass computes two gradients of every matmul."""
@@ -126,8 +126,8 @@ def measure(
 
     Args:
         subjects: The networks.
-        engines: As in `ffvit.deploy.engines.ENGINES`.
-        precisions: As in `ffvit.deploy.engines.PRECISIONS`. Default: fp32, and bf16 where the machine is fast at it.
+        engines: As in `ffvit.inference.engines.ENGINES`.
+        precisions: As in `ffvit.inference.engines.PRECISIONS`. Default: fp32, and bf16 where the machine is fast at it.
         device: What on.
         batch: Images at once.
         rounds: Turns of each.
@@ -176,7 +176,7 @@ def _which(
     engines: Sequence[str], precisions: Sequence[str] | None, device: torch.device
 ) -> tuple[list[tuple[str, str]], list[str], list[LeftOut]]:
     """The engines and precisions that run here, the precisions to train in, and what is left out."""
-    from ffvit.deploy.engines import ENGINES, PRECISIONS, why_not
+    from ffvit.inference.engines import ENGINES, PRECISIONS, why_not
 
     for option, given, known in (("--engines", engines, ENGINES), ("--precisions", precisions, PRECISIONS)):
         if given is None:

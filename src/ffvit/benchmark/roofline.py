@@ -16,11 +16,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ffvit.benchmark.subjects import Subject
 from ffvit.benchmark.table import digits
-from ffvit.benchmark.work import images_for
-from ffvit.cost.limits import Limits, machine_name, measure_limits
-from ffvit.cost.parts import Work, seconds_of_parts, work_of
+from ffvit.benchmark.targets import Subject
+from ffvit.benchmark.workload import images_for
+from ffvit.profiling.hardware_peak import Limits, machine_name, measure_limits
+from ffvit.profiling.op_profile import Work, seconds_of_parts, work_of
 
 PASSES = 7
 

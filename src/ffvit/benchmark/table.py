@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ffvit.benchmark.measure import Benchmark, Row
-from ffvit.cost.limits import machine_name
-from ffvit.evaluation.report import percent
+from ffvit.inference.report import percent
+from ffvit.profiling.hardware_peak import machine_name
 
 MOSTLY = 0.6
 """From this share of the machine's matrix product on, most of the time is arithmetic."""

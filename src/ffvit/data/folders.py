@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ffvit.data.images import FileImages, Labelled, numbered
-from ffvit.data.waiting import counted
+from ffvit.data.progress import counted
 from ffvit.errors import DataError, OutputError
-from ffvit.output_folder import bears_marks
+from ffvit.files.output_folder import bears_marks
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
 """What a file's name must end in, upper or lower case, to be taken for an image."""

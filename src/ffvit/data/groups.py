@@ -17,13 +17,13 @@ from jaxtyping import Bool, Int64
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from ffvit.atomic import writing
+from ffvit.config.data import NEAR_DUPLICATES, Data, parsed_groups
 from ffvit.data import lists
-from ffvit.data.config import NEAR_DUPLICATES, Data, parsed_groups
 from ffvit.data.folders import PARTS
 from ffvit.data.images import FileImages, Images, Labelled, Labels
 from ffvit.data.shards.index import ShardImages
 from ffvit.errors import DataError, nearest
+from ffvit.files.atomic_write import writing
 
 WORDS = ("folder", "re:", NEAR_DUPLICATES)
 

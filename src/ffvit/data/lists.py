@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from ffvit.data.images import FileImages, Labelled, numbered
-from ffvit.data.waiting import counted
+from ffvit.data.progress import counted
 from ffvit.errors import DataError, MissingPackageError, nearest
 
 SUFFIXES = (".csv", ".parquet")

@@ -26,15 +26,15 @@ from jaxtyping import Float, Int, Int64, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
-from ffvit.data.draws import generators_kept, seed_everything
-from ffvit.data.erasing import NOTHING, erase
 from ffvit.data.images import ArrayImages, BadImageError, Images, Subset
-from ffvit.data.order import TrainingOrder, View
-from ffvit.data.shards.far import far_blocks
-from ffvit.data.transform import Seen, Source, Transform, check_channels
-from ffvit.data.workers import WorkerLoader
+from ffvit.data.random_erasing import NOTHING, erase
+from ffvit.data.sampler import TrainingOrder, View
+from ffvit.data.shards.remote import far_blocks
+from ffvit.data.transforms import Seen, Source, Transform, check_channels
+from ffvit.data.worker_loader import WorkerLoader
 from ffvit.errors import RunStoppedError, UserError, WorkerError
 from ffvit.machine import cores
+from ffvit.seeding import generators_kept, seed_everything
 from ffvit.terminal import Terminal
 
 CPU = torch.device("cpu")

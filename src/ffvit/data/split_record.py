@@ -23,12 +23,12 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool
 
-from ffvit.atomic import writing
 from ffvit.data.images import ArrayImages, BadImageError, FileImages, Images, Labels, Subset
-from ffvit.data.parts import Parts
+from ffvit.data.progress import counted
 from ffvit.data.shards.index import ShardFolder, ShardImages
-from ffvit.data.waiting import counted
+from ffvit.data.splits import Parts
 from ffvit.errors import DataError, RunFolderError
+from ffvit.files.atomic_write import writing
 
 READ = 128 * 2**20
 """Bytes to read of the images, about."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ffvit.architecture import Architecture
+from ffvit.config.architecture import Architecture
 from ffvit.study.analysis import Analysis
 from ffvit.study.arms import Arm
-from ffvit.study.budget import counted
 from ffvit.study.findings import ArmFinding, Cost, Epoch, RunFinding, SearchFinding, TrialFinding
 from ffvit.study.folder import Study
 from ffvit.study.jobs import Job, Searches
+from ffvit.study.matching import counted
 from ffvit.study.plan import Plan
 from ffvit.study.results import Result
 

@@ -8,13 +8,13 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field
 
-from ffvit import recipe as recipes
-from ffvit.architecture import NAMED, Architecture, Axis, Branch, Network
+from ffvit.config import recipe as recipes
+from ffvit.config.architecture import NAMED, Architecture, Axis, Branch, Network
+from ffvit.config.base import Value
+from ffvit.config.recipe import Recipe
 from ffvit.errors import ConfigError, nearest
-from ffvit.network.attention import attention_of
-from ffvit.recipe import Recipe
+from ffvit.models.attention import attention_of
 from ffvit.study.plan import Plan
-from ffvit.value import Value
 
 AXES = get_args(Axis)
 
@@ -166,7 +166,7 @@ def _words(error: ValueError) -> str:
     """What a check said, in words; a pydantic error says it of each field."""
     from pydantic import ValidationError
 
-    from ffvit.value import sentences
+    from ffvit.config.base import sentences
 
     if isinstance(error, ValidationError):
         return sentences(error, Architecture if error.title == "Architecture" else Recipe, "").replace("\n", "; ")

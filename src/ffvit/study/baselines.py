@@ -21,7 +21,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from ffvit.data.decode import typical_side
-from ffvit.data.parts import Parts
+from ffvit.data.splits import Parts
 from ffvit.study.pixels import Pixels, read_pixels
 
 SIDE = 16

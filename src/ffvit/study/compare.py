@@ -12,32 +12,32 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
-from ffvit.atomic import full
-from ffvit.data.parts import Parts, open_parts
 from ffvit.data.split_record import check_split, record_split, write_record
+from ffvit.data.splits import Parts, open_parts
 from ffvit.errors import ConfigError, DiskFullError, RunFolderError, RunStoppedError
-from ffvit.lock import FolderLock
+from ffvit.files.atomic_write import full
+from ffvit.files.lock import FolderLock
 from ffvit.machine import Machine, cores
 from ffvit.study import costs
 from ffvit.study.arms import comparisons_of
 from ffvit.study.baselines import measure_baselines
-from ffvit.study.budget import all_arms, counted, hold
-from ffvit.study.cluster import connected
 from ffvit.study.conclude import conclude, every_job, looks_of, outlook_of, seeds_at
+from ffvit.study.executor import Engine, work_off
 from ffvit.study.findings import Findings
 from ffvit.study.folder import FORMAT, Ground, Study, made_of
 from ffvit.study.jobs import Job, Searches, differences, runs_of, splits_of, startable
-from ffvit.study.local import Local, slots_for
+from ffvit.study.live_display import Watch
+from ffvit.study.local_executor import Local, slots_for
+from ffvit.study.matching import all_arms, counted, hold
 from ffvit.study.next_steps import write_ablation
 from ffvit.study.plan import Plan
-from ffvit.study.predict import LARGE, MEMORY, Prediction, scaled_arms, speeds_of, study_seconds, trials
-from ffvit.study.queue import Engine, work_off
+from ffvit.study.ray_executor import connected
 from ffvit.study.report.terminal import summary_table
 from ffvit.study.report.write import write_report
-from ffvit.study.watch import Watch
+from ffvit.study.time_estimate import LARGE, MEMORY, Prediction, scaled_arms, speeds_of, study_seconds, trials
 from ffvit.terminal import Terminal
-from ffvit.training.interruption import stopping_at_once
 from ffvit.training.progress import duration
+from ffvit.training.stopping import stopping_at_once
 
 PROCESS = 700.0
 """MiB of a process with PyTorch in it, before it does anything."""

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from ffvit.config.strict_yaml import read_yaml
 from ffvit.errors import UserError
-from ffvit.run import Run
-from ffvit.strict_yaml import read_yaml
+from ffvit.run_folder import Run
 from ffvit.study import power, statistics, verdict
 from ffvit.study.analysis import Analysis, groups_of
 from ffvit.study.arm_findings import arm_finding
 from ffvit.study.arms import NO_MIXING, Arm, comparisons_of
-from ffvit.study.disputes import disagreement
+from ffvit.study.disagreements import disagreement
 from ffvit.study.effects import effects
 from ffvit.study.findings import (
     ArmFinding,

@@ -10,10 +10,10 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from ffvit.cost.limits import machine_name
-from ffvit.cost.measure import latency, throughput
 from ffvit.machine import Machine, kind
-from ffvit.network.create import create_model
+from ffvit.models.create import create_model
+from ffvit.profiling.hardware_peak import machine_name
+from ffvit.profiling.timing import latency, throughput
 from ffvit.study.arms import Arm
 
 ROUNDS = 5

@@ -26,20 +26,20 @@ from typing import Any
 import yaml
 from pydantic import Field, InstanceOf, RootModel
 
-from ffvit.atomic import remove_leftovers, writing
-from ffvit.csv_text import escape_formula, unescape_formula
+from ffvit.config.base import Value, parse
+from ffvit.config.strict_yaml import read_yaml
 from ffvit.data.folders import check_outside
 from ffvit.errors import RunFolderError
-from ffvit.json_file import Some, read_json
-from ffvit.lock import FolderLock
-from ffvit.output_folder import STUDY, check_free, existing, make_folder
-from ffvit.strict_yaml import read_yaml
-from ffvit.study.budget import Held
+from ffvit.files.atomic_write import remove_leftovers, writing
+from ffvit.files.csv_formulas import escape_formula, unescape_formula
+from ffvit.files.json_file import Some, read_json
+from ffvit.files.lock import FolderLock
+from ffvit.files.output_folder import STUDY, check_free, existing, make_folder
 from ffvit.study.findings import Cost
 from ffvit.study.jobs import Job, differences
 from ffvit.study.ledger import Ledger, plan_hash
+from ffvit.study.matching import Held
 from ffvit.study.plan import Plan, read_plan
-from ffvit.value import Value, parse
 
 FORMAT = 2
 """What the runs of a study are; another number is another way to split or to search."""

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ffvit.config.recipe import Recipe
 from ffvit.errors import ConfigError, RunFolderError
-from ffvit.recipe import Recipe
-from ffvit.run import Config, Run
+from ffvit.run_folder import Config, Run
 from ffvit.study.arms import NO_MIXING, Arm, comparisons_of
 from ffvit.study.findings import Key
 from ffvit.study.plan import Plan, Search, level_name

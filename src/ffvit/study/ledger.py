@@ -18,8 +18,8 @@ from typing import Any, Literal
 
 from pydantic import InstanceOf, TypeAdapter
 
-from ffvit.atomic import writing
-from ffvit.json_file import Some
+from ffvit.files.atomic_write import writing
+from ffvit.files.json_file import Some
 from ffvit.study.plan import Plan
 
 HARMLESS = ("title", "machine", "minutes", "published", "gave_up")

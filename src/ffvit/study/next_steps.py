@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ffvit.atomic import writing
+from ffvit.files.atomic_write import writing
 from ffvit.study.arms import Arm
 from ffvit.study.findings import ArmFinding, Comparison
 from ffvit.study.plan import Plan

@@ -9,13 +9,13 @@ from jaxtyping import Float, Int
 from sklearn.model_selection import train_test_split
 from sklearn.neighbors import KNeighborsClassifier
 
+from ffvit.config.preprocess import Preprocess
 from ffvit.data.decode import typical_side
 from ffvit.data.images import Images, Subset
 from ffvit.data.loader import evaluation_loader, workers_for
-from ffvit.data.parts import Parts
-from ffvit.data.transform import evaluation_transform
+from ffvit.data.splits import Parts
+from ffvit.data.transforms import evaluation_transform
 from ffvit.errors import DataError
-from ffvit.preprocess import Preprocess
 
 MIRRORED, MIRRORED_SIDE = 3_000, 16
 """Images on which mirroring is tried, and the pixels of their side."""

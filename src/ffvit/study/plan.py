@@ -17,14 +17,14 @@ from pydantic import (
     model_validator,
 )
 
-from ffvit import recipe as recipes
-from ffvit.architecture import Network
-from ffvit.data.config import Data
+from ffvit.config import recipe as recipes
+from ffvit.config.architecture import Network
+from ffvit.config.base import Value, parse, short
+from ffvit.config.data import Data
+from ffvit.config.recipe import Recipe
+from ffvit.config.strict_yaml import read_yaml
 from ffvit.errors import ConfigError, nearest
 from ffvit.machine import Machine
-from ffvit.recipe import Recipe
-from ffvit.strict_yaml import read_yaml
-from ffvit.value import Value, parse, short
 
 MAX_SEEDS = 1000
 """Repetitions of a study; its report compares every two of them."""

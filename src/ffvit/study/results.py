@@ -11,15 +11,15 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool
 
-from ffvit.atomic import writing
-from ffvit.csv_text import escape_formula, unescape_formula
 from ffvit.errors import RunFolderError
-from ffvit.json_file import Some, read_json
-from ffvit.run import Run
+from ffvit.files.atomic_write import writing
+from ffvit.files.csv_formulas import escape_formula, unescape_formula
+from ffvit.files.json_file import Some, read_json
+from ffvit.run_folder import Run
 from ffvit.study.arms import Arm
-from ffvit.study.budget import counted
 from ffvit.study.folder import Study
 from ffvit.study.jobs import Job
+from ffvit.study.matching import counted
 from ffvit.study.plan import Plan
 from ffvit.terminal import printable
 

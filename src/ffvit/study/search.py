@@ -14,7 +14,7 @@ from math import isfinite
 from statistics import mean
 from typing import Any
 
-from ffvit.recipe import Recipe
+from ffvit.config.recipe import Recipe
 from ffvit.study.plan import Search
 
 Values = dict[str, Any]

@@ -9,7 +9,7 @@ from statistics import median
 from ffvit.study import power, statistics
 from ffvit.study.arms import Arm, differ_in_mixers_alone, has_attention, without_attention
 from ffvit.study.findings import ArmFinding, BaselineFinding, Comparison
-from ffvit.study.report.words import join, large, points
+from ffvit.study.report.formatting import join, large, points
 from ffvit.study.statistics import Difference, Direction, Size
 
 

@@ -30,11 +30,11 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.optim import Optimizer
 
-from ffvit.atomic import writing
 from ffvit.errors import DiskFullError, DivergedError, RunFolderError
+from ffvit.files.atomic_write import writing
 from ffvit.machine import on_first
-from ffvit.run import Run
-from ffvit.training.average import WeightAverage
+from ffvit.run_folder import Run
+from ffvit.training.ema import WeightAverage
 
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 

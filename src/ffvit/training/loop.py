@@ -18,34 +18,34 @@ from torch.distributed.checkpoint.state_dict import get_model_state_dict
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
-from ffvit.atomic import writing
-from ffvit.csv_text import escape_formula
-from ffvit.data.config import bad_image_limit
-from ffvit.data.draws import seed_of, seed_torch
+from ffvit.config.data import bad_image_limit
 from ffvit.data.images import BadImageError, Images
 from ffvit.data.loader import Batch, Finish, training_loader, workers_for
-from ffvit.data.order import TrainingOrder
-from ffvit.data.parts import Parts
-from ffvit.data.shards.far import far_blocks
-from ffvit.data.transform import training_transform
+from ffvit.data.sampler import TrainingOrder
+from ffvit.data.shards.remote import far_blocks
+from ffvit.data.splits import Parts
+from ffvit.data.transforms import training_transform
 from ffvit.errors import BadImagesError, ConfigError, DivergedError, ModelError, OutOfMemoryError, RunStoppedError
-from ffvit.evaluation.scorer import BATCH, Scorer
+from ffvit.files.atomic_write import writing
+from ffvit.files.csv_formulas import escape_formula
+from ffvit.inference.evaluator import BATCH, Scorer
 from ffvit.machine import gathered, keep_freed_memory, on_first, out_of_memory, processes_here, shard
-from ffvit.network.compiling import compile_blocks
-from ffvit.network.create import preprocess_of, set_preprocess
-from ffvit.network.weights import save_weights
-from ffvit.run import Config, Run
-from ffvit.training.average import WeightAverage
+from ffvit.models.compiling import compile_blocks
+from ffvit.models.create import preprocess_of, set_preprocess
+from ffvit.models.weights import save_weights
+from ffvit.run_folder import Config, Run
+from ffvit.seeding import seed_of, seed_torch
+from ffvit.training.auto_tuning import compiles, has_plenty, loading_workers, recomputes
 from ffvit.training.checkpoint import WHOLE, Progress, check_finite, load_checkpoint, save_checkpoint
-from ffvit.training.depth import Draws
-from ffvit.training.finite import IN_A_ROW, FiniteSteps
-from ffvit.training.interruption import Interruption
-from ffvit.training.loss import Criterion, class_weights
-from ffvit.training.mixing import Mixing
+from ffvit.training.ema import WeightAverage
+from ffvit.training.losses import Criterion, class_weights
+from ffvit.training.mixup import Mixing
+from ffvit.training.nonfinite import IN_A_ROW, FiniteSteps
 from ffvit.training.optimizer import build_optimizer
 from ffvit.training.progress import Display
 from ffvit.training.schedule import learning_rate
-from ffvit.training.speed import compiles, has_plenty, loading_workers, recomputes
+from ffvit.training.stochastic_depth import Draws
+from ffvit.training.stopping import Interruption
 
 LOOK_EVERY = 1.0
 """Seconds, about, between looks at the losses on the device (one synchronisation), the clock and the stop signal."""

@@ -8,8 +8,8 @@ from timm.optim import create_optimizer_v2, list_optimizers
 from torch import nn
 from torch.optim import Optimizer
 
+from ffvit.config.recipe import Recipe
 from ffvit.errors import ConfigError, nearest
-from ffvit.recipe import Recipe
 
 FUSED = 1_000_000
 """Parameters from which on a step in one piece is faster than all tensors at once, operation by operation."""

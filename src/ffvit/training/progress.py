@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
 from rich.text import Text
 
-from ffvit.evaluation.report import percent
+from ffvit.inference.report import percent
 
 
 class _TimeLeft(ProgressColumn):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ffvit.recipe import Recipe
+from ffvit.config.recipe import Recipe
 
 
 def learning_rate(recipe: Recipe, epochs_done: int | float) -> float:

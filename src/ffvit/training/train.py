@@ -15,26 +15,26 @@ from rich.table import Table
 from rich.text import Text
 from torch import nn
 
-from ffvit import recipe as recipes
-from ffvit.architecture import Architecture, Network
-from ffvit.atomic import full, remove_leftovers
-from ffvit.data.config import Data, absolute
-from ffvit.data.parts import Parts, open_parts
+from ffvit.config import recipe as recipes
+from ffvit.config.architecture import Architecture, Network
+from ffvit.config.base import parse
+from ffvit.config.data import Data, absolute
+from ffvit.config.recipe import Recipe
 from ffvit.data.split_record import check_split, record_split, write_record
+from ffvit.data.splits import Parts, open_parts
 from ffvit.errors import DiskFullError, ModelError, RunFolderError
-from ffvit.lock import FolderLock
+from ffvit.files.atomic_write import full, remove_leftovers
+from ffvit.files.lock import FolderLock
+from ffvit.files.output_folder import study_of
 from ffvit.machine import Machine, losses_named, on_first, start
-from ffvit.network.create import classes_of, create_model, preprocess_of, set_preprocess
-from ffvit.network.weights import load
-from ffvit.output_folder import study_of
-from ffvit.recipe import Recipe
-from ffvit.run import Config, Run, free_folder
+from ffvit.models.create import classes_of, create_model, preprocess_of, set_preprocess
+from ffvit.models.weights import load
+from ffvit.run_folder import Config, Run, free_folder
 from ffvit.terminal import Terminal
-from ffvit.training.finish import finish
-from ffvit.training.interruption import stopping_at_once
+from ffvit.training.final_evaluation import finish
 from ffvit.training.loop import Loop
 from ffvit.training.progress import Display
-from ffvit.value import parse
+from ffvit.training.stopping import stopping_at_once
 
 STOPPED = (
     "stopped while nothing had to be saved; go on with --resume, or with the same command if there is no run folder yet"

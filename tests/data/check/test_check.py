@@ -182,7 +182,7 @@ class TestAlike:
     def test_pixels_held_in_memory_are_compared_too(self, monkeypatch):
         digits = load_digits()
         digits.images[7] = digits.images[3]
-        monkeypatch.setattr("ffvit.data.parts.load_digits", lambda: digits)
+        monkeypatch.setattr("ffvit.data.splits.load_digits", lambda: digits)
         assert found("digits") == {"conflict": ["digits[3] = digits[7]", "digits[7] = digits[3]"]}
 
     @pytest.mark.parametrize(
@@ -343,7 +343,7 @@ class TestCommand:
         assert f"over {NARROW} times" in NARROW_ONES.what
 
     def test_a_killed_process_gets_a_sentence(self, monkeypatch):
-        monkeypatch.setattr("ffvit.data.check.look._look", lambda images, index: os.kill(os.getpid(), signal.SIGKILL))
+        monkeypatch.setattr("ffvit.data.check.scan._look", lambda images, index: os.kill(os.getpid(), signal.SIGKILL))
         with pytest.raises(RunStoppedError, match="was killed, most likely for memory"):
             check("digits")
 

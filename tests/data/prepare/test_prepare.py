@@ -21,12 +21,12 @@ from sklearn.datasets import load_sample_image
 from commands import here
 from ffvit import Data, RunStoppedError, UserError
 from ffvit.data.decode import decoded, opened
-from ffvit.data.parts import open_parts
 from ffvit.data.prepare import packing
 from ffvit.data.prepare import prepare as preparing
 from ffvit.data.prepare.packing import Form
 from ffvit.data.prepare.prepare import prepare
 from ffvit.data.shards.index import open_shards
+from ffvit.data.splits import open_parts
 
 QUIET = Console(quiet=True)
 FORK = multiprocessing.get_context("fork")

@@ -18,11 +18,11 @@ from rich.console import Console
 
 from ffvit import Data
 from ffvit.data.images import BadImageError, Images
-from ffvit.data.parts import open_images, open_parts
 from ffvit.data.prepare.packing import Form, pack
 from ffvit.data.prepare.prepare import prepare
 from ffvit.data.shards import index as shards
 from ffvit.data.shards.index import ShardFolder, ShardImages, open_shards, write_index, write_info
+from ffvit.data.splits import open_images, open_parts
 from ffvit.errors import UserError
 from memory import most_memory
 

@@ -1,297 +1,161 @@
 from __future__ import annotations
 
-import os
+import io
 import pickle
-import signal
-import socket
-import subprocess
-import sys
-import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
+import tarfile
+import zlib
 
-import fsspec
 import numpy as np
+import PIL.Image
 import pytest
 
-import ffvit.data.shards.remote
-from ffvit.data.shards import cache as shard_cache
-from ffvit.data.shards.cache import ShardCache
-from ffvit.data.shards.remote import Patience, addresses, fetch, is_remote
+from ffvit import Data
+from ffvit.data.images import Labelled, Subset
+from ffvit.data.loader import evaluation_loader, training_loader
+from ffvit.data.random_erasing import NOTHING
+from ffvit.data.sampler import TrainingOrder
+from ffvit.data.shards.download import Patience
+from ffvit.data.shards.index import INFO, open_shards, write_index, write_info
+from ffvit.data.shards.remote import far_blocks, open_remote
+from ffvit.data.shards.tars import read_shard
+from ffvit.data.splits import open_parts
+from ffvit.data.transforms import Seen
 from ffvit.errors import UserError
 from servers import serving
 
-HASTE = Patience(tries=4, stall_seconds=0.3, first_wait=0.01, longest_wait=0.05)
-SIZE = 100_000
+DARK = Seen(np.zeros((2, 2, 1), dtype=np.uint8), NOTHING)
+HASTE = Patience(tries=6, stall_seconds=1.0, first_wait=0.01, longest_wait=0.05)
 
 
-@pytest.fixture(autouse=True)
-def small_chunks(monkeypatch):
-    monkeypatch.setattr(ffvit.data.shards.remote, "CHUNK", 30_000)
+def write_tar(path, numbers) -> None:
+    with tarfile.open(path, "w") as tar:
+        for number in numbers:
+            image = io.BytesIO()
+            pixels = np.random.default_rng(number).integers(0, 256, (12, 12, 3), dtype=np.uint8)
+            PIL.Image.fromarray(pixels).save(image, "PNG")
+            for name, content in ((f"{number:08}.png", image.getvalue()), (f"{number:08}.cls", b"%d" % (number % 3))):
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
 
 
 @pytest.fixture
 def far(tmp_path):
-    """A folder of ten shards that are all different."""
+    """A prepared folder of seven shards."""
     folder = tmp_path / "far"
     folder.mkdir()
-    for n in range(10):
-        (folder / f"{n:02}.tar").write_bytes(np.random.default_rng(n).bytes(SIZE + n))
+    splits = []
+    for part, count in (("train", 5), ("val", 2)):
+        files = [folder / f"{part}-{n:06}.tar" for n in range(count)]
+        for n, file in enumerate(files):
+            write_tar(file, range(20 * n, 20 * n + 20))
+        splits.append(write_index(folder, part, map(read_shard, files), ""))
+    write_info(folder, ["cat", "dog", "owl"], splits, {}, "")
     return folder
 
 
 @pytest.fixture
 def server(far):
     with serving(far) as server:
+        server.one_in(10)
         yield server
 
 
-@pytest.fixture
-def near(tmp_path):
-    return tmp_path / "near"
+def same(here: dict[str, Labelled], there: dict[str, Labelled]) -> None:
+    assert here.keys() == there.keys()
+    for part, (images, classes) in here.items():
+        others = there[part]
+        assert classes == others.classes
+        assert images.labels.tolist() == others.images.labels.tolist()
+        for index in np.random.default_rng(0).permutation(len(images)).tolist():
+            assert images.read(index) == others.images.read(index)
+            assert images.name(index) == others.images.name(index)
 
 
-def cache(server, near, **settings) -> ShardCache:
-    settings = {"patience": HASTE, "folder": near} | settings
-    return ShardCache(addresses(server.address("{00..09}.tar")), **settings)
+def test_a_prepared_folder_far_away_reads_as_the_same_folder_here(server, far, tmp_path):
+    parts = open_remote(server.address(), tmp_path / "near", HASTE)
+    same(open_shards(far), parts)
+    asked = len(server.asked)
+    same(open_shards(far), pickle.loads(pickle.dumps(parts)))
+    same(open_shards(far), open_remote(server.address(), tmp_path / "near", HASTE))
+    again = server.asked[asked:]
+    assert {name for _, name, _ in again} == {INFO}
 
 
-def here(near) -> set[str]:
-    return {path.name for path in near.iterdir() if not path.name.startswith(".")}
+def test_only_the_shards_that_are_read_are_fetched(server, far, tmp_path):
+    parts = open_remote(server.address(), tmp_path / "near", HASTE)
+    parts["train"].images.read(25)
+    assert {name for _, name, _ in server.asked if name.endswith(".tar")} == {"train-000001.tar"}
 
 
-class TestAddresses:
-    def test_braces_count_and_list(self):
-        assert addresses("s3://b/x-{0008..0011}.tar") == [f"s3://b/x-{n:04}.tar" for n in range(8, 12)]
-        assert addresses("x{9..11}") == ["x9", "x10", "x11"]
-        assert addresses("{a,b}-{0..1}") == ["a-0", "a-1", "b-0", "b-1"]
-        assert addresses("https://host/plain.tar") == ["https://host/plain.tar"]
-
-    @pytest.mark.parametrize("wrong", ["x{5..3}", "x{a}", "x{0..3", "x}", "{a,{b,c}}", "{0..9999}{0..9999}"])
-    def test_other_braces_are_refused(self, wrong):
-        with pytest.raises(UserError, match=r"brace|count|neither|stand for"):
-            addresses(wrong)
-
-    def test_what_is_an_address(self):
-        assert all(map(is_remote, ("s3://bucket/x", "https://host/x", "gs://b/x", "memory://x", "HTTP://h/x")))
-        assert not any(map(is_remote, ("digits", "/data/x", "hfds/user/set", "nothing://x", "wds/x")))
+def test_a_folder_prepared_anew_is_noticed(server, far, tmp_path):
+    open_remote(server.address(), tmp_path / "near", HASTE)["train"].images.read(0)
+    write_tar(far / "train-000000.tar", range(100, 130))
+    files = [far / f"train-{n:06}.tar" for n in range(5)]
+    write_info(far, ["cat", "dog", "owl"], [write_index(far, "train", map(read_shard, files), "")], {}, "")
+    same(open_shards(far), open_remote(server.address(), tmp_path / "near", HASTE))
 
 
-class TestFetching:
-    @pytest.mark.parametrize("ranges", [True, False])
-    def test_every_shard_arrives_whole_from_a_server_that_fails_one_request_in_five(self, far, near, ranges):
-        with serving(far, ranges) as server:
-            server.one_in(5)
-            shards = cache(server, near)
-            for n in range(10):
-                assert shards.path(n).read_bytes() == (far / f"{n:02}.tar").read_bytes()
-        assert here(near) == {f"{n:02}.tar" for n in range(10)}
-        assert not list(near.glob(".*.part"))
-
-    def test_it_goes_on_where_the_connection_broke(self, server, near, far):
-        fates = iter(["", "", "", "drop", "drop"])  # the size, two chunks, then nothing
-        server.trouble = lambda: next(fates, "")
-        cache(server, near).path(3)
-        assert server.gets("03.tar") in (
-            [0, 30_000, 60_000, 60_000, 90_000],
-            [0, 30_000, 60_000, 60_000, 60_000, 90_000],
-        )
-
-    def test_a_file_replaced_meanwhile_is_begun_anew(self, server, near, far):
-        fates = iter([""] * 2)
-        server.trouble = lambda: next(fates, "503")
-        with pytest.raises(UserError):
-            cache(server, near).path(3)
-        (far / "03.tar").write_bytes(b"other" * 20_000)
-        server.trouble = lambda: ""
-        assert cache(server, near).path(3).read_bytes() == b"other" * 20_000
-
-    @pytest.mark.parametrize(
-        ("fate", "said"),
-        [("503", "the server answers 503"), ("stall", "nothing came for 0.3 s"), ("drop", "disconnected")],
-    )
-    def test_a_server_that_always_fails_is_given_up(self, server, near, fate, said):
-        server.trouble = lambda: fate
-        with pytest.raises(UserError, match=rf"03\.tar: not fetched in 4 tries .*{said}"):
-            cache(server, near).path(3)
-
-    def test_a_connection_refused_is_given_up(self, near):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        with pytest.raises(UserError, match=r"x\.tar: not fetched in 4 tries .*[Cc]onnect"):
-            ShardCache([f"http://127.0.0.1:{port}/x.tar?secret"], folder=near, patience=HASTE).path(0)
-
-    @pytest.mark.parametrize("status", ["404", "403", "401"])
-    def test_what_is_not_there_or_forbidden_is_not_tried_again(self, server, near, status):
-        server.trouble = lambda: status
-        with pytest.raises(UserError, match=rf"03\.tar: cannot be fetched \(the server answers {status}"):
-            cache(server, near).path(3)
-        assert len(server.asked) <= 2  # fsspec asks for the size by HEAD, then by GET
-
-    def test_a_size_that_is_not_the_known_one_is_an_error(self, server, near):
-        with pytest.raises(UserError, match=r"it is 100,003 bytes long there, not 7"):
-            cache(server, near, sizes=[7] * 10).path(3)
-
-    def test_a_file_of_the_wrong_size_here_is_fetched_again(self, server, near, far):
-        near.mkdir()
-        (near / "03.tar").write_bytes(b"torn")
-        shards = cache(server, near, sizes=[SIZE + n for n in range(10)])
-        assert shards.path(3).read_bytes() == (far / "03.tar").read_bytes()
-
-    def test_other_file_systems(self, near):
-        fsspec.filesystem("memory").pipe("/bucket/x.tar", b"abc" * 30_000)
-        assert ShardCache(["memory://bucket/x.tar"], folder=near).path(0).read_bytes() == b"abc" * 30_000
-        with pytest.raises(UserError, match=r"memory://bucket/y\.tar: cannot be fetched \(there is no such file"):
-            ShardCache(["memory://bucket/y.tar"], folder=near).path(0)
-
-    def test_a_missing_package_is_named(self, tmp_path, monkeypatch):
-        monkeypatch.setitem(sys.modules, "s3fs", None)
-        with pytest.raises(UserError, match=r"s3://bucket/x\.tar: .*pip install 'ffvit\[s3\]'"):
-            fetch("s3://bucket/x.tar", tmp_path / "x.tar")
-
-    def test_a_full_disk_is_said(self, server, near, monkeypatch):
-        def no_room(_):
-            raise OSError(28, "No space left on device")
-
-        monkeypatch.setattr(os, "fsync", no_room)
-        with pytest.raises(UserError, match=r"near: the disk is full .*03\.tar is fetched; free some space"):
-            cache(server, near).path(3)
-
-    def test_a_folder_that_cannot_be_made_is_said(self, server, tmp_path):
-        (tmp_path / "file").touch()
-        with pytest.raises(UserError, match="cannot be kept there"):
-            cache(server, tmp_path / "file" / "near").path(3)
-
-    def test_training_s_draws_stay_where_they_are(self, server, near):
-        server.one_in(2, fates=("drop",))
-        script = (  # in a process of its own, for beartype draws which items it checks
-            "import random, sys; from pathlib import Path; from ffvit.data.shards import cache as shard_cache, remote\n"
-            "remote.CHUNK, before = 30_000, random.getstate()\n"
-            "haste = remote.Patience(first_wait=0.01, longest_wait=0.05)\n"
-            "shard_cache.ShardCache([sys.argv[1]], folder=Path(sys.argv[2]), patience=haste).path(0)\n"
-            "assert random.getstate() == before"
-        )
-        subprocess.run([sys.executable, "-c", script, server.address("03.tar"), str(near)], check=True)
-        assert len(server.asked) > 5
+def test_tars_of_others_are_looked_through_once(server, far, tmp_path):
+    address = server.address("train-{000000..000004}.tar")
+    parts = open_remote(address, tmp_path / "near", HASTE)
+    assert parts.keys() == {"train"}
+    assert parts["train"].classes == ("0", "1", "2")
+    local = open_shards(far)["train"].images
+    assert [parts["train"].images.read(n) for n in range(100)] == [local.read(n) for n in range(100)]
+    server.trouble = lambda: "404"
+    again = open_remote(address, tmp_path / "near", HASTE)["train"].images
+    assert zlib.crc32(again.read(99)) == zlib.crc32(local.read(99))
 
 
-class TestSharing:
-    def test_processes_fetch_a_shard_once(self, server, near):
-        server.pause = 0.1
-        script = (
-            "import sys; from pathlib import Path; from ffvit.data.shards.cache import ShardCache\n"
-            "print(ShardCache([sys.argv[1]], folder=Path(sys.argv[2])).path(0).stat().st_size)"
-        )
-        command = [sys.executable, "-c", script, server.address("03.tar"), str(near)]
-        both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-        assert [process.communicate(timeout=30)[0] for process in both] == [f"{SIZE + 3}\n"] * 2
-        assert server.gets("03.tar") == [0]
-
-    def test_threads_fetch_a_shard_once(self, server, near):
-        shards = cache(server, near)
-        server.pause = 0.05
-        with ThreadPoolExecutor(4) as threads:
-            assert len(set(threads.map(lambda _: shards.path(3), range(4)))) == 1
-        assert server.gets("03.tar") == [0, 30_000, 60_000, 90_000]
-
-    def test_a_fetch_that_was_killed_is_gone_on_with(self, server, near, far):
-        script = (
-            "import sys; from pathlib import Path; from ffvit.data.shards import cache as shard_cache, remote\n"
-            "remote.CHUNK = 30_000; shard_cache.ShardCache([sys.argv[1]], folder=Path(sys.argv[2])).path(0)"
-        )
-        fates = iter([""] * 3)
-        server.trouble = lambda: next(fates, "stall")
-        process = subprocess.Popen([sys.executable, "-c", script, server.address("03.tar"), str(near)])
-        while len(server.gets("03.tar")) < 3:
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        assert here(near) == set()
-        server.trouble = lambda: ""
-        shards = ShardCache([server.address("03.tar")], folder=near, patience=HASTE)
-        assert shards.path(0).read_bytes() == (far / "03.tar").read_bytes()
-        *before, after = server.gets("03.tar")
-        assert before == [0, 30_000, 60_000]
-        assert 60_000 <= after <= 75_000  # half of the third chunk may be here
-
-    @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-    def test_a_fork_goes_on_alone(self, server, near, far):
-        shards = cache(server, near)
-        shards.path(0)
-        if (child := os.fork()) == 0:
-            try:
-                good = all(shards.path(n).read_bytes() == (far / f"{n:02}.tar").read_bytes() for n in range(2))
-            finally:
-                os._exit(0 if good else 1)
-        assert os.waitpid(child, 0)[1] == 0
-        assert len(server.gets("00.tar")) == 4
-        assert shards.path(2).read_bytes() == (far / "02.tar").read_bytes()
-
-    def test_it_travels_to_other_processes(self, server, near):
-        shards = cache(server, near)
-        shards.path(0)
-        again = pickle.loads(pickle.dumps(shards))
-        assert (again.path(0), len(again), again.limit) == (shards.path(0), 10, None)
+def test_a_run_may_name_an_address_as_its_source(server, far, tmp_path):
+    server.trouble = lambda: ""
+    parts = open_parts(Data(source=server.address(), root=tmp_path / "near"))
+    assert (len(parts.test), parts.classes) == (40, ("cat", "dog", "owl"))
 
 
-class TestLimit:
-    def test_the_least_recently_used_go(self, server, near, monkeypatch):
-        monkeypatch.setattr(shard_cache, "HELD", 1)
-        shards = cache(server, near, limit=int(3.5 * SIZE))
-        for n in (0, 1, 2, 0, 3):
-            shards.path(n)
-            time.sleep(0.01)
-        assert here(near) == {"00.tar", "02.tar", "03.tar"}
-
-    def test_what_is_held_stays_and_can_be_read(self, server, near, far, monkeypatch):
-        monkeypatch.setattr(shard_cache, "HELD", 2)
-        mine, other = cache(server, near, limit=SIZE), cache(server, near, limit=SIZE)
-        path = mine.path(0)
-        for n in range(1, 6):
-            other.path(n)
-        assert path.read_bytes() == (far / "00.tar").read_bytes()
-        assert here(near) == {"00.tar", "03.tar", "04.tar", "05.tar"}
-        del mine
-        other.path(6)
-        assert here(near) == {"04.tar", "05.tar", "06.tar"}
-
-    def test_a_removed_shard_is_fetched_again(self, server, near, far, monkeypatch):
-        monkeypatch.setattr(shard_cache, "HELD", 1)
-        shards = cache(server, near, limit=2 * SIZE)
-        for n in (*range(4), 0):
-            assert shards.path(n).read_bytes() == (far / f"{n:02}.tar").read_bytes()
-        assert len(server.gets("00.tar")) == 8
+def test_what_is_no_prepared_folder_is_said(server, tmp_path):
+    server.trouble = lambda: ""
+    with pytest.raises(UserError, match=r"nothing/_info\.json: cannot be fetched \(the server answers 404"):
+        open_remote(server.address("nothing"), tmp_path / "near", HASTE)
 
 
-class TestPrefetch:
-    def test_what_was_fetched_ahead_is_not_fetched_again(self, server, near):
-        shards = cache(server, near)
-        shards.prefetch(range(4))
-        deadline = time.monotonic() + 60
-        while len(here(near) if near.exists() else ()) < 4 and time.monotonic() < deadline:
-            time.sleep(0.01)
-        asked = len(server.asked)
-        for n in range(4):
-            shards.path(n)
-        assert len(server.asked) == asked
-        while any(thread.name == "ffvit-prefetch" for thread in threading.enumerate()):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+def test_a_shard_that_does_not_come_is_no_bad_image(server, tmp_path):
+    images = open_remote(server.address(), tmp_path / "near", HASTE)["train"].images
+    server.trouble = lambda: "404"
+    with pytest.raises(UserError, match=r"train-000002\.tar: cannot be fetched"):
+        images.read(50)
 
-    def test_what_fails_ahead_is_said_when_it_is_asked_for(self, server, near):
-        server.trouble = lambda: "404"
-        shards = cache(server, near)
-        shards.prefetch([3])
-        with pytest.raises(UserError, match=r"03\.tar: cannot be fetched"):
-            shards.path(3)
 
-    def test_a_process_ends_without_waiting_for_it(self, server, near):
-        server.trouble = lambda: "stall"
-        script = (
-            "import sys; from pathlib import Path; from ffvit.data.shards.cache import ShardCache\n"
-            "ShardCache([sys.argv[1]], folder=Path(sys.argv[2])).prefetch([0]); import time; time.sleep(0.3)"
-        )
-        command = [sys.executable, "-c", script, server.address("03.tar"), str(near)]
-        done = subprocess.run(command, timeout=8, capture_output=True, text=True)
-        assert (done.returncode, done.stderr) == (0, "")
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_an_epoch_over_a_bad_line_delivers_every_image_once(server, far, tmp_path, monkeypatch, workers):
+    monkeypatch.setattr("ffvit.data.sampler.WINDOW", 2)
+    whole = open_remote(server.address(), tmp_path / "near", HASTE)["train"].images
+    for images in (whole, Subset(whole, np.arange(1, 100, 3))):
+        blocks, ahead = far_blocks(images)
+        order = TrainingOrder(len(images), 0, 4, 4, blocks=blocks, ahead=ahead)
+        shown = []
+        for epoch in range(2):
+            order.epoch = epoch
+            batches = list(training_loader(images, lambda *_: DARK, (1, 2, 2), order, 0, workers))
+            assert not any(batch.bad for batch in batches)
+            shown.append([index for batch in batches for index in batch.indices])
+            assert len(set(shown[-1])) == len(shown[-1]) == len(images) // 4 * 4
+            labels = [label for batch in batches for label in batch.labels.tolist()]
+            assert labels == images.labels[shown[-1]].tolist()
+        assert shown[0] != shown[1]
+    assert far_blocks(open_shards(far)["train"].images) is None
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_loading_processes_read_shards_and_say_what_does_not_come(server, far, tmp_path, workers):
+    images = open_remote(server.address(), tmp_path / "near", HASTE)["train"].images
+    server.trouble = lambda: "404" if server.asked[-1][1] == "train-000002.tar" else ""
+    batches = iter(evaluation_loader(images, lambda *_: DARK, (1, 2, 2), 20, workers))
+    assert [len(next(batches).labels), len(next(batches).labels)] == [20, 20]
+    with pytest.raises(
+        UserError, match=r"^http://\S+/train-000002\.tar: cannot be fetched .*check address and access$"
+    ):
+        next(batches)

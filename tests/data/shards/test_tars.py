@@ -13,8 +13,8 @@ import pytest
 
 from ffvit import Data
 from ffvit.data.decode import opened
-from ffvit.data.parts import open_parts
 from ffvit.data.shards.tars import holds_tars, open_tars
+from ffvit.data.splits import open_parts
 from ffvit.errors import UserError
 
 

@@ -12,9 +12,9 @@ import pandas as pd
 from jaxtyping import Int64
 from rich.console import Console
 
-from ffvit.data.check.look import Trait
 from ffvit.data.check.near_duplicates import NEAR, Whole, first_of, identical, scan, similar_pairs
-from ffvit.data.parts import open_brought
+from ffvit.data.check.scan import Trait
+from ffvit.data.splits import open_brought
 from ffvit.terminal import Terminal
 
 TINY, SMALL_SHARE = 32, 0.5

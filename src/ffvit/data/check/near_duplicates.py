@@ -13,8 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from ffvit.data.check.alike import near_pairs
-from ffvit.data.check.look import LOOK, THUMBNAIL, Trait, looks, thumbnails
+from ffvit.data.check.perceptual_hash import near_pairs
+from ffvit.data.check.scan import LOOK, THUMBNAIL, Trait, looks, thumbnails
 from ffvit.data.images import Images, Labelled, Labels, Stored, numbered
 from ffvit.terminal import Terminal
 

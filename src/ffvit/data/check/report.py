@@ -13,11 +13,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ffvit.atomic import writing
-from ffvit.csv_text import escape_formula
 from ffvit.data.check.check import LEAK, MISSING, NEAR_LEAK, Check, Finding
 from ffvit.errors import OutputError
-from ffvit.output_file import check_output
+from ffvit.files.atomic_write import writing
+from ffvit.files.csv_formulas import escape_formula
+from ffvit.files.output_file import check_output
 
 EXAMPLES = 3
 """Shown of each kind."""

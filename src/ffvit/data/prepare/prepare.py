@@ -23,17 +23,17 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ffvit.atomic import full, writing
-from ffvit.csv_text import escape_formula
-from ffvit.data import config
+from ffvit.config import data
 from ffvit.data.images import BadImageError, Images, Labelled, Labels
-from ffvit.data.parts import bring, check_source
-from ffvit.data.prepare.crew import GLANCE, Tally, WorkerLostError, work
 from ffvit.data.prepare.packing import MOST_PIXELS, Form, pack, room
+from ffvit.data.prepare.worker_pool import GLANCE, Tally, WorkerLostError, work
+from ffvit.data.progress import counted
 from ffvit.data.shards import index as shards
 from ffvit.data.shards.index import INFO, PLAN, Shard
-from ffvit.data.waiting import counted
+from ffvit.data.splits import bring, check_source
 from ffvit.errors import BadImagesError, DataError, OutputError, RunFolderError, RunStoppedError, UserError, WorkerError
+from ffvit.files.atomic_write import full, writing
+from ffvit.files.csv_formulas import escape_formula
 from ffvit.machine import cores
 from ffvit.terminal import Terminal
 
@@ -130,7 +130,7 @@ def prepare(
     quality: int | None = None,
     shard_size: float = 256.0,
     workers: int | None = None,
-    bad_images: float = config.BAD_IMAGES,
+    bad_images: float = data.BAD_IMAGES,
     overwrite: bool = False,
     console: Console | None = None,
 ) -> Prepared:
@@ -146,7 +146,7 @@ def prepare(
         shard_size: MiB of a shard, about.
         workers: Processes to work with. Default: one a core.
         bad_images: Unreadable images to leave out before it stops: below 1 a share, from 1 a number; see
-            `ffvit.data.config.bad_image_limit`.
+            `ffvit.config.data.bad_image_limit`.
         overwrite: Replace what was prepared in the folder before.
         console: Where to show progress.
 
@@ -377,7 +377,7 @@ def _write_shards(
         _write_done(out, shard, bad)
 
     total = sum(plan.images.values())
-    limit = config.bad_image_limit(allowed, total)
+    limit = data.bad_image_limit(allowed, total)
     done = total - sum(piece.end - piece.begin for piece in pieces)
     began = time.monotonic()
     with _bar(console) as bar:

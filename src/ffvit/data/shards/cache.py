@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ffvit.data.shards.remote import Patience, fetch, shown
+from ffvit.data.shards.download import Patience, fetch, shown
 from ffvit.errors import OutputError
 
 MOST_BYTES = 64 * 2**30

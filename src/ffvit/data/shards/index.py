@@ -24,10 +24,10 @@ from typing import IO, Annotated, Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from pydantic import Field, InstanceOf, TypeAdapter, ValidationError
 
-from ffvit.atomic import writing
+from ffvit.config.base import short
 from ffvit.data.images import BadImageError, Labelled, Labels, Stored, read_file
 from ffvit.errors import DataError
-from ffvit.value import short
+from ffvit.files.atomic_write import writing
 
 FORMAT = "ffvit shards"
 VERSION = 1

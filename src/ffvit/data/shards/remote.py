@@ -1,367 +1,177 @@
-"""Files at an address (`https://`, `s3://`, ...), brought here whole over connections that break."""
+"""Images in shards that lie far away: what a run sees of them is what it would see of the same shards here."""
 
 from __future__ import annotations
 
-import hashlib
-import os
-import random
-import re
-import shutil
-import threading
-import time
-from collections.abc import Iterator
+import tempfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from http import HTTPStatus
 from pathlib import Path
-from typing import IO, Any
 
-import aiohttp
-import fsspec
-from fsspec.asyn import AsyncFileSystem
-from fsspec.implementations.http import HTTPFileSystem
+import numpy as np
 
-from ffvit.atomic import full
-from ffvit.errors import DataError, DownloadError, MissingPackageError, OutputError, UserError
-from ffvit.terminal import Terminal
+from ffvit.data.images import Images, Labelled, Labels, Subset
+from ffvit.data.progress import counted
+from ffvit.data.shards.cache import ShardCache, default_folder, locked
+from ffvit.data.shards.download import Patience, addresses, fetch, shown
+from ffvit.data.shards.index import INFO, Shard, ShardImages, open_index, read_info, write_index, write_info
+from ffvit.data.shards.tars import Notes, read_shard, tell_notes
+from ffvit.errors import DataError, UserError
+from ffvit.files.atomic_write import writing
 
-CHUNK = 16 * 2**20
-"""Bytes asked for at once; what a broken connection can lose."""
+AHEAD = 2
+"""Tar files to fetch while one is looked through."""
 
-_PIECE = 2**18
-"""Bytes that are kept in memory."""
+_MOST_INFO = 2**27
+"""Bytes of an `_info.json`; a million shards take half of it."""
 
-_TOLD_SECONDS = 30.0
-"""How often it is said how far a file is; the first time after a third of it."""
-
-MOST_ADDRESSES = 1_000_000
-
-_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
-_BRACES = re.compile(r"\{([^{}]*)\}")
-_RANGE = re.compile(r"([0-9]{1,18})\.\.([0-9]{1,18})")
-_TRANSIENT = (408, 425, 429)  # the answers 4xx that another try may change
-_jitter = random.Random()  # its own, so that training's draws stay where they are
+_GO_ON = "give the same command again"
 
 
 @dataclass(frozen=True)
-class Patience:
-    """How long to go on with a server that fails.
+class CachedShards:
+    """Shards of a part, brought here as they are needed; see `shards.Shards`."""
+
+    files: tuple[str, ...]
+    cache: ShardCache
+    first: int
+    """Which of the cache's shards is the part's first."""
+
+    def local(self, number: int) -> Path:
+        """See `shards.Shards.local`; a shard that does not come is no bad image, but ends the run.
+
+        Raises:
+            UserError: It cannot be fetched.
+        """
+        return self.cache.path(self.first + number)
+
+    def prefetch(self, numbers: Iterable[int]) -> None:
+        """Fetch shards in the background, first things first."""
+        self.cache.prefetch(self.first + number for number in numbers)
+
+
+def far_blocks(images: Images) -> tuple[Labels, Callable[[list[int]], None]] | None:
+    """Where the images of each shard begin (and the last end), and what fetches shards; None for images close by.
+
+    An order that jumped between shards would need all of them at once.
+    """
+    indices: Labels | None = None
+    while isinstance(images, Subset):
+        indices = images.indices if indices is None else images.indices[indices]
+        images = images.images
+    if not isinstance(images, ShardImages) or not isinstance(images.shards, CachedShards):
+        return None
+    of_shard = images.records["shard"] if indices is None else images.records["shard"][indices]
+    return np.searchsorted(of_shard, np.arange(len(images.shards.files) + 1)), images.shards.prefetch
+
+
+def open_remote(address: str, root: Path | None = None, patience: Patience | None = None) -> dict[str, Labelled]:
+    """The parts of a prepared folder far away, or of tar files that others wrote (all of them train).
 
     Args:
-        tries: Failures in a row, without a byte gained, before giving up.
-        stall_seconds: Silence that counts as a failure.
-        first_wait: Seconds before the second try; doubled for each after it, give or take a half.
-        longest_wait: The most it grows to.
-        slowest: Bytes a second; fewer, over `stall_seconds`, count as two failures.
-    """
-
-    tries: int = 8
-    stall_seconds: float = 30.0
-    first_wait: float = 0.5
-    longest_wait: float = 30.0
-    slowest: float = 8 * 2**10
-
-    def wait(self, failures: int) -> float:
-        """Seconds to wait after so many failures: spread out, so that many processes do not come back at once."""
-        return min(self.first_wait * 2.0 ** (failures - 1), self.longest_wait) * _jitter.uniform(0.5, 1.5)
-
-
-def is_remote(text: str) -> bool:
-    """Whether this is an address, `scheme://...`, of a kind that fsspec knows."""
-    found = _SCHEME.match(text)
-    return found is not None and found[1].lower() in fsspec.available_protocols()
-
-
-def addresses(text: str) -> list[str]:
-    """The addresses that braces stand for: `{000..127}` counts (and keeps the zeros), `{a,b}` lists.
-
-    Raises:
-        UserError: The braces do neither.
-    """
-    found = _BRACES.search(text)
-    if found is None:
-        if "{" in text or "}" in text:
-            raise DataError(f"{text}: a brace is never closed or never opened; write {{000..127}} or {{a,b}}")
-        return [text]
-    before, after = text[: found.start()], addresses(text[found.end() :])
-    if "{" in before or "}" in before:
-        raise DataError(f"{text}: braces within braces (or one too many); write {{000..127}} or {{a,b}}, side by side")
-    choices = _choices(text, found[1])
-    if len(choices) * len(after) > MOST_ADDRESSES:
-        raise DataError(f"{text}: the braces stand for more than {MOST_ADDRESSES:,} addresses")
-    return [before + choice + rest for choice in choices for rest in after]
-
-
-def shown(address: str) -> str:
-    """The address without its query, which may hold a signature."""
-    return address.partition("?")[0]
-
-
-def fetch(
-    address: str, target: Path, size: int | None = None, patience: Patience | None = None, most: int | None = None
-) -> None:
-    """Bring a file here, whole or not at all; one process at a time may fetch a target.
-
-    What came before a connection broke is kept beside the target, and the next try, or run, goes on from there. Memory
-    and disk are bounded whatever the server sends; what takes long is told on stderr.
-
-    Args:
-        address: Where it lies.
-        target: Where to put it.
-        size: Its bytes, where they are known.
+        address: The folder's, or that of tar files, with braces: `https://host/train-{0000..0127}.tar`.
+        root: Where to keep what is fetched. Default: ~/.cache/ffvit/shards.
         patience: With a server that fails.
-        most: Its bytes at most. Default: what the disk has room for.
 
     Raises:
-        UserError: It is not there, may not be read, is too large, or does not come in that many tries; or the disk is
-            full.
+        UserError: Something cannot be fetched, or is not what it should be.
     """
-    patience = patience or Patience()
-    gained, failures, told = _gained(target), 0, _Told(address)
-    while True:
-        try:
-            return _try(address, target, size, patience, most, told)
-        except UserError:
-            raise
-        except Exception as error:  # every file system has its own errors for a connection that breaks
-            if full(error):
-                free = shutil.disk_usage(target.parent).free / 2**20
-                raise OutputError(
-                    f"{target.parent}: the disk is full ({free:,.0f} MiB left) while {shown(address)} is fetched; "
-                    "free some space, or keep fetched shards elsewhere"
-                ) from None
-            if _is_local(error, target):
-                raise OutputError(f"{target.parent}: cannot be written to ({error})") from None
-            reason = " ".join(_reason(error, patience).split())[:200]
-            if _is_final(error):
-                raise DownloadError(
-                    f"{shown(address)}: cannot be fetched ({reason}); check address and access"
-                ) from error
-            before, gained = gained, _gained(target)
-            if isinstance(error, _SlowError):  # gains a little, and would for ever
-                failures += 2
-            else:
-                failures = failures + 1 if gained == before else 1
-            if failures >= patience.tries:
-                raise DownloadError(
-                    f"{shown(address)}: not fetched in {failures} tries (the last: {reason}); check the connection, "
-                    f"then go on with the same command (what has come of it, {gained:,} bytes, is kept)"
-                ) from error
-            told.failure(reason, failures, patience.tries)
-            time.sleep(patience.wait(failures))
+    if "{" in address or shown(address).endswith(".tar"):
+        return _open_tars(address, root, patience)
+    return _open_prepared(address, root, patience)
 
 
-class _SlowError(Exception):
-    """So little comes that it would never end."""
-
-
-class _Told:
-    """What is said on stderr of a file that takes long; nothing of one that a thread fetches ahead."""
-
-    def __init__(self, address: str) -> None:
-        self._name = shown(address)
-        self._silent = threading.current_thread() is not threading.main_thread()
-        self._started = self._last = time.monotonic()
-
-    def progress(self, came: int, length: int) -> None:
-        """So many bytes of it are here."""
-        now = time.monotonic()
-        if now - self._last > (_TOLD_SECONDS if self._last > self._started else _TOLD_SECONDS / 3):
-            self._say(f"{came / 2**20:,.1f} of {length / 2**20:,.1f} MiB fetched in {now - self._started:.0f} s")
-
-    def failure(self, reason: str, tries: int, most: int) -> None:
-        """A try failed, and there will be another."""
-        if time.monotonic() - self._started > _TOLD_SECONDS / 3:
-            self._say(f"{reason}; trying again (after {tries} of {most} tries)")
-
-    def _say(self, words: str) -> None:
-        self._last = time.monotonic()
-        if not self._silent:
-            Terminal(stderr=True).say(f"{self._name}: {words}")
-
-
-def _try(address: str, target: Path, size: int | None, patience: Patience, most: int | None, told: _Told) -> None:
-    files, path = _file_system(address, patience)
-    # A server that trickles never stalls: a deadline ends it too, where fsspec can set one.
-    deadline = {"timeout": 2 * patience.stall_seconds} if isinstance(files, AsyncFileSystem) else {}
-    info = files.info(path, **deadline)
-    length = info.get("size")
-    if length is None:
-        raise DownloadError(
-            f"{shown(address)}: the server does not say how long it is, so what comes cannot be checked"
-        )
-    if size is not None and length != size:
-        raise EOFError(f"it is {length:,} bytes long there, not {size:,}")
-    if most is not None and length > most:
-        raise DownloadError(f"{shown(address)}: it is {length:,} bytes long there, and should be {most:,} at most")
-    partial = target.with_name(f"{_partial_prefix(target)}{_version(info)}.part")
-    for other in _partials(target):
-        if other != partial:  # of a file that was replaced there since
-            other.unlink()
-    with partial.open("ab") as file:
-        if length - file.tell() > (free := shutil.disk_usage(target.parent).free):
-            raise OutputError(
-                f"{target.parent}: {shown(address)} is {length:,} bytes long, and the disk has only {free:,} left; "
-                "free some space, or keep fetched shards elsewhere"
-            )
-        pace = _Pace(patience)
-        while (at := file.tell()) < length:
-            for piece in _pieces(files, path, at, min(CHUNK, length - at), length, file, patience):
-                file.write(piece)
-                pace.came(len(piece))
-                told.progress(file.tell(), length)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(target)
-
-
-def _pieces(
-    files: Any, path: str, at: int, wanted: int, length: int, file: IO[bytes], patience: Patience
-) -> Iterator[bytes]:
-    """The bytes of a range as they come, and never more of them; from a server without ranges all, into a file emptied."""
-    if not isinstance(files, HTTPFileSystem):
-        chunk = files.cat_file(
-            path,
-            start=at,
-            end=at + wanted,
-            **({"timeout": 10 * patience.stall_seconds} if isinstance(files, AsyncFileSystem) else {}),
-        )
-        if len(chunk) != wanted:
-            raise EOFError(f"{len(chunk):,} bytes came where {wanted:,} were asked for")
-        yield chunk
-        return
-    headers = files.kwargs["headers"] | {"Range": f"bytes={at}-{at + wanted - 1}"}
-    with files.open(path, block_size=0, size=length, headers=headers) as stream:
-        if stream.r.status != HTTPStatus.PARTIAL_CONTENT:
-            file.truncate(0)
-            wanted = length
-        came = 0
-        while piece := stream.read(_PIECE):
-            came += len(piece)
-            if came > wanted:
-                raise EOFError(f"more than the {wanted:,} bytes came that were asked for")
-            yield piece
-    if came < wanted:
-        raise EOFError(f"{came:,} bytes came where {wanted:,} were asked for")
-
-
-class _Pace:
-    """How fast bytes come.
-
-    Raises:
-        _SlowError: By `came`, where fewer come than the patience asks for.
-    """
-
-    def __init__(self, patience: Patience) -> None:
-        self._patience = patience
-        self._since, self._bytes = time.monotonic(), 0
-
-    def came(self, count: int) -> None:
-        self._bytes += count
-        seconds = time.monotonic() - self._since
-        if seconds > self._patience.stall_seconds:
-            if self._bytes < seconds * self._patience.slowest:
-                raise _SlowError(f"only {self._bytes:,} bytes came in {seconds:.0f} s")
-            self._since, self._bytes = time.monotonic(), 0
-
-
-def _file_system(address: str, patience: Patience) -> tuple[Any, str]:
-    scheme = address.partition("://")[0].lower()
-    options: dict[str, Any] = {}
-    if scheme in ("http", "https"):
-        seconds = patience.stall_seconds
-        options = {
-            "client_kwargs": {
-                "timeout": aiohttp.ClientTimeout(total=2 * seconds, sock_connect=seconds, sock_read=seconds),
-                "trust_env": True,
-            },
-            "headers": {"Accept-Encoding": "identity"},  # a range of the file, not of a packed form of it
-        }
-    elif scheme in ("s3", "s3a"):
-        silence = {"connect_timeout": patience.stall_seconds, "read_timeout": patience.stall_seconds}
-        # No tries of its own: botocore draws the waits between them where training draws.
-        options = {"config_kwargs": silence | {"retries": {"total_max_attempts": 1}}}
+def _open_prepared(address: str, root: Path | None, patience: Patience | None) -> dict[str, Labelled]:
+    info = _fetched(_inside(address, INFO), patience)
+    # Named for what the folder holds too: once it is prepared anew, nothing old is taken for it.
+    folder = _folder(root, address, f"{len(info)} {zlib.crc32(info)}")
+    with locked(folder / ".info.lock"), writing(folder / INFO, _GO_ON) as temporary:
+        temporary.write_bytes(info)
+    _, splits = read_info(folder)
+    beside = [_inside(address, f"{part}.{kind}") for part in splits for kind in ("index", "names")]
+    whole = ShardCache(beside, folder=folder, patience=patience)
+    for number in range(len(beside)):
+        whole.path(number)
+    files = [file for split in splits.values() for file in split.filenames]
+    sizes = [size for split in splits.values() for size in split.shard_bytes]
+    cache = ShardCache([_inside(address, file) for file in files], sizes, folder, patience=patience)
     try:
-        return fsspec.url_to_fs(address, **options)
-    except ImportError as error:
-        install = "pip install 'ffvit[s3]'" if scheme in ("s3", "s3a") else str(error)
-        raise MissingPackageError(
-            f"{shown(address)}: a package that reads {scheme}:// is missing; {install}"
-        ) from error
+        return open_index(folder, lambda its: CachedShards(its, cache, files.index(its[0])))
+    except UserError as error:
+        for number in range(len(beside)):
+            whole.discard(number)
+        raise DataError(f"{shown(address)}: {error} (what came is not kept here)") from None
 
 
-def _version(info: dict[str, Any]) -> str:
-    """What tells a file from one that replaces it, as far as the file system says."""
-    said = [info.get(key) for key in ("size", "ETag", "etag", "Last-Modified", "LastModified", "mtime", "created")]
-    return hashlib.sha256(repr(said).encode()).hexdigest()[:16]
+def _open_tars(address: str, root: Path | None, patience: Patience | None) -> dict[str, Labelled]:
+    every = addresses(address)
+    folder = _folder(root, *every)
+
+    def opened() -> dict[str, Labelled]:
+        (split,) = read_info(folder)[1].values()
+        cache = ShardCache(every, split.shard_bytes, folder, patience=patience)
+        return open_index(folder, lambda files: CachedShards(files, cache, first=0))
+
+    with locked(folder / ".info.lock"):  # one process looks through them, the others wait
+        try:
+            parts = opened()
+        except (UserError, ValueError):  # there is no index yet, or it is damaged
+            _make_index(address, ShardCache(every, folder=folder, patience=patience))
+            parts = opened()
+    tell_notes(folder, shown(address))
+    return parts
 
 
-def _partial_prefix(target: Path) -> str:
-    return f".{target.name}."
+def _make_index(address: str, cache: ShardCache) -> None:
+    """Fetch every tar file once and look through its headers."""
+    notes = Notes()
+
+    def walked() -> Iterator[Shard]:
+        for number in counted(range(len(cache)), f"fetching and looking through {shown(address)}"):
+            cache.prefetch(range(number, min(number + 1 + AHEAD, len(cache))))
+            path = cache.path(number)
+            try:
+                shard = read_shard(path, notes)
+            except UserError as error:
+                page = _is_page(path)
+                cache.discard(number)
+                what = "a web page came, and no tar file" if page else str(error)
+                raise DataError(
+                    f"{shown(cache.addresses[number])}: {what} (it is not kept here): check address and access, then start again"
+                ) from None
+            yield shard
+
+    split = write_index(cache.folder, "train", walked(), _GO_ON)
+    labels = np.load(cache.folder / "train.index", mmap_mode="r")["label"]
+    if labels.min() < 0:
+        raise DataError(f"{shown(address)}: holds images whose label is withheld ({labels.min()}); leave them out")
+    write_info(
+        cache.folder,
+        map(str, range(int(labels.max()) + 1)),
+        [split],
+        {"source": shown(address), "notes": notes.sentences()},
+        _GO_ON,
+    )
 
 
-def _partials(target: Path) -> Iterator[Path]:
-    prefix = _partial_prefix(target)
-    for path in target.parent.iterdir():
-        if path.name.startswith(prefix) and path.suffix == ".part" and "." not in path.stem.removeprefix(prefix):
-            yield path
+def _is_page(path: Path) -> bool:
+    """Whether a file is HTML: what a server sends that wants a login, or has lost the file."""
+    with path.open("rb") as file:
+        return file.read(512).lstrip()[:1] == b"<"
 
 
-def _gained(target: Path) -> int:
-    return sum(path.stat().st_size for path in _partials(target))
+def _folder(root: Path | None, *of: str) -> Path:
+    folder = default_folder(*of)
+    return folder if root is None else root / folder.name
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    cause: BaseException | None = error
-    while cause is not None:
-        yield cause
-        cause = cause.__cause__
+def _inside(address: str, name: str) -> str:
+    """The address of a file in the folder at an address, which may end in a query."""
+    folder, mark, query = address.partition("?")
+    return f"{folder.rstrip('/')}/{name}{mark}{query}"
 
 
-def _is_local(error: BaseException, target: Path) -> bool:
-    """Whether the trouble is with the file written here."""
-    name = getattr(error, "filename", None)
-    return isinstance(name, str) and name.startswith(str(target.parent / _partial_prefix(target)))
-
-
-def _is_final(error: BaseException) -> bool:
-    """Whether another try would end the same."""
-    chain = list(_chain(error))
-    for cause in chain:
-        if isinstance(cause, aiohttp.ClientResponseError):
-            return 400 <= cause.status < 500 and cause.status not in _TRANSIENT
-        if isinstance(cause, aiohttp.InvalidURL):
-            return True
-        if isinstance(cause, (aiohttp.ClientError, TimeoutError)):
-            return False
-    # fsspec says of any trouble with http:// that there is no such file: only where it is not that, it is said truly.
-    missing = (FileNotFoundError, PermissionError, IsADirectoryError)
-    return any(isinstance(cause, missing) or "Credentials" in type(cause).__name__ for cause in chain)
-
-
-def _reason(error: BaseException, patience: Patience) -> str:
-    for cause in _chain(error):
-        if isinstance(cause, aiohttp.ClientResponseError):  # in full it would repeat the address, query and all
-            return f"the server answers {cause.status} {cause.message}".rstrip()
-        if isinstance(cause, TimeoutError):
-            return f"nothing came for {patience.stall_seconds:g} seconds"
-        if isinstance(cause, aiohttp.InvalidURL):
-            return "no valid address"
-        if isinstance(cause, aiohttp.ClientError):
-            return str(cause) or type(cause).__name__
-    if isinstance(error, FileNotFoundError):
-        return "there is no such file"
-    return str(error) or type(error).__name__
-
-
-def _choices(text: str, inside: str) -> list[str]:
-    if counted := _RANGE.fullmatch(inside):
-        first, last = counted.groups()
-        if not 0 <= int(last) - int(first) < MOST_ADDRESSES:
-            raise DataError(
-                f"{text}: {{{inside}}} must count upwards, over at most {MOST_ADDRESSES:,} numbers, as {{000..127}}"
-            )
-        width = max(len(first), len(last)) if first[0] == "0" or last[0] == "0" else 0
-        return [f"{number:0{width}}" for number in range(int(first), int(last) + 1)]
-    if "," in inside:
-        return inside.split(",")
-    raise DataError(f"{text}: {{{inside}}} is neither a range, as {{000..127}}, nor a list, as {{a,b}}")
+def _fetched(address: str, patience: Patience | None) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        fetch(address, Path(folder) / "file", patience=patience, most=_MOST_INFO)
+        return (Path(folder) / "file").read_bytes()

@@ -17,8 +17,10 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from ffvit.config.base import short
 from ffvit.data.folders import SUFFIXES, visible
 from ffvit.data.images import MAX_FILE_BYTES, Labelled
+from ffvit.data.progress import counted
 from ffvit.data.shards.index import (
     INFO,
     RECORD,
@@ -32,10 +34,8 @@ from ffvit.data.shards.index import (
     write_index,
     write_info,
 )
-from ffvit.data.waiting import counted
 from ffvit.errors import DataError, OutputError, UserError
 from ffvit.terminal import Terminal, printable
-from ffvit.value import short
 
 MOST_CLASSES = 10_000_000
 """A label beyond is no class's number."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ffvit.study.findings import Comparison, Disagreement, Findings
-from ffvit.study.report import words
+from ffvit.study.report import formatting
 from ffvit.study.report.blocks import (
     Block,
     Code,
@@ -77,9 +77,9 @@ def content(findings: Findings, figures: dict[str, Drawn]) -> Iterator[Block]:
 def _verdict(findings: Findings, figures: dict[str, Drawn]) -> Iterator[Block]:
     yield Heading(findings.title, level=1)
     if findings.exploratory:
-        yield Note("exploratory", words.EXPLORATORY, findings.exploratory)
+        yield Note("exploratory", formatting.EXPLORATORY, findings.exploratory)
     if findings.warnings:
-        yield Note("warning", words.WARNINGS, findings.warnings)
+        yield Note("warning", formatting.WARNINGS, findings.warnings)
     if findings.comparisons:
         main = findings.comparisons[0]
         yield Paragraph(main.headline, "withheld headline" if main.withheld else "headline")
@@ -87,25 +87,25 @@ def _verdict(findings: Findings, figures: dict[str, Drawn]) -> Iterator[Block]:
         yield from _figure(
             figures,
             "verdict",
-            f"Top-1 of {main.arm} less that of {main.against}, with its {words.level(main.difference)} interval, on "
+            f"Top-1 of {main.arm} less that of {main.against}, with its {formatting.level(main.difference)} interval, on "
             f"{findings.test_images:,} test images.",
         )
     else:
-        yield Paragraph(words.NO_VERDICT, "withheld headline")
-        yield Paragraph(words.WHY_NO_VERDICT, "verdict")
+        yield Paragraph(formatting.NO_VERDICT, "withheld headline")
+        yield Paragraph(formatting.WHY_NO_VERDICT, "verdict")
     if findings.missing:
         rest = len(findings.missing) - MISSING_SHOWN
         more = (f"And {rest} more, listed under “How sure this is”.",) if rest > 0 else ()
-        yield Note("missing", words.MISSING, (*findings.missing[:MISSING_SHOWN], *more))
+        yield Note("missing", formatting.MISSING, (*findings.missing[:MISSING_SHOWN], *more))
     yield Details("How to read this", (Terms(READING), Paragraph(PAPER, link=PAPER_LINK)), open=True)
 
 
 def _concluded(comparison: Comparison) -> Iterator[Block]:
     """What a comparison shows: the two statements, then the verdict in sentences."""
-    direction, size = words.conclusions(comparison)
+    direction, size = formatting.conclusions(comparison)
     pairs = (
-        ("Direction", direction, words.direction_reason(comparison)),
-        ("Size", size, words.size_reason(comparison)),
+        ("Direction", direction, formatting.direction_reason(comparison)),
+        ("Size", size, formatting.size_reason(comparison)),
     )
     if comparison.withheld:
         yield Statements(tuple(Statement(name, value, "", "withheld") for name, value, _ in pairs))
@@ -131,13 +131,13 @@ def _arms(findings: Findings, figures: dict[str, Drawn]) -> Iterator[Block]:
     )
     yield Table(
         "The arms",
-        words.arm_headings(findings),
-        tuple(words.arm_row(arm, findings) for arm in arms),
+        formatting.arm_headings(findings),
+        tuple(formatting.arm_row(arm, findings) for arm in arms),
         styles=tuple("control" if arm.role == "control" else "" for arm in arms),
         wide=True,
     )
-    yield Paragraph(words.arm_notes(findings), "soft")
-    same, differ, rows = words.settings(arms)
+    yield Paragraph(formatting.arm_notes(findings), "soft")
+    same, differ, rows = formatting.settings(arms)
     if same or differ:
         yield Heading("Settings of each arm", 3)
     if same:
@@ -146,8 +146,10 @@ def _arms(findings: Findings, figures: dict[str, Drawn]) -> Iterator[Block]:
         yield Table("Settings of each arm", ("arm", *differ), tuple(rows), text=tuple(range(len(differ) + 1)))
     if findings.baselines:
         yield Heading("Baselines on the same images", 3)
-        yield Paragraph(words.baselines(findings))
-        yield Table("Baselines", words.BASELINES, tuple(map(words.baseline_row, findings.baselines)), text=(0, 3))
+        yield Paragraph(formatting.baselines(findings))
+        yield Table(
+            "Baselines", formatting.BASELINES, tuple(map(formatting.baseline_row, findings.baselines)), text=(0, 3)
+        )
     if "costs" in figures:
         yield Heading("Accuracy against cost", 3)
         unmeasured = " An arm whose cost was not measured is not in that panel." * any(not arm.cost for arm in arms)
@@ -168,21 +170,22 @@ def _comparisons(findings: Findings, figures: dict[str, Drawn]) -> Iterator[Bloc
         )
         yield Table(
             "Every comparison",
-            words.COMPARISONS,
-            tuple(map(words.comparison_row, comparisons)),
+            formatting.COMPARISONS,
+            tuple(map(formatting.comparison_row, comparisons)),
             text=(0, 1, 6, 7),
             styles=tuple("main" if each.main else "control" if each.withheld else "" for each in comparisons),
             wide=True,
         )
         for comparison in comparisons[1:]:
             yield Details(comparison.headline, tuple(_concluded(comparison)))
-        if rows := words.repeated(findings):
+        if rows := formatting.repeated(findings):
             yield Details(
-                "What more repetitions would show", (Table("More repetitions", words.REPEATED, rows, text=(0, 1, 2)),)
+                "What more repetitions would show",
+                (Table("More repetitions", formatting.REPEATED, rows, text=(0, 1, 2)),),
             )
     if findings.effects:
         yield Heading("Effects of each factor", 3)
-        yield Table("Effects", words.EFFECTS, words.effects(findings), text=(0, 1))
+        yield Table("Effects", formatting.EFFECTS, formatting.effects(findings), text=(0, 1))
 
 
 def _search(findings: Findings, figures: dict[str, Drawn]) -> Iterator[Block]:
@@ -196,16 +199,16 @@ def _search(findings: Findings, figures: dict[str, Drawn]) -> Iterator[Block]:
         "Lower is better. Thin: a repetition; bold: their mean; dots: chosen; crosses: training diverged. At the edge: the "
         "best value tried is the largest or smallest, so a better one may lie beyond.",
     )
-    rows = tuple(words.search_row(arm, search) for arm, search in searched)
-    yield Table("The search of each arm", words.SEARCHES, rows, text=(0, 1, 5, 6), wide=True)
-    tried = tuple(row for arm, search in searched for row in words.trials(arm, search))
+    rows = tuple(formatting.search_row(arm, search) for arm, search in searched)
+    yield Table("The search of each arm", formatting.SEARCHES, rows, text=(0, 1, 5, 6), wide=True)
+    tried = tuple(row for arm, search in searched for row in formatting.trials(arm, search))
     yield Details(
-        "Everything that was tried", (Table("Everything that was tried", words.TRIALS, tried, text=(0, 1, 2, 5)),)
+        "Everything that was tried", (Table("Everything that was tried", formatting.TRIALS, tried, text=(0, 1, 2, 5)),)
     )
 
 
 def _runs(findings: Findings, figures: dict[str, Drawn]) -> Iterator[Block]:
-    rows = words.runs(findings)
+    rows = formatting.runs(findings)
     if not rows:
         return
     yield Heading("Run by run")
@@ -214,7 +217,7 @@ def _runs(findings: Findings, figures: dict[str, Drawn]) -> Iterator[Block]:
         "runs",
         "A dot: two runs with the same seed (and fold). Upright: their mean. Line: its interval.",
     )
-    yield Details("Every run in numbers", (Table("Every run", words.RUNS, rows, text=(0, 1)),))
+    yield Details("Every run in numbers", (Table("Every run", formatting.RUNS, rows, text=(0, 1)),))
     yield from _figure(figures, "curves", "Learning curves. Thin: a run. Bold: the mean of an arm.")
 
 
@@ -241,7 +244,7 @@ def _disagreements(findings: Findings, figures: dict[str, Drawn]) -> Iterator[Bl
 def _disagreement(its: Disagreement) -> Iterator[Block]:
     if its.classes:
         rows = tuple(
-            (name, f"{images:,}", f"{100 * one:.1f} %", f"{100 * other:.1f} %", words.points(one - other))
+            (name, f"{images:,}", f"{100 * one:.1f} %", f"{100 * other:.1f} %", formatting.points(one - other))
             for name, images, one, other in its.classes[:CLASSES]
         )
         headings = ("class", "test images", its.arm, its.against, "difference, points")
@@ -251,7 +254,7 @@ def _disagreement(its: Disagreement) -> Iterator[Block]:
         (its.against, its.arm, its.only_against, its.counts[1]),
     ):
         if images:
-            yield Paragraph(f"{words.disputed(correct, incorrect, count, len(images))}:")
+            yield Paragraph(f"{formatting.disputed(correct, incorrect, count, len(images))}:")
             yield Pictures(images)
 
 

@@ -18,9 +18,9 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ffvit.inks import ARMS, INK, MUTED, NARROW, PAPER, SOFT, STYLE, WIDE
+from ffvit.plot_style import ARMS, INK, MUTED, NARROW, PAPER, SOFT, STYLE, WIDE
 from ffvit.study.findings import ArmFinding
-from ffvit.study.report import words
+from ffvit.study.report import formatting
 from ffvit.study.statistics import Interval
 
 ON_PAGE = {INK: "currentColor", SOFT: "var(--soft)", PAPER: "var(--paper)", MUTED: "var(--muted)"} | {
@@ -122,7 +122,7 @@ def rows(names: Sequence[str], values: Sequence[str], width: float) -> tuple[Fig
                 va="center",
             )
             axes.annotate(
-                words.minus(value), (1, place), (10, 0), ("axes fraction", "data"), "offset points", va="center"
+                formatting.minus(value), (1, place), (10, 0), ("axes fraction", "data"), "offset points", va="center"
             )
         else:
             axes.annotate(

@@ -8,13 +8,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
-from ffvit.inks import MUTED, SOFT, WIDE
+from ffvit.plot_style import MUTED, SOFT, WIDE
 from ffvit.study.findings import ArmFinding, BaselineFinding, Comparison, Disagreement, Findings
-from ffvit.study.report import words
-from ffvit.study.report.curves import curve_panels
-from ffvit.study.report.differences import difference_rows, run_rows, verdict_figure
+from ffvit.study.report import formatting
+from ffvit.study.report.difference_plots import difference_rows, run_rows, verdict_figure
 from ffvit.study.report.drawing import DASHES, Drawn, Look, bar, drawn, legend, legend_height, looks, rows, short
-from ffvit.study.report.search import search_panels
+from ffvit.study.report.learning_curves import curve_panels
+from ffvit.study.report.search_plots import search_panels
 from ffvit.study.statistics import Interval
 
 CLASSES = 15
@@ -34,7 +34,7 @@ def _all(findings: Findings) -> Iterator[Drawn]:
     comparisons, baselines = findings.comparisons, findings.baselines
     if comparisons:
         main = comparisons[0]
-        alt = f"{_aloud(main)}. The margin is {words.margin(main.margin)} points."
+        alt = f"{_aloud(main)}. The margin is {formatting.margin(main.margin)} points."
         yield drawn("verdict", "The difference with its interval", alt, lambda width: verdict_figure(main, width))
     if len(comparisons) > 1:
         alt = "; ".join(map(_aloud, comparisons))
@@ -42,17 +42,17 @@ def _all(findings: Findings) -> Iterator[Drawn]:
     finished = [arm for arm in findings.arms if arm.top1 is not None]
     if finished:
         every: list[ArmFinding | BaselineFinding] = [*finished, *baselines]
-        alt = "; ".join(f"{its.name}: {words.accuracy(its.top1)}" for its in every)
+        alt = "; ".join(f"{its.name}: {formatting.accuracy(its.top1)}" for its in every)
         yield drawn("accuracy", "Top-1 accuracy", alt, lambda width: _accuracy(finished, baselines, of_arm, width))
         alt = "Top-1 of each arm against what it costs; the numbers are in the table of the arms"
         yield drawn("costs", "Accuracy against cost", alt, lambda width: _costs(finished, of_arm, width))
     searched = [arm for arm in findings.arms if arm.search is not None and arm.search.trials]
     if searched:
-        alt = "; ".join(f"{arm.name}: {words.optimum(arm.search)}" for arm in searched if arm.search is not None)
+        alt = "; ".join(f"{arm.name}: {formatting.optimum(arm.search)}" for arm in searched if arm.search is not None)
         yield drawn("search", "The search of each arm", alt, lambda width: search_panels(searched, of_arm, width))
     if any(len(each.per_run) > 1 for each in comparisons):
         alt = "; ".join(
-            f"{_aloud(each)}; its runs: {', '.join(words.points(value) for _, value in each.per_run)}"
+            f"{_aloud(each)}; its runs: {', '.join(formatting.points(value) for _, value in each.per_run)}"
             for each in comparisons
         )
         yield drawn("runs", "Pair by pair", alt, lambda width: run_rows(comparisons, of_arm, width))
@@ -67,8 +67,8 @@ def _all(findings: Findings) -> Iterator[Drawn]:
 
 def _aloud(each: Comparison) -> str:
     its = each.difference
-    low, high = words.points(its.low), words.points(its.high)
-    return f"{each.arm} less {each.against}: {words.points(its.value)} points, from {low} to {high}"
+    low, high = formatting.points(its.low), formatting.points(its.high)
+    return f"{each.arm} less {each.against}: {formatting.points(its.value)} points, from {low} to {high}"
 
 
 def _limits(arms: Sequence[ArmFinding]) -> tuple[float, float]:
@@ -86,7 +86,7 @@ def _accuracy(
 ) -> Figure:
     """A row an arm and a baseline; the best baseline is a line through all."""
     every: list[ArmFinding | BaselineFinding] = [*arms, *baselines]
-    figure, axes = rows([each.name for each in every], [words.accuracy(each.top1) for each in every], width)
+    figure, axes = rows([each.name for each in every], [formatting.accuracy(each.top1) for each in every], width)
     low, high = _limits(arms)
     if baselines:
         best = max(100 * each.top1.value for each in baselines)
@@ -116,13 +116,13 @@ def _costs(arms: list[ArmFinding], of_arm: dict[str, Look], width: float) -> Fig
     """Small multiples, with the front of arms that none beats in both."""
     small = all(arm.flops < 1e9 for arm in arms)
     few = all(arm.parameters < 1e6 for arm in arms)
-    longest = max((words.training_time(arm) or 0.0 for arm in arms), default=0.0)
+    longest = max((formatting.training_time(arm) or 0.0 for arm in arms), default=0.0)
     unit, size = next((each for each in (("h", 3600.0), ("min", 60.0)) if longest >= 3 * each[1]), ("s", 1.0))
     kinds: list[tuple[str, Callable[[ArmFinding], float | None]]] = [
         (f"Parameters, {'thousands' if few else 'millions'}", lambda arm: arm.parameters / (1e3 if few else 1e6)),
         (f"{'M' if small else 'G'}FLOPs of a prediction", lambda arm: arm.flops / (1e6 if small else 1e9)),
         ("Latency, ms", lambda arm: 1e3 * arm.cost.latency if arm.cost else None),
-        (f"Training of a run, {unit}", lambda arm: _scaled(words.training_time(arm), size)),
+        (f"Training of a run, {unit}", lambda arm: _scaled(formatting.training_time(arm), size)),
     ]
     kinds = [(name, cost) for name, cost in kinds if any(cost(arm) is not None for arm in arms)]
     columns = 2 if width == WIDE else 1

@@ -10,7 +10,7 @@ from importlib.resources import files
 
 from jinja2 import Environment, StrictUndefined
 
-from ffvit.study.report import words
+from ffvit.study.report import formatting
 from ffvit.study.report.blocks import Block
 
 SMALL = 64
@@ -25,7 +25,7 @@ def page(title: str, blocks: Iterable[Block]) -> str:
         "kind": lambda block: type(block).__name__,
         "picture": _data_address,
         "pixels": _pixels,
-        "minus": words.minus,
+        "minus": formatting.minus,
         "prose": _prose,
     }
     template = environment.from_string(here.joinpath("page.html.jinja").read_text(encoding="utf-8"))
@@ -44,4 +44,4 @@ def _pixels(png: bytes) -> bool:
 
 def _prose(text: str) -> str:
     """Sentences in which no unit leaves its number, and minus signs are as wide as plus signs."""
-    return words.minus(re.sub(r"(?<=\d) (?=%|points?\b|seeds?\b)", "\N{NO-BREAK SPACE}", text))
+    return formatting.minus(re.sub(r"(?<=\d) (?=%|points?\b|seeds?\b)", "\N{NO-BREAK SPACE}", text))

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ffvit.study.findings import Findings
-from ffvit.study.report import words
+from ffvit.study.report import formatting
 
 COMMAND_WIDTH = 72
 """Longer commands are continued on the next line with a backslash, so that they can be copied."""
@@ -25,14 +25,14 @@ def summary_table(findings: Findings) -> Group:
         missing = (*missing, f"and {rest} more")
     return Group(
         Text(),
-        *_note(words.EXPLORATORY, findings.exploratory, "bold yellow"),
-        *_note(words.WARNINGS, findings.warnings, "yellow"),
+        *_note(formatting.EXPLORATORY, findings.exploratory, "bold yellow"),
+        *_note(formatting.WARNINGS, findings.warnings, "yellow"),
         *_verdict(findings),
         _arms(findings),
         Text(),
         *_baselines(findings),
         *_comparisons(findings),
-        *_note(words.MISSING, missing, "bold"),
+        *_note(formatting.MISSING, missing, "bold"),
         *_next(findings),
     )
 
@@ -50,7 +50,7 @@ def _note(title: str, items: Iterable[str], style: str) -> Iterator[RenderableTy
 
 def _verdict(findings: Findings) -> Iterator[RenderableType]:
     if not findings.comparisons:
-        yield from (Text(words.NO_VERDICT, style="bold"), Text(words.WHY_NO_VERDICT), Text())
+        yield from (Text(formatting.NO_VERDICT, style="bold"), Text(formatting.WHY_NO_VERDICT), Text())
         return
     main = findings.comparisons[0]
     yield from (Text(main.headline, style="dim" if main.withheld else "bold"), Text(main.words), Text())
@@ -71,7 +71,7 @@ def _arms(findings: Findings) -> Table:
     headings = ("arm", "top-1 %, 95 %", *runs_heading, "parameters", "FLOPs", "latency", "training")
     table = _table(headings, range(1, len(headings)))
     for arm in findings.arms:
-        name, top1, _, parameters, flops, latency, _, training, *_ = words.arm_row(arm, findings)
+        name, top1, _, parameters, flops, latency, _, training, *_ = formatting.arm_row(arm, findings)
         top1, flops = top1.replace(" %", "").replace(" to ", "-"), flops.removesuffix("FLOPs")
         runs = () if all_done else (f"{len(arm.runs)} of {arm.planned}",)
         style = "dim" if arm.role == "control" else ""
@@ -82,7 +82,7 @@ def _arms(findings: Findings) -> Table:
 def _baselines(findings: Findings) -> Iterator[RenderableType]:
     if findings.baselines:
         reached = (
-            f"{its.name} {100 * its.top1.value:.1f} %{f' (beats {words.join(its.beats)})' if its.beats else ''}"
+            f"{its.name} {100 * its.top1.value:.1f} %{f' (beats {formatting.join(its.beats)})' if its.beats else ''}"
             for its in findings.baselines
         )
         yield Text(f"Baselines: {'; '.join(reached)}.")
@@ -93,7 +93,7 @@ def _comparisons(findings: Findings) -> Iterator[RenderableType]:
     if findings.comparisons:
         table = _table(("comparison", "points", "interval", "level", "direction", "size"), (1, 2, 3))
         for comparison in findings.comparisons:
-            arm, against, value, interval, level, _, direction, size = words.comparison_row(comparison)
+            arm, against, value, interval, level, _, direction, size = formatting.comparison_row(comparison)
             style = "bold" if comparison.main else "dim" if comparison.withheld else ""
             table.add_row(Text(f"{arm} against {against}"), value, interval, level, direction, size, style=style)
         yield from (table, Text())

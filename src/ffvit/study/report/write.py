@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ffvit.atomic import writing
+from ffvit.files.atomic_write import writing
 from ffvit.study.findings import Findings
 from ffvit.study.report.content import content
 from ffvit.study.report.figures import draw

@@ -1,0 +1,267 @@
+"""What a network is: a stack of residual branches, each a mixer along an axis.
+
+| | over patches | over features |
+|---|---|---|
+| ViT, DeiT | attention | feed-forward |
+| the paper (FF only) | feed-forward | feed-forward |
+| the paper, section 3.4 (attention only) | attention | attention |
+
+An `Architecture` is a value: frozen, checked, comparable, printed as YAML, with no tensor library in it. An ablation
+changes one field of it. "The paper" is L. Melas-Kyriazi, Do You Even Need Attention?, arXiv 2105.02723.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PositiveInt, field_validator, model_validator
+
+from ffvit.config.base import Value
+from ffvit.errors import nearest
+
+Axis = Literal["patches", "features"]
+Mixer = Literal[
+    "feedforward", "attention", "linear", "gating", "pooling", "convolution", "fourier", "random", "none"
+]  # fmt: skip
+Side = Annotated[int, Field(gt=0, le=2**15)]
+Pair = tuple[Side, Side]
+
+OPTIONS: dict[str, frozenset[str]] = {
+    "feedforward": frozenset({"hidden", "ratio"}),
+    "attention": frozenset({"heads"}),
+    "linear": frozenset(),
+    "gating": frozenset({"hidden", "ratio"}),
+    "pooling": frozenset({"kernel"}),
+    "convolution": frozenset({"kernel"}),
+    "fourier": frozenset(),
+    "random": frozenset(),
+    "none": frozenset(),
+}
+"""The fields of `Branch` each mixer reads; any other is refused, so that no setting is ever silently without effect."""
+
+OVER_THE_GRID = frozenset({"pooling", "convolution"})
+"""Mixers that need neighbours in two dimensions, which patches have and features do not."""
+
+
+class Branch(Value):
+    """One residual branch, `x + mixer(norm(x))`, with the mixer along one axis.
+
+    Args:
+        mixer: What mixes.
+        axis: Along which axis it mixes: the tokens (`patches`, the class token among them) or the `features`.
+        norm: The axis LayerNorm runs over, or `none`. Default: the axis whose vectors the mixer's first matrix reads,
+            as in the paper: a feed-forward layer along patches reads vectors of patches; attention along patches
+            reads vectors of features.
+        ratio: Hidden size as a multiple of the axis a feed-forward layer runs along (default 4), or of the other axis
+            for gating (default 6, half of which is the gate).
+        hidden: Hidden size as a number instead. Along patches a fixed number makes the cost linear in the number of
+            patches (the paper, section 3.5).
+        heads: Attention heads; they divide the vectors, which along patches are the features.
+        kernel: Side of the square of patches that pooling or a convolution sees (default 3), odd.
+    """
+
+    mixer: Mixer
+    axis: Axis
+    norm: Literal["patches", "features", "none"] | None = None
+    ratio: Annotated[float, Field(gt=0, le=1000)] | None = None
+    hidden: Annotated[int, Field(gt=0, le=2**24)] | None = None
+    heads: PositiveInt | None = None
+    kernel: Side | None = None
+
+    def __init__(self, mixer: str | None = None, axis: str | None = None, **fields: Any) -> None:
+        # Any string: which are right is checked below, with words.
+        named = {"mixer": mixer, "axis": axis}
+        super().__init__(**{name: value for name, value in named.items() if value is not None}, **fields)
+
+    @field_validator("mixer", mode="before")
+    @classmethod
+    def _known_mixer(cls, value: object) -> object:
+        if isinstance(value, str) and value not in OPTIONS:
+            raise ValueError(f"no mixer is called {value!r}{nearest(value, OPTIONS)} (there are: {', '.join(OPTIONS)})")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Branch:
+        read = OPTIONS[self.mixer]
+        for name in ("ratio", "hidden", "heads", "kernel"):
+            if getattr(self, name) is not None and name not in read:
+                raise ValueError(
+                    f"{name} means nothing to the mixer {self.mixer!r}"
+                    + (f", which has {', '.join(sorted(read))}" if read else ", which has no settings")
+                )
+        if self.ratio is not None and self.hidden is not None:
+            raise ValueError("ratio and hidden both set the hidden size: give one")
+        if self.kernel is not None and self.kernel % 2 == 0:
+            raise ValueError(f"kernel must be odd, to have a patch at its centre; got {self.kernel}")
+        if self.mixer in OVER_THE_GRID and self.axis == "features":
+            raise ValueError(
+                f"{self.mixer} along features means nothing: it averages over neighbours in the patch grid, and the "
+                "order of features is arbitrary. Use axis 'patches'"
+            )
+        return self
+
+    @property
+    def normalised_axis(self) -> Literal["patches", "features", "none"]:
+        """The axis LayerNorm runs over, the default filled in."""
+        if self.norm is not None:
+            return self.norm
+        if self.mixer in ("feedforward", "linear", "random"):
+            return self.axis
+        if self.mixer in ("attention", "gating"):
+            return "features" if self.axis == "patches" else "patches"
+        return "features"
+
+    @property
+    def spreads_patches(self) -> bool:
+        """Whether what one patch holds can reach every token, the class token among them, through this branch."""
+        if self.axis == "patches":
+            return self.mixer in ("attention", "feedforward", "linear", "gating", "fourier", "random")
+        return self.mixer in ("attention", "gating")  # their matrices read vectors of patches
+
+
+class Architecture(Value):
+    """A network: patches, a stack of equal blocks of branches, a readout.
+
+    Args:
+        width: Features a token.
+        depth: Number of blocks.
+        block: The branches of a block, in order.
+        image: Height and width in pixels; one number for a square.
+        patch: Height and width of a patch in pixels; one number for a square.
+        channels: Channels of the image.
+        classes: Number of classes; 0 for a network without a head.
+        readout: What the head reads: the `class token` or the `mean` over patches.
+        position: A `map` of the patch grid, resized bilinearly to it, with a vector for the class token (the paper);
+            one of the `vectors` for every token (ViT); fixed 2-D sine-cosine vectors (`sincos`, MoCo v3); or `none`.
+        position_grid: Height and width of the position map; default: the patch grid. The paper's is 14 x 14 throughout.
+        position_std: Standard deviation that learned positions start with; the paper's and ViT's is 0.02. Where it is far
+            below that of the patch embeddings, attention starts almost blind to position.
+        start: Start values of linear layers: the `paper`'s (truncated normal of 0.02, zero biases) or `pytorch`'s own.
+    """
+
+    width: Annotated[int, Field(gt=0, le=2**17)]
+    depth: Annotated[int, Field(gt=0, le=1000)]
+    block: tuple[Branch, ...]
+    image: Pair = (224, 224)
+    patch: Pair = (16, 16)
+    channels: Side = 3
+    classes: Annotated[int, Field(ge=0, le=10**8)] = 1000
+    readout: Literal["class token", "mean"] = "class token"
+    position: Literal["map", "vectors", "sincos", "none"] = "map"
+    position_grid: Pair | None = None
+    position_std: Annotated[float, Field(gt=0)] = 0.02
+    start: Literal["paper", "pytorch"] = "paper"
+
+    @field_validator("image", "patch", "position_grid", mode="before")
+    @classmethod
+    def _square(cls, value: object) -> object:
+        return (value, value) if isinstance(value, int) else value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Architecture:
+        if not self.block:
+            raise ValueError("block: a block needs at least one branch")
+        for side, image, patch in zip(("height", "width"), self.image, self.patch, strict=True):
+            if image % patch:
+                below, above = image // patch * patch, (image // patch + 1) * patch
+                fits = f"{below} or {above}" if below else f"{above}"
+                raise ValueError(f"image: {side} {image} is no multiple of the patch's {patch}; the nearest is {fits}")
+        for number, branch in enumerate(self.block):
+            sequence_vectors = self.width if branch.axis == "patches" else self.tokens
+            if branch.mixer == "attention" and sequence_vectors % (branch.heads or 1):
+                what = f"width {self.width}" if branch.axis == "patches" else f"number of tokens {self.tokens}"
+                raise ValueError(
+                    f"block.{number}.heads: {branch.heads} heads do not divide the {what}"
+                    + ("" if branch.axis == "patches" else "; along features use 1 head")
+                )
+            if branch.mixer == "gating" and self.hidden(branch) % 2:
+                raise ValueError(
+                    f"block.{number}.hidden: gating splits its hidden size in two, so it must be even; "
+                    f"got {self.hidden(branch)}"
+                )
+        if self.readout == "class token" and not any(branch.spreads_patches for branch in self.block):
+            raise ValueError(
+                "readout: nothing in this block brings what the patches hold to the class token, so it would answer "
+                "the same for every image; use readout 'mean'"
+            )
+        if self.position_grid is not None and self.position != "map":
+            raise ValueError(f"position_grid is the size of a position map; position is {self.position!r}")
+        if self.position == "sincos" and self.width % 4:
+            raise ValueError(f"position: sincos needs a width that 4 divides; got {self.width}")
+        return self
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        return self.image[0] // self.patch[0], self.image[1] // self.patch[1]
+
+    @property
+    def patches(self) -> int:
+        """Number of patches."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens: the patches and, with that readout, the class token in front of them."""
+        return self.patches + (self.readout == "class token")
+
+    def hidden(self, branch: Branch) -> int:
+        """Hidden size of a feed-forward or gating branch in this network."""
+        along_patches = branch.axis == "patches"
+        if branch.mixer == "gating":
+            reference, default = (self.width if along_patches else self.tokens), 6.0
+        else:
+            reference, default = (self.tokens if along_patches else self.width), 4.0
+        if branch.hidden is not None:
+            return branch.hidden
+        size = max(1, int(reference * (branch.ratio if branch.ratio is not None else default)))
+        return size + size % 2 if branch.mixer == "gating" and branch.ratio is None else size
+
+
+class Network(Value):
+    """What it takes to build a network again: its architecture if it is ours, or its name and sizes if it is timm's."""
+
+    name: str | None = None
+    architecture: Architecture | None = None
+    classes: Annotated[int, Field(ge=0, le=10**8)] | None = None
+    channels: Side | None = None
+    image: Pair | None = None
+
+    @property
+    def title(self) -> str:
+        """What to call it before people."""
+        return self.name or "custom"
+
+
+# The named networks. Sizes: the paper, Table 1 (tiny and base are DeiT's; large is ViT-L).
+
+FF_ONLY = (Branch("feedforward", "features"), Branch("feedforward", "patches"))
+"""The paper's block, as released: features first, patches second, the second norm over the tokens."""
+
+
+def transformer(heads: int) -> tuple[Branch, ...]:
+    """ViT's block: attention over patches, feed-forward over features."""
+    return Branch("attention", "patches", heads=heads), Branch("feedforward", "features")
+
+
+def attention_only(heads: int) -> tuple[Branch, ...]:
+    """The paper's section 3.4: attention over patches, then over features, where the tokens' values are the vectors."""
+    return Branch("attention", "patches", heads=heads), Branch("attention", "features", heads=1)
+
+
+_RELEASED_MAP: dict[str, Any] = {"position": "map", "position_grid": (14, 14)}
+_MICRO: dict[str, Any] = {"width": 64, "depth": 4, "image": 8, "patch": 2, "channels": 1, "classes": 10}
+
+NAMED: dict[str, Architecture] = {
+    "ff_tiny_patch16_224": Architecture(width=192, depth=12, block=FF_ONLY, **_RELEASED_MAP),
+    "ff_small_patch16_224": Architecture(width=384, depth=12, block=FF_ONLY, **_RELEASED_MAP),
+    "ff_base_patch16_224": Architecture(width=768, depth=12, block=FF_ONLY, **_RELEASED_MAP),
+    "ff_large_patch32_224": Architecture(width=1024, depth=24, block=FF_ONLY, patch=32, **_RELEASED_MAP),
+    "attention_only_tiny_patch16_224": Architecture(
+        width=192, depth=12, block=attention_only(heads=3), position="vectors"
+    ),
+    "ff_micro_patch2_8": Architecture(block=FF_ONLY, position="map", **_MICRO),
+    "vit_micro_patch2_8": Architecture(block=transformer(heads=2), position="vectors", **_MICRO),
+    "attention_only_micro_patch2_8": Architecture(block=attention_only(heads=2), position="vectors", **_MICRO),
+}
+"""Our networks by name. ViT and DeiT themselves are timm's, by timm's names."""

@@ -1,0 +1,181 @@
+"""Where the time goes between the disk and a batch of training images, measured stage by stage."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+from rich.table import Table
+
+from ffvit.config.preprocess import Preprocess
+from ffvit.config.recipe import Recipe
+from ffvit.data.decode import decoded
+from ffvit.data.images import BadImageError, Images, Stored
+from ffvit.data.loader import training_loader, workers_for
+from ffvit.data.sampler import TrainingOrder
+from ffvit.data.transforms import Source, Transform, evaluation_transform, training_transform
+from ffvit.errors import DataError
+from ffvit.seeding import seed_everything_for
+
+SAMPLE = 256
+"""Images that are read for the stages after reading, at most."""
+
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Stages:
+    """What an image costs, in seconds of one core, and what comes out of the loader.
+
+    Attributes:
+        read: To fetch what is stored.
+        decode: To decode all of it with Pillow: for comparison, training need not.
+        crop: For training: to decode what a random crop needs, and resize it.
+        augment: What the recipe does to it besides.
+        evaluate: For evaluation: to decode, resize and crop it.
+        size: Bytes of a stored image, on average; 0 where pixels are held.
+        workers: Loading processes.
+        loaded: Images a second that they deliver together.
+    """
+
+    read: float
+    decode: float
+    crop: float
+    augment: float
+    evaluate: float
+    size: float
+    workers: int
+    loaded: float
+
+    @property
+    def training(self) -> float:
+        """Seconds of one core for a training image."""
+        return self.read + self.crop + self.augment
+
+    def table(self) -> Table:
+        """For a terminal."""
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+        table.add_column("stage")
+        for heading in ("ms an image", "images/s a core", "% of training"):
+            table.add_column(heading, justify="right")
+        for name, seconds, of_training in (
+            ("read", self.read, True),
+            ("decode what a crop needs, resize it", self.crop, True),
+            ("augment", self.augment, True),
+            ("training image", self.training, True),
+            ("evaluation image", self.read + self.evaluate, False),
+            ("decode all of it (Pillow)", self.decode, False),
+        ):
+            share = f"{100 * seconds / self.training:.0f} %" if of_training else ""
+            table.add_row(name, f"{1e3 * seconds:.2f}", f"{1 / max(seconds, 1e-9):,.0f}", share)
+        return table
+
+    def words(self) -> str:
+        """What limits the loader, and what would help."""
+        together = f"{self.workers} loading process{'es' * (self.workers != 1)}" if self.workers else "One process"
+        said = f"{together}: {self.loaded:,.0f} images/s. "
+        stage = max(("read", "crop", "augment"), key=lambda name: getattr(self, name))
+        share = f"{100 * getattr(self, stage) / self.training:.0f} % of a training image's time"
+        if stage == "read":
+            return said + f"The limit is reading: {share}. Faster storage helps, and shards: ffvit prepare."
+        if stage == "augment":
+            return said + f"The limit is augmentation: {share}. Only more cores or a milder recipe help."
+        if not self.size:
+            return said + f"The limit is cropping and resizing: {share}."
+        return said + (
+            f"The limit is decoding: {share} ({self.size / 1000:,.0f} kB an image). "
+            "Smaller images help: ffvit prepare --max-side 500 --quality 90."
+        )
+
+
+def measure(
+    images: Images, recipe: Recipe, image: tuple[int, int], workers: int | None = None, seconds: float = 1.0
+) -> Stages:
+    """Measure what images cost on their way into a batch.
+
+    Args:
+        images: Any.
+        recipe: How they are augmented.
+        image: Height and width that a network takes.
+        workers: Loading processes. Default: one a core.
+        seconds: For each stage, about.
+
+    Raises:
+        UserError: None of the images can be read.
+    """
+    mean = (0.5,) * 3
+    sample = np.random.default_rng(0).permutation(len(images))[:SAMPLE].tolist()
+    stored: list[tuple[Stored, str]] = []
+    began = time.perf_counter()
+    for index in sample:
+        with suppress(BadImageError):
+            stored.append((images.read(index), images.name(index)))
+        if time.perf_counter() - began > seconds and len(stored) > 8:
+            break
+    read = (time.perf_counter() - began) / max(1, len(stored))
+    still = recipe.replace(auto_augment=None, erase=0.0, flip=0.0)
+    ways: list[Transform] = [
+        training_transform(still, image, 3, mean),
+        training_transform(recipe, image, 3, mean),
+        evaluation_transform(Preprocess(img_size=image).with_recipe(recipe)),
+    ]
+    decode = _each(stored, decoded, seconds)
+    crop, all_of_it, evaluate = (_each(stored, _of_stored(way), seconds) for way in ways)
+    workers = workers_for(images, 1) if workers is None else workers
+    sizes = [len(each) for each, _ in stored if isinstance(each, bytes)]
+    return Stages(
+        read=read,
+        decode=decode,
+        crop=crop,
+        augment=max(0.0, all_of_it - crop),
+        evaluate=evaluate,
+        size=float(np.mean(sizes)) if sizes else 0.0,
+        workers=workers,
+        loaded=_loaded(images, ways[1], image, recipe.repeats, workers, 2 * seconds),
+    )
+
+
+def _of_stored(way: Transform) -> Callable[[Stored, str], object]:
+    return lambda stored, name: way(Source(stored, name))
+
+
+def _each(stored: Sequence[tuple[Stored, str]], do: Callable[[Stored, str], object], seconds: float) -> float:
+    """Seconds for one of them; the first time round loads code and is not counted."""
+    good, spent = 0, 0.0
+    for turn in range(2):
+        good, spent = 0, 0.0
+        for number, each in enumerate(stored):
+            began = time.perf_counter()
+            with suppress(BadImageError), seed_everything_for(number):
+                began = time.perf_counter()
+                do(*each)
+                good += 1
+            spent += time.perf_counter() - began
+            if spent > (seconds if turn else seconds / 10):
+                break
+    if not good:
+        raise DataError("none of the images that were tried could be read; see: ffvit check")
+    return spent / good
+
+
+def _loaded(
+    images: Images, transform: Transform, image: tuple[int, int], repeats: int, workers: int, seconds: float
+) -> float:
+    """Images a second that the loader delivers, once it is under way."""
+    batch = min(BATCH, len(images) // 2 * 2)
+    order = TrainingOrder(len(images), 0, batch, batch, repeats=repeats)
+    loader = training_loader(images, transform, (3, *image), order, 0, workers)
+    done, began = 0, 0.0
+    while not began or time.perf_counter() - began < seconds:
+        for loaded in loader:
+            if began:
+                done += len(loaded.indices)
+            else:
+                began = time.perf_counter()
+            if time.perf_counter() - began > seconds and done:
+                break
+        order.epoch += 1
+    return done / (time.perf_counter() - began)

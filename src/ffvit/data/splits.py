@@ -1,0 +1,387 @@
+"""Parting images into those to train on, to choose by, and to measure on at the end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int64
+from sklearn.datasets import load_digits
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+from ffvit.config.data import NEEDS, Data
+from ffvit.data import folders, lists
+from ffvit.data.groups import Groups, find_groups, hold_out_groups
+from ffvit.data.images import ArrayImages, Images, Labelled, Labels, Subset
+from ffvit.data.shards import download, index, remote, tars
+from ffvit.errors import DataError, nearest
+
+SELECTION_SHARE = 0.1
+SELECTION_LIMIT = 10_000
+"""What is held out of the training images to choose by, unless `data.selection` says otherwise."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The images of a run.
+
+    Attributes:
+        classes: Their names; labels count them.
+        train: To train on.
+        selection: To choose epoch and weights on. None: nothing is chosen.
+        test: For the final figure, and for nothing else.
+        account: For a person: how many images each part holds, and how it came to hold them.
+        drawn: Which parts (test, selection) were drawn at random; another `split_seed` draws others. The rest is as the
+            data brings it.
+        groups: How many groups the images of all parts are in; None: no groups were asked for.
+        test_groups: The name of each test image's group; None: no groups were asked for.
+    """
+
+    classes: tuple[str, ...]
+    train: Images
+    selection: Images | None
+    test: Images
+    account: str
+    drawn: tuple[str, ...] = ()
+    groups: int | None = None
+    test_groups: tuple[str, ...] | None = None
+
+    @property
+    def count(self) -> int:
+        """How many images all parts have."""
+        return sum(len(part) for part in (self.train, self.selection, self.test) if part is not None)
+
+    @property
+    def official_test(self) -> bool:
+        """Whether the data brings its own test part."""
+        return "test" not in self.drawn
+
+    @property
+    def test_ratio(self) -> float:
+        """Test images for each image that training and selection see, as the variance of a redrawn split asks for.
+
+        n2 / n1 of C. Nadeau and Y. Bengio, "Inference for the generalization error", Machine Learning 52 (2003).
+        """
+        return len(self.test) / (len(self.train) + (0 if self.selection is None else len(self.selection)))
+
+
+def open_parts(data: Data) -> Parts:
+    """Find the images and part them: as the data does, and by class at random where it brings no such part.
+
+    Groups (`data.groups`) are never parted: whole groups are drawn. Brought are train, val and test. Without a test part, val is the test part: the figure then compares with what
+    others report on it, and what is chosen by is held out of train.
+
+    Raises:
+        UserError: The source cannot be used as it is; says what is wrong, where, and what to do.
+    """
+    brought = bring(data.source, data.root)
+    classes = brought["train"].classes
+    if len(classes) < 2:
+        raise DataError(
+            f"data.source: {data.source} has one class only, {classes[0]!r}; there must be two to tell apart"
+        )
+
+    groups = find_groups(data, brought)
+    of = groups.of if groups else {}
+    train = brought["train"].images
+    selection = brought["val"].images if "val" in brought and "test" in brought else None
+    official = next((part for part in ("test", "val") if part in brought), None)
+    test = brought[official].images if official else None
+    select = selection is None and data.selection != 0
+    if data.folds is not None and test is not None:
+        raise DataError(
+            f"data.folds: {data.source} brings its own test part; cross-validation needs images that are not parted yet"
+        )
+    _check_sizes(data.source, classes, train.labels, groups, parts=data.folds or 1 + (test is None) + select)
+
+    drawn = []
+    of_train, of_test = of.get("train"), of.get(official or "")
+    if test is None:
+        if data.folds is not None:
+            train, test = _fold(train, data, of_train, classes)
+        else:
+            count = _count("data.test", data.test, len(train))
+            train, test = _hold_out(train, count, 1 + select, data.split_seed, of_train, classes)
+        if of_train is not None:
+            of_train, of_test = of_train[train.indices], of_train[test.indices]
+        drawn.append("test")
+    if select:
+        if data.selection is None:
+            count = min(round(SELECTION_SHARE * len(train)), SELECTION_LIMIT)
+        else:
+            count = _count("data.selection", data.selection, len(train))
+        train, selection = _hold_out(train, count, 1, data.split_seed, of_train, classes)
+        drawn.append("selection")
+    return Parts(
+        classes,
+        train,
+        selection,
+        test,
+        _account(data, len(classes), {"training": train, "selection": selection, "test": test}, drawn, groups),
+        drawn=tuple(drawn),
+        groups=None if groups is None else len(groups.names),
+        test_groups=None if groups is None or of_test is None else tuple(groups.names[group] for group in of_test),
+    )
+
+
+def check_source(source: str) -> None:
+    """Nothing, if a source may be something.
+
+    Raises:
+        DataError: It is empty, or a path that cannot be looked at: a loop of links, a name that is too long, a folder
+            that may not be read.
+    """
+    if not source.strip():
+        raise DataError("data.source: is empty; give a folder, a list, an address or a name")
+    if download.is_remote(source):
+        return
+    try:
+        os.stat(os.path.expanduser(source))  # noqa: PTH111, PTH116 (expanding never raises)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DataError(f"data.source: {source}: cannot be opened ({reason})") from None
+
+
+def bring(source: str, root: Path | None) -> dict[str, Labelled]:
+    """The parts a source brings, as it brings them: train, val and test, or train alone; all with the same classes.
+
+    Raises:
+        UserError: The source cannot be used, brings no train, or its parts differ in their classes.
+    """
+    brought = open_brought(source, root)
+    if "train" not in brought:
+        raise DataError(f"data.source: {source} has {' and '.join(brought) or 'no part'} but no train to train on")
+    _check_classes(source, brought)
+    return brought
+
+
+def open_images(source: str, root: Path | None, classes: Sequence[str] | None) -> Images:
+    """Images to evaluate on: the test part a source brings, or else its val part, or else all of it.
+
+    Their labels count the network's classes, to which they are matched by name; some of the classes will do.
+
+    Args:
+        source: As in `Data.source`; of digits, the test part.
+        root: As in `Data.root`.
+        classes: The network's. None: they have no names, and are taken to be the source's in natural order, which is
+            ImageNet's (numbers, where a list or data set gives those, are the labels themselves).
+
+    Raises:
+        UserError: The source cannot be used, or has a class that the network does not know.
+    """
+    if source == "digits":
+        parts = open_parts(Data(source=source))
+        images, names = parts.test, parts.classes
+    else:
+        openers = _openers(source, root)
+        found = (openers[part]() for part in ("test", "val", "train") if part in openers)
+        labelled = next((labelled for labelled in found if labelled), None)
+        if labelled is None:
+            raise DataError(f"{source}: has no labels to compare answers with")
+        images, names = labelled
+    if classes is None:
+        numbers = all(name.isdecimal() for name in names) and not Path(source).expanduser().is_dir()
+        place = {name: int(name) if numbers else index for index, name in enumerate(names)}
+    else:
+        place = {name: index for index, name in enumerate(classes)}
+    unknown = [names[label] for label in np.unique(images.labels) if names[label] not in place]
+    if unknown:
+        raise DataError(
+            f"{source}: the network does not know {_listed(unknown)}{nearest(unknown[0], place)} "
+            f"(it knows {len(place)} classes: {_listed(list(place))})"
+        )
+    renumbered = np.array([place.get(name, -1) for name in names], dtype=np.int64)[images.labels]
+    return Subset(images, np.arange(len(images)), renumbered)
+
+
+def open_brought(source: str, root: Path | None) -> dict[str, Labelled]:
+    """The parts that a source brings, as they are; those whose labels are withheld are left out.
+
+    Raises:
+        UserError: The source cannot be used.
+    """
+    return {part: found for part, opened in _openers(source, root).items() if (found := opened())}
+
+
+def _openers(source: str, root: Path | None) -> dict[str, Callable[[], Labelled | None]]:
+    """What opens each part that a source brings: train, val, test, or only train if it is not parted."""
+    check_source(source)
+    path = Path(os.path.expanduser(source))  # noqa: PTH111 (never raises)
+    prefix = source.split("/", 1)[0].lower()
+    if source == "digits":
+        return {"train": _digits}
+    if download.is_remote(source):
+        return {part: partial(Labelled, *found) for part, found in remote.open_remote(source, root).items()}
+    if path.is_dir() and (index.is_prepared(path) or tars.holds_tars(path)):
+        opened = index.open_shards(path) if index.is_prepared(path) else tars.open_tars(path)
+        return {part: partial(Labelled, *found) for part, found in opened.items()}
+    if path.is_dir():
+        return {part: partial(folders.read_folder, folder) for part, folder in folders.part_folders(path).items()}
+    if path.is_file():
+        if path.suffix.lower() not in lists.SUFFIXES:
+            raise DataError(
+                f"data.source: {source} is a file; give a folder of images or shards, or a list (.csv, .parquet)"
+            )
+        return {part: partial(Labelled, *found) for part, found in lists.read_list(path).items()}
+    if "/" in source and prefix in NEEDS:
+        from ffvit.data import timm_sets  # brings PyTorch, which packing images from elsewhere does without
+
+        names = timm_sets.split_names(source, root)
+        return {part: partial(timm_sets.open_split, source, root, split) for part, split in names.items()}
+    raise DataError(_nowhere(source, path, prefix))
+
+
+def _digits() -> Labelled:
+    """8 x 8 scans of handwritten digits, which come with scikit-learn; they count ink from 0 to 16."""
+    digits = load_digits()
+    arrays = np.round(digits.images * (255 / 16)).astype(np.uint8)
+    return Labelled(ArrayImages("digits", arrays, digits.target.astype(np.int64)), tuple("0123456789"))
+
+
+def _nowhere(source: str, path: Path, prefix: str) -> str:
+    """What to say of a source that is neither here nor one of timm's."""
+    known = f"digits, or {'/..., '.join(NEEDS)}/..."
+    if "/" in source and (near := nearest(prefix, NEEDS)):
+        return f"data.source: there is no {source!r}, nor a kind of data set {prefix!r}{near} (known: {known})"
+    missing = path
+    while not missing.parent.is_dir():
+        missing = missing.parent
+    siblings = [entry.name for entry in folders.visible(missing.parent)]
+    near = nearest(missing.name, [*siblings, "digits"])
+    return f"data.source: there is no {missing.name!r} in {missing.parent.resolve()}{near} (or a name: {known})"
+
+
+def _check_classes(source: str, brought: dict[str, Labelled]) -> None:
+    classes = brought["train"].classes
+    for part, (_, others) in brought.items():
+        here, there = set(classes), set(others)
+        if here != there:
+            sides = [("train", classes, there, part), (part, others, here, "train")]
+            said = [
+                f"{_listed([name for name in names if name not in lacked])} in {has} but not in {lacks}"
+                for has, names, lacked, lacks in sides
+                if set(names) - lacked
+            ]
+            raise DataError(f"data.source: the parts of {source} differ in their classes: {'; '.join(said)}")
+        assert others == classes, f"{part} numbers the classes otherwise than train"
+
+
+def _listed(names: Sequence[str], limit: int = 5) -> str:
+    """The names, shortened if they are many."""
+    shown = ", ".join(repr(name) for name in names[:limit])
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit:,} more"
+
+
+def _check_sizes(source: str, classes: Sequence[str], labels: Labels, groups: Groups | None, parts: int) -> None:
+    what = "images"
+    if groups is not None:  # a group counts once for each class that it holds
+        what = f"groups (by {groups.what})"
+        labels = np.unique(np.stack([groups.of["train"], labels]), axis=1)[1]
+    sizes = np.bincount(labels, minlength=len(classes))
+    small = [f"{name!r} ({size})" for name, size in zip(classes, sizes, strict=True) if size < parts]
+    if small:
+        few = ", ".join(small[:5]) + (f" and {len(small) - 5:,} more classes" if len(small) > 5 else "")
+        raise DataError(
+            f"data.source: too few {what} in {source} of {few}: every class needs {parts}, one for each part that is "
+            "made of them; add images or leave the class out"
+        )
+
+
+def _count(field: str, share: float, images: int) -> int:
+    """A share of the images as a number."""
+    count = round(share * images)
+    if not 0 < count < images:
+        what = "none of them; raise it" if count == 0 else "all of them, which leaves none to train on; lower it"
+        raise DataError(f"{field}: a share of {share:g} of {images:,} images is {what}")
+    return count
+
+
+def _hold_out(
+    images: Images,
+    count: int,
+    leave: int,
+    seed: int,
+    groups: Int64[np.ndarray, " images"] | None = None,
+    classes: Sequence[str] = (),
+) -> tuple[Subset, Subset]:
+    """Part off `count` images at random, the same share of every class, within one image; or as near as groups come.
+
+    Every class gives at least one (image, or group) and keeps at least `leave`, so that no part lacks a class;
+    scikit-learn's stratified split leaves rare classes out of a small part, and refuses a part smaller than the number
+    of classes.
+
+    Raises:
+        UserError: No split by whole groups gives every part every class.
+    """
+    labels = images.labels
+    sizes = np.bincount(labels)
+    share = sizes * (count / len(labels))
+    held = np.minimum(np.maximum(np.floor(share).astype(np.int64), 1), np.maximum(sizes - leave, 0))
+    short = np.flatnonzero((held < share) & (held < sizes - leave))
+    short = short[np.argsort(held[short] - share[short], kind="stable")]  # Largest remainders first
+    held[short[: max(count - held.sum(), 0)]] += 1
+
+    if groups is not None and len(np.unique(groups)) < len(groups):
+        is_held = hold_out_groups(labels, groups, held, leave, seed, classes)
+    else:
+        # RandomState: its numbers never change with numpy's version (NEP 19), and so neither does a split.
+        shuffled = np.random.RandomState(seed).permutation(len(labels))
+        by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+        place_in_class = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        is_held = np.zeros(len(labels), dtype=bool)
+        is_held[by_class] = place_in_class < np.repeat(held, sizes)
+    return Subset(images, np.flatnonzero(~is_held)), Subset(images, np.flatnonzero(is_held))
+
+
+def _fold(
+    images: Images, data: Data, groups: Int64[np.ndarray, " images"] | None, classes: Sequence[str]
+) -> tuple[Subset, Subset]:
+    """All folds but one, and that one: every image is in just one fold, and every fold holds its share of each class.
+
+    Raises:
+        UserError: With whole groups, a fold would lack a class.
+    """
+    assert data.folds is not None
+    assert data.fold is not None
+    labels = images.labels
+    if groups is None or len(np.unique(groups)) == len(groups):
+        folds = list(StratifiedKFold(data.folds, shuffle=True, random_state=data.split_seed).split(labels, labels))
+    else:
+        by_groups = StratifiedGroupKFold(data.folds, shuffle=True, random_state=data.split_seed)
+        folds = list(by_groups.split(labels, labels, groups))
+    for kept, held in folds:
+        lacking = np.setdiff1d(labels, labels[held]).tolist() + np.setdiff1d(labels, labels[kept]).tolist()
+        if lacking:
+            raise DataError(
+                f"data.folds: with whole groups, one of {data.folds} folds holds no image of {classes[lacking[0]]!r}, or all "
+                "of them; take fewer folds, or add groups that hold this class"
+            )
+    kept, held = folds[data.fold]
+    return Subset(images, kept), Subset(images, held)
+
+
+def _account(
+    data: Data, classes: int, parts: dict[str, Images | None], drawn: Sequence[str], groups: Groups | None
+) -> str:
+    sizes = {name: len(part) for name, part in parts.items() if part is not None}
+    total = sum(sizes.values())
+    counts = ", ".join(f"{size:,} for {name} ({100 * size / total:.1f} %)" for name, size in sizes.items())
+    if drawn:
+        named = [
+            f"test (fold {data.fold} of {data.folds})" if part == "test" and data.folds else part for part in drawn
+        ]
+        whole = "" if groups is None else f"in whole groups (by {groups.what}), "
+        how = f"{' and '.join(named)} drawn at random, {whole}class by class, with split seed {data.split_seed}"
+    else:
+        how = "all parts as the data brings them"
+    grouped = "" if groups is None else f" in {len(groups.names):,} groups"
+    notes = "" if "selection" in sizes else " Nothing is held out to choose by: the last weights are the result."
+    if groups is not None and len(groups.names) == total:
+        notes += f" Groups have no effect: by {groups.what}, every image is one of its own."
+    return f"{total:,} images of {classes:,} classes{grouped} from {data.source}: {counts}; {how}.{notes}"

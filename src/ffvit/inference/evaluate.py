@@ -1,0 +1,171 @@
+"""How good weights are on a set of images."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ffvit.config.preprocess import PixelBackend
+from ffvit.data.images import BadImageError, Images
+from ffvit.data.split_record import check_own
+from ffvit.data.splits import Parts, check_source, open_images, open_parts
+from ffvit.errors import DataError, UserError
+from ffvit.inference.evaluator import BATCH, Scorer, answered
+from ffvit.inference.metrics import Evaluation, measure
+from ffvit.inference.mode import evaluation_mode
+from ffvit.inference.predictions import Answers
+from ffvit.machine import Machine, keep_freed_memory, start
+from ffvit.models.create import class_names_of, preprocess_of
+from ffvit.models.weights import WEIGHTS_OF_A_RUN, load
+from ffvit.run_folder import Run
+
+
+@dataclass(frozen=True)
+class Score:
+    """A network's figures on a set, its answer to each image that could be read, and the images that could not be.
+
+    Attributes:
+        evaluation: The figures.
+        answers: The answers.
+        images: What was scored.
+        bad: The images that could not be read.
+        data: What was scored, in words.
+        used_in_training: How many of the images are known to be among those the network was trained or selected on;
+            None if that cannot be known.
+    """
+
+    evaluation: Evaluation
+    answers: Answers
+    images: Images
+    bad: list[BadImageError]
+    data: str
+    used_in_training: int | None
+
+    @property
+    def names(self) -> list[str]:
+        """The images answered, in the order of the answers."""
+        return answered(self.images, self.bad)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What must be known to read the figures rightly, a sentence each."""
+        said = []
+        if self.used_in_training:
+            said.append(
+                f"{self.used_in_training:,} of {len(self.images):,} images were used to train or select this network: "
+                "the figures are too good for new images"
+            )
+        if self.bad:
+            said.append(f"{len(self.bad):,} of {len(self.images):,} images could not be read")
+        return said
+
+
+def evaluate(
+    weights: str | Path | nn.Module,
+    data: str | Path | None = None,
+    *,
+    model: str | None = None,
+    machine: Machine | None = None,
+    batch_size: int = BATCH,
+    crop: float | None = None,
+    interpolation: str | None = None,
+    pixel_backend: PixelBackend | None = None,
+    root: Path | None = None,
+) -> Score:
+    """Score weights on images, whose classes are matched to the network's by name.
+
+    Args:
+        weights: A run folder, a file of weights, or a network, whose mode and device stay as they are.
+        data: A folder, a list, `digits` (its test split) or a data set that timm opens. The data of the run that the
+            weights are from, which is the default, are scored on its own test split.
+        model: The network's name, for weights that do not say.
+        machine: Where to compute.
+        batch_size: Images at once on each device.
+        crop: Share of the resized image that the central crop keeps. Default: as the weights say.
+        interpolation: How images are resized. Default: likewise.
+        pixel_backend: What decodes and resizes images. Default: likewise.
+        root: Where a data set that timm opens lies.
+
+    Raises:
+        UserError: The weights or the images cannot be used.
+    """
+    if crop is not None and not 0 < crop <= 1:
+        raise UserError(f"--crop: must be more than 0 and at most 1; got {crop:g}")
+    network = weights if isinstance(weights, nn.Module) else load(weights, model)
+    run = None if isinstance(weights, nn.Module) else _run_of(Path(weights))
+    images, words, used = _images(network, run, None if data is None else str(data), root)
+    given = {"crop_pct": crop, "interpolation": interpolation, "pixel_backend": pixel_backend}
+    preprocess = preprocess_of(network).replace(**{name: value for name, value in given.items() if value is not None})
+    machine = machine or Machine()
+    fabric = start(machine)
+    if fabric.device.type == "cpu":
+        keep_freed_memory()
+    scorer = Scorer(fabric, images, preprocess, class_names_of(network), batch_size, machine.workers)
+    with evaluation_mode(network, fabric.device):
+        answers, bad = scorer(network)
+    temperature: float | None = getattr(network, "temperature", None)
+    return Score(measure(answers, temperature), answers, images, bad, words, used)
+
+
+def _run_of(weights: Path) -> Run | None:
+    """The run that wrote these weights, where they lie in its folder."""
+    folder = weights.parent if weights.name in WEIGHTS_OF_A_RUN else weights
+    return Run(folder) if (folder / "config.yaml").is_file() else None
+
+
+def _images(network: nn.Module, run: Run | None, data: str | None, root: Path | None) -> tuple[Images, str, int | None]:
+    """What to score, what it is in words, and how many of the images the run was trained or selected on."""
+    names: Any = getattr(network, "class_names", None)
+    if run is None:
+        if data is None:
+            raise UserError("these weights do not lie in a run folder, which would say what to test on: give --data")
+        return open_images(data, root, names), data, None
+    config = run.config.data
+    if data is None or _same(data, config.source):
+        own = open_parts(config if root is None else config.replace(root=root))
+        if own.classes != names:
+            raise DataError(
+                f"{config.source}: has other classes now than {run.path} was trained on; name other images (--data)"
+            )
+        check_own(run.split_file, own, config.source)
+        return own.test, f"{config.source}, the run's own test split", 0
+    images = open_images(data, root, names)
+    try:
+        own = open_parts(config)
+        check_own(run.split_file, own, config.source)
+    except UserError:  # no longer where they were, or others
+        return images, data, None
+    return images, data, _count_used(images, own)
+
+
+def _same(data: str, source: str) -> bool:
+    check_source(data)
+    one, other = (Path(os.path.expanduser(each)) for each in (data, source))  # noqa: PTH111 (never raises)
+    return data == source or (one.exists() and other.exists() and one.samefile(other))
+
+
+def _count_used(images: Images, own: Parts) -> int:
+    """How many of the images are files that the run was trained or selected on, under whatever path."""
+    names = [images.name(index) for index in range(len(images))]
+    candidates = {os.path.basename(name) for name in names}  # noqa: PTH119 (a million names)
+    used = {
+        _file(name)
+        for part in (own.train, own.selection)
+        if part is not None
+        for name in map(part.name, range(len(part)))
+        if os.path.basename(name) in candidates  # noqa: PTH119
+    } - {None}
+    return sum(_file(name) in used for name in names) if used else 0
+
+
+def _file(name: str) -> tuple[int, int] | None:
+    """Which file it is; None, if it is none."""
+    try:
+        status = os.stat(name)  # noqa: PTH116
+    except (OSError, ValueError):
+        return None
+    return status.st_dev, status.st_ino

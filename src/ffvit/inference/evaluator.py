@@ -1,0 +1,142 @@
+"""The one way a network is scored: in training, by `ffvit evaluate`, and by every tool that compares."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from copy import deepcopy
+from functools import cached_property, partial
+from math import prod
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+
+from ffvit.data.images import BadImageError, Images
+from ffvit.data.loader import Finish, evaluation_loader, workers_for
+from ffvit.data.transforms import evaluation_transform
+from ffvit.errors import DataError
+from ffvit.inference.predictions import Answers
+from ffvit.machine import gathered, processes_here
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from lightning_fabric import Fabric
+
+    from ffvit.config.preprocess import Preprocess
+    from ffvit.data.loader import Batch
+
+KEPT_LOGITS = 100_000_000
+"""At most so many logits are kept (400 MB) to fit a temperature on; of a larger set, those of evenly spaced images."""
+
+KEPT_IMAGES = 2**28
+"""Bytes: a set whose images fit in so many is loaded once and kept, to be scored again (a selection part: twice an epoch)."""
+
+BATCH = 256
+"""Images at once on a device: enough to keep it busy. It moves no figure."""
+
+PER_IMAGE = ("labels", "predicted", "in_top5", "loss", "confidence")
+
+
+def answered(images: Images, bad: list[BadImageError]) -> list[str]:
+    """The names of the images that have an answer, in the order of the answers."""
+    unread = {each.name for each in bad}
+    return [name for name in map(images.name, range(len(images))) if name not in unread]
+
+
+class Scorer:
+    """A network's answers to a set of images, exact on any number of processes.
+
+    Args:
+        fabric: Where to compute.
+        images: What to answer.
+        preprocess: How images are prepared.
+        classes: Names, in the order of the logits.
+        batch_size: Images at once on each device.
+        workers: Loading processes of each device; default: see `workers_for`.
+    """
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        images: Images,
+        preprocess: Preprocess,
+        classes: tuple[str, ...],
+        batch_size: int,
+        workers: int | None = None,
+    ) -> None:
+        self.fabric, self.images, self.classes = fabric, images, classes
+        self.finish = Finish(preprocess.mean, preprocess.std)
+        shape = preprocess.in_chans, *preprocess.img_size
+        self.small = len(images) * prod(shape) <= KEPT_IMAGES
+        self.open: Callable[[], Iterable[Batch]] = partial(
+            evaluation_loader,
+            images,
+            evaluation_transform(preprocess),
+            shape,
+            batch_size,
+            workers_for(images, processes_here(fabric), fabric.device) if workers is None else workers,
+            fabric.global_rank,
+            fabric.world_size,
+            fabric.device,
+        )
+
+    @cached_property
+    def batches(self) -> Iterable[Batch]:
+        """This process's batches, for any number of times."""
+        if self.small:  # as copies: what a worker hands over occupies /dev/shm, which may be small
+            return [deepcopy(batch) for batch in self.open()]
+        return self.open()
+
+    @torch.no_grad()
+    def __call__(
+        self, network: nn.Module, advance: Callable[[int], None] = lambda _: None
+    ) -> tuple[Answers, list[BadImageError]]:
+        """Score a network; `advance` is told of every batch's number of images.
+
+        Returns:
+            The answers to the images that could be read, in the order of the set, and the ones that could not.
+        """
+        keep_every = max(1, -(-len(self.images) * len(self.classes) // KEPT_LOGITS))
+        columns: dict[str, list[np.ndarray]] = defaultdict(list)
+        bad: list[BadImageError] = []
+        was_training = network.training
+        network.eval()
+        for batch in self.batches:
+            with self.fabric.autocast():
+                logits = network(self.finish(batch.to(self.fabric.device)))
+            bad.extend(batch.bad)
+            advance(len(batch.indices) * self.fabric.world_size)
+            read = batch.weights > 0
+            if read.any():
+                answers = Answers.of(logits.cpu()[read], batch.labels[read], self.classes)
+                index = torch.tensor(batch.indices)[read].numpy()
+                columns["index"].append(index)
+                columns["logits"].append(answers.logits[index % keep_every == 0])
+                for name in PER_IMAGE:
+                    columns[name].append(getattr(answers, name))
+        network.train(was_training)
+        mine = {name: np.concatenate(parts) for name, parts in columns.items()}
+        return self._together(mine, bad, keep_every)
+
+    def _together(
+        self, mine: dict[str, np.ndarray], bad: list[BadImageError], keep_every: int
+    ) -> tuple[Answers, list[BadImageError]]:
+        """The answers of all processes in the order of the set."""
+        of_all = gathered(self.fabric, (mine, bad))
+        all_bad = [each for _, its in of_all for each in its]
+        if not any(its for its, _ in of_all):
+            raise DataError(f"none of the {len(self.images)} images could be read; the first: {all_bad[0]}")
+        names = ("index", "logits", *PER_IMAGE)
+        column = {name: np.concatenate([its[name] for its, _ in of_all if its]) for name in names}
+        index = column.pop("index")
+        order = np.argsort(index)
+        logits = column.pop("logits")[np.argsort(index[index % keep_every == 0])]
+        answers = Answers(
+            **{name: values[order] for name, values in column.items()},
+            logits=logits,
+            logits_of=np.flatnonzero(index[order] % keep_every == 0),
+            classes=self.classes,
+        )
+        return answers, all_bad

@@ -1,0 +1,202 @@
+"""What a network sees in pictures: its likeliest classes for files and folders."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from rich.console import Console
+from timm.data import ImageNetInfo
+from torch import nn
+
+from ffvit.data.folders import image_files
+from ffvit.data.images import BadImageError, FileImages
+from ffvit.data.loader import Finish, evaluation_loader, workers_for
+from ffvit.data.transforms import evaluation_transform
+from ffvit.errors import DataError, ModelError, UserError
+from ffvit.files.csv_formulas import escape_formula
+from ffvit.inference.engine_selection import soonest
+from ffvit.inference.engines import build, why_not
+from ffvit.inference.mode import evaluation_mode
+from ffvit.inference.report import percent
+from ffvit.machine import Machine, keep_freed_memory, start
+from ffvit.models.create import class_names_of, preprocess_of
+from ffvit.models.weights import load
+from ffvit.terminal import Terminal, printable
+
+BATCH = 32
+"""Images at once: few, so that the first answers come soon."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The likeliest classes of an image, likeliest first, with their probabilities (0 to 1)."""
+
+    image: str
+    classes: tuple[str, ...]
+    probabilities: tuple[float, ...]
+
+
+def predict(
+    weights: str | Path | nn.Module,
+    images: Sequence[str | Path],
+    *,
+    top: int = 5,
+    model: str | None = None,
+    machine: Machine | None = None,
+    engine: str = "auto",
+) -> Iterator[Prediction | BadImageError]:
+    """Name what pictures show.
+
+    Probabilities are calibrated with the temperature that the weights bring from their run, if they do.
+
+    Args:
+        weights: A run folder, a file of weights, or a network, whose mode and device are its own again afterwards.
+        images: Image files, and folders of them at any depth.
+        top: How many classes an image gets.
+        model: The network's name, for weights that do not say.
+        machine: Where to compute.
+        engine: What answers: one of `ffvit.inference.engines.ENGINES`, in the machine's precision or, if it does not know
+            that, in fp32; `auto` is PyTorch, or for so many images that they take more than a minute whatever is
+            measured to be the fastest here.
+
+    Yields:
+        For each image in turn its prediction, or the error that says why it could not be read.
+
+    Raises:
+        UserError: The weights cannot be used, a path does not exist, there is no image, the engine cannot run here, or
+            the network's answers are no numbers.
+    """
+    machine = machine or Machine()
+    if machine.devices * machine.nodes > 1:
+        raise UserError("predicting uses one device: leave out --devices and --nodes")
+    paths = [path for given in images for path in _paths(Path(given))]
+    if not paths:
+        raise DataError(f"there is no image in {', '.join(map(str, images)) or 'nothing'}")
+    network = weights if isinstance(weights, nn.Module) else load(weights, model)
+    fabric = start(machine)
+    if fabric.device.type == "cpu":
+        keep_freed_memory()
+    with evaluation_mode(network, fabric.device):
+        yield from _predictions(network, paths, top, fabric, engine, machine.workers)
+
+
+def _predictions(
+    network: nn.Module, paths: list[str], top: int, fabric: Fabric, engine: str, workers: int | None
+) -> Iterator[Prediction | BadImageError]:
+    """What a network on the device, in evaluation mode, says of image files."""
+    preprocess, names = preprocess_of(network), _readable(class_names_of(network))
+    temperature = getattr(network, "temperature", None) or 1.0
+    precision = {"32-true": "fp32", "bf16-mixed": "bf16"}.get(fabric.strategy.precision.precision)
+    if engine == "auto":
+        tell = partial(print, file=sys.stderr)
+        # fp16 is PyTorch's alone, and faster than what other engines do in fp32.
+        engine = soonest(network, len(paths), BATCH, fabric.device, precision, tell) if precision else "torch"
+    if engine != "torch":  # which is the network as it is, in the machine's precision
+        if precision is None or why_not(engine, precision, fabric.device) is not None:
+            precision = "fp32"
+        network = build(network, engine, precision, fabric.device)
+    files = FileImages(Path(), paths, np.zeros(len(paths), dtype=np.int64))
+    transform, finish = evaluation_transform(preprocess), Finish(preprocess.mean, preprocess.std)
+    shape = preprocess.in_chans, *preprocess.img_size
+    if workers is None:
+        workers = workers_for(files, 1) if len(paths) > 2 * BATCH else 0
+    for batch in evaluation_loader(files, transform, shape, BATCH, workers, device=fabric.device):
+        with torch.inference_mode(), fabric.autocast():
+            logits = network(finish(batch.to(fabric.device))).float().cpu()
+        if not logits.isfinite().all():
+            raise ModelError(
+                "the network's logits are NaN or infinite: its training diverged, or its weights are damaged"
+            )
+        likeliest = (logits / temperature).softmax(dim=1).topk(min(top, logits.shape[1]), dim=1)
+        bad = iter(batch.bad)
+        for row, (index, weight) in enumerate(zip(batch.indices, batch.weights.tolist(), strict=True)):
+            if not weight:
+                yield BadImageError(paths[index], next(bad).reason)
+                continue
+            yield Prediction(
+                paths[index],
+                tuple(names[number] for number in likeliest.indices[row].tolist()),
+                tuple(likeliest.values[row].tolist()),
+            )
+
+
+def _paths(path: Path) -> list[str]:
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError(f"{path}: there is no such file or folder") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be opened ({error.strerror})") from None
+    if path.is_dir():
+        return [str(path / each) for each in image_files(path)]
+    return [str(path)]
+
+
+def _readable(names: tuple[str, ...]) -> tuple[str, ...]:
+    """ImageNet's WordNet ids in words; other names as they are."""
+    info = ImageNetInfo()
+    if names != tuple(info.label_names()):
+        return names
+    return tuple(info.index_to_description(number) for number in range(len(names)))
+
+
+def written(
+    predictions: Iterator[Prediction | BadImageError], form: Literal["table", "csv", "json"], console: Console
+) -> int:
+    """Write predictions as they come, unreadable images and their number to stderr; hands back how many were read.
+
+    Tables and JSON are text. CSV names images by the bytes of their names, also where these are no text, except on a
+    terminal.
+    """
+    writer, stderr = csv.writer(_CsvOutput(), lineterminator="\n"), Terminal(stderr=True)
+    bar = "█" if console.encoding.startswith("utf") else "#"
+    if form == "csv":
+        writer.writerow(("image", "rank", "class", "probability"))
+    read = bad = 0
+    for each in predictions:
+        if isinstance(each, BadImageError):
+            stderr.say(f"not read: {each}")
+            bad += 1
+            continue
+        read += 1
+        pairs = list(zip(each.classes, each.probabilities, strict=True))
+        if form == "csv":
+            image = escape_formula(each.image)
+            for place, (name, share) in enumerate(pairs, start=1):
+                writer.writerow((image, place, escape_formula(name), f"{share:.6f}"))
+        elif form == "json":
+            print(
+                json.dumps(
+                    {"image": each.image, "classes": [{"class": name, "probability": share} for name, share in pairs]}
+                )
+            )
+        else:
+            console.print(each.image, style="bold", highlight=False, markup=False)
+            for name, share in pairs:
+                line = f"  {percent(share):>7}  {bar * round(20 * share):<20} {name}"
+                console.print(line, highlight=False, markup=False)
+    if bad:
+        stderr.say(f"{bad:,} of {read + bad:,} images could not be read")
+    return read
+
+
+class _CsvOutput:
+    """Stdout for names that need not be text."""
+
+    def write(self, line: str) -> None:
+        if sys.stdout.isatty() or not hasattr(sys.stdout, "buffer"):
+            sys.stdout.write("\n".join(printable(part) for part in line.split("\n")))
+        else:
+            sys.stdout.flush()
+            sys.stdout.buffer.write(line.encode("utf-8", "surrogateescape"))
+            sys.stdout.buffer.flush()

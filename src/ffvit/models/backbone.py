@@ -1,0 +1,315 @@
+"""The one module that every `Architecture` becomes. It knows nothing of devices, data or training.
+
+What is compared is the only thing that differs: start values, the ramp of stochastic depth, readout and head are
+written here once for every mixer.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from timm.layers import DropPath, build_sincos2d_pos_embed, calculate_drop_path_rates, trunc_normal_
+from timm.models import checkpoint_seq
+from timm.models._features import feature_take_indices
+from timm.models.mlp_mixer import SpatialGatingUnit
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ffvit.config.architecture import Architecture, Branch
+from ffvit.models.mixers import build_mixer
+
+EPSILON = 1e-6
+"""LayerNorm's epsilon, as in the paper's code, ViT and DeiT."""
+
+
+class PatchEmbedding(nn.Module):
+    """One convolution with kernel = stride = patch, its output in rows as tokens."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        patch = architecture.patch
+        self.proj = nn.Conv2d(architecture.channels, architecture.width, kernel_size=patch, stride=patch)
+
+    def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch patches features"]:
+        return self.proj(images).flatten(2).mT
+
+
+class PositionMap(nn.Module):
+    """A learned map resized bilinearly to the patch grid, and a vector for the class token (the paper's code)."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        self.grid = architecture.grid
+        rows, columns = architecture.position_grid or architecture.grid
+        self.map = nn.Parameter(torch.empty(1, architecture.width, rows, columns))
+        self.class_token = (
+            nn.Parameter(torch.empty(1, 1, architecture.width)) if _has_class_token(architecture) else None
+        )
+
+    def forward(self, tokens: Float[Tensor, "batch tokens features"]) -> Float[Tensor, "batch tokens features"]:
+        resized = functional.interpolate(self.map, size=self.grid, mode="bilinear", align_corners=False).flatten(2).mT
+        return tokens + (resized if self.class_token is None else torch.cat((self.class_token, resized), dim=1))
+
+
+class PositionVectors(nn.Module):
+    """A learned vector for every token (ViT)."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        self.vectors = nn.Parameter(torch.empty(1, architecture.tokens, architecture.width))
+
+    def forward(self, tokens: Float[Tensor, "batch tokens features"]) -> Float[Tensor, "batch tokens features"]:
+        return tokens + self.vectors
+
+
+class SinCosPositions(nn.Module):
+    """Fixed 2-D sine-cosine vectors (MoCo v3, arXiv 2104.02057, section 4.2); zero for a class token, as there."""
+
+    vectors: Tensor
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        grid = build_sincos2d_pos_embed(list(architecture.grid), dim=architecture.width)[None]
+        if _has_class_token(architecture):
+            grid = torch.cat((grid.new_zeros(1, 1, architecture.width), grid), dim=1)
+        self.register_buffer("vectors", grid, persistent=False)
+
+    def forward(self, tokens: Float[Tensor, "batch tokens features"]) -> Float[Tensor, "batch tokens features"]:
+        return tokens + self.vectors
+
+
+class ResidualBranch(nn.Module):
+    """`x + drop_path(mixer(norm(x)))`, the mixer and the norm each along its own axis."""
+
+    def __init__(self, branch: Branch, architecture: Architecture, dropout: float, drop_path: float) -> None:
+        super().__init__()
+        self.along_features = branch.axis == "features"
+        self.norm_over_patches = branch.normalised_axis == "patches"
+        normalised = architecture.tokens if self.norm_over_patches else architecture.width
+        self.norm = nn.Identity() if branch.normalised_axis == "none" else nn.LayerNorm(normalised, eps=EPSILON)
+        self.mixer = build_mixer(branch, architecture, dropout)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Float[Tensor, "batch tokens features"]) -> Float[Tensor, "batch tokens features"]:
+        y = self.norm(x.mT).mT if self.norm_over_patches else self.norm(x)
+        y = self.mixer(y.mT).mT if self.along_features else self.mixer(y)
+        return x + self.drop_path(y)
+
+
+class Backbone(nn.Module):
+    """A network with timm's interface, built from an `Architecture`.
+
+    Args:
+        architecture: What to build; also kept as `.architecture`.
+        drop_rate: Dropout before the head.
+        proj_drop_rate: Dropout inside the branches and, as in the paper's code (`pos_drop`), of the tokens once positions
+            are added. The paper's README trains FF-tiny with 0.1.
+        drop_path_rate: Stochastic depth of the last block; it rises linearly from 0 in the first, and is the same
+            for all branches of a block.
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        drop_rate: float = 0.0,
+        proj_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.num_classes = architecture.classes
+        self.in_chans = architecture.channels
+        self.embed_dim = self.num_features = self.head_hidden_size = architecture.width
+        self.num_prefix_tokens = int(_has_class_token(architecture))
+        self.global_pool = "token" if self.num_prefix_tokens else "avg"
+        self.grad_checkpointing = False
+        self.feature_info = [
+            {"module": f"blocks.{i}", "num_chs": architecture.width, "reduction": max(architecture.patch)}
+            for i in range(architecture.depth)
+        ]
+
+        self.patch_embed = PatchEmbedding(architecture)
+        self.cls_token = nn.Parameter(torch.empty(1, 1, architecture.width)) if self.num_prefix_tokens else None
+        positions = {
+            "map": PositionMap,
+            "vectors": PositionVectors,
+            "sincos": SinCosPositions,
+            "none": lambda _: nn.Identity(),
+        }
+        self.position = positions[architecture.position](architecture)
+        self.pos_drop = nn.Dropout(proj_drop_rate)
+        self.blocks = nn.Sequential(
+            *(
+                nn.Sequential(
+                    *(ResidualBranch(each, architecture, proj_drop_rate, rate) for each in architecture.block)
+                )
+                for rate in calculate_drop_path_rates(drop_path_rate, architecture.depth)
+            )
+        )
+        self.norm: nn.Module = nn.LayerNorm(architecture.width, eps=EPSILON)
+        self.head_drop = nn.Dropout(drop_rate)
+        self.head = nn.Linear(architecture.width, architecture.classes) if architecture.classes else nn.Identity()
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Start values of the paper's code: truncated normal of 0.02, zero biases; convolutions keep PyTorch's own."""
+        for name, parameter in self.named_parameters():
+            if name.startswith("position."):
+                std = self.architecture.position_std
+                trunc_normal_(parameter, std=std, a=-2 * max(1.0, std), b=2 * max(1.0, std))
+            elif name == "cls_token":
+                trunc_normal_(parameter, std=0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                self._start_linear(module)
+        for module in self.modules():
+            if isinstance(module, SpatialGatingUnit):  # its gate starts open: a property of the mixer
+                module.init_weights()
+
+    def _start_linear(self, layer: nn.Linear) -> None:
+        """Start values of a linear layer, which PyTorch has already given its own."""
+        if self.architecture.start == "paper":
+            trunc_normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
+
+    def embed(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch tokens features"]:
+        """Patches as tokens, the class token in front, positions added."""
+        if images.shape[1:] != (self.in_chans, *self.architecture.image):
+            height, width = self.architecture.image
+            raise ValueError(
+                f"this network takes images of {self.in_chans} x {height} x {width} (channels, height, width); "
+                f"got {' x '.join(map(str, images.shape[1:]))}"
+            )
+        tokens = self.patch_embed(images)
+        if self.cls_token is not None:
+            tokens = torch.cat((self.cls_token.expand(tokens.shape[0], -1, -1), tokens), dim=1)
+        return self.pos_drop(self.position(tokens))
+
+    def forward_features(
+        self, images: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch tokens features"]:
+        """Every token after the last block and the last norm."""
+        tokens = self.embed(images)
+        if self.grad_checkpointing and self.training:
+            tokens = checkpoint_seq(self.blocks, tokens)
+        else:
+            tokens = self.blocks(tokens)
+        return self.norm(tokens)
+
+    def forward_head(self, tokens: Float[Tensor, "batch tokens features"], pre_logits: bool = False) -> Tensor:
+        """What the readout takes of the tokens, and the head's logits of it.
+
+        Returns:
+            `batch classes`; with `pre_logits` or without a head `batch features`; with pooling reset to `""`, one of
+            these for every token.
+        """
+        if self.global_pool == "token":
+            tokens = tokens[:, 0]
+        elif self.global_pool == "avg":
+            tokens = tokens[:, self.num_prefix_tokens :].mean(dim=1)
+        tokens = self.head_drop(tokens)
+        return tokens if pre_logits else self.head(tokens)
+
+    def forward(self, images: Float[Tensor, "batch channels height width"]) -> Tensor:
+        return self.forward_head(self.forward_features(images))
+
+    # What timm's users know it by.
+
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        """The head."""
+        return self.head
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """A new head with the start values that the architecture says, for another number of classes (0: none).
+
+        Raises:
+            ValueError: `global_pool` is not `token`, `avg` or `""`, or is `token` where there is no class token.
+        """
+        if global_pool is not None:
+            allowed = ("token", "avg", "") if self.num_prefix_tokens else ("avg", "")
+            if global_pool not in allowed:
+                raise ValueError(f"global_pool must be one of {', '.join(map(repr, allowed))}; got {global_pool!r}")
+            self.global_pool = global_pool
+        self.num_classes = num_classes
+        self.architecture = self.architecture.replace(classes=num_classes)
+        anchor = self.patch_embed.proj.weight
+        self.head = nn.Identity()
+        if num_classes:
+            self.head = nn.Linear(self.embed_dim, num_classes, device=anchor.device, dtype=anchor.dtype)
+            self._start_linear(self.head)
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        """Parameters of more than one dimension that weight decay leaves alone."""
+        return {name for name, _ in self.named_parameters() if name == "cls_token" or name.startswith("position.")}
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Patterns that order the parameters by depth, for rates that fall with it."""
+        blocks = r"^blocks\.(\d+)"
+        return {
+            "stem": r"^cls_token|^position|^patch_embed",
+            "blocks": blocks if coarse else [(blocks, None), (r"^norm", (99999,))],
+        }
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keep only each block's input for the backward pass and compute the rest again: less memory, more time."""
+        self.grad_checkpointing = enable
+
+    def forward_intermediates(
+        self,
+        x: Float[Tensor, "batch channels height width"],
+        indices: int | list[int] | tuple[int, ...] | None = None,
+        return_prefix_tokens: bool = False,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> Any:
+        """The tokens after chosen blocks, as timm's ViT gives them.
+
+        Args:
+            x: Images.
+            indices: The last n blocks (a number), these blocks (a list), or all.
+            return_prefix_tokens: Hand back pairs with the class token beside the patches.
+            norm: Apply the last norm to each.
+            stop_early: Run no further than the last block asked for.
+            output_fmt: `NCHW` for maps of the patch grid, `NLC` for rows of patches.
+            intermediates_only: Hand back only the list, not the pair with the final tokens.
+        """
+        if output_fmt not in ("NCHW", "NLC"):
+            raise ValueError(f"output_fmt must be 'NCHW' or 'NLC'; got {output_fmt!r}")
+        taken, last = feature_take_indices(len(self.blocks), indices)
+        tokens = self.embed(x)
+        kept = []
+        for number, block in enumerate(self.blocks[: last + 1] if stop_early else self.blocks):
+            tokens = block(tokens)
+            if number in taken:
+                kept.append(self.norm(tokens) if norm else tokens)
+        in_front = self.num_prefix_tokens
+        maps = [each[:, in_front:] for each in kept]
+        if output_fmt == "NCHW":
+            maps = [each.mT.unflatten(2, self.architecture.grid).contiguous() for each in maps]
+        if return_prefix_tokens and in_front:
+            maps = list(zip(maps, [each[:, :in_front] for each in kept], strict=True))
+        return maps if intermediates_only else (self.norm(tokens), maps)
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] | tuple[int, ...] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Cut off what `forward_intermediates` of these blocks does not need; hands back their indices."""
+        taken, last = feature_take_indices(len(self.blocks), indices)
+        self.blocks = self.blocks[: last + 1]
+        if prune_norm:
+            self.norm = nn.Identity()
+        if prune_head:
+            self.head = nn.Identity()
+        return taken
+
+
+def _has_class_token(architecture: Architecture) -> bool:
+    return architecture.readout == "class token"

@@ -1,0 +1,166 @@
+"""The mixers. Each mixes along the middle axis of `batch length width` and hands back the same shape.
+
+A branch along patches hands its mixer tokens as they are (length = tokens, width = features); a branch along features
+hands them transposed. So every mixer is written once, and knows nothing of what stands around it.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from jaxtyping import Float
+from timm.layers import Attention, GatedMlp
+from timm.models.mlp_mixer import SpatialGatingUnit
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
+from torch.utils.checkpoint import checkpoint
+
+from ffvit.config.architecture import Architecture, Axis, Branch
+
+
+class PatchLinear(nn.Linear):
+    """A linear layer along the middle axis, where the numbers of one output do not lie together in memory.
+
+    The weight is the left factor, one matrix product per image: on a CPU, FF-base is 1.07 times as fast as with tokens
+    transposed back and forth (docs/speed.md).
+    """
+
+    def forward(self, x: Float[Tensor, "batch length width"]) -> Float[Tensor, "batch out width"]:
+        if _is_traced_or_counted():
+            return super().forward(x.mT).mT
+        weight: Tensor = self.weight
+        bias: Tensor = self.bias
+        # Autocast would cast the matrix, and so write it out, once an image.
+        if not x.is_meta and torch.is_autocast_enabled(x.device.type):
+            weight, bias = (each.to(torch.get_autocast_dtype(x.device.type)) for each in (weight, bias))
+        return torch.baddbmm(bias[:, None], weight.expand(x.shape[0], -1, -1), x)
+
+
+def _is_traced_or_counted() -> bool:
+    """Whether a tracer or an operation counter is active: exporters, fvcore and ptflops know `linear`, not `baddbmm`."""
+    if torch.compiler.is_exporting() or torch.jit.is_tracing():  # type: ignore[attr-defined]
+        return True
+    return not torch.compiler.is_compiling() and is_in_torch_dispatch_mode(include_infra_modes=False)
+
+
+def _linear(length: int, out: int, axis: Axis) -> nn.Linear:
+    """A linear layer along the axis: of `batch length width` for patches, of `batch width length` for features."""
+    return PatchLinear(length, out) if axis == "patches" else nn.Linear(length, out)
+
+
+class FeedForward(nn.Module):
+    """Linear, exact GELU, linear along the axis (the paper, section 2): every row of the width alike.
+
+    Training keeps what enters the GELU and what leaves it; with `recomputes` only what enters, and the GELU again.
+    """
+
+    def __init__(self, length: int, hidden: int, axis: Axis, dropout: float) -> None:
+        super().__init__()
+        self.along_features = axis == "features"
+        self.fc1 = _linear(length, hidden, axis)
+        self.fc2 = _linear(hidden, length, axis)
+        self.dropout = nn.Dropout(dropout)
+        self.recomputes = False
+
+    def forward(self, x: Float[Tensor, "batch length width"]) -> Float[Tensor, "batch length width"]:
+        # Features lie together in memory: transposed, one matrix product serves all images.
+        hidden = self.fc1(x.mT if self.along_features else x)
+        if self.recomputes:
+            y = checkpoint(self._after, hidden, use_reentrant=False, preserve_rng_state=self.dropout.p > 0)
+        else:
+            y = self._after(hidden)
+        return y.mT if self.along_features else y
+
+    def _after(self, hidden: Float[Tensor, "batch rows columns"]) -> Float[Tensor, "batch rows_out columns_out"]:
+        return self.dropout(self.fc2(self.dropout(functional.gelu(hidden))))
+
+
+class Linear(nn.Module):
+    """One matrix along the axis (ResMLP's patch layer, arXiv 2105.03404, eq. 2)."""
+
+    def __init__(self, length: int, axis: Axis) -> None:
+        super().__init__()
+        self.along_features = axis == "features"
+        self.fc = _linear(length, length, axis)
+
+    def forward(self, x: Float[Tensor, "batch length width"]) -> Float[Tensor, "batch length width"]:
+        return self.fc(x.mT).mT if self.along_features else self.fc(x)
+
+
+class Pooling(nn.Module):
+    """Mean of the neighbours less the patch itself (PoolFormer, arXiv 2111.11418, eq. 4)."""
+
+    def __init__(self, kernel: int) -> None:
+        super().__init__()
+        self.kernel = kernel
+
+    def forward(self, x: Float[Tensor, "batch width rows columns"]) -> Float[Tensor, "batch width rows columns"]:
+        return functional.avg_pool2d(x, self.kernel, 1, self.kernel // 2, count_include_pad=False) - x
+
+
+class OverTheGrid(nn.Module):
+    """Lays the patches out as an image for a mixer that needs neighbours; adds nothing to a class token in front."""
+
+    def __init__(self, mixer: nn.Module, grid: tuple[int, int]) -> None:
+        super().__init__()
+        self.mixer = mixer
+        self.grid = grid
+
+    def forward(self, x: Float[Tensor, "batch length width"]) -> Float[Tensor, "batch length width"]:
+        rows, columns = self.grid
+        in_front = x.shape[1] - rows * columns
+        image = x[:, in_front:].mT.unflatten(2, (rows, columns))
+        return functional.pad(self.mixer(image).flatten(2).mT, (0, 0, in_front, 0))
+
+
+class Fourier(nn.Module):
+    """Real part of the discrete Fourier transform along the axis (FNet, arXiv 2105.03824, eq. 3; there along both).
+
+    Scaled by 1 / sqrt(length), which keeps the size of what the next branch reads; FNet leaves that to its norms.
+    """
+
+    def forward(self, x: Float[Tensor, "batch length width"]) -> Float[Tensor, "batch length width"]:
+        return torch.fft.fft(x.float(), dim=1, norm="ortho").real.to(x.dtype)  # no transform in half precision on a CPU
+
+
+class Random(nn.Module):
+    """A matrix that is drawn once and never trained (RandFormer, arXiv 2210.13452, eq. 5: softmax of uniform draws)."""
+
+    matrix: Tensor
+
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self.register_buffer("matrix", torch.rand(length, length).softmax(dim=-1))
+
+    def forward(self, x: Float[Tensor, "batch length width"]) -> Float[Tensor, "batch length width"]:
+        return self.matrix @ x
+
+
+def build_mixer(branch: Branch, architecture: Architecture, dropout: float) -> nn.Module:
+    """The mixer of a branch: `batch length width` to the same shape, with `length` the axis it mixes along."""
+    length, width = architecture.tokens, architecture.width
+    if branch.axis == "features":
+        length, width = width, length
+    match branch.mixer:
+        case "feedforward":
+            return FeedForward(length, architecture.hidden(branch), branch.axis, dropout)
+        case "attention":
+            return Attention(width, num_heads=branch.heads or 1, qkv_bias=True, proj_drop=dropout)
+        case "linear":
+            return Linear(length, branch.axis)
+        case "gating":  # gMLP, arXiv 2105.08050, section 2
+            gate = partial(SpatialGatingUnit, seq_len=length)
+            return GatedMlp(width, architecture.hidden(branch), gate_layer=gate, drop=dropout)
+        case "pooling":
+            return OverTheGrid(Pooling(branch.kernel or 3), architecture.grid)
+        case "convolution":
+            kernel = branch.kernel or 3
+            return OverTheGrid(nn.Conv2d(width, width, kernel, padding=kernel // 2, groups=width), architecture.grid)
+        case "fourier":
+            return Fourier()
+        case "random":
+            return Random(length)
+        case "none":
+            return nn.Identity()

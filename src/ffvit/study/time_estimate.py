@@ -1,0 +1,366 @@
+"""How long runs will take, before they start: a few steps of each are done and timed as its runs will do them.
+
+They are done by a run's own loop, in as many processes at once as runs will go on at once, for these share the caches,
+the memory and often the clock of the processor: two at once are each slower than one alone.
+"""
+
+from __future__ import annotations
+
+import glob
+import io
+import multiprocessing
+import os
+import platform
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from rich.console import Console
+from torch.nn.functional import cross_entropy
+
+from ffvit.config.architecture import Network
+from ffvit.config.recipe import Recipe
+from ffvit.data.images import Images, Subset
+from ffvit.data.splits import Parts
+from ffvit.errors import OutOfMemoryError
+from ffvit.machine import Machine, cores, in_precision, kind, precision_of, start
+from ffvit.models.create import create_model, preprocess_of
+from ffvit.profiling.memory import kept_for_backward
+from ffvit.run_folder import Config, Run
+from ffvit.signals import heard_afterwards, kept_from_children
+from ffvit.study.arms import Arm
+from ffvit.study.baselines import predicted_seconds
+from ffvit.study.jobs import runs_of, shortened
+from ffvit.study.local_executor import slots_for
+from ffvit.study.matching import counted
+from ffvit.study.plan import Plan
+from ffvit.training.auto_tuning import STATE
+from ffvit.training.loop import Loop
+from ffvit.training.progress import Display
+from ffvit.training.stopping import WARNINGS
+
+START = 0.5
+"""Seconds of a run that are not timed here: its process starts and ends, images are listed, the summary is written."""
+
+TIMED = 0.7
+"""Seconds for which steps are timed, about, after two that warm up."""
+
+CHEAP = 1e8
+"""FLOPs of an image, below which steps of 64 images are timed on a CPU rather than of 8."""
+
+COST_ROUNDS = 5
+"""Of the measurement of what an arm costs to use: see `costs.measure`."""
+
+REPORT = 8.0
+"""Seconds for a study's process to start, and for its report and figures."""
+
+EXTENSIONS = 0.5
+"""Configurations that a search tries beyond its grid, on average."""
+
+MOST_AT_ONCE = 8
+"""Processes that measure at the same time, at most: more share nothing that these do not."""
+
+LARGE = 25e6
+"""Parameters above which a network is not built to be timed on a CPU: its figures are scaled from a smaller arm's."""
+
+MEMORY = 1_000.0
+"""MiB that a run is taken to need where nothing is measured yet."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What one run will take.
+
+    Attributes:
+        seconds: From start to end.
+        memory: MiB that its network and one batch need, at most.
+    """
+
+    seconds: float
+    memory: float
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What the parts of a run take on this machine, in seconds; and the bytes that it keeps.
+
+    Attributes:
+        start: Once, until the first step, with two steps that warm up.
+        train: An image trained on: loaded, augmented, its share of the step.
+        load: An image loaded to be scored.
+        answer: An image scored.
+        epoch: The end of an epoch, scoring aside: the checkpoint is written.
+        kept: Bytes that a step keeps of each image.
+        state: Bytes of the weights and their like.
+    """
+
+    start: float
+    train: float
+    load: float
+    answer: float
+    epoch: float
+    kept: float
+    state: float
+
+    def run(self, recipe: Recipe, parts: Parts) -> Prediction:
+        """What a run by this recipe will take, on these images."""
+        selection = len(parts.selection) if parts.selection is not None else 0
+        scored = 2 if recipe.average_decay is not None else 1
+        # The selection part is loaded once, and scored once more at the end, then the test part.
+        last = selection * (self.load + self.answer) + len(parts.test) * (self.load + self.answer)
+        seconds = recipe.epochs * (len(parts.train) * self.train + scored * selection * self.answer + self.epoch)
+        if recipe.minutes is not None:
+            seconds = 60 * recipe.minutes
+        return Prediction(START + self.start + seconds + last, (self.state + recipe.batch_size * self.kept) / 2**20)
+
+    @property
+    def costs(self) -> float:
+        """Seconds in which the cost of using its network is measured, at the end of a study."""
+        return COST_ROUNDS * (23 * max(self.answer, 0.002) + max(0.3, 6 * 64 * self.answer))
+
+
+def trials(plan: Plan, recipe: Recipe) -> float:
+    """How many trials the search of one repetition takes: after each, the better half stays; now and then it goes on."""
+    if plan.search is None:
+        return 0.0
+    left, total = plan.search.planned(recipe), 0.0
+    for _ in range(plan.search.seeds):
+        total, left = total + left, -(-left // 2)
+    return total + (EXTENSIONS * plan.search.seeds if plan.search.extend else 0.0)
+
+
+def study_seconds(plan: Plan, arms: Sequence[Arm], parts: Parts) -> float:
+    """What a whole study takes: searches and runs, as many at once as this machine carries, and what comes around them.
+
+    Args:
+        plan: The study.
+        arms: Its arms.
+        parts: The images of one of its runs.
+    """
+    jobs = runs_of(plan, arms, Path(), plan.seeds, {})
+    threads = max(1, cores() // (len(arms) * len(plan.seeds) * (plan.folds or 1)))
+    at_once = slots_for(plan.machine, len(jobs), MEMORY, None, threads).count
+    speeds = speeds_of(arms, parts, threads, plan.machine, at_once)
+    runs, searches = 0.0, 0.0
+    longest, slowest = 0.0, 0.0
+    for job in jobs:
+        speed, recipe = speeds[job.arm], job.config.recipe
+        run = speed.run(recipe, parts).seconds
+        trial = speed.run(shortened(recipe, plan.search), parts).seconds if plan.search is not None else 0.0
+        longest, slowest = max(longest, run), max(slowest, trial)
+        runs, searches = runs + run, searches + trials(plan, recipe) * trial
+    # The last runs leave places free: half of one, on average. No study is over before its slowest repetition is.
+    working = (runs + searches + longest * (at_once - 1) / 2) / at_once
+    rounds = plan.search.seeds if plan.search is not None else 0
+    baselines = predicted_seconds(parts, next(iter(speeds.values())).load) if plan.controls else 0.0
+    around = REPORT + len(plan.seeds) * baselines + sum(speed.costs for speed in speeds.values())
+    return max(working, longest + rounds * slowest) + around
+
+
+def speeds_of(arms: Sequence[Arm], parts: Parts, threads: int, machine: Machine, at_once: int) -> dict[str, Speed]:
+    """What a run of each arm takes; on a CPU large networks are not built, but scaled from the largest that was.
+
+    Args:
+        arms: The arms.
+        parts: The images.
+        threads: Processor threads of each run.
+        machine: What one run computes on.
+        at_once: How many runs go on at once.
+    """
+    classes = len(parts.classes)
+    by_size = sorted(arms, key=lambda arm: counted(arm.network, classes).parameters)
+    scaled = scaled_arms(arms, classes, machine)
+    built = [arm for arm in by_size if arm.name not in scaled]
+    speeds = {arm.name: measure(arm.network, arm.recipe, parts, threads, machine, at_once) for arm in built}
+    largest = built[-1]
+    for arm in by_size[len(built) :]:
+        speeds[arm.name] = _scaled(speeds[largest.name], largest, arm, classes)
+    return speeds
+
+
+def scaled_arms(arms: Sequence[Arm], classes: int, machine: Machine) -> frozenset[str]:
+    """The names of the arms that are too large to be timed; the smallest never is."""
+    if kind(machine) != "cpu":
+        return frozenset()
+    size = {arm.name: counted(arm.network, classes).parameters for arm in arms}
+    return frozenset(name for name in size if size[name] > max(LARGE, min(size.values())))
+
+
+def _scaled(speed: Speed, of: Arm, arm: Arm, classes: int) -> Speed:
+    """What a run of an arm takes, from another's: time follows the FLOPs, what is written the parameters."""
+    before, after = counted(of.network, classes), counted(arm.network, classes)
+    time, size = after.flops / before.flops, after.parameters / before.parameters
+    with torch.device("meta"):
+        network = create_model(arm.network, classes)
+        takes = preprocess_of(network)
+        images, labels = torch.empty(2, takes.in_chans, *takes.img_size), torch.zeros(2, dtype=torch.int64)
+    return Speed(
+        start=speed.start * time,
+        train=speed.load + max(0.0, speed.train - speed.load) * time,
+        load=speed.load,
+        answer=speed.answer * time,
+        epoch=speed.epoch * size,
+        kept=kept_for_backward(lambda: cross_entropy(network(images), labels), network) / len(images),
+        state=speed.state * size,
+    )
+
+
+_measured: dict[Any, Speed] = {}
+
+
+def measure(network: Network, recipe: Recipe, parts: Parts, threads: int, machine: Machine, at_once: int = 1) -> Speed:
+    """Do a few steps of a run, score a few images, end an epoch, and time each; what was measured once is kept.
+
+    Args:
+        network: What is trained.
+        recipe: How; its length and its learning rate do not matter.
+        parts: The images.
+        threads: Processor threads of each run.
+        machine: What one run computes on.
+        at_once: How many runs go on at once; on GPUs each has its own, so there one is measured alone.
+
+    Raises:
+        UserError: The network or the recipe cannot be had.
+        OutOfMemoryError: Memory ran out.
+    """
+    on_processor = kind(machine) == "cpu"
+    alike = {"epochs": 100, "minutes": None, "warmup_epochs": 1, "cooldown_epochs": 0, "learning_rate": 1e-3}
+    average = None if recipe.average_decay is None else 0.9
+    recipe = recipe.replace(**alike, average_decay=average, balance="none", teacher=None)
+    workers = threads - 1 if machine.workers is None and on_processor else machine.workers
+    alone = machine.replace(devices=1, nodes=1, strategy="ddp", compile="never", workers=workers)
+    key = (network.to_yaml(), recipe.to_yaml(), alone.to_yaml(), parts.account, threads, at_once)
+    if key not in _measured:
+        at_once = min(at_once, MOST_AT_ONCE) if on_processor else 1
+        found = _at_once(at_once, Config(network=network, recipe=recipe, machine=alone), parts, threads)
+        mean = {each.name: float(np.mean([getattr(one, each.name) for one in found])) for each in fields(Speed)}
+        speed = Speed(**mean)
+        _measured[key] = replace(speed, train=speed.train / (machine.devices * machine.nodes))
+    return _measured[key]
+
+
+def _at_once(count: int, *work: Any) -> list[Speed]:
+    """What so many processes measure at the same time; forked off the server that runs will be forked off, too."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["ffvit.training.train"])
+    try:
+        with (
+            _temporary_folder() as folder,
+            ProcessPoolExecutor(count, context, _leave_with_parent, (folder,)) as children,
+        ):
+            # Half begun, the pool would not wait for its processes, which would miss the semaphores they share.
+            with heard_afterwards(*WARNINGS), kept_from_children():
+                measured = [children.submit(_measure_here, *(*work, folder)) for _ in range(count)]
+            return [each.result() for each in measured]
+    except BrokenProcessPool:
+        raise OutOfMemoryError(
+            "the process that timed a few steps was ended by the system, as it does when memory runs out: use fewer "
+            "--workers, a smaller --recipe.batch-size or a smaller --image"
+        ) from None
+
+
+@contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    """A temporary folder; those that processes of this machine left that were killed are removed."""
+    beginning = f"ffvit-{platform.node()}-"
+    for folder in Path(tempfile.gettempdir()).glob(f"{glob.escape(beginning)}*"):
+        process = folder.name.removeprefix(beginning).partition("-")[0]
+        if process.isdecimal() and not psutil.pid_exists(int(process)):
+            shutil.rmtree(folder, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f"{beginning}{os.getpid()}-", ignore_cleanup_errors=True) as made:
+        yield Path(made)
+
+
+def _leave_with_parent(folder: Path) -> None:
+    """End this process as soon as its parent is gone, or told to; the pool's own would wait for more to do for ever."""
+    for number in WARNINGS:  # a process that is forked has its parent's handlers, which wait until all have begun
+        signal.signal(number, signal.SIG_DFL)
+    parent: Any = multiprocessing.parent_process()
+
+    def leave() -> None:
+        wait([parent.sentinel])
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what still writes to the folder fails
+        shutil.rmtree(folder, ignore_errors=True)
+        os._exit(1)
+
+    threading.Thread(target=leave, daemon=True).start()
+
+
+def _measure_here(config: Config, parts: Parts, threads: int, folder: Path) -> Speed:
+    """What a run takes, measured in this process; `folder` is where its run folder is made."""
+    torch.set_num_threads(threads)
+    began = time.perf_counter()
+    device = torch.device(kind(config.machine))
+    model = create_model(
+        config.network, len(parts.classes), drop_path=config.recipe.drop_path, dropout=config.recipe.dropout
+    )
+    takes = preprocess_of(model)
+    batch = _batch(config, parts, device)
+    config = config.replace(recipe=config.recipe.replace(batch_size=batch))
+    few = Parts(parts.classes, _some(parts.train, 8 * batch), None, _some(parts.test, 256), "")
+    display = Display(Console(file=io.StringIO()), shown=False)
+    loop = Loop(start(config.machine), config, model, None, few, display)
+    loop.run = Run.create(Path(tempfile.mkdtemp(dir=folder)), config)
+    loop.began = loop.seconds_before = 0.0
+    train, started = _steps(loop, batch, began)
+    images = few.test if 256 * train < 3 * TIMED else _some(few.test, 16)
+    scorer = loop.scorer(images)
+    load = _seconds(lambda: scorer.batches) / len(images)
+    scorer(loop.network)
+    answer = _seconds(partial(scorer, loop.network)) / len(images)
+    loop.progress.losses = [0.0]
+    with loop.curves() as curves:
+        epoch = _seconds(partial(loop.end_epoch, 1.0, curves))
+    some = torch.rand(batch, takes.in_chans, *takes.img_size, device=device)
+    labels = torch.zeros(batch, dtype=torch.int64, device=device)
+    with in_precision(precision_of(config.machine), device):
+        kept = kept_for_backward(lambda: cross_entropy(model(some), labels), model) / batch
+    state = float(sum(each.nbytes for each in model.parameters()) * STATE)
+    return Speed(started, train, load, answer, epoch, kept, state)
+
+
+def _batch(config: Config, parts: Parts, device: torch.device) -> int:
+    """Images of the steps that are timed."""
+    # Steps of a cheap network are all overhead, which the batch shares; others take long enough with few images.
+    cheap = device.type != "cpu" or counted(config.network, len(parts.classes)).flops < CHEAP
+    return min(config.recipe.batch_size, 64 if cheap else 8, len(parts.train) // 2 * 2)
+
+
+def _steps(loop: Loop, batch: int, began: float) -> tuple[float, float]:
+    """Seconds of an image in training, and seconds from the beginning until steps are warm."""
+    done, epoch, warm = -2, 0, began
+    while True:
+        loop.order.epoch, batches = epoch, iter(loop.loader)
+        for step in range(loop.order.steps):
+            loop.step(epoch, step, [next(batches) for _ in range(loop.order.micro_batches)]).cpu()
+            done += 1
+            if done == 0:
+                warm = time.perf_counter()
+            elif done >= 3 and time.perf_counter() - warm > TIMED:
+                return (time.perf_counter() - warm) / (done * batch), warm - began
+        epoch += 1
+
+
+def _some(images: Images, most: int) -> Images:
+    """Up to so many of the images, spread over all."""
+    return Subset(images, np.linspace(0, len(images) - 1, min(most, len(images))).astype(np.int64))
+
+
+def _seconds(call: Any) -> float:
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began

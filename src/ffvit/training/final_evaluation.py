@@ -1,0 +1,91 @@
+"""What comes after the last epoch: the chosen weights are evaluated once on the held-out test split."""
+
+from __future__ import annotations
+
+import resource
+import sys
+
+import torch
+from rich.console import Group
+from rich.text import Text
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+
+from ffvit.inference.calibration import fit_temperature
+from ffvit.inference.evaluator import answered
+from ffvit.inference.metrics import measure
+from ffvit.inference.report import percent, report
+from ffvit.machine import on_first
+from ffvit.models.weights import read_weights
+from ffvit.training.loop import Loop
+from ffvit.training.progress import duration
+
+
+def _peak_memory(device: torch.device) -> float:
+    """MiB that this process has held at most: on a GPU its tensors, else all that is resident, PyTorch included."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    unit = 1 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+def finish(loop: Loop) -> Group:
+    """Score what the selection part chose on the test part, write it down, and hand back the report."""
+    run, progress, test = loop.run, loop.progress, loop.parts.test
+    loop.save_weights(run.last_file, loop.plain)
+    best, temperature = progress.best, None
+    if loop.selection is not None:
+        state, _ = read_weights(run.best_file)
+        set_model_state_dict(loop.plain, dict(state), options=StateDictOptions(full_state_dict=True))
+        with loop.eagerly():
+            chosen, _ = loop.selection(loop.network)
+        if not chosen.correct.all():  # without a mistake, ever more certain is ever better: nothing to fit
+            temperature = fit_temperature(chosen.logits, chosen.labels[chosen.logits_of])
+            loop.save_weights(run.best_file, loop.plain, temperature)
+    loop.display.scoring("test part")
+    with loop.eagerly():
+        answers, bad = loop.scorer(test)(loop.network)
+    loop.note(bad)
+    loop.write_bad_images()
+    evaluation = measure(answers, temperature)
+    weights = f"the {best['which']} of epoch {best['epoch']}" if best else "the last weights"
+
+    def write() -> None:
+        names, groups = answered(test, bad), loop.parts.test_groups
+        if groups is not None:  # of the images that could be read
+            group_of = {test.name(index): group for index, group in enumerate(groups)}
+            groups = tuple(group_of[name] for name in names)
+        answers.to_csv(run.predictions_file, names, groups)
+        run.write_summary(
+            {
+                "network": loop.config.network.title,
+                "parameters": sum(each.numel() for each in loop.plain.parameters()),
+                "images": loop.parts.account,
+                "weights": weights,
+                "selection": best or None,
+                "temperature": temperature,
+                "test": evaluation.to_dict(),
+                "bad_images": len(progress.bad_images),
+                "skipped_steps": progress.skipped,
+                "images_seen": progress.images,
+                "seconds": progress.seconds,
+                "peak_memory_mib": _peak_memory(loop.fabric.device),
+            }
+        )
+
+    on_first(loop.fabric, write)
+    top1, unread = evaluation.top1, f" ({len(bad):,} more could not be read)" if bad else ""
+    reached = Text.assemble(
+        (f"\ntop-1 {percent(top1.value)}", "bold"),
+        f" (95 % interval {percent(top1.low)} to {percent(top1.high)}) on {evaluation.images:,} test images{unread}, after "
+        f"{duration(progress.seconds)}; everything is in {run.path}",
+    )
+    warnings = [f"{len(bad):,} of {len(test):,} test images could not be read"] if bad else []
+    if progress.skipped:
+        warnings.append(f"{progress.skipped:,} steps of the training were not finite and were left out")
+    if progress.bad_images:
+        reached = Text.assemble(
+            (f"\n{len(progress.bad_images):,} of {loop.parts.count:,} images could not be read", "bold"),
+            f": they are listed in {run.bad_images_file}",
+            reached,
+        )
+    return Group(report(evaluation, f"Test part, with {weights}", warnings), reached)

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from ffvit import Data
+from ffvit.config import recipe
+from ffvit.data.images import ArrayImages, FileImages
+from ffvit.data.loader_benchmark import Stages, measure
+from ffvit.data.splits import open_parts
+from ffvit.errors import UserError
+
+KNOWN = Stages(0.001, 0.004, 0.003, 0.002, 0.005, 110_000.0, 2, 700.0)
+
+
+def test_what_takes_longest_is_the_limit_and_what_helps_is_said():
+    assert "2 loading processes: 700 images/s. The limit is decoding: 50 %" in KNOWN.words()
+    assert "110 kB" in KNOWN.words()
+    assert "ffvit prepare" in KNOWN.words()
+    assert "The limit is reading: 67 %" in replace(KNOWN, read=0.01).words()
+    assert "The limit is augmentation: 67 %" in replace(KNOWN, augment=0.008).words()
+    assert "prepare" not in replace(KNOWN, size=0.0).words()
+
+
+def test_measures_what_it_says(photos):
+    images = open_parts(Data(source=str(photos))).train
+    found = measure(images, recipe.named("deit"), (48, 48), workers=0, seconds=0.1)
+    assert min(found.read, found.decode, found.crop, found.evaluate, found.loaded) > 0
+    assert found.size == pytest.approx(np.mean([len(images.read(index)) for index in range(len(images))]), rel=0.2)
+
+
+def test_images_in_memory_have_no_bytes():
+    held = ArrayImages("held", np.zeros((40, 8, 8), dtype=np.uint8), np.zeros(40, dtype=np.int64))
+    assert measure(held, recipe.named("digits"), (8, 8), seconds=0.02).size == 0
+
+
+def test_nothing_to_read_is_said(tmp_path):
+    gone = FileImages(tmp_path, ["a.jpg", "b.jpg"], np.zeros(2, dtype=np.int64))
+    with pytest.raises(UserError, match="none of the images"):
+        measure(gone, recipe.named("small"), (8, 8), seconds=0.02)

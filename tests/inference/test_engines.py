@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+
+import ffvit
+from commands import environment
+from ffvit.benchmark.agreement import answered
+from ffvit.benchmark.targets import Subject
+from ffvit.config import recipe
+from ffvit.inference import engines
+from ffvit.inference.engines import ENGINES, build, why_not
+from ffvit.inference.onnx_export import graph_of, quantized
+from ffvit.models.compiling import why_not_compiled
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+NETWORKS = "ff_micro_patch2_8", "vit_micro_patch2_8"
+IMAGES = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def network(name: str) -> torch.nn.Module:
+    """With start values of PyTorch's size: the paper's leave so little that nothing is seen of it in the answers."""
+    torch.manual_seed(0)
+    net = ffvit.create_model(name)
+    for each in net.modules():
+        if isinstance(each, torch.nn.Linear):
+            each.reset_parameters()
+    return net.eval()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("engine", ["torch", "onnx", "openvino"])
+def test_engines_answer_as_the_network_in_float64(engine, name):
+    net = network(name)
+    with torch.inference_mode():
+        theirs = build(net, engine, "fp32", CPU)
+        exact = network(name).double()(IMAGES.double())
+        for batch in (5, 1, 3):
+            answers = theirs(IMAGES[:batch])
+            assert answers.dtype == torch.float32
+            torch.testing.assert_close(answers.double(), exact[:batch], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("engine", ["onnx", "openvino"])
+def test_a_network_too_large_for_a_graph_in_one_piece_is_refused(engine, monkeypatch):
+    monkeypatch.setattr(engines, "ONE_FILE", 1000)
+    with pytest.raises(ffvit.UserError, match=f"{engine}: the network's 0.0 GiB .* the engines torch and compiled"):
+        build(network(NETWORKS[0]), engine, "fp32", CPU)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A run on the digits, cut short."""
+    out = tmp_path_factory.mktemp("run") / "digits"
+    return ffvit.train(
+        "ff_micro_patch2_8", "digits", recipe.named("digits").replace(epochs=12, warmup_epochs=2), out=out
+    ).path
+
+
+def test_eight_bits_answer_nearly_the_same(trained):
+    subject = Subject(str(trained))
+    model = build(subject.network(), "onnx", "int8", CPU, subject.calibration())
+    plain, eight_bits = answered(subject, [subject.network(), model], CPU, 128)
+    assert plain.top1 > 0.85
+    assert eight_bits.top1 > plain.top1 - 0.02
+    assert eight_bits.differ < 0.05 * eight_bits.images
+
+
+@pytest.mark.parametrize("engine", ["onnx", "openvino"])
+def test_predictions_are_those_of_the_network_itself(engine, trained, tmp_path):
+    digits = load_digits()
+    for number in range(5):
+        Image.fromarray((digits.images[number] * 15).astype("uint8")).save(tmp_path / f"{number}.png")
+    in_fp32 = ffvit.Machine(precision="32-true")
+    plain, on_engine = (
+        list(ffvit.predict(trained, [tmp_path], engine=each, machine=in_fp32)) for each in ("torch", engine)
+    )
+    for one, other in zip(plain, on_engine, strict=True):
+        assert one.classes == other.classes
+        assert one.probabilities == pytest.approx(other.probabilities, abs=1e-4)
+
+
+COMPILED = """
+import copy, torch, ffvit
+import torch._inductor.freezing as freezing
+from ffvit.inference.engines import build
+torch.manual_seed(0)
+network, device = ffvit.create_model("ff_micro_patch2_8").eval(), torch.device("cpu")
+compiled = build(copy.deepcopy(network), "compiled", "fp32", device)
+freeze, frozen = freezing.freeze, []
+freezing.freeze = lambda *graph: frozen.append(1) or freeze(*graph)
+for batch in (4, 3):
+    images = torch.rand(batch, 1, 8, 8)
+    with torch.inference_mode():
+        torch.testing.assert_close(compiled(images), network(images), rtol=1e-4, atol=1e-5)
+assert len(frozen) == 2
+"""
+
+
+@pytest.mark.skipif(why_not_compiled(CPU) is not None, reason="no C++ compiler here")
+def test_compiled_answers_as_the_network():
+    """In a process of its own: what checks shapes in this one cannot be compiled."""
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILED], env=environment(), capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_eight_bits_are_eight_bits():
+    graph = quantized(graph_of(network("ff_micro_patch2_8")), IMAGES)
+    matrices = [each for each in graph.graph.initializer if len(each.dims) == 2 and each.data_type == 3]  # int8
+    assert len(matrices) == 4 * 4 + 1  # four layers a block, and the head
+    scales = {each.name: each.dims for each in graph.graph.initializer}
+    assert all(any(list(dims) == [matrix.dims[1]] for dims in scales.values()) for matrix in matrices)
+
+
+def test_a_network_is_left_as_it_was():
+    net = network("ff_micro_patch2_8").train()
+    before = {name: each.clone() for name, each in net.state_dict().items()}
+    graph_of(net)
+    assert net.training
+    assert all(torch.equal(each, before[name]) for name, each in net.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("engine", "precision", "device", "words"),
+    [
+        ("torch", "int8", CPU, "run on the engine onnx"),
+        ("openvino", "int8", CPU, "run on the engine onnx"),
+        ("onnx", "bf16", CPU, "compiled or openvino"),
+        ("openvino", "fp32", GPU, "--accelerator cpu"),
+        ("onnx", "fp32", GPU, "pip install onnxruntime-gpu"),
+    ],
+)
+def test_what_cannot_run_is_told(engine, precision, device, words):
+    reason = why_not(engine, precision, device)
+    assert reason is not None
+    assert words in reason
+    with pytest.raises(ffvit.UserError, match=f"{engine} in {precision}"):
+        build(network("ff_micro_patch2_8"), engine, precision, device)
+
+
+def test_missing_packages_are_named(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert why_not("torch", "fp32", CPU) is None
+    assert why_not("onnx", "fp32", CPU) == (
+        "onnx and onnxscript and onnxruntime missing here: pip install 'ffvit[export]'"
+    )
+    assert all("ffvit[export]" in str(why_not(each, "fp32", CPU)) for each in ENGINES[2:])

@@ -1,0 +1,93 @@
+"""In processes of their own: what checks shapes in this one cannot be compiled."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from commands import environment
+from ffvit.models.compiling import why_not_compiled
+
+SCRIPT = """
+import json, sys, torch, ffvit
+from torch._dynamo.utils import counters
+from ffvit.models.compiling import compile_blocks
+from ffvit.training.stochastic_depth import Draws
+
+name, again = json.loads(sys.argv[1])
+torch.manual_seed(0)
+network = compile_blocks(ffvit.create_model(name, 10, image=32, drop_path=0.5).double().train())
+network.set_grad_checkpointing(again == "blocks")
+for each in network.modules():
+    if hasattr(each, "recomputes"):
+        each.recomputes = again == "GELUs"
+draws, images = Draws(network, 6), torch.randn(6, 3, 32, 32).double()
+found = {}
+for stance in ("force_eager", "default"):
+    network.zero_grad()
+    with torch.compiler.set_stance(stance):
+        for _ in range(2):
+            draws.make(3, range(6), torch.device("cpu"))
+            answer = network(images)
+            answer.square().sum().backward()
+    found[stance] = [answer, *(each.grad for each in network.parameters())]
+worst = max((a - b).abs().max().item() for a, b in zip(*found.values()))
+print(json.dumps({"worst": worst, "graphs": counters["stats"]["unique_graphs"]}))
+"""
+
+
+@pytest.mark.skipif(why_not_compiled(torch.device("cpu")) is not None, reason="no C++ compiler here")
+@pytest.mark.parametrize(
+    ("name", "again"),
+    [("ff_tiny_patch16_224", "blocks"), ("ff_tiny_patch16_224", "GELUs"), ("deit_tiny_patch16_224", "nothing")],
+)
+def test_all_blocks_share_what_is_compiled_and_answer_as_before(name, again):
+    """But for the first: its branches are never left out."""
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, json.dumps([name, again])],
+        env=environment(), capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["worst"] < 1e-10
+    assert found["graphs"] == 2
+
+
+TURNED = """
+import torch, ffvit
+from torch._inductor.utils import run_and_get_code
+branch = ffvit.create_model("ff_tiny_patch16_224", image=32).blocks[0][0].train()
+tokens = torch.randn(4, 48, 192, requires_grad=True)
+assert branch.along_features
+
+def step():
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.compile(branch)(tokens).sum().backward()
+
+code = "".join(run_and_get_code(step)[1])
+assert "erf" in code
+print("turned" if "transpose_mxn" in code else "as they lie")
+"""
+
+
+@pytest.mark.skipif(why_not_compiled(torch.device("cpu")) is not None, reason="no C++ compiler here")
+def test_compiled_no_branch_along_features_turns_its_numbers_over():
+    done = subprocess.run(
+        [sys.executable, "-c", TURNED], env=environment(), capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "as they lie\n"
+
+
+def test_devices_that_cannot_be_compiled_for_are_told(monkeypatch):
+    assert "mps" in why_not_compiled(torch.device("mps"))
+    monkeypatch.setenv("PATH", "")
+    assert "apt install g++" in why_not_compiled(torch.device("cpu"))
+    assert "apt install gcc" in why_not_compiled(torch.device("cuda"))
+    monkeypatch.setenv("CC", "/opt/bin/cc")
+    monkeypatch.setattr("sysconfig.get_path", lambda _: "/nowhere")
+    assert "apt install python3-dev" in why_not_compiled(torch.device("cuda"))

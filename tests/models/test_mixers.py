@@ -1,0 +1,193 @@
+"""What every mixer promises, and what each one is. Sizes are different primes, so that no two axes can be swapped unseen."""
+
+from __future__ import annotations
+
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ffvit import Architecture, Branch
+from ffvit.config.architecture import OPTIONS, OVER_THE_GRID
+from ffvit.models.backbone import Backbone
+from ffvit.models.mixers import FeedForward, PatchLinear, build_mixer
+from ffvit.profiling.memory import kept_for_backward
+from ffvit.profiling.op_profile import work_of
+
+ALONG_BOTH = [name for name in OPTIONS if name not in OVER_THE_GRID]
+CASES = [
+    (name, axis) for name in OPTIONS for axis in ("patches", "features") if axis == "patches" or name in ALONG_BOTH
+]
+
+
+def architecture(mixer: str, axis: str, readout: str = "mean") -> Architecture:
+    block = (Branch(mixer, axis), Branch("feedforward", "patches"))
+    return Architecture(
+        width=7, depth=2, block=block, image=(15, 10), patch=(3, 2), channels=3, classes=11, readout=readout
+    )
+
+
+def influence(mixer: str, axis: str, readout: str = "mean") -> torch.Tensor:
+    """Which input tokens and features (last two axes) may move which outputs (first two) of the mixer alone."""
+    shape = architecture(mixer, axis, readout)
+    branch = shape.block[0]
+    mix = build_mixer(branch, shape, dropout=0.0).double()
+    for parameter in mix.parameters():
+        torch.nn.init.normal_(parameter)
+    x = torch.randn(1, shape.tokens, shape.width, dtype=torch.float64)
+
+    def along(tokens: torch.Tensor) -> torch.Tensor:
+        return (mix(tokens.mT).mT if axis == "features" else mix(tokens))[0]
+
+    return torch.autograd.functional.jacobian(along, x).squeeze(2) != 0
+
+
+@pytest.mark.parametrize(("mixer", "axis"), CASES)
+def test_shape_is_kept_and_every_trainable_parameter_learns(mixer, axis):
+    net = Backbone(architecture(mixer, axis))
+    tokens = net.embed(torch.randn(5, 3, 15, 10))
+    assert net.blocks[0][0](tokens).shape == tokens.shape == (5, 25, 7)
+    logits = net(torch.randn(5, 3, 15, 10))
+    assert logits.shape == (5, 11)
+    torch.nn.functional.cross_entropy(logits, torch.arange(5)).backward()
+    assert all(torch.isfinite(p.grad).all() for p in net.parameters())
+    still = {name for name, p in net.named_parameters() if not p.grad.any()}
+    # A constant added to the keys moves every score of a query alike; a closed gate passes nothing back at first.
+    assert not {name for name in still if "gate" not in name}
+
+
+@pytest.mark.parametrize("mixer", ["feedforward", "linear", "fourier", "random", "pooling", "convolution", "none"])
+def test_along_patches_no_feature_touches_another(mixer):
+    moved = influence(mixer, "patches")
+    between_features = moved.any(dim=2).any(dim=0)
+    assert not between_features[~torch.eye(7, dtype=torch.bool)].any()
+
+
+@pytest.mark.parametrize("mixer", ["feedforward", "linear", "fourier", "random", "none"])
+def test_along_features_no_patch_touches_another(mixer):
+    moved = influence(mixer, "features")
+    between_patches = moved.any(dim=3).any(dim=1)
+    assert not between_patches[~torch.eye(25, dtype=torch.bool)].any()
+
+
+@pytest.mark.parametrize("mixer", ["feedforward", "linear", "attention", "gating", "random"])
+def test_along_patches_every_patch_reaches_every_other(mixer):
+    assert influence(mixer, "patches").any(dim=3).any(dim=1).all()
+
+
+@pytest.mark.parametrize("mixer", OVER_THE_GRID)
+def test_over_the_grid_only_neighbours_touch_and_the_class_token_is_left_alone(mixer):
+    moved = influence(mixer, "patches", "class token").any(dim=3).any(dim=1)
+    assert not moved[0].any()
+    assert not moved[:, 0].any()
+    rows, columns = np.divmod(np.arange(25), 5)
+    near = (abs(rows[:, None] - rows) <= 1) & (abs(columns[:, None] - columns) <= 1)
+    np.testing.assert_array_equal(moved[1:, 1:].numpy(), near)
+
+
+def test_architecture_of_a_grid_mixer_has_a_class_token_that_others_feed():
+    assert architecture("pooling", "patches", "class token").tokens == 26
+
+
+def test_pooling_by_hand():
+    shape = Architecture(width=1, depth=1, block=(Branch("pooling", "patches"),), image=3, patch=1, readout="mean")
+    mix = build_mixer(shape.block[0], shape, dropout=0.0)
+    x = torch.arange(1.0, 10.0).view(1, 9, 1)
+    corner, edge, centre = (1 + 2 + 4 + 5) / 4 - 1, (1 + 2 + 3 + 4 + 5 + 6) / 6 - 2, 5 - 5
+    assert mix(x)[0, [0, 1, 4], 0].tolist() == [corner, edge, centre]
+
+
+def test_fourier_is_numpys():
+    x = torch.randn(2, 13, 7, dtype=torch.float32)
+    shape = architecture("fourier", "patches")
+    ours = build_mixer(shape.block[0], shape, dropout=0.0)(x)
+    np.testing.assert_allclose(ours, np.fft.fft(x.numpy(), axis=1, norm="ortho").real, atol=1e-5)
+
+
+def test_random_is_frozen_and_travels_with_the_weights():
+    net = Backbone(architecture("random", "patches"))
+    matrix = net.state_dict()["blocks.0.0.mixer.matrix"]
+    assert matrix.sum(dim=1).tolist() == pytest.approx([1.0] * 25)
+    assert not any("matrix" in name for name, _ in net.named_parameters())
+
+
+def test_attention_along_features_has_the_tokens_values_for_vectors():
+    net = Backbone(architecture("attention", "features"))
+    assert net.blocks[0][0].mixer.qkv.weight.shape == (3 * 25, 25)
+    assert net.blocks[0][0].norm.weight.shape == (25,)
+
+
+def test_a_fixed_hidden_size_makes_the_patch_branch_linear_in_the_number_of_patches():
+    """The paper, section 3.5."""
+
+    def parameters(image: int) -> int:
+        block = (Branch("feedforward", "patches", hidden=31), Branch("feedforward", "features"))
+        net = Backbone(Architecture(width=7, depth=1, block=block, image=image, patch=2, readout="mean"))
+        mixer = net.blocks[0][0].mixer
+        return mixer.fc1.weight.numel() + mixer.fc2.weight.numel()
+
+    assert parameters(40) == 4 * parameters(20)
+
+
+@pytest.mark.parametrize("axis", ["patches", "features"])
+def test_a_gelu_computed_again_changes_no_gradient_and_keeps_less(axis):
+    """Dropout's draws are the same again."""
+    gradients, kept = [], []
+    for again in (False, True):
+        torch.manual_seed(0)
+        mixer = FeedForward(6, 24, axis, dropout=0.5)
+        mixer.recomputes = again
+        x = torch.randn(5, 6, 7).requires_grad_()
+        kept.append(kept_for_backward(lambda mixer=mixer, x=x: mixer(x), mixer))
+        torch.manual_seed(1)
+        mixer(x).square().sum().backward()
+        gradients.append([x.grad, *(each.grad for each in mixer.parameters())])
+    for plain, computed_again in zip(*gradients, strict=True):
+        assert torch.equal(plain, computed_again)
+    assert kept[1] < 0.6 * kept[0]
+
+
+def test_half_precision_keeps_a_matrix_once_and_not_for_each_image():
+    layer = PatchLinear(20, 30)
+
+    def kept(images: int) -> int:
+        x = torch.randn(images, 20, 8)
+        with torch.autocast("cpu", torch.bfloat16):
+            return kept_for_backward(lambda: layer(x), layer)
+
+    assert kept(3) - kept(2) == 2 * 20 * 8  # the image, two bytes a number
+    assert layer(torch.randn(2, 20, 8)).dtype == torch.float32
+
+
+class Watching(TorchDispatchMode):
+    """An operation counter that is not ours."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operators: set[str] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.operators.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def test_only_counters_and_tracers_see_plain_linear_layers():
+    """They know few operators; runs take the fast one, to the same result."""
+    net, images = Backbone(architecture("feedforward", "patches")).eval(), torch.randn(2, 3, 15, 10)
+    with torch.no_grad(), mock.patch.object(torch, "baddbmm", wraps=torch.baddbmm) as fast:
+        ordinary = net(images)
+        assert fast.call_count == 2 * 2 * 2  # two layers in each of two branches in each of two blocks
+        with Watching() as watching:
+            torch.testing.assert_close(net(images), ordinary)
+        assert "baddbmm" not in watching.operators
+        assert fast.call_count == 8
+        work_of(net, images)  # ours counts what runs
+        assert fast.call_count == 16
+
+
+def test_along_features_layers_are_pytorchs_own():
+    """Tools that count by the class of a module, or replace it, know `nn.Linear` and no subclass."""
+    mixer = FeedForward(6, 24, "features", dropout=0.0)
+    assert type(mixer.fc1) is type(mixer.fc2) is torch.nn.Linear

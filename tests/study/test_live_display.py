@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import io
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from ffvit.config.architecture import Network
+from ffvit.config.recipe import named
+from ffvit.run_folder import Config
+from ffvit.study.jobs import Job
+from ffvit.study.live_display import Watch
+from ffvit.study.run_job import Outcome
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """What it is set to is what time it is."""
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(time, "monotonic", lambda: clock.now)
+    return clock
+
+
+def job(number: int, trial: float | None = None) -> Job:
+    config = Config(network=Network(name="ff_micro_patch2_8"), recipe=named("digits"))
+    return Job("an arm", number, None, None if trial is None else {"learning_rate": trial}, config, Path("nowhere"))
+
+
+def test_the_time_left_is_less_what_goes_on_and_what_was_tried_ahead(clock, monkeypatch):
+    """Four runs of 40 s, each after two trials of 10 s, two at once."""
+    summary = {"test": {"top1": {"value": 0.5}}, "seconds": 40.0}
+    monkeypatch.setattr("ffvit.study.live_display.Run", lambda _: SimpleNamespace(summary=lambda: summary))
+    watch = Watch(Console(file=io.StringIO()), 2)
+    watch.begin([job(number) for number in range(4)], 2)
+    assert watch.round_seconds(4) is None  # nothing is known yet
+    for rate in (0.1, 0.2):
+        both = [job(number, rate) for number in (0, 1)]
+        watch.look(both)
+        clock.now += 10
+        for each in both:
+            watch.ended(each, Outcome("done"))
+    runs = [job(0), job(1)]
+    watch.look(runs)
+    clock.now += 40
+    watch.ended(runs[0], Outcome("done"))
+    assert watch.round_seconds(3) == pytest.approx((3 * 60 - 2 * 10 - 40) / 2)  # of which one is nearly done
+    watch.ended(runs[1], Outcome("done"))
+    assert watch.round_seconds(2) == pytest.approx(60)

@@ -166,9 +166,9 @@ class TestFetching:
     def test_training_s_draws_stay_where_they_are(self, server, near):
         server.one_in(2, fates=("drop",))
         script = (  # in a process of its own, for beartype draws which items it checks
-            "import random, sys; from pathlib import Path; from ffvit.data.shards import cache as shard_cache, remote\n"
-            "remote.CHUNK, before = 30_000, random.getstate()\n"
-            "haste = remote.Patience(first_wait=0.01, longest_wait=0.05)\n"
+            "import random, sys; from pathlib import Path; from ffvit.data.shards import cache as shard_cache, download\n"
+            "download.CHUNK, before = 30_000, random.getstate()\n"
+            "haste = download.Patience(first_wait=0.01, longest_wait=0.05)\n"
             "shard_cache.ShardCache([sys.argv[1]], folder=Path(sys.argv[2]), patience=haste).path(0)\n"
             "assert random.getstate() == before"
         )
@@ -197,8 +197,8 @@ class TestSharing:
 
     def test_a_fetch_that_was_killed_is_gone_on_with(self, server, near, far):
         script = (
-            "import sys; from pathlib import Path; from ffvit.data.shards import cache as shard_cache, remote\n"
-            "remote.CHUNK = 30_000; shard_cache.ShardCache([sys.argv[1]], folder=Path(sys.argv[2])).path(0)"
+            "import sys; from pathlib import Path; from ffvit.data.shards import cache as shard_cache, download\n"
+            "download.CHUNK = 30_000; shard_cache.ShardCache([sys.argv[1]], folder=Path(sys.argv[2])).path(0)"
         )
         fates = iter([""] * 3)
         server.trouble = lambda: next(fates, "stall")

@@ -35,7 +35,7 @@ from ffvit import UserError
 from ffvit.models import mixers
 from ffvit.plot_style import ARMS
 from ffvit.profiling.hardware_peak import machine_name
-from ffvit.profiling.timing import device_here
+from ffvit.profiling.timing import default_device
 from ffvit.training import loop
 
 
@@ -75,7 +75,7 @@ def main(
             top1[way].append(run.summary()["test"]["top1"]["value"])
 
     console = Console(width=110, highlight=False)
-    console.print(f"{machine_name(device_here())}; torch {torch.__version__}; {data}; {seeds} seeds\n")
+    console.print(f"{machine_name(default_device())}; torch {torch.__version__}; {data}; {seeds} seeds\n")
     fast_losses, plain_losses = np.array(losses["fast"]), np.array(losses["plain"])
     inside = _inside(fast_losses, plain_losses) & _inside(plain_losses, fast_losses)
     first = np.abs(fast_losses[:, 0] - plain_losses[:, 0]).max() / plain_losses[:, 0].mean()

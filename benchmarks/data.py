@@ -54,15 +54,15 @@ from ffvit.data.images import Images
 from ffvit.data.loader import evaluation_loader, training_loader
 from ffvit.data.sampler import EpochOrder, TrainingOrder
 from ffvit.data.shards.index import FORMAT, INFO, RECORD, VERSION, ShardFolder, Split, open_index
-from ffvit.data.splits import open_parts
+from ffvit.data.splits import open_splits
 from ffvit.data.transforms import evaluation_transform, training_transform
 from ffvit.machine import keep_freed_memory
-from ffvit.profiling.hardware_peak import processor
+from ffvit.profiling.hardware_peak import processor_name
 
 IMAGE = 224, 224
 BATCH = 128  # as DeiT's on each GPU
 MEAN = 0.485, 0.456, 0.406
-DEIT = ffvit.config.recipe.named("deit").replace(batch_size=BATCH, mix_group=BATCH)
+DEIT = ffvit.config.recipe.named_recipe("deit").replace(batch_size=BATCH, mix_group=BATCH)
 ONCE = DEIT.replace(repeats=1)
 PLAIN = ffvit.Recipe(batch_size=BATCH, mix_group=BATCH, crop_scale=(0.08, 1.0))
 
@@ -110,7 +110,7 @@ def main(
         large = _large(Path(scratch))
     console = Console(width=200 if markdown else None if sys.stdout.isatty() else 100, highlight=False)
     where = (
-        f"{processor()}, one core; torch {torch.__version__}, timm {timm.__version__}, Pillow {PIL.__version__}, "
+        f"{processor_name()}, one core; torch {torch.__version__}, timm {timm.__version__}, Pillow {PIL.__version__}, "
         f"ffvit {ffvit.__version__}; {images} JPEGs of 500 x 375; {rounds} rounds; {datetime.date.today()}"
     )
     console.print(where, soft_wrap=markdown)
@@ -136,8 +136,8 @@ WHAT = ("DeiT's recipe", "crop and flip", "evaluation")
 def _sides(folder: Path, shards: Path) -> dict[str, Callable[[], int]]:
     """What is measured: each call reads all images once and hands back how many."""
     encoded = [path.read_bytes() for path in sorted((folder / "train").rglob("*.jpg"))]
-    ours = open_parts(Data(source=str(folder), selection=0.0))
-    from_shards = open_parts(Data(source=str(shards), selection=0.0))
+    ours = open_splits(Data(source=str(folder), selection=0.0))
+    from_shards = open_splits(Data(source=str(shards), selection=0.0))
 
     def bare(height: int = 0, width: int = 0) -> int:
         for each in encoded:

@@ -25,7 +25,7 @@ from torch.nn.functional import cross_entropy
 import ffvit
 from ffvit import UserError
 from ffvit.profiling.hardware_peak import machine_name
-from ffvit.profiling.timing import prediction, random_images, timed
+from ffvit.profiling.timing import forward_call, random_images, time_calls
 from ffvit.training.optimizer import build_optimizer
 
 CPU = torch.device("cpu")
@@ -80,8 +80,8 @@ def _seconds(name: str, does: str, batch: int, keep: bool) -> float:
         optimizer.step()
         optimizer.zero_grad()
 
-    work = step if does == "train" else prediction(network.eval(), images)
-    return median(timed(work if keep else returning_memory(work), CPU, seconds=3.0, at_least=3))
+    work = step if does == "train" else forward_call(network.eval(), images)
+    return median(time_calls(work if keep else returning_memory(work), CPU, seconds=3.0, at_least=3))
 
 
 if __name__ == "__main__":

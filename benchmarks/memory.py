@@ -33,11 +33,11 @@ from ffvit import UserError
 from ffvit.machine import keep_freed_memory
 from ffvit.models.compiling import compile_blocks
 from ffvit.models.mixers import FeedForward
-from ffvit.profiling.hardware_peak import machine_name, why_slow
-from ffvit.profiling.memory import kept_for_backward, peak
-from ffvit.profiling.timing import device_here
+from ffvit.profiling.hardware_peak import machine_name, slow_precision_reason
+from ffvit.profiling.memory import activation_bytes, peak_bytes
+from ffvit.profiling.timing import default_device
 from ffvit.training.auto_tuning import STATE
-from ffvit.training.ema import WeightAverage
+from ffvit.training.ema import EMA
 from ffvit.training.optimizer import build_optimizer
 
 PAPER = "the paper's code, fp32"
@@ -54,26 +54,26 @@ def main(network: str = "ff_base_patch16_224", *, batch: PositiveInt = 64) -> No
     batch
         Images a step.
     """
-    device = device_here()
-    slow = why_slow("bf16", device)
+    device = default_device()
+    slow = slow_precision_reason("bf16", device)
     mostly = "fp32" if slow else "bf16"
     progress = Progress(console=Console(stderr=True), transient=True)
     task = progress.add_task("", total=12 if slow else 6)
     rows: list[tuple[str, float | None, float | None]] = []
     with progress:
-        rows.append((PAPER, peak(partial(_paper, network, batch, device), device), None))
+        rows.append((PAPER, peak_bytes(partial(_paper, network, batch, device), device), None))
         for precision, again, compiled in every(("fp32", "bf16") if slow else ("bf16",), AGAIN, (False, True)):
             name = f"ffvit, {precision}{', compiled' * compiled}{f', {again} computed again' if again else ''}"
             progress.update(task, description=name, advance=1)
             measured = counted = None
             if precision == mostly:
-                measured = peak(partial(_ours, network, batch, device, precision, compiled, again), device)
+                measured = peak_bytes(partial(_ours, network, batch, device, precision, compiled, again), device)
             if not compiled:
                 counted = _counted(network, batch, device, precision, again)
             if measured or counted:
                 rows.append((name, measured, counted))
         if device.type == "cpu":
-            kept = peak(partial(_keeping, network, batch, mostly), device)
+            kept = peak_bytes(partial(_keeping, network, batch, mostly), device)
             rows.append((f"ffvit, {mostly}, what is freed is kept", kept, None))
     table = Table(box=box.MARKDOWN)
     table.add_column("a training step as in")
@@ -114,7 +114,7 @@ def _counted(name: str, batch: int, device: torch.device, precision: str, again:
     for few in (1, 2):
         images, _ = _batch(few, device)
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            kept.append(kept_for_backward(lambda images=images: network(images), network))  # type: ignore[misc]
+            kept.append(activation_bytes(lambda images=images: network(images), network))  # type: ignore[misc]
     state = STATE * sum(each.nbytes for each in network.parameters())
     return state + kept[0] + (batch - 1) * (kept[1] - kept[0])
 
@@ -128,7 +128,7 @@ def _ours(
     name: str, batch: int, device: torch.device, precision: str, compiled: bool, again: str
 ) -> Callable[[], None]:
     network = _network(name, device, again)
-    average = WeightAverage(network, 0.99996, warmup=False)
+    average = EMA(network, 0.99996, warmup=False)
     if compiled:
         compile_blocks(network)
     optimizer = build_optimizer(network, ffvit.Recipe())

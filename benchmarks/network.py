@@ -50,11 +50,11 @@ import ffvit
 from ffvit import UserError
 from ffvit.inference.engines import build
 from ffvit.models.compiling import compile_blocks
-from ffvit.models.create import classes_of, known_name, preprocess_of
+from ffvit.models.create import canonical_name, classes_of, preprocess_of
 from ffvit.profiling.count import count
-from ffvit.profiling.hardware_peak import fastest_product, machine_name, product_rate, why_slow
-from ffvit.profiling.timing import device_here, prediction, timed
-from ffvit.training.ema import WeightAverage
+from ffvit.profiling.hardware_peak import machine_name, matmul_rate, peak_matmul, slow_precision_reason
+from ffvit.profiling.timing import default_device, forward_call, time_calls
+from ffvit.training.ema import EMA
 from ffvit.training.optimizer import build_optimizer
 
 PEERS = {
@@ -99,14 +99,14 @@ def main(
     """
     if json_file and not json_file.absolute().parent.is_dir():
         raise UserError(f"--json {json_file}: there is no folder {json_file.parent}")
-    device = device_here()
+    device = default_device()
     batch = batch or (256 if device.type == "cuda" else 16)
     chosen = networks or ["ff_tiny_patch16_224", "ff_base_patch16_224"]
     for name in chosen:
-        known_name(name)
+        canonical_name(name)
         if name not in PEERS:
             raise UserError(f"--networks {name}: give one of {', '.join(PEERS)}")
-    slow = why_slow("bf16", device)
+    slow = slow_precision_reason("bf16", device)
     precisions = ["fp32"] if slow else ["fp32", "bf16"]
 
     console = Console(width=200 if markdown else None, highlight=False)
@@ -148,22 +148,22 @@ def _beside_its_peers(
     }
     works[f"{name}, {COMPILED}"]["predict"] = _engine(name, images)
     _agree(networks[PAPER], networks[name], images)
-    sizes = {each: fastest_product(each, device).size for each in precisions}
+    sizes = {each: peak_matmul(each, device).size for each in precisions}
     rates: dict[tuple[str, str], list[float]] = {key: [] for key in every(precisions, PASSES)}
     shares: dict[tuple[str, str, str], list[float]] = {}
     speeds: dict[tuple[str, str, str], list[float]] = {}
     with Console(stderr=True).status("", refresh_per_second=1) as status:
         for turn, precision, work in every(range(rounds), precisions, PASSES):
-            cost, before = PASSES[work], product_rate(sizes[precision], precision, device)
+            cost, before = PASSES[work], matmul_rate(sizes[precision], precision, device)
             for each in networks:
                 status.update(f"{name}, round {turn + 1} of {rounds}, {work}, {each} {precision}")
                 if each == PAPER and precision != "fp32":  # the paper's is always fp32
                     speed = speeds["fp32", work, PAPER][turn]
                 else:
                     does = works[each][work]
-                    took = median(timed(lambda does=does, its=precision: does(its), device, seconds))  # type: ignore[misc]
+                    took = median(time_calls(lambda does=does, its=precision: does(its), device, seconds))  # type: ignore[misc]
                     speed = batch / took
-                after = product_rate(sizes[precision], precision, device)
+                after = matmul_rate(sizes[precision], precision, device)
                 rates[precision, work].append(after)
                 speeds.setdefault((precision, work, each), []).append(speed)
                 share = speed * cost * flops[each] / ((before + after) / 2)
@@ -203,8 +203,8 @@ def _agree(paper: nn.Module, ours: nn.Module, images: Tensor) -> None:
 
 
 def _ours(network: nn.Module, images: Tensor, labels: Tensor) -> Works:
-    predict = prediction(network, images)
-    optimizer, average = build_optimizer(network, ffvit.Recipe()), WeightAverage(network, 0.99996, warmup=False)
+    predict = forward_call(network, images)
+    optimizer, average = build_optimizer(network, ffvit.Recipe()), EMA(network, 0.99996, warmup=False)
 
     def predicts(precision: str) -> None:
         network.eval()
@@ -230,14 +230,14 @@ def _engine(name: str, images: Tensor) -> Callable[[str], object]:
     def predicts(precision: str) -> None:
         if precision not in engines:
             engine = build(ffvit.create_model(name), "compiled", precision, images.device)
-            engines[precision] = prediction(engine, images)
+            engines[precision] = forward_call(engine, images)
         engines[precision]()
 
     return predicts
 
 
 def _paper(network: nn.Module, images: Tensor, labels: Tensor) -> Works:
-    predict, train = map(returning_memory, (prediction(network, images), deit_step(network, images, labels)))
+    predict, train = map(returning_memory, (forward_call(network, images), deit_step(network, images, labels)))
 
     def predicts(_: str) -> None:
         network.eval()

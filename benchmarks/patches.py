@@ -50,8 +50,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import ffvit
 from ffvit import Architecture, Branch, UserError
 from ffvit.models.backbone import ResidualBranch
-from ffvit.profiling.hardware_peak import processor
-from ffvit.profiling.memory import kept_for_backward
+from ffvit.profiling.hardware_peak import processor_name
+from ffvit.profiling.memory import activation_bytes
 from ffvit.study.report.drawing import ARMS, DASHES, MUTED
 
 PATCHES = 64, 196, 256, 576, 1024, 2304, 4096
@@ -122,7 +122,7 @@ def main(
         }
         for (patches, name), module in modules.items():
             x = torch.randn(1, patches, width, device=device, requires_grad=True)
-            costs["kept"][name][patches].append(kept_for_backward(partial(module, x), module))
+            costs["kept"][name][patches].append(activation_bytes(partial(module, x), module))
             costs["operations"][name][patches].append(_operations(module, x))
             costs["parameters"][name][patches].append(sum(each.numel() for each in module.parameters()))
         for number, ((patches, name), module) in every(range(rounds), modules.items()):
@@ -281,7 +281,7 @@ def _digits(value: float, decimals: int | None) -> str:
 
 
 def _machine(device: torch.device) -> str:
-    cores = f"{processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    cores = f"{processor_name()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
     return f"{torch.cuda.get_device_name()} beside {cores}" if device.type == "cuda" else cores
 
 

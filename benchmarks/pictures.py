@@ -14,7 +14,7 @@ from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator, StrMetho
 
 from ffvit import UserError
 from ffvit.plot_style import STYLE
-from ffvit.study.report.drawing import laid_out
+from ffvit.study.report.drawing import lay_out
 
 SIZE = 8.2, 3.5
 """Inches: at 180 dots each that is a little over what a page shows, and letters are read without enlarging."""
@@ -28,7 +28,7 @@ def picture(path: Path) -> Iterator[Figure]:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=SIZE, dpi=180, facecolor="white")
         yield figure
-        laid_out(figure)
+        lay_out(figure)
         FigureCanvasAgg(figure).print_png(str(path), metadata={"Software": None})
 
 

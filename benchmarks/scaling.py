@@ -35,11 +35,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import ffvit
 from ffvit import UserError
-from ffvit.config.recipe import named
+from ffvit.config.recipe import named_recipe
 from ffvit.models.backbone import Backbone
 from ffvit.profiling.count import count
-from ffvit.profiling.memory import kept_for_backward
-from ffvit.profiling.scaling import STATE, Cluster, Load, hours, memory, step
+from ffvit.profiling.memory import activation_bytes
+from ffvit.profiling.scaling import STATE, Cluster, Load, memory_per_gpu, step_time, training_hours
 from ffvit.study.report.drawing import ARMS, DASHES, MUTED
 
 NETWORKS = "ff_base_patch16_224", "ff_large_patch32_224"
@@ -47,7 +47,7 @@ SETS = {"ImageNet-1k": (1_281_167, 1_000), "ImageNet-21k": (14_197_122, 21_841)}
 """Images and classes; the larger one is the whole of the Fall 2011 release."""
 
 GPUS = 1, 8, 64, 512
-DEIT = named("deit")
+DEIT = named_recipe("deit")
 A_GPU = 256
 """Images a GPU that the scaled batch aims at."""
 
@@ -183,7 +183,7 @@ def _kept(network: Backbone) -> list[int]:
             targets = torch.empty(images, network.num_classes)
             cross_entropy(shadow(torch.empty(images, 3, *network.architecture.image)), targets)
 
-        return [kept_for_backward(partial(forward, images), shadow) for images in (1, 2)]
+        return [activation_bytes(partial(forward, images), shadow) for images in (1, 2)]
 
 
 def _kept_block(network: Backbone) -> int:
@@ -191,7 +191,7 @@ def _kept_block(network: Backbone) -> int:
     block, architecture = network.blocks[-1], network.architecture
     with FakeTensorMode(allow_non_fake_inputs=True), torch.autocast("cpu", torch.bfloat16):
         tokens = [torch.empty(n, architecture.tokens, architecture.width, requires_grad=True) for n in (1, 2)]
-        one, two = (kept_for_backward(partial(_fresh(block), each), block) for each in tokens)
+        one, two = (activation_bytes(partial(_fresh(block), each), block) for each in tokens)
     return two - one
 
 
@@ -233,10 +233,10 @@ def _predict(
 ) -> Iterator[dict[str, Any]]:
     for gpus in GPUS:
         for batch in batches(gpus):
-            ddp = [hours(load, cluster, gpus, batch, case.views) for load in case.loads]
-            sharded = [hours(load, cluster, gpus, batch, case.views, "fsdp") for load in case.loads]
+            ddp = [training_hours(load, cluster, gpus, batch, case.views) for load in case.loads]
+            sharded = [training_hours(load, cluster, gpus, batch, case.views, "fsdp") for load in case.loads]
             ideal = [case.views * load.seconds / gpus / 3600 for load in case.loads]
-            steps = [step(load, cluster, gpus, batch / gpus) for load in case.loads]
+            steps = [step_time(load, cluster, gpus, batch / gpus) for load in case.loads]
             wanted = [batch / gpus / each.device for each in steps]
             limits = [
                 LOADER if each.loading > each.device
@@ -286,7 +286,7 @@ def _memory(case: Case) -> dict[str, Any]:
     load = case.loads[0]
 
     def gib(gpus: int, *how: Any) -> list[float]:
-        return [memory(load, gpus, AT_ONCE, *how) / 2**30]
+        return [memory_per_gpu(load, gpus, AT_ONCE, *how) / 2**30]
 
     room = H200 - (STATE + 1) * load.size
     return {
@@ -316,9 +316,9 @@ def _sensitivity(case: Case, cluster: Cluster, batches: Callable[[int], Iterator
     }
     for gpus in GPUS:
         batch = list(batches(gpus))[-1]
-        its = hours(load, cluster, gpus, batch, case.views)
+        its = training_hours(load, cluster, gpus, batch, case.views)
         changed = {
-            how: f"{100 * (hours(other, on, gpus, batch, case.views) / its - 1):+.0f} %"
+            how: f"{100 * (training_hours(other, on, gpus, batch, case.views) / its - 1):+.0f} %"
             for how, (other, on) in slower.items()
         }
         yield {"network": case.network, "GPUs": gpus, "batch": batch, "hours": [its], **changed}
@@ -330,8 +330,10 @@ def _draw(cases: list[Case], cluster: Cluster, batches: Callable[[int], Iterator
     with picture(path) as figure:
         for axes, case in zip(figure.subplots(1, 2, sharey=True), cases, strict=True):
             lines: dict[str, Callable[[Load, int], float]] = {
-                "batch 1,024": lambda load, gpus, case=case: hours(load, cluster, gpus, DEIT.batch_size, case.views),
-                "256 a GPU, to 4,096": lambda load, gpus, case=case: hours(
+                "batch 1,024": lambda load, gpus, case=case: training_hours(
+                    load, cluster, gpus, DEIT.batch_size, case.views
+                ),
+                "256 a GPU, to 4,096": lambda load, gpus, case=case: training_hours(
                     load, cluster, gpus, list(batches(gpus))[-1], case.views
                 ),
                 "ideal": lambda load, gpus, case=case: case.views * load.seconds / gpus / 3600,

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ffvit.profiling.hardware_peak import machine_name
-from ffvit.profiling.timing import device_here
+from ffvit.profiling.timing import default_device
 
 STEP = """
 import json, sys, time
@@ -76,7 +76,7 @@ def main(network: str = "ff_base_patch16_224", *, batch: PositiveInt = 8, rounds
                 starts.setdefault(way, []).append(_first_step(network, batch, way.startswith("compiled"), cache))
 
     console = Console(width=200, highlight=False)
-    console.print(f"{machine_name(device_here())}; torch {torch.__version__}; {rounds} rounds\n")
+    console.print(f"{machine_name(default_device())}; torch {torch.__version__}; {rounds} rounds\n")
     shares = [ours / its for ours, its in pairs]
     console.print(f"ffvit --help: {_range([ours for ours, _ in pairs])} s, {_range(shares)} of `import torch`\n")
     table = Table(box=box.MARKDOWN)

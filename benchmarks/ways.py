@@ -24,7 +24,7 @@ from torch.nn.functional import gelu, pad
 import ffvit
 from ffvit.models.mixers import FeedForward
 from ffvit.profiling.hardware_peak import machine_name
-from ffvit.profiling.timing import device_here, random_images, timed
+from ffvit.profiling.timing import default_device, random_images, time_calls
 
 Way = Callable[[nn.Module, Tensor], Tensor]
 
@@ -71,7 +71,7 @@ def main(*, batch: PositiveInt = 8, rounds: PositiveInt = 9) -> None:
     rounds
         How often everything is measured.
     """
-    device = device_here()
+    device = default_device()
     console = Console(width=200, highlight=False)
     console.print(f"{machine_name(device)}; torch {torch.__version__}; batch of {batch} images; {rounds} rounds\n")
     table = Table(box=box.MARKDOWN)
@@ -85,7 +85,7 @@ def main(*, batch: PositiveInt = 8, rounds: PositiveInt = 9) -> None:
         for _ in track(range(rounds), name, console=Console(stderr=True), transient=True):
             for what, ways in works.items():
                 for way, work in ways.items():
-                    times.setdefault((what, way), []).append(median(timed(work, device, 0.2)))
+                    times.setdefault((what, way), []).append(median(time_calls(work, device, 0.2)))
         for (what, way), found in times.items():
             first = times[what, next(iter(works[what]))]
             ratios = [one / its for one, its in zip(first, found, strict=True)]

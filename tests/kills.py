@@ -175,9 +175,9 @@ def listen_to_steps(path: Path) -> None:
     """Note a hash of gradients and weights of every step a training makes."""
     from ffvit.training import loop
 
-    step, build, now = loop.Loop.step, loop.build_optimizer, [""]
+    step, build, now = loop.Trainer.step, loop.build_optimizer, [""]
 
-    def stepping(self: loop.Loop, epoch: int, number: int, batches: Any) -> Any:
+    def stepping(self: loop.Trainer, epoch: int, number: int, batches: Any) -> Any:
         now[0] = f"{epoch} {number}"
         try:
             return step(self, epoch, number, batches)
@@ -209,7 +209,7 @@ def listen_to_steps(path: Path) -> None:
         optimizer.register_step_post_hook(after)
         return optimizer
 
-    loop.Loop.step, loop.build_optimizer = stepping, built  # type: ignore[method-assign]
+    loop.Trainer.step, loop.build_optimizer = stepping, built  # type: ignore[method-assign]
 
 
 def steps_of(path: Path) -> dict[str, set[str]]:

@@ -18,7 +18,7 @@ from ffvit.study.findings import (
     Comparison,
     Cost,
     Disagreement,
-    DisputedImage,
+    DisagreementImage,
     EffectFinding,
     Epoch,
     Findings,
@@ -277,9 +277,9 @@ def _disagreement(one, other, correct, truth) -> Disagreement:
     classes.sort(key=lambda each: -abs(each[2] - each[3]))
     pictures, labels = load_digits(return_X_y=True)
 
-    def disputed(where: np.ndarray) -> tuple[DisputedImage, ...]:
+    def disputed(where: np.ndarray) -> tuple[DisagreementImage, ...]:
         return tuple(
-            DisputedImage(f"digits/{i}.png", str(labels[i]), str((labels[i] + 5) % 10), png(pictures[i].reshape(8, 8) * 15.9))
+            DisagreementImage(f"digits/{i}.png", str(labels[i]), str((labels[i] + 5) % 10), png(pictures[i].reshape(8, 8) * 15.9))
             for i in np.flatnonzero(where)[:12]
         )  # fmt: skip
 

@@ -10,9 +10,9 @@ import torch
 import ffvit
 from ffvit import Machine
 from ffvit.config import recipe
-from ffvit.inference.engines import build, why_not
-from ffvit.profiling.memory import peak
-from ffvit.training.loop import Loop
+from ffvit.inference.engines import build, unavailable_reason
+from ffvit.profiling.memory import peak_bytes
+from ffvit.training.loop import Trainer
 from ffvit.training.train import resume
 
 pytestmark = [
@@ -20,7 +20,7 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, and to be asked for: pytest -m gpu"),
 ]
 GPU = torch.device("cuda")
-SHORT = recipe.named("digits").replace(epochs=4, warmup_epochs=1)
+SHORT = recipe.named_recipe("digits").replace(epochs=4, warmup_epochs=1)
 
 
 def losses(out, accelerator="cuda", model="ff_micro_patch2_8", **machine) -> list[float]:
@@ -41,14 +41,14 @@ def test_half_precision_trains_nearly_so(precision, tmp_path):
 
 def test_an_interrupted_run_goes_on_to_nearly_the_same(tmp_path, monkeypatch):
     whole = losses(tmp_path / "whole")
-    end_epoch = Loop.end_epoch
+    end_epoch = Trainer.end_epoch
 
     def stop(self, *values) -> None:
         end_epoch(self, *values)
         if self.progress.epoch == 2:
             raise ffvit.RunStoppedError("enough")
 
-    monkeypatch.setattr(Loop, "end_epoch", stop)
+    monkeypatch.setattr(Trainer, "end_epoch", stop)
     with pytest.raises(ffvit.RunStoppedError):
         losses(tmp_path / "cut")
     monkeypatch.undo()
@@ -59,7 +59,7 @@ def test_an_interrupted_run_goes_on_to_nearly_the_same(tmp_path, monkeypatch):
 
 def test_a_step_waits_for_nothing(tmp_path, monkeypatch):
     """But for its first ones, which load code."""
-    step = Loop.step
+    step = Trainer.step
 
     def watched(self, *values):
         torch.cuda.set_sync_debug_mode("error" if self.progress.step > 2 else "default")
@@ -68,7 +68,7 @@ def test_a_step_waits_for_nothing(tmp_path, monkeypatch):
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
-    monkeypatch.setattr(Loop, "step", watched)
+    monkeypatch.setattr(Trainer, "step", watched)
     deit = SHORT.replace(mixup=0.8, cutmix=1.0, erase=0.25, drop_path=0.1, average_decay=0.99)
     ffvit.train("ff_micro_patch2_8", "digits", deit, machine=Machine(accelerator="cuda"), out=tmp_path / "run")
 
@@ -77,7 +77,7 @@ def test_a_step_waits_for_nothing(tmp_path, monkeypatch):
     ("torch", "fp32", 1e-4), ("torch", "bf16", 0.05), ("onnx", "fp32", 1e-4),
 ])  # fmt: skip
 def test_engines_answer_as_the_network_in_float64(engine, precision, near):
-    reason = why_not(engine, precision, GPU)
+    reason = unavailable_reason(engine, precision, GPU)
     if reason is not None:
         pytest.skip(reason)
     torch.manual_seed(0)
@@ -95,6 +95,6 @@ def test_memory_is_what_pytorch_took():
     def make():
         return lambda: torch.empty(2**20, device=GPU).sum()
 
-    found = peak(make, GPU)
+    found = peak_bytes(make, GPU)
     assert found is not None
     assert 2**22 <= found < 2**22 + 2**20

@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 
-from ffvit.machine import cores, end_others, gpus, keep_freed_memory
+from ffvit.machine import available_cores, keep_freed_memory, terminate_processes, visible_gpus
 
 GLIBC = sys.platform == "linux" and platform.libc_ver()[0] == "glibc"
 needs_glibc = pytest.mark.skipif(not GLIBC, reason="another allocator than glibc's")
@@ -27,17 +27,17 @@ def pages_taken() -> int:
 def test_processes_that_outlive_the_first_are_ended():
     waiting = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     done = subprocess.Popen([sys.executable, "-c", ""])
-    end_others([done, waiting], seconds=5.0)
+    terminate_processes([done, waiting], seconds=5.0)
     assert done.wait() == 0
     assert waiting.wait() == -signal.SIGKILL
 
 
 def test_gpus_are_those_that_a_process_was_given(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-8f2c")
-    assert gpus() == ["5", "GPU-8f2c"]
+    assert visible_gpus() == ["5", "GPU-8f2c"]
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert gpus() == ["0", "1"]
+    assert visible_gpus() == ["0", "1"]
 
 
 @needs_glibc
@@ -57,4 +57,4 @@ def test_other_allocators_are_left_alone(monkeypatch):
 
 def test_a_system_that_keeps_no_account_of_cores(monkeypatch):
     monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS
-    assert cores() == os.cpu_count()
+    assert available_cores() == os.cpu_count()

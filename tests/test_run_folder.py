@@ -10,18 +10,18 @@ import yaml
 import ffvit
 from ffvit.config import recipe as recipes
 from ffvit.config.architecture import FF_ONLY, Network
-from ffvit.machine import Machine, _launched, precision_of, start
+from ffvit.machine import Machine, _launched, resolve_precision, start_fabric
 from ffvit.run_folder import Config, Run, free_folder, read_config
 
 SMALL = ffvit.Architecture(width=12, depth=2, block=FF_ONLY, image=(24, 16), patch=(4, 8), classes=3)
-PLAIN = Config(network=Network(name="ff_micro_patch2_8"), recipe=recipes.NAMED["digits"])
+PLAIN = Config(network=Network(name="ff_micro_patch2_8"), recipe=recipes.RECIPES["digits"])
 CONFIGS = {
     "plain": PLAIN,
-    "deit": PLAIN.replace(recipe=recipes.NAMED["deit"]),
+    "deit": PLAIN.replace(recipe=recipes.RECIPES["deit"]),
     "everything": Config(
         network=Network(architecture=SMALL),
         data=ffvit.Data(source="a: folder #1/", root=Path("/some/where"), selection=0.0, test=0.3, split_seed=7),
-        recipe=recipes.NAMED["small"].replace(
+        recipe=recipes.RECIPES["small"].replace(
             minutes=0.1, epsilon=1e-30, average_decay=None, clip_gradients=None, teacher="1e5", betas=(0.5, 0.75)
         ),
         machine=Machine(accelerator="cpu", devices=2, strategy="fsdp", precision="32-true", workers=0, micro_batch=3),
@@ -177,21 +177,21 @@ class TestMachine:
     def test_without_cuda(self, monkeypatch):
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
         with pytest.raises(ffvit.UserError, match=r"^--accelerator cuda: PyTorch sees no CUDA device"):
-            start(Machine(accelerator="cuda"))
+            start_fabric(Machine(accelerator="cuda"))
 
     @pytest.mark.parametrize(("there", "said"), [(1, "has 1 CUDA device$"), (2, "has 2 CUDA devices$")])
     def test_with_too_few_devices(self, monkeypatch, there, said):
         monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
         with pytest.raises(ffvit.UserError, match=f"^--devices 3: this machine {said}"):
-            start(Machine(accelerator="cuda", devices=3))
+            start_fabric(Machine(accelerator="cuda", devices=3))
 
     @pytest.mark.skipif(torch.backends.mps.is_available(), reason="has what must be missing")
     def test_without_another_kind_of_device(self):
         with pytest.raises(ffvit.UserError, match=r"^this machine cannot be used so: .*MPS"):
-            start(Machine(accelerator="mps"))
+            start_fabric(Machine(accelerator="mps"))
 
     def test_one_processor(self):
-        fabric = start(Machine(accelerator="cpu", precision="32-true"))
+        fabric = start_fabric(Machine(accelerator="cpu", precision="32-true"))
         assert (fabric.world_size, fabric.device.type) == (1, "cpu")
         assert fabric.strategy.precision.precision == "32-true"
 
@@ -229,5 +229,5 @@ class TestMachine:
     )
     def test_precision_by_what_the_device_has(self, monkeypatch, asked, kind, bf16, got):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16)
-        monkeypatch.setattr("ffvit.machine.multiplies_bf16", lambda: bf16)
-        assert precision_of(Machine(precision=asked, accelerator=kind)) == got
+        monkeypatch.setattr("ffvit.machine.has_bf16_matmul", lambda: bf16)
+        assert resolve_precision(Machine(precision=asked, accelerator=kind)) == got

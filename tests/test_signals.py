@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from ffvit.signals import kept_from_children
+from ffvit.signals import block_signals_in_children
 
 
 @pytest.fixture(params=[False, True], ids=["alone", "beside a thread"])
@@ -27,7 +27,7 @@ def test_it_is_heard_afterwards():
     started = []
 
     def fork():
-        with kept_from_children():
+        with block_signals_in_children():
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(0.1)
             started.append(True)
@@ -40,7 +40,7 @@ def test_it_is_heard_afterwards():
 
 def test_a_child_does_not_hear_it():
     raises = "import signal; signal.raise_signal(signal.SIGINT); print('unheard')"
-    with kept_from_children():
+    with block_signals_in_children():
         child = subprocess.run([sys.executable, "-c", raises], capture_output=True, text=True, check=False)
     assert (child.returncode, child.stdout, child.stderr) == (0, "unheard\n", "")
 

@@ -15,21 +15,21 @@ from cyclopts import App, Parameter, Token
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
 
 from ffvit import __version__
-from ffvit.closed_pipe import lasting_output
-from ffvit.config.base import Value, loose, sentences
+from ffvit.closed_pipe import survive_closed_pipe
+from ffvit.config.base import Value, error_sentences, unvalidated
 from ffvit.config.data import BAD_IMAGES, Data
 from ffvit.config.recipe import Recipe
 from ffvit.errors import DataError, FfvitError, OutputError, UserError
-from ffvit.machine import Machine, is_first
+from ffvit.machine import Machine, is_rank_zero
 from ffvit.terminal import Terminal, close_log, log, log_exception, log_to
-from ffvit.training.stopping import raised_everywhere
+from ffvit.training.stopping import reraise_lost_signals
 
 if TYPE_CHECKING:
     from ffvit.run_folder import Config
 
     RecipeFields = Recipe
 else:
-    RecipeFields = loose(Recipe)  # of whichever recipe is named: only together with it are they checked
+    RecipeFields = unvalidated(Recipe)  # of whichever recipe is named: only together with it are they checked
 
 
 def _whole(_: Any, tokens: Sequence[Token]) -> int:
@@ -136,14 +136,14 @@ def train(
             raise UserError("--resume needs the run folder to go on with: --out FOLDER")
         if overwrite or any(each is not None for each in given):
             raise UserError("--resume goes on with the run as it was begun: give it only --out and where to compute")
-        with lasting_output():
+        with survive_closed_pipe():
             go_on(out, machine=_changed(_config_of(out).machine, machine) if machine else None)
         return
     chosen = _chosen(model, data, recipe, image, config, start_from, seed, machine, data_fields, recipe_fields)
     if dry_run:
         Terminal().say(chosen.to_yaml())
         return
-    with lasting_output():
+    with survive_closed_pipe():
         run_config(chosen, out=out, overwrite=overwrite)
 
 
@@ -192,14 +192,14 @@ def evaluate(
     machine
         Where to compute.
     """
-    from ffvit.files.atomic_write import writing
-    from ffvit.files.output_file import check_output, is_figures, is_predictions
+    from ffvit.files.atomic_write import atomic_path
+    from ffvit.files.output_file import check_output, is_evaluation, is_predictions
     from ffvit.inference.evaluate import evaluate as score
     from ffvit.inference.report import report
 
-    if is_first():
+    if is_rank_zero():
         if json_file is not None:
-            check_output(json_file, "--json", "file with figures of an evaluation", is_figures)
+            check_output(json_file, "--json", "file with figures of an evaluation", is_evaluation)
         if predictions is not None:
             check_output(predictions, "--predictions", "list of predictions", is_predictions)
     result = score(
@@ -213,7 +213,7 @@ def evaluate(
         pixel_backend=pixel_backend,
         root=root,
     )
-    if not is_first():
+    if not is_rank_zero():
         return
     console, stderr = Terminal(), Terminal(stderr=True)
     console.print(report(result.evaluation, f"{weights} on {result.data}", result.warnings))
@@ -222,7 +222,7 @@ def evaluate(
     if json_file is None and weights.is_dir():
         json_file = weights / "evaluation.json"
         try:
-            check_output(json_file, "--json", "file with figures of an evaluation", is_figures)
+            check_output(json_file, "--json", "file with figures of an evaluation", is_evaluation)
         except OutputError as error:  # a run that others share may well be read-only
             console.say(f"evaluation.json is not written: {error}")
             json_file = None
@@ -234,11 +234,11 @@ def evaluate(
             "used_in_training": result.used_in_training,
             **result.evaluation.to_dict(),
         }
-        with writing(json_file, "evaluate again") as temporary:
+        with atomic_path(json_file, "evaluate again") as temporary:
             temporary.write_text(json.dumps(figures, indent=2) + "\n")
         console.say(f"figures in {json_file}")
     if predictions is not None:
-        with writing(predictions, "evaluate again") as temporary:
+        with atomic_path(predictions, "evaluate again") as temporary:
             result.answers.to_csv(temporary, result.names)
         console.say(f"answers in {predictions}")
 
@@ -276,9 +276,9 @@ def predict(
         Where to compute.
     """
     from ffvit.inference.predict import predict as predictions
-    from ffvit.inference.predict import written
+    from ffvit.inference.predict import write_predictions
 
-    read = written(
+    read = write_predictions(
         predictions(weights, images, top=top, model=model, machine=machine, engine=engine), format, Terminal()
     )
     if not read:
@@ -356,9 +356,9 @@ def models(pattern: str = "*ff_*") -> None:
     pattern
         Names to list, with * and ? as in a shell; ours and timm's.
     """
-    from ffvit.profiling.listing import listing
+    from ffvit.profiling.listing import print_models
 
-    listing(pattern, Terminal())
+    print_models(pattern, Terminal())
 
 
 @app.command
@@ -460,7 +460,7 @@ def compare(
     """
     from ffvit.run_folder import free_folder
     from ffvit.study import compare as studies
-    from ffvit.study.plan_options import planned
+    from ffvit.study.plan_options import make_plan
 
     if log_file is not None:
         log_to(log_file)
@@ -469,7 +469,7 @@ def compare(
         raise UserError("--resume needs the study to go on with: --study FOLDER")
     if study is not None and study.is_dir() and not resume and out is None:
         raise UserError(f"{study} is a study that was begun: go on with it (--resume), or give a new one --out")
-    plan = planned(
+    plan = make_plan(
         networks=networks or [],
         source=data,
         study=study if study is not None else folder if resume else None,
@@ -493,12 +493,12 @@ def compare(
     )
     console = Terminal()
     if dry_run:
-        studies.show_plan(plan, studies.look_ahead(plan, workers), console)
+        studies.show_plan(plan, studies.make_forecast(plan, workers), console)
         console.say(f"\n{plan.to_yaml()}")
         return
     name = study.stem if study is not None else Path(plan.data.source).stem or "data"
     where = folder if folder is not None and (resume or folder is out) else free_folder(name, "studies")
-    with lasting_output():
+    with survive_closed_pipe():
         studies.compare(
             plan, where, resume=resume, overwrite=overwrite, workers=workers, cluster=cluster, console=console
         )
@@ -536,9 +536,9 @@ def check(
         Where a data set that timm opens lies.
     """
     from ffvit.data.check.check import check as look_at
-    from ffvit.data.check.report import check_report, free_for_findings, write_findings
+    from ffvit.data.check.report import check_findings_file, check_report, write_findings
 
-    free_for_findings(out)
+    check_findings_file(out)
     checked = look_at(data, root=root, near=near)
     console = Terminal()
     console.print(check_report(checked, console.width))
@@ -689,10 +689,10 @@ def benchmark_data(
     """
     from ffvit.config import recipe as recipes
     from ffvit.data.loader_benchmark import measure
-    from ffvit.data.splits import open_parts
+    from ffvit.data.splits import open_splits
 
-    parts = open_parts(_changed(Data(), data_fields).replace(source=data))
-    found = measure(parts.train, recipes.named(recipe), (image, image), workers, seconds)
+    parts = open_splits(_changed(Data(), data_fields).replace(source=data))
+    found = measure(parts.train, recipes.named_recipe(recipe), (image, image), workers, seconds)
     console = Terminal()
     console.say(parts.account)
     console.print(found.table())
@@ -729,7 +729,7 @@ def _chosen(
     if recipe_fields is not None:
         if how is None:
             how = "digits" if images.source == "digits" else "small"
-        how = _changed(recipes.named(how) if isinstance(how, str) else how, recipe_fields)
+        how = _changed(recipes.named_recipe(how) if isinstance(how, str) else how, recipe_fields)
     if image is not None and len(image) > 2:
         raise UserError(f"--image: give one number for a square, or height and width; got {len(image)} numbers")
     return configure(
@@ -766,7 +766,7 @@ def main() -> None:
     # time the next step needs. Must be set before PyTorch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        with raised_everywhere():
+        with reraise_lost_signals():
             app(sys.argv[1:], console=Terminal(), exit_on_error=False, print_error=False)
     except FfvitError as error:
         _fail(f"{error} [{error.code}]", error.exit_code, error.speaks)
@@ -797,7 +797,7 @@ def _sentences(error: ValidationError, told: cyclopts.CycloptsError) -> str:
         name = told.argument.name if told.argument is not None else ""
         return "\n".join(f"{name}: {fault['msg']}; got {fault['input']!r}" for fault in error.errors())
     options = {Recipe: "--recipe.", Data: "--data.", Machine: "--"}[kind]
-    lines = (line.split(": ", 1) for line in sentences(error, kind, "").splitlines())
+    lines = (line.split(": ", 1) for line in error_sentences(error, kind, "").splitlines())
     return "\n".join(f"{options}{field.replace('_', '-')}: {words}" for field, words in lines)
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 
-class Lasting:
+class PipeWriter:
     """A stream that goes silent instead of failing.
 
     Args:
@@ -45,10 +45,10 @@ class Lasting:
 
 
 @contextmanager
-def lasting_output() -> Iterator[None]:
+def survive_closed_pipe() -> Iterator[None]:
     """Inside, no words fail for want of a reader."""
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = Lasting(sys.stdout), Lasting(sys.stderr)
+    sys.stdout, sys.stderr = PipeWriter(sys.stdout), PipeWriter(sys.stderr)
     try:
         yield
     finally:

@@ -166,9 +166,9 @@ def _libraries() -> Finding:
 def _device() -> Finding:
     import torch
 
-    from ffvit.machine import Machine, kind
+    from ffvit.machine import Machine, device_type
 
-    device = torch.device(kind(Machine()))
+    device = torch.device(device_type(Machine()))
     ones = torch.ones(64, 64, device=device)
     if (ones @ ones).sum().item() != 64**3:
         return Finding("broken", f"{device.type}: a matrix product came out wrong", "Do not train on this machine.")
@@ -190,15 +190,13 @@ def _device() -> Finding:
 def _threads() -> Finding:
     import torch
 
-    from ffvit.machine import cores
+    from ffvit.machine import available_cores
 
-    words = (
-        f"{cores()} cores for this process, of {os.cpu_count()}; PyTorch computes in {torch.get_num_threads()} threads"
-    )
-    if 2 * torch.get_num_threads() <= cores():
+    words = f"{available_cores()} cores for this process, of {os.cpu_count()}; PyTorch computes in {torch.get_num_threads()} threads"
+    if 2 * torch.get_num_threads() <= available_cores():
         return Finding("warning", words, "Training would be slow: unset OMP_NUM_THREADS and MKL_NUM_THREADS.")
-    if torch.get_num_threads() > cores():
-        return Finding("warning", words, f"Threads wait for each other: set OMP_NUM_THREADS={cores()}.")
+    if torch.get_num_threads() > available_cores():
+        return Finding("warning", words, f"Threads wait for each other: set OMP_NUM_THREADS={available_cores()}.")
     return Finding("ok", words)
 
 

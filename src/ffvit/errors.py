@@ -121,7 +121,7 @@ class WorkerError(RunStoppedError):
     code = "E-WORKER"
 
 
-def nearest(wrong: str, allowed: Iterable[str]) -> str:
+def did_you_mean(wrong: str, allowed: Iterable[str]) -> str:
     """`", did you mean X?"` for the allowed name nearest to a wrong one, or nothing if none is near."""
     close = difflib.get_close_matches(wrong, list(allowed), n=1, cutoff=0.6)
     return f", did you mean {close[0]!r}?" if close else ""

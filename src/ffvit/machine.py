@@ -57,7 +57,7 @@ class Machine(Value):
     )
 
 
-def kind(machine: Machine) -> str:
+def device_type(machine: Machine) -> str:
     """The kind of device a run computes on: cpu, cuda or mps."""
     import torch
 
@@ -66,19 +66,19 @@ def kind(machine: Machine) -> str:
     return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def precision_of(machine: Machine) -> Literal["32-true", "bf16-mixed", "16-mixed"]:
+def resolve_precision(machine: Machine) -> Literal["32-true", "bf16-mixed", "16-mixed"]:
     """The precision a run computes in."""
     import torch
 
     if machine.precision != "auto":
         return machine.precision
-    device = kind(machine)
+    device = device_type(machine)
     if device == "cuda":
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
-    return "bf16-mixed" if device == "cpu" and multiplies_bf16() else "32-true"
+    return "bf16-mixed" if device == "cpu" and has_bf16_matmul() else "32-true"
 
 
-def in_precision(precision: str, device: torch.device) -> torch.autocast:
+def autocast(precision: str, device: torch.device) -> torch.autocast:
     """A context in which networks compute as a run of this precision does; on a processor never in fp16."""
     import torch
 
@@ -86,7 +86,7 @@ def in_precision(precision: str, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, half, enabled=precision != "32-true")
 
 
-def start(machine: Machine) -> Fabric:
+def start_fabric(machine: Machine) -> Fabric:
     """Start the processes a run needs, and hand each its Fabric.
 
     Raises:
@@ -96,22 +96,24 @@ def start(machine: Machine) -> Fabric:
     from lightning_fabric import Fabric
     from lightning_fabric.utilities.exceptions import MisconfigurationException
 
-    accelerator = kind(machine)
+    accelerator = device_type(machine)
     there = torch.cuda.device_count() if accelerator == "cuda" else None
     if accelerator == "cuda" and not there:
         raise DeviceError("--accelerator cuda: PyTorch sees no CUDA device on this machine; use cpu")
     devices, nodes = _launched(machine)
     if there is not None and devices > there:
         raise DeviceError(f"--devices {devices}: this machine has {there} CUDA device{'s' * (there > 1)}")
-    if accelerator == "cpu" and not _is_launched() and devices > max(2, cores()):
-        raise DeviceError(f"--devices {devices}: this machine has {cores()} processor cores; give no more than that")
+    if accelerator == "cpu" and not _is_launched() and devices > max(2, available_cores()):
+        raise DeviceError(
+            f"--devices {devices}: this machine has {available_cores()} processor cores; give no more than that"
+        )
     # The gradient of a class token that was expanded over the batch has odd strides, and costs nothing for it.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     strategy: Any = "auto"
     if devices * nodes > 1 or machine.strategy == "fsdp":
         strategy = _sharded(devices * nodes) if machine.strategy == "fsdp" else _copied()
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # what is computed in is said once, by the run
-    precision = precision_of(machine)
+    precision = resolve_precision(machine)
     if accelerator == "cuda" and precision == "32-true":  # PyTorch would round the inputs of convolutions to ten bits
         torch.backends.cudnn.allow_tf32 = False
     try:
@@ -121,11 +123,11 @@ def start(machine: Machine) -> Fabric:
     except (MisconfigurationException, ValueError, RuntimeError) as error:
         raise DeviceError(f"this machine cannot be used so: {error}") from None
     fabric.launch()
-    atexit.register(end_others, getattr(fabric.strategy.launcher, "procs", []))
+    atexit.register(terminate_processes, getattr(fabric.strategy.launcher, "procs", []))
     return fabric
 
 
-def end_others(processes: Sequence[subprocess.Popen[bytes]], seconds: float = 30.0) -> None:
+def terminate_processes(processes: Sequence[subprocess.Popen[bytes]], seconds: float = 30.0) -> None:
     """End the processes that this one started and that outlive it by so many seconds.
 
     Where this one fails by itself, they wait in vain for what it was to send, for half an hour, and keep their GPUs.
@@ -138,7 +140,7 @@ def end_others(processes: Sequence[subprocess.Popen[bytes]], seconds: float = 30
             each.kill()
 
 
-def gathered(fabric: Fabric, thing: Thing) -> list[Thing]:
+def all_gather(fabric: Fabric, thing: Thing) -> list[Thing]:
     """What each process holds, in the order of the processes, on all of them."""
     if fabric.world_size == 1:
         return [thing]
@@ -149,19 +151,19 @@ def gathered(fabric: Fabric, thing: Thing) -> list[Thing]:
     return things
 
 
-def processes_here(fabric: Fabric) -> int:
+def local_world_size(fabric: Fabric) -> int:
     """How many of a run's processes share this machine."""
     return int(getattr(fabric.strategy, "num_processes", 1))  # the strategy of a single device has none to count
 
 
-def is_first() -> bool:
+def is_rank_zero() -> bool:
     """Whether this process is the only one, or the first of several: the one that speaks and writes."""
     import torch.distributed
 
     return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
 
 
-def on_first(fabric: Fabric, do: Callable[[], Thing]) -> Thing:
+def on_rank_zero(fabric: Fabric, do: Callable[[], Thing]) -> Thing:
     """Do something on the first process only, and hand all of them its result, or its failure."""
     result: Any = None
     failure: Exception | None = None
@@ -177,7 +179,7 @@ def on_first(fabric: Fabric, do: Callable[[], Thing]) -> Thing:
 
 
 @contextmanager
-def losses_named(fabric: Fabric) -> Iterator[None]:
+def name_lost_ranks(fabric: Fabric) -> Iterator[None]:
     """Inside, a process that is lost, stopped or hangs is named, instead of the error of the network that waited for it.
 
     Raises:
@@ -188,7 +190,7 @@ def losses_named(fabric: Fabric) -> Iterator[None]:
         return
     import torch.distributed
 
-    processes = gathered(fabric, (platform.node(), os.getpid()))
+    processes = all_gather(fabric, (platform.node(), os.getpid()))
     store = torch.distributed.distributed_c10d._get_default_store()
     try:
         yield
@@ -286,7 +288,7 @@ def _launched(machine: Machine) -> tuple[int, int]:
     return machine.devices, machine.nodes
 
 
-def multiplies_bf16() -> bool:
+def has_bf16_matmul() -> bool:
     """Whether the processor has units for bf16: without them it is many times slower than fp32."""
     import torch
 
@@ -294,7 +296,7 @@ def multiplies_bf16() -> bool:
     return any(units.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
-def gpus() -> list[str]:
+def visible_gpus() -> list[str]:
     """The names of the GPUs that this process may use, as CUDA_VISIBLE_DEVICES knows them."""
     import torch
 
@@ -317,7 +319,7 @@ def keep_freed_memory() -> None:
         change(blocks_of_their_own, 0)
 
 
-def out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that a device or the machine has too little memory left; PyTorch has no class for the latter."""
     import torch
 
@@ -325,7 +327,7 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(sign in str(error) for sign in signs)
 
 
-def cores() -> int:
+def available_cores() -> int:
     """Processor cores that this process may use: a scheduler or a container may have left it a few of them."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

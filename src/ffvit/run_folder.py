@@ -36,10 +36,10 @@ from ffvit.config.recipe import Recipe
 from ffvit.config.strict_yaml import read_yaml
 from ffvit.data.folders import check_outside
 from ffvit.errors import RunFolderError
-from ffvit.files.atomic_write import writing
-from ffvit.files.json_file import Some, parse_json, read_json
+from ffvit.files.atomic_write import atomic_path
+from ffvit.files.json_file import AnyObject, parse_json, read_json
 from ffvit.files.lock import FolderLock
-from ffvit.files.output_folder import RUN, check_free, existing, make_folder
+from ffvit.files.output_folder import RUN, check_writable, existing_paths, make_folder
 from ffvit.machine import Machine
 
 
@@ -57,17 +57,17 @@ class Config(Value):
     )
 
 
-class _Row(Some):
+class _Row(AnyObject):
     """What every row of the metrics has."""
 
     epoch: int
 
 
-class _Selection(Some):
+class _Selection(AnyObject):
     loss: float
 
 
-class _Summary(Some):
+class _Summary(AnyObject):
     """What a summary has, if it says it."""
 
     selection: _Selection | None = None
@@ -115,9 +115,9 @@ class Run:
         """
         held = lock or FolderLock(path, "run")
         try:
-            make_folder(path, RUN, held, overwrite, used_by(config))
-            text = config.to_yaml() + yaml.safe_dump({"made_with": made_with()}, sort_keys=False)
-            with writing(path / "config.yaml") as temporary:
+            make_folder(path, RUN, held, overwrite, input_paths(config))
+            text = config.to_yaml() + yaml.safe_dump({"made_with": environment_info()}, sort_keys=False)
+            with atomic_path(path / "config.yaml") as temporary:
                 temporary.write_text(text)
             (path / "checkpoint").mkdir(exist_ok=True)
         finally:
@@ -132,7 +132,7 @@ class Run:
         Raises:
             UserError: None may.
         """
-        check_free(path, RUN, overwrite, used_by(config))
+        check_writable(path, RUN, overwrite, input_paths(config))
         check_outside(path, config.data.source)
 
     @property
@@ -168,12 +168,12 @@ class Run:
 
     def _write_metrics(self, rows: list[dict[str, Any]]) -> None:
         """Write the file anew: on a full disk an appended line would end in its middle, and no one could read on."""
-        with writing(self.metrics_file) as temporary:
+        with atomic_path(self.metrics_file) as temporary:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write `summary.json`: its presence says that the run is finished."""
-        with writing(self.summary_file) as temporary:
+        with atomic_path(self.summary_file) as temporary:
             temporary.write_text(json.dumps(summary, indent=2) + "\n")
 
     def summary(self) -> dict[str, Any] | None:
@@ -195,7 +195,7 @@ def read_config(path: Path) -> Config:
     return parse(Config, fields, str(path))
 
 
-def used_by(config: Config) -> dict[str, Path]:
+def input_paths(config: Config) -> dict[str, Path]:
     """What a run reads, by what it is: it must not be replaced by the run."""
     places = {
         "the data": config.data.source,
@@ -203,7 +203,7 @@ def used_by(config: Config) -> dict[str, Path]:
         "the file of weights to start from": config.start_from,
         "the teacher": config.recipe.teacher,
     }
-    return existing(places)
+    return existing_paths(places)
 
 
 def free_folder(name: str, under: str = "runs") -> Path:
@@ -216,7 +216,7 @@ def free_folder(name: str, under: str = "runs") -> Path:
     return path
 
 
-def made_with() -> dict[str, Any]:
+def environment_info() -> dict[str, Any]:
     """Versions, commit, hardware and command of this process."""
     import torch
 

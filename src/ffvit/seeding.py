@@ -12,7 +12,7 @@ from numpy.random.mtrand import get_bit_generator, set_bit_generator
 
 
 @contextmanager
-def generators_kept() -> Iterator[None]:
+def preserve_rng_state() -> Iterator[None]:
     """Whatever is seeded and drawn inside, after it all generators are as before.
 
     Holds for those that timm's and torchvision's transforms draw from: Python's, numpy's global one and torch's on the
@@ -42,9 +42,9 @@ def seed_everything(*numbers: int) -> None:
 
 
 @contextmanager
-def seed_everything_for(*numbers: int) -> Iterator[None]:
+def seeded(*numbers: int) -> Iterator[None]:
     """Inside, what is drawn is a function of these numbers alone, in whatever process; after, all is as before."""
-    with generators_kept():
+    with preserve_rng_state():
         seed_everything(*numbers)
         yield
 

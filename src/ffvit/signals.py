@@ -13,7 +13,7 @@ from multiprocessing import resource_tracker
 
 
 @contextmanager
-def kept_from_children(*numbers: int) -> Iterator[None]:
+def block_signals_in_children(*numbers: int) -> Iterator[None]:
     """Processes that are started inside never hear these signals, from their first moment on; this one does, afterwards.
 
     Args:
@@ -22,7 +22,7 @@ def kept_from_children(*numbers: int) -> Iterator[None]:
     resource_tracker.ensure_running()  # started inside, it would have Python before 3.13 hear Ctrl-C again
     numbers = numbers or (signal.SIGINT,)
     # The mask is this thread's, and its children's: others of this process, OpenMP's for one, still take the signal.
-    with heard_afterwards(*numbers):
+    with defer_signals(*numbers):
         before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
         try:
             yield
@@ -31,7 +31,7 @@ def kept_from_children(*numbers: int) -> Iterator[None]:
 
 
 @contextmanager
-def heard_afterwards(*numbers: int) -> Iterator[None]:
+def defer_signals(*numbers: int) -> Iterator[None]:
     """These signals, come inside, are heard at the end, where they interrupt nothing.
 
     Args:
@@ -52,7 +52,7 @@ def heard_afterwards(*numbers: int) -> Iterator[None]:
             signal.raise_signal(number)
 
 
-def end_with_parent(parent: int) -> None:
+def exit_with_parent(parent: int) -> None:
     """Have this process end as soon as the one that forked it does, however that one ends.
 
     Args:

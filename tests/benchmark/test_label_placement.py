@@ -2,14 +2,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from ffvit.benchmark.label_placement import placed
+from ffvit.benchmark.label_placement import place_labels
 
 ROOM = np.array([0.0, 0.0, 1000.0, 1000.0])
 NOTHING = np.empty((0, 4))
 
 
 def boxes(dots, sizes, taken=NOTHING):
-    corners = placed(dots, np.full(len(dots), 10.0), sizes, taken, NOTHING, ROOM, 2.5)
+    corners = place_labels(dots, np.full(len(dots), 10.0), sizes, taken, NOTHING, ROOM, 2.5)
     return [
         None if each is None else (*each, *(np.array(each) + size)) for each, size in zip(corners, sizes, strict=True)
     ]

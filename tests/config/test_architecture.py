@@ -6,15 +6,15 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from ffvit import NAMED, Architecture, Branch, UserError
-from ffvit.config.architecture import FF_ONLY, OPTIONS, OVER_THE_GRID
+from ffvit.config.architecture import FF_ONLY, GRID_MIXERS, MIXER_FIELDS
 
 SIZES = {"width": 12, "depth": 2}
 
 
 @st.composite
 def branches(draw) -> Branch:
-    mixer = draw(st.sampled_from(sorted(OPTIONS)))
-    axis = "patches" if mixer in OVER_THE_GRID else draw(st.sampled_from(["patches", "features"]))
+    mixer = draw(st.sampled_from(sorted(MIXER_FIELDS)))
+    axis = "patches" if mixer in GRID_MIXERS else draw(st.sampled_from(["patches", "features"]))
     fields = {"norm": draw(st.sampled_from([None, "patches", "features", "none"]))}
     if mixer in ("feedforward", "gating"):
         fields |= draw(st.sampled_from([{}, {"ratio": 2.0}, {"hidden": 34}]))

@@ -4,12 +4,12 @@ import pytest
 
 from ffvit import Recipe, UserError
 from ffvit.config import recipe
-from ffvit.config.base import loose, parse
+from ffvit.config.base import parse, unvalidated
 
 
-@pytest.mark.parametrize("name", recipe.NAMED)
+@pytest.mark.parametrize("name", recipe.RECIPES)
 def test_named_ones_read_back_equal(name):
-    assert Recipe.from_yaml(str(recipe.NAMED[name])) == recipe.NAMED[name]
+    assert Recipe.from_yaml(str(recipe.RECIPES[name])) == recipe.RECIPES[name]
 
 
 def test_a_none_that_was_chosen_is_kept():
@@ -20,7 +20,7 @@ def test_a_none_that_was_chosen_is_kept():
 
 def test_deit_is_the_papers():
     """The reference's facts, one by one."""
-    deit = recipe.NAMED["deit"]
+    deit = recipe.RECIPES["deit"]
     facts = {
         "epochs": 300, "batch_size": 1024, "betas": (0.9, 0.999), "epsilon": 1e-8, "weight_decay": 0.05,
         "warmup": 5, "warmup_learning_rate": 1e-6, "final_learning_rate": 1e-5, "label_smoothing": 0.1,
@@ -56,29 +56,29 @@ def test_unknown_names_get_the_nearest():
     with pytest.raises(
         UserError, match=r"none is called 'diet', did you mean 'deit'\? \(there are: deit, small, digits\)"
     ):
-        recipe.named("diet")
+        recipe.named_recipe("diet")
 
 
 def test_changes_are_checked_alone_first_and_together_with_what_they_change():
-    changes = loose(Recipe)(epochs=2, average_decay="none")
+    changes = unvalidated(Recipe)(epochs=2, average_decay="none")
     assert changes.model_fields_set == {"epochs", "average_decay"}
     assert changes.average_decay is None
     fields = {name: getattr(changes, name) for name in changes.model_fields_set}
-    assert recipe.NAMED["digits"].replace(**fields).epochs == 2
+    assert recipe.RECIPES["digits"].replace(**fields).epochs == 2
     fields = {"cooldown_epochs": 2}
-    assert recipe.NAMED["deit"].replace(**fields, epochs=2).epochs == 2  # DeiT's cosine is drawn over all of it
+    assert recipe.RECIPES["deit"].replace(**fields, epochs=2).epochs == 2  # DeiT's cosine is drawn over all of it
     with pytest.raises(UserError, match="cooldown_epochs 2 leave nothing of 2 epochs"):
-        recipe.NAMED["digits"].replace(**fields, epochs=2)
+        recipe.RECIPES["digits"].replace(**fields, epochs=2)
 
 
-@pytest.mark.parametrize("name", recipe.NAMED)
+@pytest.mark.parametrize("name", recipe.RECIPES)
 def test_a_shortened_recipe_warms_up_for_a_fifth_of_it(name):
-    assert recipe.NAMED[name].warmup == 5
-    short = recipe.NAMED[name].replace(epochs=3)
+    assert recipe.RECIPES[name].warmup == 5
+    short = recipe.RECIPES[name].replace(epochs=3)
     assert short.warmup == pytest.approx(0.6)
     assert Recipe.from_yaml(str(short)) == short
     assert Recipe.from_yaml(str(short)).replace(epochs=50).warmup == 5  # what was derived is not written down as said
-    assert recipe.NAMED[name].replace(epochs=8, warmup_epochs=5).warmup == 5
+    assert recipe.RECIPES[name].replace(epochs=8, warmup_epochs=5).warmup == 5
 
 
 def test_a_recipe_cut_or_drawn_out_keeps_its_proportions():

@@ -9,12 +9,12 @@ import PIL.Image
 import pytest
 from PIL import ImageOps
 
-from ffvit.data.decode import as_rgb, decoded
+from ffvit.data.decode import decode, to_rgb
 from ffvit.data.images import BadImageError, read_file
 
 
 def read_image(path: Path) -> PIL.Image.Image:
-    return decoded(read_file(path), str(path))
+    return decode(read_file(path), str(path))
 
 
 def save(path, image: PIL.Image.Image, **options):
@@ -128,7 +128,7 @@ class TestAsRgb:
         ],
     )
     def test_deep_grey_is_scaled_not_clipped(self, values, expected):
-        assert np.asarray(as_rgb(PIL.Image.fromarray(values)))[0, :, 1].tolist() == expected
+        assert np.asarray(to_rgb(PIL.Image.fromarray(values)))[0, :, 1].tolist() == expected
 
     @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
     def test_transparent_becomes_white_and_opaque_stays(self, mode):
@@ -143,12 +143,12 @@ class TestAsRgb:
         else:
             image = image.convert(mode)
             expected = [255, 127, 0]
-        got = np.asarray(as_rgb(image)).astype(int)[0]
+        got = np.asarray(to_rgb(image)).astype(int)[0]
         np.testing.assert_allclose(got, np.array(expected)[:, None].repeat(3, 1), atol=1)
 
     @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "YCbCr", "HSV"])
     def test_other_modes(self, quadrants, mode):
-        image = as_rgb(quadrants.convert(mode))
+        image = to_rgb(quadrants.convert(mode))
         assert image.mode == "RGB"
         assert image.size == quadrants.size
 

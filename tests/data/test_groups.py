@@ -15,7 +15,7 @@ from ffvit.config.data import Data
 from ffvit.data.check import near_duplicates as search_module
 from ffvit.data.groups import hold_out_groups
 from ffvit.data.prepare.prepare import prepare
-from ffvit.data.splits import Parts, open_parts
+from ffvit.data.splits import Splits, open_splits
 from ffvit.errors import UserError
 
 CLASSES = ("a", "b", "c")
@@ -58,7 +58,7 @@ def names(images) -> list[str]:
     return [images.name(index) for index in range(len(images))]
 
 
-def in_part(parts: Parts) -> dict[str, str]:
+def in_part(parts: Splits) -> dict[str, str]:
     """The part of each image, by the image's file name."""
     return {
         Path(name).name: part
@@ -68,7 +68,7 @@ def in_part(parts: Parts) -> dict[str, str]:
     }
 
 
-def are_whole(parts: Parts, group_of) -> bool:
+def are_whole(parts: Splits, group_of) -> bool:
     """Whether every group lies in one part; `group_of` tells the group of a file name."""
     found: dict[object, set[str]] = {}
     for name, part in in_part(parts).items():
@@ -87,7 +87,7 @@ def number_of(name: str) -> int:
 class TestColumn:
     @pytest.mark.parametrize("seed", range(10))
     def test_no_split_cuts_a_group(self, patients, tmp_path, seed):
-        parts = open_parts(Data(source=write(patients, tmp_path), groups="patient", split_seed=seed))
+        parts = open_splits(Data(source=write(patients, tmp_path), groups="patient", split_seed=seed))
         assert are_whole(parts, by_file(patients))
         for part in (parts.train, parts.selection, parts.test):
             assert set(part.labels) == {0, 1, 2}
@@ -101,18 +101,18 @@ class TestColumn:
 
     def test_the_same_seed_draws_the_same(self, patients, tmp_path):
         data = Data(source=write(patients, tmp_path), groups="patient", split_seed=3)
-        assert names(open_parts(data).test) == names(open_parts(data).test)
+        assert names(open_splits(data).test) == names(open_splits(data).test)
 
     def test_groups_of_several_classes(self, patients, tmp_path):
         patients["patient"] = [f"{number % 25}" for number in range(180)]
-        parts = open_parts(Data(source=write(patients, tmp_path), groups="patient"))
+        parts = open_splits(Data(source=write(patients, tmp_path), groups="patient"))
         assert are_whole(parts, by_file(patients))
         for part in (parts.train, parts.selection, parts.test):
             assert set(part.labels) == {0, 1, 2}
 
     def test_folds_test_every_group_once(self, patients, tmp_path):
         data = Data(source=write(patients, tmp_path), groups="patient", folds=5, fold=0)
-        parts = [open_parts(data.replace(fold=fold)) for fold in range(5)]
+        parts = [open_splits(data.replace(fold=fold)) for fold in range(5)]
         tested = [set(each.test_groups) for each in parts]
         assert sorted(name for each in tested for name in each) == sorted(patients["patient"].unique())
         for each in parts:
@@ -121,7 +121,7 @@ class TestColumn:
 
     def test_an_official_test_part_is_kept(self, patients, tmp_path):
         patients["split"] = np.where(patients["patient"] < "006", "test", "train")
-        parts = open_parts(Data(source=write(patients, tmp_path), groups="patient"))
+        parts = open_splits(Data(source=write(patients, tmp_path), groups="patient"))
         assert (parts.drawn, parts.official_test) == (("selection",), True)
         assert set(parts.test_groups) == {f"{patient:03d}" for patient in range(6)}
         assert are_whole(parts, by_file(patients))
@@ -129,12 +129,12 @@ class TestColumn:
     def test_groups_of_one_image_change_nothing_and_the_account_says_so(self, patients, tmp_path):
         patients["patient"] = [f"{number}" for number in range(180)]
         source = write(patients, tmp_path)
-        parts = open_parts(Data(source=source, groups="patient"))
-        assert in_part(parts) == in_part(open_parts(Data(source=source)))
+        parts = open_splits(Data(source=source, groups="patient"))
+        assert in_part(parts) == in_part(open_splits(Data(source=source)))
         assert "Groups have no effect: by 'patient', every image is one of its own." in parts.account
 
     def test_without_groups_there_are_none(self, patients, tmp_path):
-        parts = open_parts(Data(source=write(patients, tmp_path)))
+        parts = open_splits(Data(source=write(patients, tmp_path)))
         assert (parts.groups, parts.test_groups) == (None, None)
         assert "180 images of 3 classes from " in parts.account
 
@@ -142,21 +142,21 @@ class TestColumn:
 @pytest.mark.parametrize("groups", [None, "patient"])
 def test_another_split_seed_redraws_what_is_drawn_and_nothing_else(patients, tmp_path, groups):
     source = write(patients, tmp_path)
-    one, other = (open_parts(Data(source=source, groups=groups, split_seed=seed)) for seed in (0, 1))
+    one, other = (open_splits(Data(source=source, groups=groups, split_seed=seed)) for seed in (0, 1))
     assert set(names(one.test)) != set(names(other.test))
     assert set(names(one.selection)) != set(names(other.selection))
-    folds = [open_parts(Data(source=source, groups=groups, split_seed=seed, folds=5, fold=0)) for seed in (0, 1)]
+    folds = [open_splits(Data(source=source, groups=groups, split_seed=seed, folds=5, fold=0)) for seed in (0, 1)]
     assert set(names(folds[0].test)) != set(names(folds[1].test))
 
     patients["split"] = np.where(patients["patient"] < "006", "test", "train")
     write(patients, tmp_path)
-    one, other = (open_parts(Data(source=source, groups=groups, split_seed=seed)) for seed in (0, 1))
+    one, other = (open_splits(Data(source=source, groups=groups, split_seed=seed)) for seed in (0, 1))
     assert names(one.test) == names(other.test)
     assert set(names(one.selection)) != set(names(other.selection))
 
     patients["split"] = np.select([patients["patient"] < "006", patients["patient"] < "012"], ["test", "val"], "train")
     write(patients, tmp_path)
-    one, other = (open_parts(Data(source=source, groups=groups, split_seed=seed)) for seed in (0, 1))
+    one, other = (open_splits(Data(source=source, groups=groups, split_seed=seed)) for seed in (0, 1))
     assert in_part(one) == in_part(other)
     assert (one.drawn, one.official_test) == ((), True)
 
@@ -176,14 +176,14 @@ class TestPaths:
 
     @pytest.mark.parametrize("groups", ["folder", r"re:/(\d+)/", r"re:(\d+)_\d+\.jpg$"])
     def test_a_folder_below_the_class_or_a_pattern_makes_a_group(self, bursts, groups):
-        parts = open_parts(Data(source=str(bursts), groups=groups))
+        parts = open_splits(Data(source=str(bursts), groups=groups))
         assert parts.groups == 8  # of all classes: a patient may have images in several
         assert [str(number_of(name)) for name in names(parts.test)] == list(parts.test_groups)
         assert are_whole(parts, number_of)
 
     def test_all_brackets_or_the_whole_match(self, bursts):
-        assert open_parts(Data(source=str(bursts), groups=r"re:^(\w)/(\d+)/")).groups == 24
-        assert open_parts(Data(source=str(bursts), groups=r"re:^\w/\d+/")).groups == 24
+        assert open_splits(Data(source=str(bursts), groups=r"re:^(\w)/(\d+)/")).groups == 24
+        assert open_splits(Data(source=str(bursts), groups=r"re:^\w/\d+/")).groups == 24
 
     @pytest.mark.parametrize("parted", [False, True])
     def test_shards_have_the_groups_of_the_folder_they_were_made_of(self, tmp_path, parted):
@@ -198,7 +198,7 @@ class TestPaths:
         prepare(folder, tmp_path / "shards", workers=1, console=Console(quiet=True))
         for groups in ("folder", r"re:^\w/(\w+)/"):
             of_folder, of_shards = (
-                open_parts(Data(source=str(source), groups=groups)) for source in (folder, tmp_path / "shards")
+                open_splits(Data(source=str(source), groups=groups)) for source in (folder, tmp_path / "shards")
             )
             assert of_folder.groups == of_shards.groups == (8 if parted else 4)
             assert list(of_shards.test_groups) == [Path(name).parent.name for name in names(of_shards.test)]
@@ -228,7 +228,7 @@ class TestNearDuplicates:
 
     def test_copies_stay_together(self, folder):
         for seed in range(3):
-            parts = open_parts(Data(source=str(folder), groups="near-duplicates", split_seed=seed))
+            parts = open_splits(Data(source=str(folder), groups="near-duplicates", split_seed=seed))
             assert parts.groups == 24
             assert are_whole(parts, number_of)
             assert "in whole groups (by near-duplicates)" in parts.account
@@ -240,8 +240,8 @@ class TestNearDuplicates:
         # The column knows of the first photographs only; that their copies belong with them is found.
         table["patient"] = [str(number_of(path) % 12) if "first" in path else path for path in paths]
         source = write(table, tmp_path)
-        assert open_parts(Data(source=source, groups="patient")).groups == 12 + 48
-        parts = open_parts(Data(source=source, groups="patient+near-duplicates"))
+        assert open_splits(Data(source=source, groups="patient")).groups == 12 + 48
+        parts = open_splits(Data(source=source, groups="patient+near-duplicates"))
         assert parts.groups == 12
         assert "in whole groups (by 'patient' and near-duplicates)" in parts.account
         assert are_whole(parts, lambda name: number_of(name) % 12)
@@ -254,7 +254,7 @@ class TestNearDuplicates:
         ]
         table = pd.DataFrame({"path": paths, "label": [Path(path).parent.name for path in paths]})
         table["split"] = ["test" if number_of(path) < 6 else "train" for path in paths]
-        parts = open_parts(Data(source=write(table, tmp_path), groups="near-duplicates"))
+        parts = open_splits(Data(source=write(table, tmp_path), groups="near-duplicates"))
         assert are_whole(parts, number_of)
         assert list(map(number_of, parts.test_groups)) == list(map(number_of, names(parts.test)))
 
@@ -266,45 +266,45 @@ class TestNearDuplicates:
             for copy in range(2):
                 small.save(path / f"{number}_{copy}.png")
             small.resize((25, 25)).save(path / f"{number}_other.png")
-        parts = open_parts(Data(source=str(tmp_path / "set"), groups="near-duplicates"))
+        parts = open_splits(Data(source=str(tmp_path / "set"), groups="near-duplicates"))
         assert parts.groups == 48
 
     def test_blank_and_unreadable_images_belong_with_no_other(self, folder):
         for number in range(3):
             PIL.Image.new("RGB", (90, 90)).save(folder / "a" / f"blank{number}.png")
             (folder / "a" / f"bad{number}.png").touch()
-        assert open_parts(Data(source=str(folder), groups="near-duplicates")).groups == 24 + 6
+        assert open_splits(Data(source=str(folder), groups="near-duplicates")).groups == 24 + 6
 
     def test_they_are_searched_for_again_only_if_a_file_has_changed(self, folder, monkeypatch):
         data = Data(source=str(folder), groups="near-duplicates")
         searches = []
         search = search_module.near_duplicates
         monkeypatch.setattr(search_module, "near_duplicates", lambda whole: searches.append(1) or search(whole))
-        first, again = open_parts(data), open_parts(data)
+        first, again = open_splits(data), open_splits(data)
         assert len(searches) == 1
         assert in_part(first) == in_part(again)
         for name in ("0_poor.jpg", "0_first.jpg", "0_small.png"):
             (folder / "a" / name).write_bytes((folder / "a" / "2_poor.jpg").read_bytes())
-        assert open_parts(data).groups == 23
+        assert open_splits(data).groups == 23
         assert len(searches) == 2
 
     def test_those_in_shards_are_kept_too(self, folder, tmp_path, monkeypatch):
         prepare(folder, tmp_path / "shards", workers=1, console=Console(quiet=True))
         data = Data(source=str(tmp_path / "shards"), groups="near-duplicates")
-        assert open_parts(data).groups == 24
+        assert open_splits(data).groups == 24
         monkeypatch.setattr(search_module, "near_duplicates", None)
-        assert open_parts(data).groups == 24
+        assert open_splits(data).groups == 24
 
     def test_a_home_that_cannot_be_written_to_is_no_obstacle(self, folder, home):
         home.touch()
-        assert open_parts(Data(source=str(folder), groups="near-duplicates")).groups == 24
+        assert open_splits(Data(source=str(folder), groups="near-duplicates")).groups == 24
 
     def test_too_many_alike(self, folder, monkeypatch):
         monkeypatch.setattr(search_module, "near_duplicates", lambda whole: (np.arange(len(whole)), True))
         with pytest.raises(
             UserError, match=r"so many images of .* look alike that not all near-duplicates can be found"
         ):
-            open_parts(Data(source=str(folder), groups="near-duplicates"))
+            open_splits(Data(source=str(folder), groups="near-duplicates"))
 
     def test_copies_in_an_official_test_part(self, folder, tmp_path):
         (tmp_path / "parted").mkdir()
@@ -319,13 +319,13 @@ class TestNearDuplicates:
             UserError,
             match=r"4 of 24 groups by near-duplicates lie in both train and test of .*_first\.jpg \(2 and 1 images\)",
         ):
-            open_parts(Data(source=str(tmp_path / "parted"), groups="near-duplicates"))
+            open_splits(Data(source=str(tmp_path / "parted"), groups="near-duplicates"))
 
 
 class TestBadInput:
     def fails(self, message: str, **data):
         with pytest.raises(UserError, match=message):
-            open_parts(Data(**data))
+            open_splits(Data(**data))
 
     def test_no_such_column(self, patients, tmp_path):
         self.fails(
@@ -395,7 +395,7 @@ class TestBadInput:
             r"too few groups \(by 'patient'\) in .* of 'b' \(2\): every class needs 3, one for each part",
             source=write(few, tmp_path), groups="patient",
         )  # fmt: skip
-        assert open_parts(Data(source=str(tmp_path / "list.csv"), groups="patient", selection=0)).groups == 22
+        assert open_splits(Data(source=str(tmp_path / "list.csv"), groups="patient", selection=0)).groups == 22
         self.fails("'b' .2.: every class needs 4", source=str(tmp_path / "list.csv"), groups="patient", folds=4, fold=0)
 
     def test_groups_of_several_classes_that_allow_no_split(self, tmp_path):

@@ -8,8 +8,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from ffvit.data.decode import opened
-from ffvit.data.images import ArrayImages, BadImageError, FileImages, Images, Subset, numbered
+from ffvit.data.decode import open_image
+from ffvit.data.images import ArrayImages, BadImageError, FileImages, Images, Subset, natural_sort
 
 
 def labels(*numbers: int) -> np.ndarray:
@@ -35,8 +35,8 @@ def test_bad_image_errors_survive_the_way_out_of_a_worker():
 
 
 def test_names_are_numbered_in_natural_order():
-    assert numbered(["n10", "n2", "B", "a", "n2"]) == (("a", "B", "n2", "n10"), pytest.approx([3, 2, 1, 0, 2]))
-    assert numbered(["²", "٣", "2"])[0] == ("2", "٣", "²")
+    assert natural_sort(["n10", "n2", "B", "a", "n2"]) == (("a", "B", "n2", "n10"), pytest.approx([3, 2, 1, 0, 2]))
+    assert natural_sort(["²", "٣", "2"])[0] == ("2", "٣", "²")
 
 
 class TestFileImages:
@@ -45,13 +45,13 @@ class TestFileImages:
         images = FileImages(photos, paths, np.arange(len(paths)))
         assert isinstance(images, Images)
         assert [images.name(index) for index in range(len(images))] == [str(photos / path) for path in paths]
-        np.testing.assert_array_equal(opened(images, 3), PIL.Image.open(photos / paths[3]))
+        np.testing.assert_array_equal(open_image(images, 3), PIL.Image.open(photos / paths[3]))
 
     def test_absolute_and_undecodable_names(self, tmp_path, quadrants):
         odd = tmp_path / "caf\udce9.png"  # Latin-1 on a disk that is read as UTF-8
         save(odd, quadrants)
         images = FileImages(tmp_path / "elsewhere", [str(odd)], labels(0))
-        assert opened(images, 0).size == quadrants.size
+        assert open_image(images, 0).size == quadrants.size
 
     def test_is_thrifty(self, tmp_path):
         paths = [f"train/n01440764/n01440764_{number}.JPEG" for number in range(10_000)]
@@ -74,7 +74,7 @@ def test_subset_names_opens_and_renumbers():
     some = Subset(whole, labels(3, 1))
     assert some.labels.tolist() == [7, 8]
     assert some.name(0) == "four[3]"
-    assert opened(some, 1).size == (3, 2)
-    assert np.asarray(opened(some, 0)).max() == 3
+    assert open_image(some, 1).size == (3, 2)
+    assert np.asarray(open_image(some, 0)).max() == 3
     assert Subset(some, labels(1), labels(0)).labels.tolist() == [0]
     assert Subset(some, labels(1), labels(0)).name(0) == "four[1]"

@@ -14,16 +14,16 @@ import torch
 from ffvit import Data
 from ffvit.config import recipe
 from ffvit.config.preprocess import Preprocess
-from ffvit.data.decode import opened
+from ffvit.data.decode import open_image
 from ffvit.data.images import ArrayImages, Subset
-from ffvit.data.loader import PADDING, PIECE, TRIED, evaluation_loader, seconds_an_image, training_loader, workers_for
+from ffvit.data.loader import PADDING, PIECE, TRIED, evaluation_loader, seconds_per_image, training_loader, worker_count
 from ffvit.data.sampler import TrainingOrder, View
-from ffvit.data.splits import open_parts
+from ffvit.data.splits import open_splits
 from ffvit.data.transforms import Source, evaluation_transform, training_transform
 
 SHAPE = (3, 20, 24)
 MEAN = (0.5, 0.5, 0.5)
-RECIPE = recipe.NAMED["deit"].replace(batch_size=8)
+RECIPE = recipe.RECIPES["deit"].replace(batch_size=8)
 
 
 def shown(transform, images, index):
@@ -38,7 +38,7 @@ def loaded(images, workers=0, epoch=0, first_step=0, seed=0, **shared):
 
 @pytest.fixture(scope="module")
 def images(photos):
-    return open_parts(Data(source=str(photos))).train
+    return open_splits(Data(source=str(photos))).train
 
 
 def test_pixels_do_not_depend_on_who_loads_them(images):
@@ -65,7 +65,7 @@ def test_pixels_do_not_depend_on_how_a_batch_is_shared(images, shared):
 
 
 def test_pixels_are_a_function_of_seed_epoch_image_and_view_alone(images):
-    photo = np.asarray(opened(images, 0))
+    photo = np.asarray(open_image(images, 0))
     alike = ArrayImages("alike", [photo] * 5, np.zeros(5, dtype=np.int64))  # what differs is drawn
     transform = training_transform(RECIPE, SHAPE[1:], 3, MEAN)
 
@@ -102,11 +102,11 @@ def test_views_of_an_image_differ_and_a_later_step_is_the_rest(images):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_bad_image_keeps_its_place_with_weight_0(photos, tmp_path, workers):
     folder = shutil.copytree(photos, tmp_path / "photos")
-    before = open_parts(Data(source=str(folder))).train
+    before = open_splits(Data(source=str(folder))).train
     whole = loaded(before)
     bad = whole[0].indices[3]
     Path(before.name(bad)).write_bytes(b"no image")
-    after = loaded(open_parts(Data(source=str(folder))).train, workers)
+    after = loaded(open_splits(Data(source=str(folder))).train, workers)
     for old, new in zip(whole, after, strict=True):
         hit = torch.tensor(new.indices) == bad
         assert torch.equal(new.weights, (~hit).float())
@@ -136,7 +136,7 @@ def test_evaluation_shows_every_image_once_in_equally_many_batches(images, proce
 @pytest.mark.parametrize("workers", [0, 2])
 def test_evaluation_names_a_bad_image_and_weighs_it_0(photos, tmp_path, workers):
     folder = shutil.copytree(photos, tmp_path / "photos")
-    images = open_parts(Data(source=str(folder))).test
+    images = open_splits(Data(source=str(folder))).test
     Path(images.name(7)).write_bytes(b"no image")
     transform = evaluation_transform(Preprocess(img_size=SHAPE[1:]))
     batches = list(evaluation_loader(images, transform, SHAPE, 5, workers))
@@ -149,11 +149,11 @@ def test_evaluation_names_a_bad_image_and_weighs_it_0(photos, tmp_path, workers)
 
 
 def test_images_in_memory_need_no_other_process(images):
-    digits = open_parts(Data()).train
+    digits = open_splits(Data()).train
     some = np.arange(4)
     for in_memory in (digits, Subset(digits, some), Subset(Subset(digits, some), some)):
-        assert workers_for(in_memory, 1) == 0
-        assert workers_for(in_memory, 1, torch.device("cuda")) > 0  # which would wait for this process
+        assert worker_count(in_memory, 1) == 0
+        assert worker_count(in_memory, 1, torch.device("cuda")) > 0  # which would wait for this process
 
 
 def test_processes_that_are_not_forked_load_the_same(photos):
@@ -175,7 +175,7 @@ print("the same")
 def test_files_share_the_processor_among_the_processes(images, monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(12)))
     some = Subset(images, np.arange(4))
-    assert [workers_for(some, processes) for processes in (1, 2, 3, 12, 100)] == [12, 6, 4, 1, 1]
+    assert [worker_count(some, processes) for processes in (1, 2, 3, 12, 100)] == [12, 6, 4, 1, 1]
 
 
 class Slow:
@@ -197,19 +197,19 @@ class Slow:
 
 
 def slow_loader(images: Slow):
-    transform = training_transform(recipe.NAMED["small"].replace(auto_augment=None), SHAPE[1:], 3, MEAN)
+    transform = training_transform(recipe.RECIPES["small"].replace(auto_augment=None), SHAPE[1:], 3, MEAN)
     return training_loader(images, transform, SHAPE, TrainingOrder(1000, 0, 256, 256), 0, 0)
 
 
 def test_the_time_of_an_image_is_measured_on_some():
     images = Slow(0.002)
-    assert seconds_an_image(slow_loader(images)) >= 0.002
+    assert seconds_per_image(slow_loader(images)) >= 0.002
     assert 0 < images.read_so_far <= TRIED + PIECE
 
 
 def test_slow_images_are_not_waited_for():
     images = Slow(0.02)
-    assert seconds_an_image(slow_loader(images), most=0.1) >= 0.02
+    assert seconds_per_image(slow_loader(images), most=0.1) >= 0.02
     assert images.read_so_far == 2 * PIECE
 
 

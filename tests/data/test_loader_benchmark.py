@@ -9,7 +9,7 @@ from ffvit import Data
 from ffvit.config import recipe
 from ffvit.data.images import ArrayImages, FileImages
 from ffvit.data.loader_benchmark import Stages, measure
-from ffvit.data.splits import open_parts
+from ffvit.data.splits import open_splits
 from ffvit.errors import UserError
 
 KNOWN = Stages(0.001, 0.004, 0.003, 0.002, 0.005, 110_000.0, 2, 700.0)
@@ -25,18 +25,18 @@ def test_what_takes_longest_is_the_limit_and_what_helps_is_said():
 
 
 def test_measures_what_it_says(photos):
-    images = open_parts(Data(source=str(photos))).train
-    found = measure(images, recipe.named("deit"), (48, 48), workers=0, seconds=0.1)
+    images = open_splits(Data(source=str(photos))).train
+    found = measure(images, recipe.named_recipe("deit"), (48, 48), workers=0, seconds=0.1)
     assert min(found.read, found.decode, found.crop, found.evaluate, found.loaded) > 0
     assert found.size == pytest.approx(np.mean([len(images.read(index)) for index in range(len(images))]), rel=0.2)
 
 
 def test_images_in_memory_have_no_bytes():
     held = ArrayImages("held", np.zeros((40, 8, 8), dtype=np.uint8), np.zeros(40, dtype=np.int64))
-    assert measure(held, recipe.named("digits"), (8, 8), seconds=0.02).size == 0
+    assert measure(held, recipe.named_recipe("digits"), (8, 8), seconds=0.02).size == 0
 
 
 def test_nothing_to_read_is_said(tmp_path):
     gone = FileImages(tmp_path, ["a.jpg", "b.jpg"], np.zeros(2, dtype=np.int64))
     with pytest.raises(UserError, match="none of the images"):
-        measure(gone, recipe.named("small"), (8, 8), seconds=0.02)
+        measure(gone, recipe.named_recipe("small"), (8, 8), seconds=0.02)

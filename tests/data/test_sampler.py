@@ -6,7 +6,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from timm.data.distributed_sampler import RepeatAugSampler
 
-from ffvit.data.sampler import ALONE, EpochOrder, TrainingOrder, pairs_of
+from ffvit.data.sampler import ALONE, EpochOrder, TrainingOrder, batch_pairs
 from memory import most_memory
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -85,14 +85,14 @@ def by_first_appearance(order) -> list[int]:
 class TestPairs:
     @given(st.integers(1, 200), st.integers(1, 64))
     def test_hold_every_position_once(self, batch, group):
-        pairs, group_of = pairs_of(batch, group)
+        pairs, group_of = batch_pairs(batch, group)
         assert sorted(pairs[pairs != ALONE]) == list(range(batch))
         assert (pairs == ALONE).sum() == batch % 2
         assert len(group_of) == len(pairs)
 
     @given(st.integers(1, 100), st.integers(1, 32))
     def test_make_even_groups_of_at_most_the_size_asked_for(self, half_batch, half_group):
-        pairs, group_of = pairs_of(2 * half_batch, 2 * half_group)
+        pairs, group_of = batch_pairs(2 * half_batch, 2 * half_group)
         assert (pairs != ALONE).all()
         assert np.bincount(group_of).max() <= half_group
 
@@ -101,12 +101,12 @@ class TestPairs:
         theirs = RepeatAugSampler(range(1024), num_replicas=8, rank=process, shuffle=False, num_repeats=3)
         batch_of_process = list(theirs)[:128]
         global_batch = np.repeat(np.arange(1024), 3)[:1024]
-        pairs, group_of = pairs_of(1024, 128)
+        pairs, group_of = batch_pairs(1024, 128)
         first, last = global_batch[pairs[group_of == process]].T
         assert [*first, *last[::-1]] == batch_of_process  # timm's Mixup flips a batch to find partners
 
     def test_on_paper(self):
-        pairs, group_of = pairs_of(7, 4)
+        pairs, group_of = batch_pairs(7, 4)
         assert pairs.tolist() == [[0, 5], [2, 4], [1, 6], [3, ALONE]]
         assert group_of.tolist() == [0, 0, 1, 1]
 
@@ -161,7 +161,7 @@ class TestTrainingOrder:
 
     @given(shared())
     def test_flipping_a_group_swaps_partners_in_every_part(self, arguments):
-        pairs, group_of = pairs_of(arguments["batch_size"], arguments["group_size"])
+        pairs, group_of = batch_pairs(arguments["batch_size"], arguments["group_size"])
         partner = {int(a): int(b) for a, b in (*pairs, *pairs[:, ::-1])}
         number = {int(place): int(group) for pair, group in zip(pairs, group_of, strict=True) for place in pair}
         for order in orders(arguments):

@@ -15,10 +15,10 @@ from torch.utils.data import IterableDataset
 
 from ffvit.config.data import Data
 from ffvit.data import folders, timm_datasets
-from ffvit.data.decode import opened
-from ffvit.data.images import ArrayImages, Labelled
-from ffvit.data.progress import counted
-from ffvit.data.splits import _hold_out, open_images, open_parts
+from ffvit.data.decode import open_image
+from ffvit.data.images import ArrayImages, LabeledImages
+from ffvit.data.progress import progress_bar
+from ffvit.data.splits import _hold_out, open_images, open_splits
 from ffvit.errors import UserError
 from photos import write_photos
 
@@ -52,7 +52,7 @@ def single(photos) -> Path:
 
 class TestDigits:
     def test_three_parts(self):
-        parts = open_parts(Data())
+        parts = open_splits(Data())
         assert parts.classes == tuple("0123456789")
         assert (len(parts.train), len(parts.selection), len(parts.test)) == (1294, 144, 359)
         assert parts.account == (
@@ -64,41 +64,41 @@ class TestDigits:
 
     def test_the_test_part_stays_where_it_is(self):
         """Figures of different versions are compared: this split may never move."""
-        assert names(open_parts(Data()).test)[:6] == [f"digits[{number}]" for number in [4, 5, 6, 9, 14, 17]]
+        assert names(open_splits(Data()).test)[:6] == [f"digits[{number}]" for number in [4, 5, 6, 9, 14, 17]]
 
     def test_pixels_span_eight_bits(self):
-        images = open_parts(Data()).train
-        assert opened(images, 0).size == (8, 8)
-        assert {0, 128, 255} <= set(np.stack([opened(images, index) for index in range(20)]).flat)
+        images = open_splits(Data()).train
+        assert open_image(images, 0).size == (8, 8)
+        assert {0, 128, 255} <= set(np.stack([open_image(images, index) for index in range(20)]).flat)
 
     def test_another_seed_draws_others(self):
-        first, other = (names(open_parts(Data(split_seed=seed)).test) for seed in (0, 1))
+        first, other = (names(open_splits(Data(split_seed=seed)).test) for seed in (0, 1))
         assert first != other
         assert len(first) == len(other)
 
     def test_without_selection(self):
-        parts = open_parts(Data(selection=0))
+        parts = open_splits(Data(selection=0))
         assert parts.selection is None
         assert "the last weights are the result" in parts.account
 
 
 class TestFolders:
     def test_val_is_the_test_part_where_there_is_no_other(self, photos):
-        parts = open_parts(Data(source=str(photos)))
+        parts = open_splits(Data(source=str(photos)))
         assert parts.classes == ("dahlia", "leaves", "pagoda", "sky")
         assert sorted(names(parts.test)) == sorted(str(path) for path in photos.glob("val/*/*.jpg"))
         assert sorted([*names(parts.train), *names(parts.selection)]) == sorted(map(str, photos.glob("train/*/*.jpg")))
         assert np.bincount(parts.selection.labels).max() - np.bincount(parts.selection.labels).min() <= 1
         for part in (parts.train, parts.selection, parts.test):
             assert classes_in_paths(part, parts.classes)
-        same_photo(opened(parts.test, 4), parts.test.name(4))
+        same_photo(open_image(parts.test, 4), parts.test.name(4))
 
     @pytest.mark.parametrize("val", ["val", "validation"])
     def test_val_is_for_selection_where_there_is_test(self, photos, tmp_path, val):
         shutil.copytree(photos / "train", tmp_path / "train")
         shutil.copytree(photos / "val", tmp_path / val)
         shutil.copytree(photos / "val", tmp_path / "test")
-        parts = open_parts(Data(source=str(tmp_path)))
+        parts = open_splits(Data(source=str(tmp_path)))
         assert len(parts.train) == 48
         assert {Path(name).parent.parent.name for name in names(parts.selection)} == {val}
         assert {Path(name).parent.parent.name for name in names(parts.test)} == {"test"}
@@ -107,10 +107,12 @@ class TestFolders:
     def test_a_test_part_without_labels_is_none(self, photos, tmp_path):
         shutil.copytree(photos, tmp_path, dirs_exist_ok=True)
         shutil.copytree(photos / "val" / "sky", tmp_path / "test")
-        assert {Path(name).parent.parent.name for name in names(open_parts(Data(source=str(tmp_path))).test)} == {"val"}
+        assert {Path(name).parent.parent.name for name in names(open_splits(Data(source=str(tmp_path))).test)} == {
+            "val"
+        }
 
     def test_a_single_folder_is_split_in_three(self, single):
-        parts = open_parts(Data(source=str(single), test=0.25, selection=0.2))
+        parts = open_splits(Data(source=str(single), test=0.25, selection=0.2))
         assert [np.bincount(part.labels).sum() for part in (parts.train, parts.selection, parts.test)] == [29, 7, 12]
         assert np.bincount(parts.test.labels).tolist() == [3, 3, 3, 3]
         assert not set(names(parts.train)) & set(names(parts.test))
@@ -118,18 +120,18 @@ class TestFolders:
             assert classes_in_paths(part, parts.classes)
 
     def test_a_class_of_three_is_in_every_part(self, tmp_path):
-        parts = open_parts(Data(source=str(fill(tmp_path, rare=3, common=60)), test=0.6))
+        parts = open_splits(Data(source=str(fill(tmp_path, rare=3, common=60)), test=0.6))
         for part in (parts.train, parts.selection, parts.test):
             assert (part.labels == 1).sum() == 1
 
     def test_a_folder_of_nothing_but_train_is_split_like_a_single_one(self, single, tmp_path):
         (tmp_path / "train").symlink_to(single)
-        by_link, plain = open_parts(Data(source=str(tmp_path))), open_parts(Data(source=str(single)))
+        by_link, plain = open_splits(Data(source=str(tmp_path))), open_splits(Data(source=str(single)))
         assert by_link.test.labels.tolist() == plain.test.labels.tolist()
 
     def test_a_class_may_be_called_train(self, tmp_path):
         fill(tmp_path, train=5, plane=5, car=5)
-        assert open_parts(Data(source=str(tmp_path))).classes == ("car", "plane", "train")
+        assert open_splits(Data(source=str(tmp_path))).classes == ("car", "plane", "train")
 
     def test_what_is_found(self, tmp_path):
         fill(tmp_path, n2=5, n10=5)
@@ -162,7 +164,7 @@ class TestFolders:
     def test_names_need_not_be_utf_8(self, tmp_path):
         fill(tmp_path, a=3)
         fill(tmp_path, **{"caf\udce9": 3})
-        assert len(open_parts(Data(source=str(tmp_path))).classes) == 2
+        assert len(open_splits(Data(source=str(tmp_path))).classes) == 2
 
 
 class TestLists:
@@ -175,18 +177,18 @@ class TestLists:
     def test_a_list_is_split_in_three(self, photos, rows, suffix):
         path = photos / f"list.{suffix}"
         rows.to_csv(path, index=False) if suffix == "csv" else rows.to_parquet(path)
-        parts = open_parts(Data(source=str(path)))
+        parts = open_splits(Data(source=str(path)))
         assert parts.classes == ("dahlia", "leaves", "pagoda", "sky")
         assert len(parts.train) + len(parts.selection) + len(parts.test) == 48
         for part in (parts.train, parts.selection, parts.test):
             assert classes_in_paths(part, parts.classes)
-        same_photo(opened(parts.test, 0), parts.test.name(0))
+        same_photo(open_image(parts.test, 0), parts.test.name(0))
 
     @pytest.mark.parametrize("selection", ["val", "validation", "selection"])
     def test_a_column_names_the_parts(self, photos, rows, selection):
         rows["split"] = ["train", "train", selection, "test"] * 12
         rows.to_csv(photos / "parted.csv", index=False)
-        parts = open_parts(Data(source=str(photos / "parted.csv")))
+        parts = open_splits(Data(source=str(photos / "parted.csv")))
         assert (len(parts.train), len(parts.selection), len(parts.test)) == (24, 12, 12)
         wanted = rows["path"][rows["split"] == "test"]
         assert [str(photos / path) for path in wanted] == names(parts.test)
@@ -196,24 +198,24 @@ class TestLists:
         path = tmp_path / "list.csv"
         labels = [2, 10, "NA", "007"] * 4
         pd.DataFrame({"path": [f"x/{n}.jpg" for n in range(16)], "label": labels}).to_csv(path, index=False)
-        assert open_parts(Data(source=str(path))).classes == ("2", "007", "10", "NA")
+        assert open_splits(Data(source=str(path))).classes == ("2", "007", "10", "NA")
         codes = ["007", "7.0"] * 8
         pd.DataFrame({"path": [f"x/{n}.jpg" for n in range(16)], "label": codes}).to_csv(path, index=False)
-        assert open_parts(Data(source=str(path))).classes == ("007", "7.0")
+        assert open_splits(Data(source=str(path))).classes == ("007", "7.0")
         numbers = tmp_path / "list.parquet"
         pd.DataFrame({"path": [f"x/{n}.jpg" for n in range(16)], "label": [3, 1] * 8}).to_parquet(numbers)
-        assert open_parts(Data(source=str(numbers))).classes == ("1", "3")
+        assert open_splits(Data(source=str(numbers))).classes == ("1", "3")
 
 
 class TestTimm:
     """No data set is downloaded: torchvision's folder reader and stand-ins for timm's others."""
 
     def test_a_torchvision_set(self, photos):
-        parts = open_parts(Data(source="torch/image_folder", root=photos))
+        parts = open_splits(Data(source="torch/image_folder", root=photos))
         assert parts.classes == ("dahlia", "leaves", "pagoda", "sky")
         assert (len(parts.train), len(parts.selection), len(parts.test)) == (43, 5, 12)
         assert parts.test.name(3) == "torch/image_folder:validation[3]"
-        same_photo(opened(parts.test, 3), photos / "val" / "leaves" / "0000.jpg")
+        same_photo(open_image(parts.test, 3), photos / "val" / "leaves" / "0000.jpg")
 
     class Stream(IterableDataset):
         """Like timm's IterableImageDataset."""
@@ -244,10 +246,10 @@ class TestTimm:
         return made
 
     def test_a_stream_is_held_in_memory_whole_by_every_process(self, shards, tmp_path):
-        parts = open_parts(Data(source="wds/some", root=tmp_path))
+        parts = open_splits(Data(source="wds/some", root=tmp_path))
         assert (len(parts.train), len(parts.selection), len(parts.test)) == (18, 2, 6)
         assert parts.classes == ("0", "1")
-        assert np.asarray(opened(parts.test, 5)).tolist() == np.full((3, 4, 3), 5).tolist()
+        assert np.asarray(open_image(parts.test, 5)).tolist() == np.full((3, 4, 3), 5).tolist()
         assert parts.test.labels.tolist() == [0, 1, 0, 1, 0, 1]
         assert {(reader.dist_rank, reader.dist_num_replicas) for reader in shards[1:]} == {(0, 1)}
 
@@ -257,7 +259,7 @@ class TestTimm:
     def test_a_stream_too_large_to_be_held(self, shards, tmp_path, monkeypatch, kind, instead):
         monkeypatch.setattr(timm_datasets, "MEMORY_LIMIT", 300)
         with pytest.raises(UserError, match=f"{kind}/some can only be read in order.* more than .* GiB; {instead}"):
-            open_parts(Data(source=f"{kind}/some", root=tmp_path))
+            open_splits(Data(source=f"{kind}/some", root=tmp_path))
 
     @pytest.fixture
     def hub(self, monkeypatch, photos):
@@ -291,24 +293,24 @@ class TestTimm:
         return paths
 
     def test_a_hub_set_whose_test_labels_are_withheld(self, hub):
-        parts = open_parts(Data(source="hfds/some/photos"))
+        parts = open_splits(Data(source="hfds/some/photos"))
         assert parts.classes == ("dahlia", "leaves", "pagoda", "sky")
         assert (len(parts.train), len(parts.selection), len(parts.test)) == (43, 5, 48)
-        same_photo(opened(parts.test, 13), hub[13])
+        same_photo(open_image(parts.test, 13), hub[13])
 
     def test_missing_package(self, monkeypatch):
         monkeypatch.setattr(timm_datasets, "find_spec", lambda name: None)
         with pytest.raises(UserError, match=r"hfds/ needs the package datasets: pip install 'ffvit\[sources\]'"):
-            open_parts(Data(source="hfds/some/photos"))
+            open_splits(Data(source="hfds/some/photos"))
 
     def test_shards_need_a_place(self, monkeypatch):
         monkeypatch.setattr(timm_datasets, "find_spec", lambda name: True)
         with pytest.raises(UserError, match=r"data\.root"):
-            open_parts(Data(source="wds/some"))
+            open_splits(Data(source="wds/some"))
 
     def test_what_timm_cannot_open(self, tmp_path):
         with pytest.raises(UserError, match=r"timm cannot open 'torch/cifar11'.*Unknown torchvision dataset"):
-            open_parts(Data(source="torch/cifar11", root=tmp_path))
+            open_splits(Data(source="torch/cifar11", root=tmp_path))
 
 
 class TestOpenImages:
@@ -345,7 +347,7 @@ class TestOpenImages:
         assert open_images(str(tmp_path / "list.csv"), None, ("7", "8", "30")).labels.tolist() == [2, 0]
 
     def test_digits(self):
-        assert names(open_images("digits", None, tuple("0123456789"))) == names(open_parts(Data()).test)
+        assert names(open_images("digits", None, tuple("0123456789"))) == names(open_splits(Data()).test)
 
     def test_an_unknown_class(self, photos):
         with pytest.raises(UserError, match="the network does not know 'leaves', 'sky', did you mean 'leave'"):
@@ -355,7 +357,7 @@ class TestOpenImages:
 class TestErrors:
     def fails(self, message, **data):
         with pytest.raises(UserError, match=message):
-            open_parts(Data(**data))
+            open_splits(Data(**data))
 
     def test_no_such_path(self, photos, tmp_path):
         self.fails(r"there is no 'trian' in .*, did you mean 'train'\?", source=str(photos / "trian" / "sky"))
@@ -397,7 +399,7 @@ class TestErrors:
     def test_classes_too_small_to_be_split(self, tmp_path):
         fill(tmp_path, a=9, b=2)
         self.fails(r"too few images in .* of 'b' \(2\): every class needs 3", source=str(tmp_path))
-        assert open_parts(Data(source=str(tmp_path), selection=0)).selection is None
+        assert open_splits(Data(source=str(tmp_path), selection=0)).selection is None
 
     @pytest.mark.parametrize(
         ("shares", "message"),
@@ -477,9 +479,9 @@ class TestHoldOut:
         assert names(_hold_out(images, 20, 1, 0)[1]) != names(_hold_out(images, 20, 1, 1)[1])
 
     def test_is_capped_for_large_sets(self, monkeypatch):
-        many = Labelled(self.images([60_000, 60_000, 30_000]), ("a", "b", "c"))
+        many = LabeledImages(self.images([60_000, 60_000, 30_000]), ("a", "b", "c"))
         monkeypatch.setattr("ffvit.data.splits._digits", lambda: many)
-        parts = open_parts(Data())
+        parts = open_splits(Data())
         assert len(parts.selection) == 10_000
         assert np.bincount(parts.selection.labels).tolist() == [4000, 4000, 2000]
 
@@ -487,9 +489,9 @@ class TestHoldOut:
 def test_what_takes_long_is_counted_aloud_on_stderr(capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setenv("TERM", "xterm")
-    assert list(counted(range(3), "looking", after_seconds=60.0)) == [0, 1, 2]
+    assert list(progress_bar(range(3), "looking", after_seconds=60.0)) == [0, 1, 2]
     assert capsys.readouterr() == ("", "")
-    assert list(counted(range(3), "looking", after_seconds=-1.0)) == [0, 1, 2]
+    assert list(progress_bar(range(3), "looking", after_seconds=-1.0)) == [0, 1, 2]
     out, err = capsys.readouterr()
     assert "looking: 3" in err
     assert not out
@@ -503,7 +505,7 @@ def test_photos_are_seeded(tmp_path):
 
 
 def test_folds_test_every_image_once_with_equal_classes():
-    parts = [open_parts(Data(folds=5, fold=fold)) for fold in range(5)]
+    parts = [open_splits(Data(folds=5, fold=fold)) for fold in range(5)]
     names = [each.test.name(index) for each in parts for index in range(len(each.test))]
     assert len(names) == len(set(names)) == 1797
     for each in parts:
@@ -515,7 +517,7 @@ def test_folds_test_every_image_once_with_equal_classes():
 
 def test_folds_of_data_that_brings_its_test_part_are_refused(photos: Path):
     with pytest.raises(UserError, match="brings its own test part"):
-        open_parts(Data(source=str(photos), folds=3, fold=0))
+        open_splits(Data(source=str(photos), folds=3, fold=0))
 
 
 @pytest.mark.parametrize("fields", [{"folds": 3}, {"fold": 0}, {"folds": 3, "fold": 3}])

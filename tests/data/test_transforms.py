@@ -16,10 +16,10 @@ from torchvision.transforms import functional
 from ffvit.config import recipe
 from ffvit.config.preprocess import Preprocess
 from ffvit.data.images import BadImageError
-from ffvit.data.loader import Batch, Finish
+from ffvit.data.loader import Batch, NormalizeOnDevice
 from ffvit.data.transforms import Seen, Source, Transform, evaluation_transform, training_transform
 from ffvit.errors import UserError
-from ffvit.seeding import generators_kept, seed_everything_for, seed_torch
+from ffvit.seeding import preserve_rng_state, seed_torch, seeded
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 ZERO = (0.0, 0.0, 0.0)
@@ -60,7 +60,7 @@ def exactly(named: recipe.Recipe) -> recipe.Recipe:
 
 
 def test_deit_recipe_is_what_deit_gives_timm_pixel_for_pixel(photo):
-    ours = training_transform(exactly(recipe.named("deit")), (64, 64), 3, MEAN)
+    ours = training_transform(exactly(recipe.named_recipe("deit")), (64, 64), 3, MEAN)
     # datasets.py::build_transform of the code released with DeiT, with its defaults (main.py::get_args_parser)
     theirs = create_transform(
         input_size=64,
@@ -73,11 +73,11 @@ def test_deit_recipe_is_what_deit_gives_timm_pixel_for_pixel(photo):
         re_count=1,
     )
     erased = 0
-    finish = Finish(MEAN, STD)
+    finish = NormalizeOnDevice(MEAN, STD)
     for index in range(40):
-        with seed_everything_for(0, 0, index, 0):
+        with seeded(0, 0, index, 0):
             mine = ours(Source(photo, ""))
-        with seed_everything_for(0, 0, index, 0):
+        with seeded(0, 0, index, 0):
             their = theirs(photo)
         finished = finish(batch_of(mine))[0]
         top, left, height, width, _ = mine.erased
@@ -147,15 +147,15 @@ def test_a_recipe_moves_what_it_names(photo):
         assert noisy(Source(square, "")).erased[2] > 0
 
 
-@pytest.mark.parametrize("named", [*recipe.NAMED, "3a", "augmix-m5-w2-d2", "original"])
+@pytest.mark.parametrize("named", [*recipe.RECIPES, "3a", "augmix-m5-w2-d2", "original"])
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("exact", ["never", "always"])
 def test_every_recipe_shows_images_of_the_networks_size(photo, named, channels, exact):
-    chosen = recipe.NAMED.get(named) or recipe.Recipe(auto_augment=named)
+    chosen = recipe.RECIPES.get(named) or recipe.Recipe(auto_augment=named)
     made_here = training_transform(chosen.replace(exact=exact), (48, 80), channels, MEAN[:channels])
     transform = pickle.loads(pickle.dumps(made_here))  # as it travels to workers that are not forked
     for index in range(20):
-        with seed_everything_for(0, 0, index, 0):
+        with seeded(0, 0, index, 0):
             made = transform(Source(photo, "")).pixels
         assert made.shape == (48, 80, channels)
         assert made.dtype == np.uint8
@@ -163,12 +163,12 @@ def test_every_recipe_shows_images_of_the_networks_size(photo, named, channels, 
 
 @pytest.mark.parametrize("exact", ["never", "always"])
 def test_grey_is_the_grey_of_the_augmented_colour(photo, exact):
-    strong = recipe.named("deit").replace(erase=0.0, exact=exact)
+    strong = recipe.named_recipe("deit").replace(erase=0.0, exact=exact)
     grey, colour = (training_transform(strong, (40, 60), n, (0.5,) * n) for n in (1, 3))
     for index in range(40):
-        with seed_everything_for(0, 0, index, 0):
+        with seeded(0, 0, index, 0):
             made = grey(Source(photo, "")).pixels
-        with seed_everything_for(0, 0, index, 0):
+        with seeded(0, 0, index, 0):
             pixels = colour(Source(photo, "")).pixels
         expected = np.asarray(PIL.Image.fromarray(pixels).convert("L")).astype(int)
         assert np.abs(made[..., 0] - expected).max() <= (exact == "never")
@@ -245,7 +245,7 @@ def test_what_pillow_refuses_the_fast_way_refuses_in_the_same_words(photos, spoi
     [
         (lambda: evaluation(0.875, "bicubic", (8, 8), 4), "images have 3 .* takes 4"),
         (lambda: training_transform(recipe.Recipe(), (8, 8), 2, (0.0,) * 2), "images have 3 .* takes 2"),
-        (lambda: Finish((0.5,), STD), r"one number a channel \(1\); got 3"),
+        (lambda: NormalizeOnDevice((0.5,), STD), r"one number a channel \(1\); got 3"),
         (
             lambda: training_transform(recipe.Recipe(auto_augment="random"), (8, 8), 3, MEAN),
             "recipe.auto_augment: timm does not know 'random'",
@@ -267,7 +267,7 @@ def test_what_cannot_be_is_said(call, message):
 def test_tensors_are_torchvisions_to_the_bit(mode, mean, std):
     levels = PIL.Image.fromarray(np.arange(256, dtype=np.uint8).reshape(8, 32))
     image = PIL.Image.merge("RGB", [levels.transpose(PIL.Image.Transpose.FLIP_LEFT_RIGHT), levels, levels])
-    made = Finish(mean, std)(batch_of(evaluation(1.0, "bilinear", (8, 32), len(mean))(Source(image, ""))))
+    made = NormalizeOnDevice(mean, std)(batch_of(evaluation(1.0, "bilinear", (8, 32), len(mean))(Source(image, ""))))
     expected = functional.normalize(functional.to_tensor(image.convert(mode)), mean, std)
     assert made.is_contiguous()
     assert torch.equal(made[0], expected)
@@ -275,7 +275,7 @@ def test_tensors_are_torchvisions_to_the_bit(mode, mean, std):
 
 class TestSeedEverythingFor:
     def draws(self, *numbers):
-        with seed_everything_for(*numbers):
+        with seeded(*numbers):
             return random.random(), np.random.random(), float(torch.rand(()))  # noqa: NPY002
 
     def test_draws_are_a_function_of_the_numbers_alone(self):
@@ -295,14 +295,14 @@ class TestSeedEverythingFor:
         random.seed(5), np.random.seed(5), torch.manual_seed(5)  # noqa: NPY002
         expected = outside()
         random.seed(5), np.random.seed(5), torch.manual_seed(5)  # noqa: NPY002
-        with pytest.raises(ZeroDivisionError), seed_everything_for(1, 2, 3, 4):  # noqa: PT012
+        with pytest.raises(ZeroDivisionError), seeded(1, 2, 3, 4):  # noqa: PT012
             outside()
             raise ZeroDivisionError
         assert outside() == expected
 
 
 def test_seeding_torch_past_the_gpus_is_seeding_torch():
-    with generators_kept():
+    with preserve_rng_state():
         torch.manual_seed(5)
         expected = torch.rand(3)
         seed_torch(5, torch.device("cpu"))
@@ -317,6 +317,6 @@ def test_posterizing_to_nothing_is_black_whatever_pillow_says(exact):
     white = PIL.Image.new("RGB", (8, 8), "white")
     darkest = []
     for index in range(60):
-        with seed_everything_for(index):
+        with seeded(index):
             darkest.append(transform(Source(white, "")).pixels.max())
     assert min(darkest) == 0

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from ffvit.data.check.scan import looks
+from ffvit.data.check.scan import scan_images
 from ffvit.data.images import ArrayImages
 from ffvit.data.worker_loader import WorkerLoader
 
@@ -41,7 +41,7 @@ class TestInterruptedAtBirth:
     def test_looking_goes_on(self, capfd):
         noise = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), np.uint8)
         images = ArrayImages("noise", noise, np.zeros(40, np.int64))
-        assert len(list(looks(images))) == 40
+        assert len(list(scan_images(images))) == 40
         assert capfd.readouterr().err == ""
 
 

@@ -9,13 +9,13 @@ import sys
 import pytest
 
 from ffvit import RunStoppedError
-from ffvit.files.atomic_write import full, remove_leftovers, writing
+from ffvit.files.atomic_write import atomic_path, is_disk_full, remove_leftovers
 
 
 def test_what_stood_there_stands_until_the_new_is_whole(tmp_path):
     path = tmp_path / "file"
     path.write_text("old")
-    with writing(path) as temporary:
+    with atomic_path(path) as temporary:
         temporary.write_text("new")
         assert path.read_text() == "old"
     assert path.read_text() == "new"
@@ -24,7 +24,7 @@ def test_what_stood_there_stands_until_the_new_is_whole(tmp_path):
 
 
 def half_written(path, error):
-    with writing(path) as temporary:
+    with atomic_path(path) as temporary:
         temporary.write_text("ne")
         raise error
 
@@ -58,8 +58,8 @@ def test_a_full_disk_is_said(tmp_path, error):
 
 
 def test_other_errors_are_no_full_disk():
-    assert not full(OSError(errno.ENOENT, "No such file"))
-    assert not full(ValueError("full"))
+    assert not is_disk_full(OSError(errno.ENOENT, "No such file"))
+    assert not is_disk_full(ValueError("full"))
 
 
 def test_what_a_killed_process_was_writing_is_removed(tmp_path):
@@ -75,7 +75,7 @@ def test_what_a_killed_process_was_writing_is_removed(tmp_path):
     ]
     for name in names:
         (tmp_path / name).write_text("half of")
-    with writing(tmp_path / "a.json") as temporary:
+    with atomic_path(tmp_path / "a.json") as temporary:
         temporary.write_text("whole")
     assert {path.name for path in tmp_path.iterdir()} == {"a.json", *names[1:]}
     remove_leftovers(tmp_path)

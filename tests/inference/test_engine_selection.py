@@ -7,10 +7,10 @@ import torch
 
 import ffvit
 from ffvit.inference import engine_selection
-from ffvit.inference.engine_selection import Measured, soonest
+from ffvit.inference.engine_selection import MeasuredEngine, fastest_engine
 
 CPU = torch.device("cpu")
-SLOW_START = [Measured("torch", 10.0, 0.0), Measured("onnx", 20.0, 5.0)]
+SLOW_START = [MeasuredEngine("torch", 10.0, 0.0), MeasuredEngine("onnx", 20.0, 5.0)]
 
 
 @pytest.fixture
@@ -28,14 +28,14 @@ def test_an_engine_is_chosen_by_when_all_images_are_answered(home, network, monk
     monkeypatch.setattr(engine_selection, "LONG", 0.0)
     monkeypatch.setattr(engine_selection, "measured", lambda *_: SLOW_START)
     said: list[str] = []
-    assert soonest(network, 99, 32, CPU, "fp32", said.append) == "torch"  # 9.9 s; 5 + 4.95 s
-    assert soonest(network, 101, 32, CPU, "fp32", said.append) == "onnx"
+    assert fastest_engine(network, 99, 32, CPU, "fp32", said.append) == "torch"  # 9.9 s; 5 + 4.95 s
+    assert fastest_engine(network, 101, 32, CPU, "fp32", said.append) == "onnx"
     assert "answering on onnx: 20 images/s here, 2.00 times PyTorch" in said[-1]
 
 
 def test_few_images_are_answered_without_measuring(home, network, monkeypatch):
     monkeypatch.setattr(engine_selection, "measured", lambda *_: pytest.fail("measured"))
-    assert soonest(network, 3, 32, CPU, "fp32", pytest.fail) == "torch"
+    assert fastest_engine(network, 3, 32, CPU, "fp32", pytest.fail) == "torch"
 
 
 def test_what_was_measured_is_kept(home, network, monkeypatch):
@@ -43,13 +43,13 @@ def test_what_was_measured_is_kept(home, network, monkeypatch):
     calls = []
     monkeypatch.setattr(engine_selection, "measured", lambda *_: calls.append(1) or SLOW_START)
     for _ in range(3):
-        assert soonest(network, 1000, 32, CPU, "fp32", str) == "onnx"
+        assert fastest_engine(network, 1000, 32, CPU, "fp32", str) == "onnx"
     assert len(calls) == 1
-    soonest(ffvit.create_model("vit_micro_patch2_8").eval(), 1000, 32, CPU, "fp32", str)
-    soonest(network, 1000, 32, CPU, "bf16", str)
-    soonest(network, 1000, 32, CPU, "bf16", str)
+    fastest_engine(ffvit.create_model("vit_micro_patch2_8").eval(), 1000, 32, CPU, "fp32", str)
+    fastest_engine(network, 1000, 32, CPU, "bf16", str)
+    fastest_engine(network, 1000, 32, CPU, "bf16", str)
     monkeypatch.setattr(engine_selection, "machine_name", lambda _: "another machine")
-    soonest(network, 1000, 32, CPU, "fp32", str)
+    fastest_engine(network, 1000, 32, CPU, "fp32", str)
     assert len(calls) == 4
 
 
@@ -57,9 +57,9 @@ def test_what_was_measured_is_kept(home, network, monkeypatch):
 def test_a_broken_file_counts_as_none(home, network, monkeypatch, broken):
     monkeypatch.setattr(engine_selection, "LONG", 0.0)
     monkeypatch.setattr(engine_selection, "measured", lambda *_: SLOW_START)
-    engine_selection.kept_in().parent.mkdir(parents=True)
-    engine_selection.kept_in().write_text(broken)
-    assert soonest(network, 1000, 32, CPU, "fp32", str) == "onnx"
+    engine_selection.cache_file().parent.mkdir(parents=True)
+    engine_selection.cache_file().write_text(broken)
+    assert fastest_engine(network, 1000, 32, CPU, "fp32", str) == "onnx"
     assert len(engine_selection._kept()) == 1
 
 
@@ -67,7 +67,7 @@ def test_a_home_that_cannot_be_written_to_loses_nothing(home, network, monkeypat
     monkeypatch.setattr(engine_selection, "LONG", 0.0)
     monkeypatch.setattr(engine_selection, "measured", lambda *_: SLOW_START)
     (home / ".cache").write_text("a file where a folder should be")
-    assert soonest(network, 1000, 32, CPU, "fp32", str) == "onnx"
+    assert fastest_engine(network, 1000, 32, CPU, "fp32", str) == "onnx"
 
 
 def test_a_full_disk_loses_nothing(home, network, monkeypatch):
@@ -77,7 +77,7 @@ def test_a_full_disk_loses_nothing(home, network, monkeypatch):
     monkeypatch.setattr(engine_selection, "LONG", 0.0)
     monkeypatch.setattr(engine_selection, "measured", lambda *_: SLOW_START)
     monkeypatch.setattr(engine_selection, "writing", full)
-    assert soonest(network, 1000, 32, CPU, "fp32", str) == "onnx"
+    assert fastest_engine(network, 1000, 32, CPU, "fp32", str) == "onnx"
 
 
 def test_a_network_without_a_name_is_answered_by_pytorch(home, monkeypatch):
@@ -93,13 +93,13 @@ def test_a_network_without_a_name_is_answered_by_pytorch(home, monkeypatch):
             return self.head(images.flatten(1))
 
     monkeypatch.setattr(engine_selection, "LONG", 0.0)
-    assert soonest(Mine().eval(), 1000, 32, CPU, "fp32", pytest.fail) == "torch"
+    assert fastest_engine(Mine().eval(), 1000, 32, CPU, "fp32", pytest.fail) == "torch"
 
 
 def test_engines_are_measured(network, monkeypatch):
     monkeypatch.setattr(engine_selection, "SECONDS", 0.05)
     monkeypatch.setattr(engine_selection, "ENGINES", ("torch", "onnx"))
-    found = {each.engine: each for each in engine_selection.measured(network, 4, CPU, "fp32")}
+    found = {each.engine: each for each in engine_selection.measure_engines(network, 4, CPU, "fp32")}
     assert set(found) == {"torch", "onnx"}
     assert found["torch"].start == 0
     assert found["onnx"].start > 0
@@ -115,4 +115,4 @@ def test_an_engine_that_answers_otherwise_is_left_out(network, monkeypatch):
         return model if engine == "torch" else torch.nn.Sequential(model, torch.nn.Softmax(dim=1))
 
     monkeypatch.setattr(engine_selection, "build", wrong)
-    assert [each.engine for each in engine_selection.measured(network, 4, CPU, "fp32")] == ["torch"]
+    assert [each.engine for each in engine_selection.measure_engines(network, 4, CPU, "fp32")] == ["torch"]

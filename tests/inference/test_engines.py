@@ -12,13 +12,13 @@ from sklearn.datasets import load_digits
 
 import ffvit
 from commands import environment
-from ffvit.benchmark.agreement import answered
-from ffvit.benchmark.targets import Subject
+from ffvit.benchmark.agreement import measure_agreement
+from ffvit.benchmark.targets import Target
 from ffvit.config import recipe
 from ffvit.inference import engines
-from ffvit.inference.engines import ENGINES, build, why_not
-from ffvit.inference.onnx_export import graph_of, quantized
-from ffvit.models.compiling import why_not_compiled
+from ffvit.inference.engines import ENGINES, build, unavailable_reason
+from ffvit.inference.onnx_export import export_onnx, quantize
+from ffvit.models.compiling import compile_unavailable_reason
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 NETWORKS = "ff_micro_patch2_8", "vit_micro_patch2_8"
@@ -60,14 +60,14 @@ def trained(tmp_path_factory) -> Path:
     """A run on the digits, cut short."""
     out = tmp_path_factory.mktemp("run") / "digits"
     return ffvit.train(
-        "ff_micro_patch2_8", "digits", recipe.named("digits").replace(epochs=12, warmup_epochs=2), out=out
+        "ff_micro_patch2_8", "digits", recipe.named_recipe("digits").replace(epochs=12, warmup_epochs=2), out=out
     ).path
 
 
 def test_eight_bits_answer_nearly_the_same(trained):
-    subject = Subject(str(trained))
+    subject = Target(str(trained))
     model = build(subject.network(), "onnx", "int8", CPU, subject.calibration())
-    plain, eight_bits = answered(subject, [subject.network(), model], CPU, 128)
+    plain, eight_bits = measure_agreement(subject, [subject.network(), model], CPU, 128)
     assert plain.top1 > 0.85
     assert eight_bits.top1 > plain.top1 - 0.02
     assert eight_bits.differ < 0.05 * eight_bits.images
@@ -104,7 +104,7 @@ assert len(frozen) == 2
 """
 
 
-@pytest.mark.skipif(why_not_compiled(CPU) is not None, reason="no C++ compiler here")
+@pytest.mark.skipif(compile_unavailable_reason(CPU) is not None, reason="no C++ compiler here")
 def test_compiled_answers_as_the_network():
     """In a process of its own: what checks shapes in this one cannot be compiled."""
     done = subprocess.run(
@@ -114,7 +114,7 @@ def test_compiled_answers_as_the_network():
 
 
 def test_eight_bits_are_eight_bits():
-    graph = quantized(graph_of(network("ff_micro_patch2_8")), IMAGES)
+    graph = quantize(export_onnx(network("ff_micro_patch2_8")), IMAGES)
     matrices = [each for each in graph.graph.initializer if len(each.dims) == 2 and each.data_type == 3]  # int8
     assert len(matrices) == 4 * 4 + 1  # four layers a block, and the head
     scales = {each.name: each.dims for each in graph.graph.initializer}
@@ -124,7 +124,7 @@ def test_eight_bits_are_eight_bits():
 def test_a_network_is_left_as_it_was():
     net = network("ff_micro_patch2_8").train()
     before = {name: each.clone() for name, each in net.state_dict().items()}
-    graph_of(net)
+    export_onnx(net)
     assert net.training
     assert all(torch.equal(each, before[name]) for name, each in net.state_dict().items())
 
@@ -140,7 +140,7 @@ def test_a_network_is_left_as_it_was():
     ],
 )
 def test_what_cannot_run_is_told(engine, precision, device, words):
-    reason = why_not(engine, precision, device)
+    reason = unavailable_reason(engine, precision, device)
     assert reason is not None
     assert words in reason
     with pytest.raises(ffvit.UserError, match=f"{engine} in {precision}"):
@@ -149,8 +149,8 @@ def test_what_cannot_run_is_told(engine, precision, device, words):
 
 def test_missing_packages_are_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert why_not("torch", "fp32", CPU) is None
-    assert why_not("onnx", "fp32", CPU) == (
+    assert unavailable_reason("torch", "fp32", CPU) is None
+    assert unavailable_reason("onnx", "fp32", CPU) == (
         "onnx and onnxscript and onnxruntime missing here: pip install 'ffvit[export]'"
     )
-    assert all("ffvit[export]" in str(why_not(each, "fp32", CPU)) for each in ENGINES[2:])
+    assert all("ffvit[export]" in str(unavailable_reason(each, "fp32", CPU)) for each in ENGINES[2:])

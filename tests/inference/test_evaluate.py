@@ -14,7 +14,7 @@ import ffvit
 from ffvit.config import recipe as recipes
 from ffvit.config.architecture import FF_ONLY
 from ffvit.config.data import Data
-from ffvit.data.splits import open_parts
+from ffvit.data.splits import open_splits
 from ffvit.inference.evaluate import Score
 from ffvit.inference.mode import evaluation_mode
 from ffvit.run_folder import Run
@@ -42,7 +42,7 @@ def run(tmp_path_factory) -> Run:
     with one_thread():
         return ffvit.train(
             "ff_micro_patch2_8",
-            recipe=recipes.NAMED["digits"].replace(epochs=2, warmup_epochs=1, batch_size=128),
+            recipe=recipes.RECIPES["digits"].replace(epochs=2, warmup_epochs=1, batch_size=128),
             machine=CPU,
             out=tmp_path_factory.mktemp("evaluate") / "run",
             console=Console(quiet=True),
@@ -57,7 +57,7 @@ def whole(run) -> Score:
 
 def write_digits(folder: Path, classes: str, called=str) -> tuple[Path, np.ndarray]:
     """The test part's images of some classes as files, and their places in it, in the order of the files."""
-    images = open_parts(Data()).test
+    images = open_splits(Data()).test
     places = [index for name in classes for index in np.flatnonzero(images.labels == int(name)).tolist()]
     for index in places:
         file = folder / called(str(images.labels[index])) / f"{index:04d}.png"
@@ -126,7 +126,7 @@ def test_a_copy_of_the_file_alone_answers_the_same(run, whole, tmp_path):
 
 def test_pixels_of_the_fast_backend_travel_with_the_weights(tmp_path, photos):
     small = ffvit.Architecture(width=12, depth=1, block=FF_ONLY, image=24, patch=8)
-    recipe = recipes.NAMED["small"].replace(epochs=1, warmup_epochs=0, batch_size=8)
+    recipe = recipes.RECIPES["small"].replace(epochs=1, warmup_epochs=0, batch_size=8)
     run = ffvit.train(small, photos, recipe, machine=CPU, out=tmp_path / "run", console=Console(quiet=True))
     assert recipe.exact == "never"
     of_run = ffvit.evaluate(run.path, machine=CPU).answers.logits
@@ -176,7 +176,7 @@ def own(tmp_path_factory, folder) -> Run:
         return ffvit.train(
             ffvit.Architecture(width=12, depth=1, block=FF_ONLY, image=24, patch=8),
             ffvit.Data(source=str(folder), split_seed=5),
-            recipes.NAMED["digits"].replace(epochs=1, warmup_epochs=0, batch_size=8),
+            recipes.RECIPES["digits"].replace(epochs=1, warmup_epochs=0, batch_size=8),
             machine=CPU,
             out=tmp_path_factory.mktemp("evaluate") / "own",
             console=Console(quiet=True),
@@ -184,7 +184,7 @@ def own(tmp_path_factory, folder) -> Run:
 
 
 def test_the_same_folder_is_scored_on_the_runs_test_split(own, folder):
-    test = open_parts(own.config.data).test
+    test = open_splits(own.config.data).test
     expected = [test.name(index) for index in range(len(test))]
     for data in (None, folder, f"{folder}/../photos"):
         for weights in (own.path, own.best_file):
@@ -204,7 +204,7 @@ def test_training_images_among_others_are_counted(own, folder, tmp_path):
         else:  # a copy is not known to be the same
             shutil.copy(file, target)
     score = ffvit.evaluate(own.path, tmp_path / "links", machine=CPU)
-    parts = open_parts(own.config.data)
+    parts = open_splits(own.config.data)
     used = {part.name(index) for part in (parts.train, parts.selection) for index in range(len(part))}
     expected = sum(str(file) in used for file in sorted(folder.rglob("*.jpg"))[1::2])
     assert 0 < expected < 24

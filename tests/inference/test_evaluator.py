@@ -17,13 +17,13 @@ from torchvision.transforms.functional import to_tensor
 
 from ffvit.config.architecture import FF_ONLY, Architecture
 from ffvit.config.preprocess import Preprocess
-from ffvit.data.images import ArrayImages, BadImageError, Stored
+from ffvit.data.images import ArrayImages, BadImageError, StoredImage
 from ffvit.data.transforms import Source, evaluation_transform
 from ffvit.errors import UserError
 from ffvit.inference import evaluator
-from ffvit.inference.evaluator import PER_IMAGE, Scorer
-from ffvit.inference.predictions import Answers
-from ffvit.machine import Machine, start
+from ffvit.inference.evaluator import PER_IMAGE, Evaluator
+from ffvit.inference.predictions import Predictions
+from ffvit.machine import Machine, start_fabric
 from ffvit.models.create import create_model
 
 PREPROCESS = Preprocess(img_size=(8, 10), crop_pct=0.8, interpolation="bilinear")
@@ -40,7 +40,7 @@ class Some(ArrayImages):
         super().__init__("some", arrays, draws.integers(len(CLASSES), size=count))
         object.__setattr__(self, "bad", set(bad))
 
-    def read(self, index: int) -> Stored:
+    def read(self, index: int) -> StoredImage:
         if index in self.bad:
             raise BadImageError(self.name(index), "is damaged")
         return super().read(index)
@@ -63,11 +63,11 @@ def network() -> nn.Module:
 
 def scored(images: Some, fabric=None, batch_size: int = 4, advance=lambda _: None, workers: int | None = None):
     net = network()
-    fabric = fabric or start(Machine(accelerator="cpu", precision="32-true"))
-    return Scorer(fabric, images, PREPROCESS, CLASSES, batch_size, workers)(net, advance)
+    fabric = fabric or start_fabric(Machine(accelerator="cpu", precision="32-true"))
+    return Evaluator(fabric, images, PREPROCESS, CLASSES, batch_size, workers)(net, advance)
 
 
-def by_a_plain_loop(images: Some) -> Answers:
+def by_a_plain_loop(images: Some) -> Predictions:
     net = network().eval()
     transform = evaluation_transform(PREPROCESS)
     normalized = Normalize(PREPROCESS.mean, PREPROCESS.std)
@@ -79,10 +79,10 @@ def by_a_plain_loop(images: Some) -> Answers:
                 for index in read
             ]
         )
-    return Answers.of(logits, torch.from_numpy(images.labels[read]), CLASSES)
+    return Predictions.of(logits, torch.from_numpy(images.labels[read]), CLASSES)
 
 
-def assert_same(mine: Answers, its: Answers) -> None:
+def assert_same(mine: Predictions, its: Predictions) -> None:
     """Up to the order of sums, which a matrix product chooses by the size of its batch."""
     assert mine.classes == its.classes
     for name in (*PER_IMAGE, "logits", "logits_of"):
@@ -160,7 +160,7 @@ def test_the_network_keeps_its_mode_and_gradients(training):
     net.head.weight.grad = torch.ones_like(net.head.weight)
     net.head.register_forward_hook(lambda *_: tracked.append(torch.is_grad_enabled()))
     tracked: list[bool] = []
-    Scorer(start(Machine(accelerator="cpu", precision="32-true")), Some(5), PREPROCESS, CLASSES, 4)(net)
+    Evaluator(start_fabric(Machine(accelerator="cpu", precision="32-true")), Some(5), PREPROCESS, CLASSES, 4)(net)
     assert net.training == net.blocks[0].training == training
     assert tracked == [False, False]
     assert net.head.weight.requires_grad
@@ -175,7 +175,9 @@ def test_a_small_set_is_loaded_once_however_often_it_is_scored(monkeypatch, kept
     load = evaluator.evaluation_loader
     monkeypatch.setattr(evaluator, "evaluation_loader", lambda *arguments: Counted(load(*arguments), loads))
     images, net = Some(*SETS["bad"]), network()
-    scores = Scorer(start(Machine(accelerator="cpu", precision="32-true")), images, PREPROCESS, CLASSES, 4, workers)
+    scores = Evaluator(
+        start_fabric(Machine(accelerator="cpu", precision="32-true")), images, PREPROCESS, CLASSES, 4, workers
+    )
     (first, bad), (second, bad_again) = scores(net), scores(net)
     assert sum(loads) == times
     assert [str(each) for each in bad] == [str(each) for each in bad_again]
@@ -199,7 +201,7 @@ def test_progress_is_told_batch_by_batch():
 
 
 def main(out: Path) -> None:
-    fabric = start(Machine(accelerator="cpu", devices=2, precision="32-true"))
+    fabric = start_fabric(Machine(accelerator="cpu", devices=2, precision="32-true"))
     got = {}
     for name, (count, bad) in SETS.items():
         seen: list[int] = []

@@ -12,27 +12,27 @@ from scipy import stats
 from sklearn import metrics
 
 from ffvit.errors import UserError
-from ffvit.inference.metrics import Confused, Evaluation, measure
-from ffvit.inference.predictions import Answers
+from ffvit.inference.metrics import Confusion, Evaluation, compute_metrics
+from ffvit.inference.predictions import Predictions
 
 
-def answered(labels: list[int], predicted: list[int], classes: int) -> Answers:
+def answered(labels: list[int], predicted: list[int], classes: int) -> Predictions:
     """Answers of a network that gives its answer a logit of 1 and all else 0."""
     logits = torch.nn.functional.one_hot(torch.tensor(predicted), classes).float()
-    return Answers.of(logits, torch.tensor(labels), [f"class {each}" for each in range(classes)])
+    return Predictions.of(logits, torch.tensor(labels), [f"class {each}" for each in range(classes)])
 
 
-def random_answers(images: int = 397, classes: int = 11, seed: int = 0) -> Answers:
+def random_answers(images: int = 397, classes: int = 11, seed: int = 0) -> Predictions:
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(classes, (images,), generator=generator)
     logits = torch.randn(images, classes, generator=generator)
     logits[torch.arange(images), labels] += 1.5
-    return Answers.of(logits, labels, [f"class {each}" for each in range(classes)])
+    return Predictions.of(logits, labels, [f"class {each}" for each in range(classes)])
 
 
 def test_numbers_on_paper():
     #       truth 0: 3 right, 1 taken for 1; truth 1: 2 right; truth 2: 1 right, 2 taken for 0, 1 for 1
-    evaluation = measure(answered([0, 0, 0, 0, 1, 1, 2, 2, 2, 2], [0, 0, 0, 1, 1, 1, 2, 0, 0, 1], 3))
+    evaluation = compute_metrics(answered([0, 0, 0, 0, 1, 1, 2, 2, 2, 2], [0, 0, 0, 1, 1, 1, 2, 0, 0, 1], 3))
     assert evaluation.images == 10
     assert evaluation.top1.value == 0.6
     assert evaluation.top5 is None
@@ -46,15 +46,15 @@ def test_numbers_on_paper():
     assert evaluation.macro_precision == pytest.approx((3 / 5 + 2 / 4 + 1) / 3)
     assert evaluation.macro_f1 == pytest.approx((6 / 9 + 4 / 6 + 2 / 5) / 3)
     assert evaluation.worst_pairs == (
-        Confused("class 2", "class 0", 2, 2 / 4),
-        Confused("class 0", "class 1", 1, 1 / 4),
-        Confused("class 2", "class 1", 1, 1 / 4),
+        Confusion("class 2", "class 0", 2, 2 / 4),
+        Confusion("class 0", "class 1", 1, 1 / 4),
+        Confusion("class 2", "class 1", 1, 1 / 4),
     )
 
 
 def test_agrees_with_sklearn():
     answers = random_answers()
-    evaluation = measure(answers)
+    evaluation = compute_metrics(answers)
     truth, predicted = answers.labels, answers.predicted
     precision, recall, f1, support = metrics.precision_recall_fscore_support(truth, predicted)
     for index, each in enumerate(evaluation.per_class):
@@ -70,7 +70,7 @@ def test_agrees_with_sklearn():
 
 def test_intervals_are_of_the_right_counts():
     answers = answered([0] * 10 + [1] * 20, [0] * 7 + [1] * 3 + [1] * 18 + [0] * 2, 2)
-    evaluation = measure(answers)
+    evaluation = compute_metrics(answers)
     zero = evaluation.per_class[0]
     for share, right, of in ((evaluation.top1, 25, 30), (zero.recall, 7, 10), (zero.precision, 7, 9)):
         wilson = stats.binomtest(right, of).proportion_ci(method="wilson")
@@ -81,7 +81,7 @@ def test_intervals_are_of_the_right_counts():
 
 def test_loss_interval_is_students():
     answers = random_answers(images=23)
-    loss = measure(answers).loss
+    loss = compute_metrics(answers).loss
     theirs = stats.ttest_1samp(answers.loss.astype(np.float64), 0).confidence_interval(0.95)
     assert (loss.low, loss.high) == pytest.approx((theirs.low, theirs.high))
     assert loss.value == pytest.approx(answers.loss.mean())
@@ -92,7 +92,7 @@ def test_loss_interval_is_students():
 def test_every_interval_holds_its_estimate(data: st.DataObject):
     classes = data.draw(st.integers(1, 7))
     pairs = data.draw(st.lists(st.tuples(*[st.integers(0, classes - 1)] * 2), min_size=1, max_size=30))
-    evaluation = measure(answered(*map(list, zip(*pairs, strict=True)), classes), temperature=1.3)
+    evaluation = compute_metrics(answered(*map(list, zip(*pairs, strict=True)), classes), temperature=1.3)
     shares = [share for each in evaluation.per_class for share in (each.precision, each.recall, each.f1)]
     for share in (evaluation.top1, evaluation.top5, *shares):
         assert share is None or 0 <= share.low <= share.value <= share.high <= 1
@@ -106,9 +106,11 @@ def test_the_order_of_images_does_not_matter(random):
     answers = random_answers(images=101)
     order = list(range(101))
     random.shuffle(order)
-    shuffled = Answers.of(torch.tensor(answers.logits[order]), torch.tensor(answers.labels[order]), answers.classes)
-    assert flat(measure(shuffled, temperature=1.3)) == pytest.approx(flat(measure(answers, temperature=1.3)))
-    assert measure(shuffled).temperature == pytest.approx(measure(answers).temperature, rel=2e-3)
+    shuffled = Predictions.of(torch.tensor(answers.logits[order]), torch.tensor(answers.labels[order]), answers.classes)
+    assert flat(compute_metrics(shuffled, temperature=1.3)) == pytest.approx(
+        flat(compute_metrics(answers, temperature=1.3))
+    )
+    assert compute_metrics(shuffled).temperature == pytest.approx(compute_metrics(answers).temperature, rel=2e-3)
 
 
 def flat(evaluation: Evaluation) -> dict[str, object]:
@@ -130,7 +132,7 @@ def flat(evaluation: Evaluation) -> dict[str, object]:
 
 
 def test_a_class_without_images_has_no_measures_and_is_left_out_of_averages():
-    evaluation = measure(answered([0, 0, 1, 1], [0, 2, 1, 1], 4))
+    evaluation = compute_metrics(answered([0, 0, 1, 1], [0, 2, 1, 1], 4))
     for absent in evaluation.per_class[2:]:
         assert (absent.support, absent.precision, absent.recall, absent.f1) == (0, None, None, None)
     assert evaluation.balanced_accuracy == 0.75
@@ -138,14 +140,14 @@ def test_a_class_without_images_has_no_measures_and_is_left_out_of_averages():
 
 
 def test_a_class_that_is_never_answered_has_no_precision_and_counts_as_zero_in_the_average():
-    evaluation = measure(answered([0, 1], [0, 0], 2))
+    evaluation = compute_metrics(answered([0, 1], [0, 0], 2))
     never = evaluation.per_class[1]
     assert (never.precision, never.recall.value, never.f1.value) == (None, 0, 0)
     assert evaluation.macro_precision == 0.25
 
 
 def test_all_right():
-    evaluation = measure(answered([0, 1, 2] * 10, [0, 1, 2] * 10, 3))
+    evaluation = compute_metrics(answered([0, 1, 2] * 10, [0, 1, 2] * 10, 3))
     assert (evaluation.top1.value, evaluation.top1.high) == (1, 1)
     assert evaluation.worst_pairs == ()
     assert evaluation.macro_f1 == 1
@@ -153,21 +155,23 @@ def test_all_right():
 
 
 def test_all_wrong():
-    evaluation = measure(answered([0, 1, 2] * 10, [1, 2, 0] * 10, 3))
+    evaluation = compute_metrics(answered([0, 1, 2] * 10, [1, 2, 0] * 10, 3))
     assert (evaluation.top1.value, evaluation.top1.low) == (0, 0)
     assert evaluation.macro_f1 == 0
     assert [pair.count for pair in evaluation.worst_pairs] == [10, 10, 10]
 
 
 def test_one_image():
-    evaluation = measure(answered([1], [1], 2))
+    evaluation = compute_metrics(answered([1], [1], 2))
     assert (evaluation.loss.low, evaluation.loss.high) == (None, None)
     assert (evaluation.temperature, evaluation.calibration_error_at_temperature) == (None, None)
     assert evaluation.calibration_error is not None
 
 
 def test_only_the_ten_most_frequent_wrong_answers():
-    evaluation = measure(answered(list(range(12)) * 2 + [11], [(each + 1) % 12 for each in range(12)] * 2 + [0], 12))
+    evaluation = compute_metrics(
+        answered(list(range(12)) * 2 + [11], [(each + 1) % 12 for each in range(12)] * 2 + [0], 12)
+    )
     assert [pair.count for pair in evaluation.worst_pairs] == [3] + [2] * 9
     assert evaluation.worst_pairs[0].truth == "class 11"
     assert evaluation.worst_pairs[1].truth == "class 0"
@@ -175,11 +179,11 @@ def test_only_the_ten_most_frequent_wrong_answers():
 
 def test_a_given_temperature_is_used_and_a_fitted_one_lowers_the_error():
     answers = random_answers()
-    sharp = Answers.of(torch.tensor(4 * answers.logits), torch.tensor(answers.labels), answers.classes)
-    given = measure(sharp, temperature=4.0)
+    sharp = Predictions.of(torch.tensor(4 * answers.logits), torch.tensor(answers.labels), answers.classes)
+    given = compute_metrics(sharp, temperature=4.0)
     assert (given.temperature, given.temperature_given) == (4, True)
-    assert given.calibration_error_at_temperature == pytest.approx(measure(answers).calibration_error, abs=1e-6)
-    fitted = measure(sharp)
+    assert given.calibration_error_at_temperature == pytest.approx(compute_metrics(answers).calibration_error, abs=1e-6)
+    fitted = compute_metrics(sharp)
     assert not fitted.temperature_given
     assert fitted.calibration_error_at_temperature < fitted.calibration_error / 2
 
@@ -187,9 +191,11 @@ def test_a_given_temperature_is_used_and_a_fitted_one_lowers_the_error():
 def test_calibration_is_of_the_images_with_logits():
     whole = random_answers()
     kept = np.arange(0, 397, 3)
-    part = measure(replace(whole, logits=whole.logits[kept], logits_of=kept))
-    alone = measure(Answers.of(torch.tensor(whole.logits[kept]), torch.tensor(whole.labels[kept]), whole.classes))
-    assert part.top1 == measure(whole).top1
+    part = compute_metrics(replace(whole, logits=whole.logits[kept], logits_of=kept))
+    alone = compute_metrics(
+        Predictions.of(torch.tensor(whole.logits[kept]), torch.tensor(whole.labels[kept]), whole.classes)
+    )
+    assert part.top1 == compute_metrics(whole).top1
     assert part.calibration_images == len(kept)
     for name in ("calibration_error", "temperature", "calibration_error_at_temperature"):
         assert getattr(part, name) == pytest.approx(getattr(alone, name))
@@ -197,18 +203,18 @@ def test_calibration_is_of_the_images_with_logits():
 
 def test_without_logits_there_is_no_calibration():
     whole = random_answers()
-    none = measure(replace(whole, logits=whole.logits[:0], logits_of=np.arange(0)))
+    none = compute_metrics(replace(whole, logits=whole.logits[:0], logits_of=np.arange(0)))
     assert (none.calibration_error, none.temperature, none.calibration_error_at_temperature) == (None, None, None)
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_temperature_must_be_above_zero(temperature: float):
     with pytest.raises(UserError, match="must be above 0 and finite"):
-        measure(random_answers(), temperature=temperature)
+        compute_metrics(random_answers(), temperature=temperature)
 
 
 def test_json_is_without_the_confusion_matrix_over_100_classes():
     for classes, kept in ((100, True), (101, False)):
-        fields = json.loads(json.dumps(measure(answered([0, 1], [0, 0], classes)).to_dict(), allow_nan=False))
+        fields = json.loads(json.dumps(compute_metrics(answered([0, 1], [0, 0], classes)).to_dict(), allow_nan=False))
         assert (fields["confusion"] is not None) == kept
         assert len(fields["per_class"]) == classes

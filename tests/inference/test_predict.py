@@ -12,7 +12,7 @@ from ffvit.config import recipe as recipes
 from ffvit.config.architecture import FF_ONLY
 from ffvit.data.images import BadImageError
 from ffvit.data.loader import evaluation_loader as loader
-from ffvit.inference.predict import written
+from ffvit.inference.predict import write_predictions
 from ffvit.run_folder import Run
 
 CPU = ffvit.Machine(accelerator="cpu")
@@ -32,7 +32,7 @@ def run(tmp_path_factory, photos) -> Run:
     return ffvit.train(
         ffvit.Architecture(width=12, depth=1, block=FF_ONLY, image=24, patch=8),
         photos,
-        recipes.NAMED["small"].replace(epochs=1, warmup_epochs=0, batch_size=8, evaluation_crop=0.6),
+        recipes.RECIPES["small"].replace(epochs=1, warmup_epochs=0, batch_size=8, evaluation_crop=0.6),
         machine=CPU,
         out=tmp_path_factory.mktemp("predict") / "run",
         console=Console(quiet=True),
@@ -83,9 +83,9 @@ def test_unreadable_images_are_counted_at_the_end(run, photos, tmp_path, capsys)
     (folder / "broken.jpg").write_bytes(b"no image")
     found = list(ffvit.predict(run.path, [folder], machine=CPU))
     assert [Path(each.name).name for each in found if isinstance(each, BadImageError)] == ["broken.jpg"]
-    assert written(iter(found), "csv", Console()) == 12
+    assert write_predictions(iter(found), "csv", Console()) == 12
     assert capsys.readouterr().err.splitlines()[-1] == "1 of 13 images could not be read"
-    assert written(iter(found[-1:]), "csv", Console()) == 1
+    assert write_predictions(iter(found[-1:]), "csv", Console()) == 1
     assert capsys.readouterr().err == ""
 
 

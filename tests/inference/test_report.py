@@ -8,22 +8,24 @@ import pytest
 import torch
 from rich.console import Console
 
-from ffvit.inference.metrics import measure
-from ffvit.inference.predictions import Answers
+from ffvit.inference.metrics import compute_metrics
+from ffvit.inference.predictions import Predictions
 from ffvit.inference.report import report
 
 
-def printed(answers: Answers, title: str = "net", temperature: float | None = None, *, terminal: bool = False) -> str:
+def printed(
+    answers: Predictions, title: str = "net", temperature: float | None = None, *, terminal: bool = False
+) -> str:
     console = Console(
         file=io.StringIO(), width=80, force_terminal=terminal, color_system="truecolor" if terminal else None
     )
-    console.print(report(measure(answers, temperature), title))
+    console.print(report(compute_metrics(answers, temperature), title))
     return console.file.getvalue()
 
 
-def answers_of(labels: list[int], predicted: list[int], classes: list[str]) -> Answers:
+def answers_of(labels: list[int], predicted: list[int], classes: list[str]) -> Predictions:
     logits = torch.nn.functional.one_hot(torch.tensor(predicted), len(classes)).float()
-    return Answers.of(logits, torch.tensor(labels), classes)
+    return Predictions.of(logits, torch.tensor(labels), classes)
 
 
 THREE = answers_of([0, 0, 0, 0, 1, 1, 2, 2], [0, 0, 0, 1, 1, 1, 0, 0], ["cat", "dog", "emu"])

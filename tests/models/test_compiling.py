@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from commands import environment
-from ffvit.models.compiling import why_not_compiled
+from ffvit.models.compiling import compile_unavailable_reason
 
 SCRIPT = """
 import json, sys, torch, ffvit
@@ -40,7 +40,7 @@ print(json.dumps({"worst": worst, "graphs": counters["stats"]["unique_graphs"]})
 """
 
 
-@pytest.mark.skipif(why_not_compiled(torch.device("cpu")) is not None, reason="no C++ compiler here")
+@pytest.mark.skipif(compile_unavailable_reason(torch.device("cpu")) is not None, reason="no C++ compiler here")
 @pytest.mark.parametrize(
     ("name", "again"),
     [("ff_tiny_patch16_224", "blocks"), ("ff_tiny_patch16_224", "GELUs"), ("deit_tiny_patch16_224", "nothing")],
@@ -74,7 +74,7 @@ print("turned" if "transpose_mxn" in code else "as they lie")
 """
 
 
-@pytest.mark.skipif(why_not_compiled(torch.device("cpu")) is not None, reason="no C++ compiler here")
+@pytest.mark.skipif(compile_unavailable_reason(torch.device("cpu")) is not None, reason="no C++ compiler here")
 def test_compiled_no_branch_along_features_turns_its_numbers_over():
     done = subprocess.run(
         [sys.executable, "-c", TURNED], env=environment(), capture_output=True, text=True, timeout=300, check=False
@@ -84,10 +84,10 @@ def test_compiled_no_branch_along_features_turns_its_numbers_over():
 
 
 def test_devices_that_cannot_be_compiled_for_are_told(monkeypatch):
-    assert "mps" in why_not_compiled(torch.device("mps"))
+    assert "mps" in compile_unavailable_reason(torch.device("mps"))
     monkeypatch.setenv("PATH", "")
-    assert "apt install g++" in why_not_compiled(torch.device("cpu"))
-    assert "apt install gcc" in why_not_compiled(torch.device("cuda"))
+    assert "apt install g++" in compile_unavailable_reason(torch.device("cpu"))
+    assert "apt install gcc" in compile_unavailable_reason(torch.device("cuda"))
     monkeypatch.setenv("CC", "/opt/bin/cc")
     monkeypatch.setattr("sysconfig.get_path", lambda _: "/nowhere")
-    assert "apt install python3-dev" in why_not_compiled(torch.device("cuda"))
+    assert "apt install python3-dev" in compile_unavailable_reason(torch.device("cuda"))

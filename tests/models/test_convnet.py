@@ -4,7 +4,7 @@ import pytest
 import timm
 import torch
 
-from ffvit.models.convnet import CONVNETS, convnet_near
+from ffvit.models.convnet import CONVNETS, convnet_by_flops
 from ffvit.models.create import create_model, network_of, preprocess_of
 from ffvit.profiling.count import count
 
@@ -47,6 +47,6 @@ def test_a_recipe_with_stochastic_depth_can_be_used():
     ("side", "flops"), [(8, 5e6), (28, 2e7), (64, 3e7), (64, 300_000_000), (224, 2.5e9), (224, 3.5e10)]
 )
 def test_the_nearest_in_flops_is_within_a_quarter(side: int, flops: int | float):
-    name = convnet_near(flops, (side, side), 3, 10)
+    name = convnet_by_flops(flops, (side, side), 3, 10)
     assert name in CONVNETS
     assert count(create_model(name, classes=10, image=side)).flops == pytest.approx(flops, rel=0.27)

@@ -10,15 +10,15 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ffvit import Architecture, Branch
-from ffvit.config.architecture import OPTIONS, OVER_THE_GRID
+from ffvit.config.architecture import GRID_MIXERS, MIXER_FIELDS
 from ffvit.models.backbone import Backbone
 from ffvit.models.mixers import FeedForward, PatchLinear, build_mixer
-from ffvit.profiling.memory import kept_for_backward
-from ffvit.profiling.op_profile import work_of
+from ffvit.profiling.memory import activation_bytes
+from ffvit.profiling.op_profile import profile_ops
 
-ALONG_BOTH = [name for name in OPTIONS if name not in OVER_THE_GRID]
+ALONG_BOTH = [name for name in MIXER_FIELDS if name not in GRID_MIXERS]
 CASES = [
-    (name, axis) for name in OPTIONS for axis in ("patches", "features") if axis == "patches" or name in ALONG_BOTH
+    (name, axis) for name in MIXER_FIELDS for axis in ("patches", "features") if axis == "patches" or name in ALONG_BOTH
 ]
 
 
@@ -77,7 +77,7 @@ def test_along_patches_every_patch_reaches_every_other(mixer):
     assert influence(mixer, "patches").any(dim=3).any(dim=1).all()
 
 
-@pytest.mark.parametrize("mixer", OVER_THE_GRID)
+@pytest.mark.parametrize("mixer", GRID_MIXERS)
 def test_over_the_grid_only_neighbours_touch_and_the_class_token_is_left_alone(mixer):
     moved = influence(mixer, "patches", "class token").any(dim=3).any(dim=1)
     assert not moved[0].any()
@@ -140,7 +140,7 @@ def test_a_gelu_computed_again_changes_no_gradient_and_keeps_less(axis):
         mixer = FeedForward(6, 24, axis, dropout=0.5)
         mixer.recomputes = again
         x = torch.randn(5, 6, 7).requires_grad_()
-        kept.append(kept_for_backward(lambda mixer=mixer, x=x: mixer(x), mixer))
+        kept.append(activation_bytes(lambda mixer=mixer, x=x: mixer(x), mixer))
         torch.manual_seed(1)
         mixer(x).square().sum().backward()
         gradients.append([x.grad, *(each.grad for each in mixer.parameters())])
@@ -155,7 +155,7 @@ def test_half_precision_keeps_a_matrix_once_and_not_for_each_image():
     def kept(images: int) -> int:
         x = torch.randn(images, 20, 8)
         with torch.autocast("cpu", torch.bfloat16):
-            return kept_for_backward(lambda: layer(x), layer)
+            return activation_bytes(lambda: layer(x), layer)
 
     assert kept(3) - kept(2) == 2 * 20 * 8  # the image, two bytes a number
     assert layer(torch.randn(2, 20, 8)).dtype == torch.float32
@@ -183,7 +183,7 @@ def test_only_counters_and_tracers_see_plain_linear_layers():
             torch.testing.assert_close(net(images), ordinary)
         assert "baddbmm" not in watching.operators
         assert fast.call_count == 8
-        work_of(net, images)  # ours counts what runs
+        profile_ops(net, images)  # ours counts what runs
         assert fast.call_count == 16
 
 

@@ -73,7 +73,7 @@ def test_loss_and_gradients():
 
 def test_twelve_steps_of_adamw():
     net = network("tiny", "float64").train()
-    optimizer = build_optimizer(net, recipe.NAMED["deit"])
+    optimizer = build_optimizer(net, recipe.RECIPES["deit"])
     for group in optimizer.param_groups:
         group["lr"] = 5e-4
     losses = []
@@ -91,10 +91,10 @@ def test_weight_decay_falls_where_it_does_in_the_released_code():
     names = {id(parameter): name for name, parameter in net.named_parameters()}
     groups = {
         group["weight_decay"]: {names[id(each)] for each in group["params"]}
-        for group in parameter_groups(net, recipe.NAMED["deit"])
+        for group in parameter_groups(net, recipe.RECIPES["deit"])
     }
     assert groups == {group["weight_decay"]: rename(group["names"]) for group in FACTS["adamw_groups"]}
-    sane = parameter_groups(net, recipe.NAMED["deit"].replace(decay_position_map=False))
+    sane = parameter_groups(net, recipe.RECIPES["deit"].replace(decay_position_map=False))
     assert {"position.map", "position.class_token"} <= {names[id(each)] for each in sane[0]["params"]}
 
 

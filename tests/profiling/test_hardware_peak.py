@@ -4,13 +4,20 @@ import pytest
 import torch
 
 from ffvit.profiling import hardware_peak
-from ffvit.profiling.hardware_peak import Limits, Product, bandwidth, fastest_product, machine_name, why_slow
+from ffvit.profiling.hardware_peak import (
+    HardwarePeak,
+    MatmulRate,
+    machine_name,
+    memory_bandwidth,
+    peak_matmul,
+    slow_precision_reason,
+)
 
 CPU = torch.device("cpu")
 
 
 def test_the_roof_is_the_lower_of_the_two_limits():
-    its = Limits({"fp32": Product(1024, 100.0), "bf16": Product(1024, 400.0)}, 10.0)
+    its = HardwarePeak({"fp32": MatmulRate(1024, 100.0), "bf16": MatmulRate(1024, 400.0)}, 10.0)
     assert its.at(2.0, "fp32") == 20.0
     assert its.at(10.0, "fp32") == its.at(1000.0, "fp32") == 100.0
     assert its.at(20.0, "bf16") == 200.0
@@ -19,13 +26,13 @@ def test_the_roof_is_the_lower_of_the_two_limits():
 def test_the_fastest_size_is_found(monkeypatch):
     rates = {1024: 3.0, 2048: 2.0}
     monkeypatch.setattr(hardware_peak, "product_rate", lambda size, *_: rates[size])
-    assert fastest_product("fp32", CPU) == Product(1024, 3.0)
+    assert peak_matmul("fp32", CPU) == MatmulRate(1024, 3.0)
 
 
 def test_what_is_measured_is_there(monkeypatch):
     monkeypatch.setattr(hardware_peak, "TRIAD", 2**12)
-    assert bandwidth(CPU, seconds=0.01) > 0
-    assert hardware_peak.product_rate(16, "bf16", CPU, seconds=0.01) > 0
+    assert memory_bandwidth(CPU, seconds=0.01) > 0
+    assert hardware_peak.matmul_rate(16, "bf16", CPU, seconds=0.01) > 0
     assert "threads" in machine_name(CPU)
 
 
@@ -34,12 +41,15 @@ def test_a_slow_precision_is_said_to_be(monkeypatch):
     monkeypatch.setattr(
         hardware_peak, "product_rate", lambda size, precision, *_: {"fp32": 30.0, "bf16": 10.0}[precision]
     )
-    assert why_slow("bf16", CPU) == "this machine has no fast bf16 (a matrix product takes 3 times as long as in fp32)"
-    assert why_slow("fp32", CPU) is None
+    assert (
+        slow_precision_reason("bf16", CPU)
+        == "this machine has no fast bf16 (a matrix product takes 3 times as long as in fp32)"
+    )
+    assert slow_precision_reason("fp32", CPU) is None
     monkeypatch.setattr(
         hardware_peak, "product_rate", lambda size, precision, *_: {"fp32": 10.0, "bf16": 30.0}[precision]
     )
-    assert why_slow("bf16", CPU) is None
+    assert slow_precision_reason("bf16", CPU) is None
 
 
 def test_a_processor_with_units_for_bf16_is_not_timed(monkeypatch):
@@ -47,4 +57,4 @@ def test_a_processor_with_units_for_bf16_is_not_timed(monkeypatch):
     monkeypatch.setattr(
         hardware_peak, "product_rate", lambda *_: pytest.fail("timed")
     )  # a busy machine may say anything
-    assert why_slow("bf16", CPU) is None
+    assert slow_precision_reason("bf16", CPU) is None

@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import ffvit
 from ffvit import Architecture, Branch
 from ffvit.models.backbone import Backbone
-from ffvit.profiling.op_profile import parts_of, seconds_of_parts, work_of
+from ffvit.profiling.op_profile import part_by_module, profile_ops, seconds_by_part
 
 BATCH = 2
 
@@ -25,7 +25,7 @@ def images() -> torch.Tensor:
 
 
 def test_parts_by_hand():
-    found = work_of(network(), images())
+    found = profile_ops(network(), images())
     tokens, patches, width, depth = 7, 6, 11, 3
     assert set(found) == {
         "embedding", "feed-forward along patches", "feed-forward along features", "norms", "head", "rest",
@@ -44,7 +44,7 @@ def test_parts_by_hand():
     assert found["norms"].moved == 4 * (patch_norms + feature_norms)
     assert found["norms"].pointwise == 7 * numbers * (2 * depth + 1)
     # A residual sum reads two and writes one.
-    assert work_of(network(), images(), "operator")["add"].pointwise >= 2 * depth * numbers
+    assert profile_ops(network(), images(), "operator")["add"].pointwise >= 2 * depth * numbers
     head = found["head"]
     assert head.moved == 4 * (BATCH * width + width * 3 + 3 + BATCH * 3)
     assert head.intensity == head.operations / head.moved
@@ -62,7 +62,7 @@ def test_they_add_up_to_what_torch_counts(name, by):
     batch = torch.empty(BATCH, *takes, device="meta")
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         net(batch)
-    found = work_of(net, batch, by)
+    found = profile_ops(net, batch, by)
     assert sum(work.flops for work in found.values()) == counter.get_total_flops() > 0
     assert all(work.moved >= 0 and work.operations >= 0 for work in found.values())
 
@@ -72,7 +72,7 @@ def test_fused_attention_is_counted_by_its_products():
         Architecture(width=6, depth=1, block=(Branch("attention", "patches", heads=2),), image=8, patch=4, classes=0)
     ).eval()
     tokens = 5
-    found = work_of(net, torch.rand(1, 3, 8, 8))["attention along patches"]
+    found = profile_ops(net, torch.rand(1, 3, 8, 8))["attention along patches"]
     assert found.flops == 2 * (tokens * 6 * 18 + 2 * tokens * tokens * 6 + tokens * 6 * 6)
 
 
@@ -92,13 +92,13 @@ def test_fused_attention_is_counted_by_its_products():
 def test_parts_of_timms_networks(name, parts):
     with torch.device("meta"):
         net = ffvit.create_model(name)
-    assert set(parts_of(net).values()) == {"embedding", "norms", "head", *parts}
+    assert set(part_by_module(net).values()) == {"embedding", "norms", "head", *parts}
 
 
 def test_weights_are_read_once_a_batch():
     """So a larger batch has more operations a byte."""
     net = network()
-    one, four = (work_of(net, torch.rand(batch, 2, 10, 21))["feed-forward along features"] for batch in (1, 4))
+    one, four = (profile_ops(net, torch.rand(batch, 2, 10, 21))["feed-forward along features"] for batch in (1, 4))
     assert four.flops == 4 * one.flops
     weights = 4 * 3 * (2 * 11 * 17 + 11 + 17)
     assert four.moved - weights == 4 * (one.moved - weights)
@@ -107,7 +107,7 @@ def test_weights_are_read_once_a_batch():
 
 def test_every_part_is_timed_and_no_trace_is_left():
     net = network()
-    found = seconds_of_parts(net, images(), passes=3)
-    assert set(found) == set(work_of(net, images()))
+    found = seconds_by_part(net, images(), passes=3)
+    assert set(found) == set(profile_ops(net, images()))
     assert all(len(times) == 3 and min(times) > 0 for times in found.values())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ffvit import UserError
-from ffvit.profiling.scaling import Cluster, Load, hours, memory, overlapped, step
+from ffvit.profiling.scaling import Cluster, Load, memory_per_gpu, overlapped_time, step_time, training_hours
 
 CLUSTER = Cluster(8, 4.8e12, 450e9, 50e9, 8.4e-6, 4e-6, 14e-6, 8000.0)
 LOAD = Load(62_000_000, 12, 2.7e-4, 5e-3, 80e6, 10e6, 124e6)
@@ -59,7 +59,7 @@ def test_sums_hop_along_a_tree_and_gathering_along_a_ring():
 
 
 def test_a_step_by_hand():
-    its = step(LOAD, CLUSTER, 1, 128.0)
+    its = step_time(LOAD, CLUSTER, 1, 128.0)
     assert its.compute == pytest.approx(128 * 2.7e-4)
     assert its.update == pytest.approx(9 * 248e6 / 4.8e12)
     assert its.loading == pytest.approx(128 / 8000)
@@ -68,33 +68,33 @@ def test_a_step_by_hand():
 
 def test_memory_by_hand():
     size = 4 * 62_000_000
-    assert memory(LOAD, 1, 10) == pytest.approx(5 * size + 10 * 80e6 + 124e6)
-    assert memory(LOAD, 8, 10) == pytest.approx(6 * size + 10 * 80e6 + 124e6)
-    assert memory(LOAD, 8, 10, "fsdp", True) == pytest.approx(5 * size / 8 + size / 4 + 10 * 10e6 + 124e6 / 12)
+    assert memory_per_gpu(LOAD, 1, 10) == pytest.approx(5 * size + 10 * 80e6 + 124e6)
+    assert memory_per_gpu(LOAD, 8, 10) == pytest.approx(6 * size + 10 * 80e6 + 124e6)
+    assert memory_per_gpu(LOAD, 8, 10, "fsdp", True) == pytest.approx(5 * size / 8 + size / 4 + 10 * 10e6 + 124e6 / 12)
 
 
 def test_gpus_that_fill_no_machine_are_refused():
     with pytest.raises(UserError, match="12 GPUs do not fill whole machines of 8: give a multiple, or fewer"):
-        step(LOAD, CLUSTER, 12, 1.0)
+        step_time(LOAD, CLUSTER, 12, 1.0)
 
 
 @given(LOADS, CLUSTERS, POSITIVE, STRATEGIES)
 def test_one_gpu_communicates_nothing(load, cluster, images, strategy):
-    its = step(load, cluster, 1, images, strategy)
+    its = step_time(load, cluster, 1, images, strategy)
     assert its.communication == 0
     assert its.device == pytest.approx(its.compute + its.update)
 
 
 @given(LOADS, GPUS, POSITIVE, STRATEGIES)
 def test_links_without_limits_leave_the_computing_alone(load, gpus, images, strategy):
-    its = step(load, AT_ONCE, gpus, images, strategy)
+    its = step_time(load, AT_ONCE, gpus, images, strategy)
     assert its.communication == 0
     assert its.device == pytest.approx(its.compute + its.update)
 
 
 @given(LOADS, CLUSTERS, GPUS, POSITIVE, STRATEGIES)
 def test_a_step_lies_between_perfect_overlap_and_none(load, cluster, gpus, images, strategy):
-    its = step(load, cluster, gpus, images, strategy)
+    its = step_time(load, cluster, gpus, images, strategy)
     assert its.device >= max(its.compute, its.communication) * (1 - 1e-9)
     assert its.device <= (its.compute + its.communication + its.update) * (1 + 1e-9)
 
@@ -102,24 +102,26 @@ def test_a_step_lies_between_perfect_overlap_and_none(load, cluster, gpus, image
 @given(LOADS, CLUSTERS, GPUS, POSITIVE, STRATEGIES, st.sampled_from(["inner", "outer", "memory_speed", "loading"]))
 def test_what_is_twice_as_fast_never_makes_a_step_longer(load, cluster, gpus, images, strategy, part):
     faster = replace(cluster, **{part: 2 * getattr(cluster, part)})
-    slow, fast = (step(load, each, gpus, images, strategy).seconds for each in (cluster, faster))
+    slow, fast = (step_time(load, each, gpus, images, strategy).seconds for each in (cluster, faster))
     assert fast <= slow * (1 + 1e-9)
 
 
 @given(LOADS, CLUSTERS, st.sampled_from([16, 32, 64, 256]), st.integers(1, 512))
 def test_over_machines_twice_the_gpus_and_the_batch_are_never_slower_in_all(load, cluster, gpus, images):
-    few = hours(load, cluster, gpus, gpus * images, 1e6)
-    many = hours(load, cluster, 2 * gpus, 2 * gpus * images, 1e6)
+    few = training_hours(load, cluster, gpus, gpus * images, 1e6)
+    many = training_hours(load, cluster, 2 * gpus, 2 * gpus * images, 1e6)
     assert few / 2 * (1 - 1e-9) <= many <= few * (1 + 1e-9)
 
 
 @given(LOADS, GPUS, st.integers(1, 1024), STRATEGIES)
 def test_sharding_and_checkpointing_never_need_more_memory(load, gpus, images, strategy):
-    assert memory(load, gpus, images, "fsdp") <= memory(load, gpus, images, "ddp") * (1 + 1e-9)
-    assert memory(load, gpus, images, strategy, True) <= memory(load, gpus, images, strategy) * (1 + 1e-9)
+    assert memory_per_gpu(load, gpus, images, "fsdp") <= memory_per_gpu(load, gpus, images, "ddp") * (1 + 1e-9)
+    assert memory_per_gpu(load, gpus, images, strategy, True) <= memory_per_gpu(load, gpus, images, strategy) * (
+        1 + 1e-9
+    )
 
 
 @given(POSITIVE, POSITIVE, st.integers(1, 1000))
 def test_overlapping_is_at_best_the_longer_and_at_worst_the_sum(work, communication, pieces):
-    assert max(work, communication) * (1 - 1e-9) <= overlapped(work, communication, pieces)
-    assert overlapped(work, communication, pieces) <= (work + communication) * (1 + 1e-9)
+    assert max(work, communication) * (1 - 1e-9) <= overlapped_time(work, communication, pieces)
+    assert overlapped_time(work, communication, pieces) <= (work + communication) * (1 + 1e-9)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import ffvit
-from ffvit.profiling.timing import Latency, latency, throughput, timed
+from ffvit.profiling.timing import Latency, latency, throughput, time_calls
 
 CPU = torch.device("cpu")
 
@@ -19,7 +19,7 @@ def test_percentiles():
 )
 def test_as_many_calls_as_asked_for(seconds, calls, at_least, times):
     done = []
-    assert len(timed(lambda: done.append(0), CPU, seconds, calls, at_least)) == times
+    assert len(time_calls(lambda: done.append(0), CPU, seconds, calls, at_least)) == times
     assert len(done) > times  # some warmed up
 
 

@@ -14,14 +14,14 @@ if __name__ == "__main__":
 
 from fuzzing import fuzz, scratch
 
-from ffvit.data.shards.tars import Notes, read_shard
+from ffvit.data.shards.tars import SkippedFiles, read_shard
 from ffvit.errors import UserError
 
 
 def target(data: bytes) -> None:
     path = scratch() / "x.tar"
     path.write_bytes(data)
-    notes = Notes()
+    notes = SkippedFiles()
     with contextlib.suppress(UserError):
         shard = read_shard(path, notes)
         assert len(shard.records) > 0

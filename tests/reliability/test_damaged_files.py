@@ -27,7 +27,7 @@ from ffvit.study.folder import Study
 from ffvit.study.jobs import Job
 from ffvit.study.ledger import Ledger
 from ffvit.study.plan import Plan
-from ffvit.study.results import read_answers, read_results
+from ffvit.study.results import read_predictions, read_results
 from ffvit.training.checkpoint import MARK
 from memory import most_memory
 
@@ -240,7 +240,7 @@ class TestNumbers:
         assert "Traceback" not in done.stderr
 
 
-CONFIG = Config(network=Network(name="ff_micro_patch2_8"), recipe=recipe.named("digits"))
+CONFIG = Config(network=Network(name="ff_micro_patch2_8"), recipe=recipe.named_recipe("digits"))
 SUMMARY = {
     "test": {"top1": {"value": 0.5}, "loss": {"value": 1.0}, "balanced_accuracy": 0.5, "macro_f1": 0.5, "images": 2},
     "weights": "the last weights",
@@ -302,7 +302,7 @@ class TestRun:
     def test_predictions_of_other_columns_are_one_sentence(self, run, columns):
         run.predictions_file.write_text(columns)
         with pytest.raises(UserError, match="is damaged") as caught:
-            read_answers(run.predictions_file)
+            read_predictions(run.predictions_file)
         one_sentence(caught.value, run.predictions_file)
 
     @pytest.mark.parametrize("name", ["config.yaml", "summary.json", "metrics.jsonl"])
@@ -398,7 +398,7 @@ def test_a_damaged_checkpoint_is_one_sentence(tmp_path, content):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Run:
-    quick = recipe.named("digits").replace(epochs=2, warmup_epochs=1, batch_size=512, exact="never")
+    quick = recipe.named_recipe("digits").replace(epochs=2, warmup_epochs=1, batch_size=512, exact="never")
     return ffvit.train(out=tmp_path_factory.mktemp("trained") / "run", recipe=quick, console=Console(quiet=True))
 
 

@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from ffvit.data.shards import download
-from ffvit.data.shards.download import Patience, addresses, fetch
+from ffvit.data.shards.download import RetryPolicy, expand_braces, fetch
 from ffvit.data.shards.remote import open_remote
 from ffvit.errors import UserError
 from memory import most_memory
 from servers import serving
 
-HASTY = Patience(tries=4, stall_seconds=0.5, first_wait=0.01, longest_wait=0.05)
+HASTY = RetryPolicy(tries=4, stall_seconds=0.5, first_wait=0.01, longest_wait=0.05)
 
 Answer = Callable[[str, socket.socket], None]
 """Answers a request by its method, byte for byte."""
@@ -220,4 +220,4 @@ def test_a_slow_but_steady_line_is_waited_for(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize("text", ["x{1.." + "9" * 5000 + "}", "x{" + "0" * 5000 + "..1}"])
 def test_addresses_of_very_long_numbers_are_refused(text):
     with pytest.raises(UserError, match="neither a range"):
-        addresses(text)
+        expand_braces(text)

@@ -14,8 +14,8 @@ from PIL import Image
 import ffvit
 from commands import here
 from ffvit.config.data import Data, bad_image_limit
-from ffvit.data.shards.download import addresses
-from ffvit.data.splits import open_parts
+from ffvit.data.shards.download import expand_braces
+from ffvit.data.splits import open_splits
 from ffvit.errors import DataError, FfvitError
 
 ROOT = Path(__file__).parents[2]
@@ -120,12 +120,12 @@ def test_the_limit_on_unreadable_images_is_a_share(allowed, images, limit):
 )
 def test_an_address_with_odd_braces_is_refused(address, words):
     with pytest.raises(DataError, match=words):
-        addresses(address)
+        expand_braces(address)
 
 
 def test_shards_of_timms_reader_need_a_folder():
     with pytest.raises(DataError, match=r"say with data.root in which folder the shards"):
-        open_parts(Data(source="wds/train"))
+        open_splits(Data(source="wds/train"))
 
 
 def test_networks_and_a_study_exclude_each_other(tmp_path):

@@ -22,12 +22,12 @@ from ffvit.config import recipe as recipes
 from ffvit.config.architecture import FF_ONLY
 from ffvit.data import loader
 from ffvit.data.images import FileImages
-from ffvit.machine import out_of_memory
+from ffvit.machine import is_out_of_memory
 from ffvit.run_folder import Run
 from ffvit.training import loop
-from ffvit.training.nonfinite import FiniteSteps
+from ffvit.training.nonfinite import NonfiniteGuard
 
-QUICK = recipes.NAMED["digits"].replace(epochs=2, warmup_epochs=1, batch_size=128)
+QUICK = recipes.RECIPES["digits"].replace(epochs=2, warmup_epochs=1, batch_size=128)
 PHOTOS = QUICK.replace(batch_size=8)
 SMALL = ffvit.Architecture(width=12, depth=1, block=FF_ONLY, image=(16, 16), patch=(8, 8))
 
@@ -73,14 +73,14 @@ def spoil(monkeypatch, steps, factor=float("nan")) -> None:
 
 def test_a_step_that_is_not_finite_is_left_out_counted_and_said(tmp_path, monkeypatch):
     weights = []
-    step = loop.Loop.step
+    step = loop.Trainer.step
 
     def noting(self, *arguments):
         result = step(self, *arguments)
         weights.append(torch.cat([each.detach().flatten().clone() for each in self.plain.parameters()]))
         return result
 
-    monkeypatch.setattr(loop.Loop, "step", noting)
+    monkeypatch.setattr(loop.Trainer, "step", noting)
     spoil(monkeypatch, {4, 13, 14})
     run, said = trained(tmp_path / "run")
     unchanged = [number for number in range(1, 20) if torch.equal(weights[number], weights[number - 1])]
@@ -104,13 +104,13 @@ def test_ten_in_a_row_stop_the_run_with_the_checkpoint_before_untouched(tmp_path
 
 @pytest.mark.parametrize("clip", [None, pytest.param(1.0, marks=pytest.mark.reliability)])
 def test_gradients_that_are_not_finite_are_noticed_too(tmp_path, monkeypatch, clip):
-    def spoiled(self, *arguments, gradients=loop.Loop._gradients):
+    def spoiled(self, *arguments, gradients=loop.Trainer._gradients):
         loss = gradients(self, *arguments)
         if self.progress.step == 3:
             next(self.plain.parameters()).grad.view(-1)[0] = float("inf")
         return loss
 
-    monkeypatch.setattr(loop.Loop, "_gradients", spoiled)
+    monkeypatch.setattr(loop.Trainer, "_gradients", spoiled)
     run, said = trained(tmp_path / "run", recipe=QUICK.replace(clip_gradients=clip))
     assert "the gradients were no longer finite at step 4 of epoch 1" in said
     assert run.summary()["skipped_steps"] == 2
@@ -121,7 +121,7 @@ def test_a_step_left_out_changes_neither_weights_nor_state_nor_statistics(waits)
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
     optimizer = torch.optim.AdamW(network.parameters(), lr=0.1, weight_decay=0.1, fused=True)
-    steps = FiniteSteps(Fabric(accelerator="cpu", devices=1), network, optimizer, waits=waits)
+    steps = NonfiniteGuard(Fabric(accelerator="cpu", devices=1), network, optimizer, waits=waits)
 
     def step(images: torch.Tensor) -> bool:
         steps.begin()
@@ -153,8 +153,8 @@ def test_every_kind_of_want_of_memory_is_known():
         MemoryError("std::bad_alloc"),
         RuntimeError("bad_alloc"),
     ):
-        assert out_of_memory(error)
-    assert not out_of_memory(RuntimeError("shapes do not match"))
+        assert is_out_of_memory(error)
+    assert not is_out_of_memory(RuntimeError("shapes do not match"))
 
 
 def test_a_batch_too_large_for_the_memory_is_computed_in_parts(tmp_path, monkeypatch):

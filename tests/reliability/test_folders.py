@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from commands import here
-from ffvit.config.recipe import NAMED
+from ffvit.config.recipe import RECIPES
 from ffvit.run_folder import Config, Run
 from ffvit.study.folder import Study
 from ffvit.study.plan import read_plan
@@ -224,5 +224,5 @@ def test_a_run_folder_that_was_killed_before_its_config_was_written_counts_as_em
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".lock").write_text("")
     (tmp_path / "run" / ".config.yaml.77.tmp").write_text("half")
-    config = Config(network={"name": "ff_micro_patch2_8"}, recipe=NAMED["digits"])
+    config = Config(network={"name": "ff_micro_patch2_8"}, recipe=RECIPES["digits"])
     assert Run.create(tmp_path / "run", config).config == config

@@ -26,7 +26,7 @@ from ffvit.config.preprocess import Preprocess
 from ffvit.config.recipe import Recipe
 from ffvit.data import images, jpeg
 from ffvit.data.check.scan import _as_stored
-from ffvit.data.decode import decoded
+from ffvit.data.decode import decode
 from ffvit.data.images import BadImageError, TimmImages, only_image_formats, read_file
 from ffvit.data.prepare.packing import Form
 from ffvit.data.timm_datasets import open_split
@@ -86,7 +86,7 @@ class TestCode:
         monkeypatch.setattr(PIL.EpsImagePlugin, "Ghostscript", start)
         return started
 
-    @pytest.mark.parametrize("use", [decoded, Form(max_side=8).applied, lambda stored, _: _as_stored(stored)])
+    @pytest.mark.parametrize("use", [decode, Form(max_side=8).applied, lambda stored, _: _as_stored(stored)])
     def test_postscript_never_starts_ghostscript(self, ghostscript, use):
         with contextlib.suppress(BadImageError):
             use(POSTSCRIPT, "x.jpg")
@@ -102,7 +102,7 @@ class TestCode:
         with PIL.Image.open(path) as image:  # and the program around us keeps its own Pillow
             assert image.format == "EPS"
         with pytest.raises(BadImageError):
-            decoded(TimmImages("torch/x", Opens(path), np.zeros(1, np.int64)).read(0), "x")
+            decode(TimmImages("torch/x", Opens(path), np.zeros(1, np.int64)).read(0), "x")
         write_webdataset(tmp_path / "wds", POSTSCRIPT)
         with pytest.raises(Exception, match=r"cannot open|holds no image"):
             open_split("wds/a", tmp_path / "wds", "train")
@@ -120,7 +120,7 @@ class TestCode:
         for suffix, kind in ((".jpg", "JPEG"), (".webp", "WEBP"), (".tif", "TIFF"), (".ppm", "PPM"), (".gif", "GIF")):
             file = io.BytesIO()
             PIL.Image.new("RGB", (9, 7)).save(file, kind)
-            assert decoded(file.getvalue(), suffix).size == (9, 7)
+            assert decode(file.getvalue(), suffix).size == (9, 7)
 
 
 class TestFiles:
@@ -180,12 +180,12 @@ class TestSizes:
             transform(Source(file.getvalue(), "needle.jpg"))
 
     def test_long_images_within_the_ratio_are_read(self):
-        assert decoded(png(100 * 3, 3), "strip.png").size == (300, 3)
+        assert decode(png(100 * 3, 3), "strip.png").size == (300, 3)
 
     def test_too_many_pixels_are_refused_before_they_are_decoded(self):
         stored = png(13_370, 13_370, b"")  # no row of them is there
         with pytest.raises(BadImageError, match="more than 100,000,000 pixels"):
-            decoded(stored, "bomb.png")
+            decode(stored, "bomb.png")
 
     def test_a_jpeg_of_too_many_pixels_is_refused(self):
         stored = bytearray(jpeg_bytes())
@@ -193,7 +193,7 @@ class TestSizes:
         stored[at : at + 4] = struct.pack(">HH", 13_370, 13_370)
         assert jpeg.header(bytes(stored)) is None
         with pytest.raises(BadImageError, match="more than 100,000,000 pixels"):
-            decoded(bytes(stored), "bomb.jpg")
+            decode(bytes(stored), "bomb.jpg")
 
     def test_a_progressive_jpeg_of_very_many_scans_is_refused(self):
         """Each scan passes over the whole image, and takes a few bytes."""

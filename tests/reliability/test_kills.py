@@ -31,7 +31,7 @@ def often(seconds: float) -> None:
     """Checkpoints within an epoch, too."""
     from ffvit.training import loop
 
-    loop.SAVE_EVERY, loop.LOOK_EVERY = seconds, 0.0
+    loop.SAVE_EVERY, loop.CHECK_EVERY = seconds, 0.0
 
 
 def change(steps: Path, seconds: float) -> None:
@@ -87,15 +87,15 @@ def test_sigterm_to_the_group_saves_before_anything_ends(tmp_path):
 def slow_steps() -> None:
     from ffvit.training import loop
 
-    step = loop.Loop.step
+    step = loop.Trainer.step
 
     def slow(*arguments):
         time.sleep(0.3)
         return step(*arguments)
 
-    loop.LOOK_EVERY = 100.0  # the losses are looked at every 50 steps
-    loop.Loop.look_after = property(lambda _: 50, lambda *_: None)
-    loop.Loop.step = slow
+    loop.CHECK_EVERY = 100.0  # the losses are looked at every 50 steps
+    loop.Trainer.look_after = property(lambda _: 50, lambda *_: None)
+    loop.Trainer.step = slow
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGHUP])
@@ -139,7 +139,7 @@ def wait_while_scoring() -> None:
             time.sleep(0.2)
             advance(1)
 
-    evaluator.Scorer.__call__ = slow  # type: ignore[method-assign]
+    evaluator.Evaluator.__call__ = slow  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize("epochs", [1, 4])

@@ -59,13 +59,13 @@ def begun(tmp_path_factory) -> Path:
 
     out = tmp_path_factory.mktemp("begun") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        end_epoch = loop.Loop.end_epoch
+        end_epoch = loop.Trainer.end_epoch
 
         def stop(self, *given):
             end_epoch(self, *given)
             raise KeyboardInterrupt
 
-        patch.setattr(loop.Loop, "end_epoch", stop)
+        patch.setattr(loop.Trainer, "end_epoch", stop)
         assert here("train", "--out", out, "--recipe.epochs", 2, *FAST[2:]).returncode == 130
     return out
 

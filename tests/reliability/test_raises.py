@@ -26,7 +26,7 @@ from torch import nn
 import commands
 import ffvit
 from ffvit.config.data import Data
-from ffvit.config.recipe import named
+from ffvit.config.recipe import named_recipe
 from ffvit.data import decode, splits
 from ffvit.data.check.check import check
 from ffvit.data.check.report import write_findings
@@ -36,13 +36,13 @@ from ffvit.data.lists import read_list
 from ffvit.data.prepare import prepare as packing
 from ffvit.data.prepare.packing import Form
 from ffvit.data.prepare.worker_pool import WorkerLostError
-from ffvit.data.shards.cache import locked
-from ffvit.data.shards.download import Patience, fetch
+from ffvit.data.shards.cache import file_lock
+from ffvit.data.shards.download import RetryPolicy, fetch
 from ffvit.data.shards.index import ShardFolder, ShardImages, open_shards, read_info, write_index
 from ffvit.data.shards.remote import open_remote
-from ffvit.data.shards.tars import Notes, read_shard
+from ffvit.data.shards.tars import SkippedFiles, read_shard
 from ffvit.data.split_record import read_record
-from ffvit.data.splits import open_images, open_parts
+from ffvit.data.splits import open_images, open_splits
 from ffvit.errors import (
     BadImagesError,
     ConfigError,
@@ -64,20 +64,20 @@ from ffvit.files.lock import FolderLock
 from ffvit.files.output_folder import RUN, make_folder
 from ffvit.inference import engines
 from ffvit.inference.predict import predict
-from ffvit.machine import Machine, start
+from ffvit.machine import Machine, start_fabric
 from ffvit.models import vit_conversion
 from ffvit.models.create import create_model
 from ffvit.models.weights import load
 from ffvit.run_folder import Run
 from ffvit.study import compare as studies
 from ffvit.study.analysis import Analysis
-from ffvit.study.arms import arms_of
-from ffvit.study.folder import Ground
-from ffvit.study.jobs import runs_of
+from ffvit.study.arms import make_arms
+from ffvit.study.folder import StudyInputs
+from ffvit.study.jobs import make_runs
 from ffvit.study.pixels import read_pixels
 from ffvit.study.plan import Plan, read_plan
 from ffvit.study.ray_executor import Cluster, connect
-from ffvit.study.results import Result, paired
+from ffvit.study.results import Result, paired_results
 from ffvit.training import loop
 from ffvit.training import train as training
 from ffvit.training.checkpoint import load_checkpoint
@@ -105,7 +105,7 @@ def test_a_network_that_knows_no_stochastic_depth():
 
 def test_an_optimizer_whose_package_is_missing():
     with pytest.raises(ConfigError, match=r"recipe\.optimizer 'fusedadam': "):
-        build_optimizer(nn.Linear(2, 2), named("small").replace(optimizer="fusedadam"))
+        build_optimizer(nn.Linear(2, 2), named_recipe("small").replace(optimizer="fusedadam"))
 
 
 def test_json_that_is_a_folder(tmp_path: Path):
@@ -142,7 +142,7 @@ def test_images_of_which_none_can_be_read(tmp_path: Path):
         for number in range(12):
             (tmp_path / name / f"{number}.jpg").write_bytes(b"\xff\xd8\xff nothing")
     with pytest.raises(DataError, match=r"none of the .* images could be read"):
-        read_pixels(open_parts(Data(source=str(tmp_path))).train, 100, 8, seed=0)
+        read_pixels(open_splits(Data(source=str(tmp_path))).train, 100, 8, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_images_of_which_none_can_be_read(tmp_path: Path):
     ],
 )
 def test_a_batch_that_does_not_fit_the_images_or_the_devices(tmp_path, batch_size, micro_batch, words):
-    recipe, machine = named("digits").replace(batch_size=batch_size), Machine(micro_batch=micro_batch)
+    recipe, machine = named_recipe("digits").replace(batch_size=batch_size), Machine(micro_batch=micro_batch)
     with pytest.raises(ConfigError, match=words):
         ffvit.train("ff_micro_patch2_8", ffvit.Data(source="digits"), recipe, machine=machine, out=tmp_path / "run")
 
@@ -168,17 +168,17 @@ def test_a_factor_that_leads_nowhere(path: str):
         network=BODY | {"block": BLOCK}, recipe="digits", data="digits", factors={"x": {"a": {path: 1}, "b": {}}}
     )
     with pytest.raises(ConfigError, match="there is no"):
-        arms_of(plan)
+        make_arms(plan)
 
 
 def test_two_runs_that_predicted_different_images(tmp_path: Path):
     plan = Plan(network=BODY | {"block": BLOCK}, recipe="digits", data="digits", factors={"width": [8, 16]}, seeds=1)
     one, other = (
         Result(job, {}, [], pd.DataFrame({"image": [f"{number}.png"], "correct": np.array([True])}))
-        for number, job in enumerate(runs_of(plan, arms_of(plan), tmp_path, (0,), {})[:2])
+        for number, job in enumerate(make_runs(plan, make_arms(plan), tmp_path, (0,), {})[:2])
     )
     with pytest.raises(RunFolderError, match=r"answered different test images .* so they cannot be paired"):
-        paired([one], [other])
+        paired_results([one], [other])
 
 
 def raising(error: BaseException) -> Callable[..., object]:
@@ -226,7 +226,7 @@ def test_a_disk_that_breaks_while_it_is_read(tmp_path: Path, monkeypatch: pytest
         with pytest.raises(ModelError, match=r"a\.pth: cannot be read: Input/output error"):
             load(tmp_path / "a.pth")
         with pytest.raises(DataError, match=r"a\.tar: cannot be read \(Input/output error\)"):
-            read_shard(packed, Notes())
+            read_shard(packed, SkippedFiles())
     with monkeypatch.context() as patch:
         patch.setattr(pd, "read_csv", raising(BROKEN))
         with pytest.raises(DataError, match=r"a\.csv: cannot be read as a table \(\[Errno 5\] Input/output error\)"):
@@ -245,7 +245,7 @@ def test_a_decoder_that_fails_in_a_way_of_its_own(monkeypatch: pytest.MonkeyPatc
     PIL.Image.new("RGB", (8, 8)).save(photo, "PNG")
     monkeypatch.setattr(decode, "_upright", raising(ZeroDivisionError("division by zero")))
     with pytest.raises(BadImageError, match=r"x\.png: is damaged \(division by zero\)"):
-        decode.decoded(photo.getvalue(), "x.png")
+        decode.decode(photo.getvalue(), "x.png")
 
 
 def test_a_data_set_that_cannot_read_an_image():
@@ -306,7 +306,7 @@ def test_an_index_of_no_image(tmp_path: Path):
 
 def test_a_folder_whose_files_cannot_be_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(fcntl, "flock", raising(OSError(errno.ENOLCK, "No locks available")))
-    with pytest.raises(OutputError, match="files cannot be locked there"), locked(tmp_path / "lock"):
+    with pytest.raises(OutputError, match="files cannot be locked there"), file_lock(tmp_path / "lock"):
         pass
 
 
@@ -474,26 +474,26 @@ def test_a_cluster_without_room_or_machines(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_weights_that_became_infinite_before_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def spoilt(self: loop.Loop, *_: object) -> torch.Tensor:
+    def spoilt(self: loop.Trainer, *_: object) -> torch.Tensor:
         with torch.no_grad():
             next(self.network.parameters()).fill_(float("inf"))
         return torch.tensor([1.0, 1.0])
 
-    monkeypatch.setattr(loop.Loop, "step", spoilt)
+    monkeypatch.setattr(loop.Trainer, "step", spoilt)
     with pytest.raises(DivergedError, match="the weights became infinite or NaN in epoch 1"):
         ffvit.train("ff_micro_patch2_8", "digits", out=tmp_path / "run")
 
 
 def test_a_checkpoint_of_another_network(tmp_path: Path):
-    recipe = named("digits").replace(epochs=1, warmup_epochs=0)
+    recipe = named_recipe("digits").replace(epochs=1, warmup_epochs=0)
     run = ffvit.train("ff_micro_patch2_8", "digits", recipe, out=tmp_path / "run", console=Console(quiet=True))
     other = create_model("vit_micro_patch2_8", 10)
     with pytest.raises(RunFolderError, match="the checkpoint does not fit the run"):
-        load_checkpoint(run, start(Machine()), other, None, build_optimizer(other, recipe))
+        load_checkpoint(run, start_fabric(Machine()), other, None, build_optimizer(other, recipe))
 
 
 def test_memory_that_is_too_small_for_a_single_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(loop.Loop, "_gradients", raising(torch.OutOfMemoryError("CUDA out of memory")))
+    monkeypatch.setattr(loop.Trainer, "_gradients", raising(torch.OutOfMemoryError("CUDA out of memory")))
     with pytest.raises(OutOfMemoryError, match="the device's memory is too small for this batch: use a smaller"):
         ffvit.train("ff_micro_patch2_8", "digits", out=tmp_path / "run")
 
@@ -502,10 +502,10 @@ def test_runs_of_an_arm_that_answered_different_numbers_of_images(tmp_path: Path
     plan = Plan(network=BODY | {"block": BLOCK}, recipe="digits", data="digits", factors={"width": [8, 16]}, seeds=2)
     results = [
         Result(job, {}, [], pd.DataFrame({"image": "x.png", "correct": np.ones(number + 1, bool)}))
-        for number, job in enumerate(runs_of(plan, arms_of(plan), tmp_path, (0, 1), {})[:2])
+        for number, job in enumerate(make_runs(plan, make_arms(plan), tmp_path, (0, 1), {})[:2])
     ]
     with pytest.raises(RunFolderError, match=r"its runs answered different numbers of test images: \[1, 2\]"):
-        Analysis(plan, Ground.model_construct(drawn=(), made_of={}), 0.95, 0.95).mean(results)
+        Analysis(plan, StudyInputs.model_construct(drawn=(), made_of={}), 0.95, 0.95).mean(results)
 
 
 def test_a_server_that_does_not_say_how_long_a_file_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -515,7 +515,7 @@ def test_a_server_that_does_not_say_how_long_a_file_is(tmp_path: Path, monkeypat
         with pytest.raises(
             DownloadError, match="the server does not say how long it is, so what comes cannot be checked"
         ):
-            fetch(server.address("x"), tmp_path / "kept", patience=Patience(tries=1))
+            fetch(server.address("x"), tmp_path / "kept", patience=RetryPolicy(tries=1))
 
 
 async def length_unknown(*_: object, **__: object) -> dict[str, object]:

@@ -17,7 +17,7 @@ from commands import here
 from ffvit.config.data import Data
 from ffvit.data import split_record
 from ffvit.data.split_record import check_split, read_record, record_split, write_record
-from ffvit.data.splits import open_parts
+from ffvit.data.splits import open_splits
 from ffvit.run_folder import Run
 from ffvit.study.folder import Study
 from ffvit.study.plan import read_plan
@@ -47,13 +47,13 @@ def begun(tmp_path: Path, images: Path) -> Path:
     from ffvit.training import loop
 
     with pytest.MonkeyPatch.context() as patch:
-        end_epoch = loop.Loop.end_epoch
+        end_epoch = loop.Trainer.end_epoch
 
         def stop(self, *given):
             end_epoch(self, *given)
             raise KeyboardInterrupt
 
-        patch.setattr(loop.Loop, "end_epoch", stop)
+        patch.setattr(loop.Trainer, "end_epoch", stop)
         done = here("train", NETWORK, "--data", images, "--out", tmp_path / "run", *QUICK)
         assert (tmp_path / "run" / "checkpoint" / "state.pt").exists(), done.stderr
     return tmp_path / "run"
@@ -125,9 +125,9 @@ def test_a_run_is_not_scored_on_a_test_split_that_moved(begun, images):
 
 def test_one_image_fewer_would_have_moved_training_images_into_the_test_split(images):
     """Why all this: the split is drawn from the list of images."""
-    before = record_split(open_parts(Data(source=str(images))), str(images))
+    before = record_split(open_splits(Data(source=str(images))), str(images))
     remove(images)
-    after = record_split(open_parts(Data(source=str(images))), str(images))
+    after = record_split(open_splits(Data(source=str(images))), str(images))
     trained_on = set(before["image"][before["split"] == "train"])
     assert len(trained_on & set(after["image"][after["split"] == "test"])) > 0
 
@@ -158,7 +158,7 @@ def test_a_study_keeps_a_record_of_its_images(compared):
 def test_a_study_is_not_resumed_on_other_images(tmp_path, images, edit):
     plan = read_plan(plan_file(tmp_path, data=str(images)))
     study = Study.create(tmp_path / "study", plan)
-    write_record(record_split(open_parts(plan.data), str(images)), study.split_file)
+    write_record(record_split(open_splits(plan.data), str(images)), study.split_file)
     edit(images)
     before = study.plan_file.read_bytes()
     said = refused("compare", "--study", study.path, "--resume", "--seeds", 2)
@@ -169,7 +169,7 @@ def test_a_study_is_not_resumed_on_other_images(tmp_path, images, edit):
 def test_a_run_of_a_study_begins_on_the_images_of_the_study_alone(tmp_path, images):
     """Images that come while a study runs would make its arms incomparable."""
     study = Study.create(tmp_path / "study", read_plan(plan_file(tmp_path, data=str(images))))
-    write_record(record_split(open_parts(Data(source=str(images), split_seed=3)), str(images)), study.split_file)
+    write_record(record_split(open_splits(Data(source=str(images), split_seed=3)), str(images)), study.split_file)
     given = (NETWORK, "--data", images, *QUICK, "--out")
     assert here("train", *given, study.path / "runs" / "arm" / "seed-0").returncode == 0
     add(images)
@@ -180,7 +180,7 @@ def test_a_run_of_a_study_begins_on_the_images_of_the_study_alone(tmp_path, imag
 
 class TestRecord:
     def test_says_of_each_image_where_it_is(self, images, tmp_path):
-        parts = open_parts(Data(source=str(images)))
+        parts = open_splits(Data(source=str(images)))
         table = record_split(parts, str(images))
         assert table["split"].value_counts().to_dict() == {"train": 29, "selection": 3, "test": 8}
         first = table.set_index("image").loc["cat/00.png"]
@@ -192,7 +192,7 @@ class TestRecord:
         odd = [b"\xff\xfe.png", b"a,b.png", b'a"b.png', b"a\nb.png", b"a\rb.png", b"=1+1.png", b"NA.png", b" .png"]
         for name in odd:
             shutil.copy(images / "cat" / "00.png", os.fsencode(images / "cat") + b"/" + name)
-        parts = open_parts(Data(source=str(images)))
+        parts = open_splits(Data(source=str(images)))
         table = record_split(parts, str(images))
         for number in (1, 2):
             write_record(table, tmp_path / f"{number}.csv.gz")
@@ -203,15 +203,15 @@ class TestRecord:
     def test_of_a_large_set_reads_a_sample_of_bounded_size(self, images, tmp_path, monkeypatch):
         sizes = [path.stat().st_size for path in images.rglob("*.png")]
         monkeypatch.setattr(split_record, "READ", 20 * np.mean(sizes))
-        table = record_split(open_parts(Data(source=str(images))), str(images))
+        table = record_split(open_splits(Data(source=str(images))), str(images))
         assert 18 <= (table["crc32"] != "").sum() <= 22
         write_record(table, tmp_path / "r.csv.gz")
-        check_split(tmp_path / "r.csv.gz", open_parts(Data(source=str(images))), str(images), "")
+        check_split(tmp_path / "r.csv.gz", open_splits(Data(source=str(images))), str(images), "")
         hashed = table["image"][table["crc32"] != ""].iloc[0]
         file = images / hashed
         file.write_bytes(file.read_bytes()[:-20] + bytes(20))
         with pytest.raises(ffvit.UserError, match=f"1 changed in content \\(first: {hashed}\\)"):
-            check_split(tmp_path / "r.csv.gz", open_parts(Data(source=str(images))), str(images), "")
+            check_split(tmp_path / "r.csv.gz", open_splits(Data(source=str(images))), str(images), "")
 
     @pytest.mark.parametrize("source", ["digits", "shards", "list"])
     def test_of_every_kind_of_source_holds(self, source, images, tmp_path):
@@ -222,14 +222,14 @@ class TestRecord:
             rows = [f"images/{path.parent.name}/{path.name},{path.parent.name}" for path in images.rglob("*.png")]
             (tmp_path / "all.csv").write_text("\n".join(["path,label", *rows]) + "\n")
             source = str(tmp_path / "all.csv")
-        parts = open_parts(Data(source=source))
+        parts = open_splits(Data(source=source))
         table = record_split(parts, source)
         assert (table["crc32"] != "").all()
         assert table["image"].is_unique
         write_record(table, tmp_path / "r.csv.gz")
         check_split(tmp_path / "r.csv.gz", parts, source, "")
         with pytest.raises(ffvit.UserError, match="in another split"):
-            check_split(tmp_path / "r.csv.gz", open_parts(Data(source=source, split_seed=1)), source, "")
+            check_split(tmp_path / "r.csv.gz", open_splits(Data(source=source, split_seed=1)), source, "")
 
     def test_of_another_order_is_refused(self, images, tmp_path):
         """The draws of an image depend on its place."""
@@ -240,7 +240,7 @@ class TestRecord:
         rows = list({row.split(",")[0]: row for row in rows}.values())
         for order in (rows, rows[::-1]):
             (tmp_path / "all.csv").write_text("\n".join(["path,label,split", *order]) + "\n")
-            parts = open_parts(Data(source=str(tmp_path / "all.csv"), selection=0))
+            parts = open_splits(Data(source=str(tmp_path / "all.csv"), selection=0))
             if order is rows:
                 write_record(record_split(parts, str(tmp_path / "all.csv")), tmp_path / "r.csv.gz")
         with pytest.raises(ffvit.UserError, match="their order changed"):
@@ -258,17 +258,17 @@ class TestRecord:
 
 class TestOutputWithinTheData:
     def test_runs_and_studies_are_no_classes(self, images, compared, trained):
-        before = open_parts(Data(source=str(images))).account
+        before = open_splits(Data(source=str(images))).account
         shutil.copytree(compared, images / "studies" / "digits")
         shutil.copytree(trained, images / "runs" / "one")
         shutil.copytree(compared, images / "cat" / "study")
         assert any(images.rglob("figures/*.png"))
-        assert open_parts(Data(source=str(images))).account == before
+        assert open_splits(Data(source=str(images))).account == before
 
     def test_a_study_beside_a_lone_train_folder_makes_it_no_class(self, tmp_path, compared):
         images = write_images(tmp_path / "all" / "train").parent
         shutil.copytree(compared, images / "studies" / "digits")
-        assert open_parts(Data(source=str(images))).classes == ("cat", "dog")
+        assert open_splits(Data(source=str(images))).classes == ("cat", "dog")
 
     def test_a_run_in_the_default_place_leaves_the_data_as_they_were(self, images):
         for _ in range(2):
@@ -300,7 +300,7 @@ class TestOneFileTwice:
         os.link(images / "cat" / "00.png", images / "cat" / "copy.png")
         rows = [f"images/{path.parent.name}/{path.name},{path.parent.name}" for path in images.rglob("*.png")]
         (tmp_path / "all.csv").write_text("\n".join(["path,label", *rows]) + "\n")
-        assert "41 images" in open_parts(Data(source=str(tmp_path / "all.csv"))).account
+        assert "41 images" in open_splits(Data(source=str(tmp_path / "all.csv"))).account
 
 
 @pytest.mark.parametrize(

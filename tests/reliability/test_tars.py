@@ -17,15 +17,15 @@ from ffvit import Data
 from ffvit.data.images import BadImageError
 from ffvit.data.shards import index as shards
 from ffvit.data.shards import tars
-from ffvit.data.shards.download import Patience
+from ffvit.data.shards.download import RetryPolicy
 from ffvit.data.shards.index import ShardFolder, open_shards, write_index, write_info
 from ffvit.data.shards.remote import open_remote
 from ffvit.data.shards.tars import open_tars, read_shard
-from ffvit.data.splits import open_parts
+from ffvit.data.splits import open_splits
 from ffvit.errors import UserError
 from servers import serving
 
-HASTY = Patience(tries=2, stall_seconds=2.0, first_wait=0.01, longest_wait=0.02)
+HASTY = RetryPolicy(tries=2, stall_seconds=2.0, first_wait=0.01, longest_wait=0.02)
 
 
 @pytest.fixture(autouse=True)
@@ -303,7 +303,7 @@ class TestIndex:
         path.write_text(json.dumps(change(json.loads(path.read_text()))))
         (prepared / "prepare.json").write_text("{}")
         with pytest.raises(UserError) as caught:
-            open_parts(Data(source=str(prepared)))
+            open_splits(Data(source=str(prepared)))
         assert str(caught.value).startswith(str(prepared))
         assert "\n" not in str(caught.value)
         assert len(str(caught.value)) < 1000
@@ -317,7 +317,7 @@ class TestIndex:
         if plan:
             (prepared / "prepare.json").write_text("{}")
         with pytest.raises(UserError, match=r"_info\.json: is damaged"):
-            open_parts(Data(source=str(prepared)))
+            open_splits(Data(source=str(prepared)))
 
     @pytest.mark.parametrize("names", [["../good/x.tar"], [3], "x.tar", [], None])
     def test_info_of_others_that_leads_elsewhere_is_refused(self, tmp_path, names):

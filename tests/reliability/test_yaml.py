@@ -108,7 +108,7 @@ def test_the_plans_and_recipes_of_ours_are_read_as_before():
     assert len(list(studies.glob("*.yaml"))) >= 5
     for path in studies.glob("*.yaml"):
         assert read_yaml(path) == yaml.safe_load(path.read_text())
-    for made in recipe.NAMED.values():
+    for made in recipe.RECIPES.values():
         assert parse_yaml(str(made), "recipe") == yaml.safe_load(str(made))
 
 

@@ -8,9 +8,9 @@ from ffvit.config import recipe as recipes
 from ffvit.config.architecture import NAMED, Branch
 from ffvit.errors import UserError
 from ffvit.machine import Machine
-from ffvit.study.arms import Arm, arms_of, comparisons_of, has_attention, without_attention
+from ffvit.study.arms import Arm, has_attention, make_arms, make_comparisons, without_attention
 from ffvit.study.plan import Plan
-from ffvit.study.plan_options import planned
+from ffvit.study.plan_options import make_plan
 
 STUDIES = Path(__file__).parents[2] / "studies"
 BODY = {
@@ -31,7 +31,7 @@ def plan(**fields) -> Plan:
 
 
 def test_factors_are_crossed():
-    arms = arms_of(
+    arms = make_arms(
         plan(factors={"width": [32, 48], "mixer": {"FF": {}, "attention": {"patches": ATTENTION}}}, controls=False)
     )
     assert [arm.name for arm in arms] == ["width 32, FF", "width 32, attention", "width 48, FF", "width 48, attention"]
@@ -40,19 +40,19 @@ def test_factors_are_crossed():
 
 
 def test_only_what_a_level_says_is_changed():
-    one, two = arms_of(plan(factors={"mixer": {"FF": {}, "attention": {"patches": ATTENTION}}}, controls=False))
+    one, two = make_arms(plan(factors={"mixer": {"FF": {}, "attention": {"patches": ATTENTION}}}, controls=False))
     assert two.network.architecture.replace(block=one.network.architecture.block) == one.network.architecture
     assert two.recipe == one.recipe
 
 
 def test_a_recipes_field_is_varied_by_its_name():
-    arms = arms_of(plan(factors={"drop_path": [0.0, 0.1]}, controls=False))
+    arms = make_arms(plan(factors={"drop_path": [0.0, 0.1]}, controls=False))
     assert [arm.recipe.drop_path for arm in arms] == [0.0, 0.1]
 
 
 def test_another_mixer_loses_the_settings_of_the_one_before():
     body = {**BODY, "block": [ATTENTION, BODY["block"][1]]}
-    (arm,) = arms_of(plan(network=body, factors={"mixer": {"FF": {"patches.mixer": "feedforward"}}}, controls=False))
+    (arm,) = make_arms(plan(network=body, factors={"mixer": {"FF": {"patches.mixer": "feedforward"}}}, controls=False))
     assert arm.network.architecture.block[0] == Branch("feedforward", "patches")
 
 
@@ -65,7 +65,7 @@ def test_a_branch_is_addressed_by_its_axis_in_whatever_order_they_are(name):
         "one setting": {"features.hidden": 34, "patches.norm": "none"},
     }
     base = NAMED[name].replace(readout="mean")
-    arms = arms_of(plan(network={"architecture": base}, factors={"what": levels}, controls=False))
+    arms = make_arms(plan(network={"architecture": base}, factors={"what": levels}, controls=False))
     found = [{branch.axis: branch for branch in arm.network.architecture.block} for arm in arms]
     order = [branch.axis for branch in base.block]
     assert all([branch.axis for branch in arm.network.architecture.block] == order for arm in arms)
@@ -79,20 +79,22 @@ def test_a_branch_is_addressed_by_its_axis_in_whatever_order_they_are(name):
 
 def test_the_same_change_by_axis_and_by_number():
     by_axis, by_number = (
-        arms_of(plan(factors={"x": {"a": {path: "linear"}}}, controls=False))
+        make_arms(plan(factors={"x": {"a": {path: "linear"}}}, controls=False))
         for path in ("patches.mixer", "block.0.mixer")
     )
     assert by_axis == by_number
 
 
 def test_a_list_of_mixers_of_one_branch():
-    arms = arms_of(plan(factors={"patches.mixer": ["feedforward", "linear"]}, controls=False))
+    arms = make_arms(plan(factors={"patches.mixer": ["feedforward", "linear"]}, controls=False))
     assert [arm.name for arm in arms] == ["patches.mixer feedforward", "patches.mixer linear"]
     assert [arm.network.architecture.block[0].mixer for arm in arms] == ["feedforward", "linear"]
 
 
 def test_controls_are_the_body_without_mixing_and_with_a_random_one():
-    arms = {arm.name: arm for arm in arms_of(plan(factors={"mixer": {"FF": {}, "attention": {"patches": ATTENTION}}}))}
+    arms = {
+        arm.name: arm for arm in make_arms(plan(factors={"mixer": {"FF": {}, "attention": {"patches": ATTENTION}}}))
+    }
     base = arms["FF"].network.architecture
     for name, mixer in (("no mixing", "none"), ("random mixing", "random")):
         control = arms[name]
@@ -103,26 +105,26 @@ def test_controls_are_the_body_without_mixing_and_with_a_random_one():
 
 @pytest.mark.parametrize(("search", "times"), [(True, 4.0), ("none", 1.0)])
 def test_the_search_of_a_control_begins_at_a_higher_rate(search: object, times: float):
-    arm, *controls = arms_of(plan(search=search))
+    arm, *controls = make_arms(plan(search=search))
     assert {control.recipe.learning_rate / arm.recipe.learning_rate for control in controls} == {times}
 
 
 def test_a_control_without_mixing_reads_the_mean_where_the_body_has_a_class_token():
-    arms = {arm.name: arm for arm in arms_of(Plan(network="ff_micro_patch2_8", recipe="digits"))}
+    arms = {arm.name: arm for arm in make_arms(Plan(network="ff_micro_patch2_8", recipe="digits"))}
     assert arms["no mixing"].network.architecture.readout == "mean"
     assert arms["random mixing"].network.architecture.readout == "class token"
 
 
 def test_a_network_of_timms_is_external_and_gets_no_control():
     names = ["vit_tiny_patch16_224", "resmlp_12_224"]
-    arms = arms_of(Plan(network=names[0], recipe="small", factors={"network": names}))
+    arms = make_arms(Plan(network=names[0], recipe="small", factors={"network": names}))
     assert [arm.role for arm in arms] == ["external", "external"]
 
 
 def test_image_size_reaches_every_network():
     names = ["ff_tiny_patch16_224", "vit_tiny_patch16_224"]
     network = {"name": names[0], "image": [64, 64]}
-    ours, theirs = arms_of(Plan(network=network, recipe="small", factors={"network": names}, controls=False))
+    ours, theirs = make_arms(Plan(network=network, recipe="small", factors={"network": names}, controls=False))
     assert ours.network.architecture.image == (64, 64)
     assert theirs.network.image == (64, 64)
 
@@ -162,23 +164,23 @@ def test_image_size_reaches_every_network():
 )
 def test_an_impossible_cell_is_named_with_the_reason(factors: dict, words: str):
     with pytest.raises(UserError) as error:
-        arms_of(plan(factors=factors))
+        make_arms(plan(factors=factors))
     assert words in str(error.value)
 
 
 def test_a_comparison_with_an_arm_that_is_not_there():
     with pytest.raises(UserError, match="no arm 'atention', did you mean 'attention'"):
-        arms_of(plan(factors={"mixer": {"FF": {}, "attention": {"patches": ATTENTION}}}, against="atention"))
+        make_arms(plan(factors={"mixer": {"FF": {}, "attention": {"patches": ATTENTION}}}, against="atention"))
     with pytest.raises(UserError, match="compared with itself"):
-        arms_of(plan(factors={"mixer": {"FF": {}, "attention": {"patches": ATTENTION}}}, comparisons=[["FF", "FF"]]))
+        make_arms(plan(factors={"mixer": {"FF": {}, "attention": {"patches": ATTENTION}}}, comparisons=[["FF", "FF"]]))
 
 
 def test_the_question_is_of_attention_where_an_arm_has_it():
     its = plan(
         factors={"mixer": {"attention": {"patches": ATTENTION}, "linear": {"patches.mixer": "linear"}, "FF": {}}}
     )
-    arms = arms_of(its)
-    assert comparisons_of(its, arms) == (("linear", "attention"), ("FF", "attention"))
+    arms = make_arms(its)
+    assert make_comparisons(its, arms) == (("linear", "attention"), ("FF", "attention"))
     assert has_attention(arms[0])
     assert without_attention(arms[1])
 
@@ -196,43 +198,43 @@ def test_the_question_is_of_attention_where_an_arm_has_it():
     ],
 )
 def test_attention_is_told_by_what_a_network_is_built_of(name, over_patches, nowhere):
-    arm = Arm(name=name, network={"name": name}, recipe=recipes.named("small"))
+    arm = Arm(name=name, network={"name": name}, recipe=recipes.named_recipe("small"))
     assert (has_attention(arm), without_attention(arm)) == (over_patches, nowhere)
 
 
 def test_a_network_with_attention_is_the_reference_whatever_it_is_called():
     its = plan(network="ff_tiny_patch16_224", factors={"network": ["repvit_m1", "hiera_tiny_224"]}, controls=False)
-    assert comparisons_of(its, arms_of(its)) == (("repvit_m1", "hiera_tiny_224"),)
+    assert make_comparisons(its, make_arms(its)) == (("repvit_m1", "hiera_tiny_224"),)
 
 
 def test_one_arm_is_asked_whether_its_mixing_is_worth_anything():
     its = plan(factors={"mixer": {"FF": {}}})
-    assert comparisons_of(its, arms_of(its)) == (("FF", "no mixing"), ("FF", "random mixing"))
+    assert make_comparisons(its, make_arms(its)) == (("FF", "no mixing"), ("FF", "random mixing"))
 
 
 def test_one_arm_without_controls_is_no_study():
     its = plan(controls=False)
     with pytest.raises(UserError, match="only one arm"):
-        comparisons_of(its, arms_of(its))
+        make_comparisons(its, make_arms(its))
 
 
 @pytest.mark.parametrize("file", sorted(STUDIES.glob("*.yaml")), ids=lambda file: file.stem)
 def test_the_ready_plans_can_be_built(file: Path):
-    its = planned(study=file)
-    arms = arms_of(its)
-    assert len(comparisons_of(its, arms)) >= (1 if file.stem == "pixels" else 2)
+    its = make_plan(study=file)
+    arms = make_arms(its)
+    assert len(make_comparisons(its, arms)) >= (1 if file.stem == "pixels" else 2)
 
 
 def test_on_the_digits_runs_compute_in_fp32_unless_asked():
     """So small, they lose by bf16; and the same plan is the same everywhere."""
-    assert planned().machine.precision == "32-true"
-    assert planned(machine=Machine(precision="bf16-mixed")).machine.precision == "bf16-mixed"
-    assert planned(machine=Machine(accelerator="cpu")).machine == Machine(accelerator="cpu", precision="32-true")
-    assert planned(study=STUDIES / "attention-grid.yaml").machine.precision == "32-true"
+    assert make_plan().machine.precision == "32-true"
+    assert make_plan(machine=Machine(precision="bf16-mixed")).machine.precision == "bf16-mixed"
+    assert make_plan(machine=Machine(accelerator="cpu")).machine == Machine(accelerator="cpu", precision="32-true")
+    assert make_plan(study=STUDIES / "attention-grid.yaml").machine.precision == "32-true"
 
 
 def test_table1_is_the_papers_networks():
-    arms = {arm.name: arm.network.architecture for arm in arms_of(planned(study=STUDIES / "table1.yaml"))}
+    arms = {arm.name: arm.network.architecture for arm in make_arms(make_plan(study=STUDIES / "table1.yaml"))}
     for size in ("tiny", "base", "large"):
         name = next(name for name in NAMED if name.startswith(f"ff_{size}"))
         assert arms[f"FF only, {size}"] == NAMED[name]

@@ -12,17 +12,17 @@ from sklearn.preprocessing import StandardScaler
 
 from ffvit.config.data import Data
 from ffvit.data.images import ArrayImages
-from ffvit.data.splits import Parts, open_parts
+from ffvit.data.splits import Splits, open_splits
 from ffvit.errors import UserError
 from ffvit.study import baselines
 from ffvit.study.baselines import measure_baselines
 
 
-def by_name(parts: Parts) -> dict[str, baselines.Baseline]:
+def by_name(parts: Splits) -> dict[str, baselines.Baseline]:
     return {each.name: each for each in measure_baselines(parts, seed=0)}
 
 
-def made_up(train: np.ndarray, others: np.ndarray, side: int = 8) -> Parts:
+def made_up(train: np.ndarray, others: np.ndarray, side: int = 8) -> Splits:
     """Images of one grey each, which is 40 x their class, and a little noise."""
     noise = np.random.RandomState(0)
 
@@ -31,11 +31,11 @@ def made_up(train: np.ndarray, others: np.ndarray, side: int = 8) -> Parts:
         return ArrayImages(name, shades.astype(np.uint8), labels)
 
     classes = tuple("abcde"[: train.max() + 1])
-    return Parts(classes, images("train", train), images("selection", others), images("test", others), "made up")
+    return Splits(classes, images("train", train), images("selection", others), images("test", others), "made up")
 
 
 def test_the_digits_are_told_apart_as_scikit_learn_does_it_plainly():
-    parts = open_parts(Data())
+    parts = open_splits(Data())
     found = by_name(parts)
     digits = load_digits()
 
@@ -57,7 +57,7 @@ def test_the_digits_are_told_apart_as_scikit_learn_does_it_plainly():
 
 
 def test_every_baseline_answers_the_same_images_in_their_order():
-    parts = open_parts(Data())
+    parts = open_splits(Data())
     names = tuple(parts.test.name(index) for index in range(len(parts.test)))
     for each in measure_baselines(parts, seed=0):
         assert each.images == names
@@ -71,7 +71,7 @@ def test_an_unreadable_image_is_left_out_of_training_and_test(photos: Path, tmp_
             (tmp_path / part / folder.name).mkdir(parents=True)
             for file in sorted(folder.iterdir())[:count]:
                 (tmp_path / part / folder.name / file.name).write_bytes(file.read_bytes())
-    parts = open_parts(Data(source=str(tmp_path), selection=0.25))
+    parts = open_splits(Data(source=str(tmp_path), selection=0.25))
     for file in (parts.train.name(0), parts.test.name(0)):
         Path(file).write_bytes(b"no image")
     found = measure_baselines(parts, seed=0)
@@ -88,7 +88,7 @@ def test_images_none_of_which_can_be_read(tmp_path: Path):
         for number in range(4):
             (tmp_path / name / f"{number}.png").write_bytes(b"")
     with pytest.raises(UserError, match="none of the images"):
-        measure_baselines(open_parts(Data(source=str(tmp_path))), seed=0)
+        measure_baselines(open_splits(Data(source=str(tmp_path))), seed=0)
 
 
 def test_a_class_that_most_images_have_is_what_the_largest_class_is_right_on():
@@ -105,7 +105,7 @@ def test_the_setting_is_chosen_on_the_selection_part_and_scored_on_the_test_part
     labels = np.arange(200) % 2
     parts = made_up(labels, np.arange(40) % 2)
     flipped = np.where(np.arange(200) % 10 < 2, 1 - labels, labels)
-    parts = Parts(parts.classes, ArrayImages("x", parts.train.arrays, flipped), parts.selection, parts.test, "")
+    parts = Splits(parts.classes, ArrayImages("x", parts.train.arrays, flipped), parts.selection, parts.test, "")
     found = by_name(parts)["nearest neighbours"]
     assert not found.notes.startswith("k = 1,")
     assert found.accuracy > 0.9
@@ -113,7 +113,7 @@ def test_the_setting_is_chosen_on_the_selection_part_and_scored_on_the_test_part
 
 def test_without_a_selection_part_a_fifth_of_the_training_images_chooses():
     parts = made_up(np.arange(100) % 3, np.arange(30) % 3)
-    parts = Parts(parts.classes, parts.train, None, parts.test, "")
+    parts = Splits(parts.classes, parts.train, None, parts.test, "")
     assert by_name(parts)["logistic regression"].accuracy == 1.0
 
 
@@ -140,7 +140,7 @@ def test_large_colour_images_are_seen_at_16_px_in_colour(tmp_path: Path):
             PIL.Image.new("RGB", (40, 50), tuple(min(255, value + number) for value in colour)).save(
                 tmp_path / name / f"{number}.png"
             )
-    found = by_name(open_parts(Data(source=str(tmp_path))))
+    found = by_name(open_splits(Data(source=str(tmp_path))))
     assert found["nearest neighbours"].accuracy == found["logistic regression"].accuracy == 1.0
     assert "16 x 16 px" in found["nearest neighbours"].notes
 
@@ -149,6 +149,6 @@ def test_what_they_take_is_bounded_however_many_images_there_are():
     def predicted(images: int) -> float:
         labels = np.arange(images) % 4
         some = ArrayImages("x", np.broadcast_to(np.uint8(0), (images, 64, 64)), labels)
-        return baselines.predicted_seconds(Parts(tuple("abcd"), some, some, some, ""), load=1e-3)
+        return baselines.predicted_seconds(Splits(tuple("abcd"), some, some, some, ""), load=1e-3)
 
     assert predicted(1_000) < predicted(10_000) < predicted(100_000) == predicted(1_000_000)

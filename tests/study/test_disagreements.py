@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from ffvit.study.disagreements import typical
+from ffvit.study.disagreements import typical_images
 
 
 def test_images_shown_are_the_strongest_of_each_class_in_turn():
@@ -11,7 +11,7 @@ def test_images_shown_are_the_strongest_of_each_class_in_turn():
         "b1": ("b", 0.8, 0.4), "b2": ("b", 1.0, 0.4), "c1": ("c", 0.6, 0.4),
     }  # fmt: skip
     disputed = pd.DataFrame.from_dict(rows, orient="index", columns=["label", "arm", "against"])
-    shown = typical(disputed)
+    shown = typical_images(disputed)
     assert set(shown[:1]) <= {"a1", "a3"}
     assert shown[1:3] == ["b2", "c1"]
     assert {shown[0], shown[3]} == {"a1", "a3"}
@@ -20,10 +20,10 @@ def test_images_shown_are_the_strongest_of_each_class_in_turn():
 
 def test_ties_are_not_broken_by_name():
     disputed = pd.DataFrame({"label": "a", "arm": 1.0, "against": 0.0}, index=[f"{number:03}" for number in range(300)])
-    shown = typical(disputed)[:12]
+    shown = typical_images(disputed)[:12]
     assert max(shown) > "200"
-    assert shown == typical(disputed)[:12]
+    assert shown == typical_images(disputed)[:12]
 
 
 def test_nothing_is_shown_where_arms_never_disagree():
-    assert typical(pd.DataFrame({"label": [], "arm": [], "against": []})) == []
+    assert typical_images(pd.DataFrame({"label": [], "arm": [], "against": []})) == []

@@ -12,11 +12,11 @@ from rich.console import Console
 
 from ffvit.errors import RunStoppedError
 from ffvit.run_folder import Run
-from ffvit.study.arms import arms_of
-from ffvit.study.executor import work_off
+from ffvit.study.arms import make_arms
+from ffvit.study.executor import run_jobs
 from ffvit.study.folder import Study
-from ffvit.study.jobs import Job, runs_of
-from ffvit.study.live_display import Watch
+from ffvit.study.jobs import Job, make_runs
+from ffvit.study.live_display import LiveDisplay
 from ffvit.study.local_executor import Local, Slots
 from ffvit.study.plan import Plan
 from ffvit.study.run_job import Outcome
@@ -42,7 +42,7 @@ def study(tmp_path: Path) -> Study:
 def jobs_of(study: Study, **recipe) -> list[Job]:
     plan = study.plan
     plan = plan.replace(recipe=plan.recipe.replace(**recipe)) if recipe else plan
-    return runs_of(plan, arms_of(plan), study.path, plan.seeds, {})
+    return make_runs(plan, make_arms(plan), study.path, plan.seeds, {})
 
 
 class Scripted:
@@ -78,8 +78,8 @@ class Scripted:
     def close(self) -> None: ...
 
 
-def quiet() -> Watch:
-    return Watch(Console(file=io.StringIO()), 1)
+def quiet() -> LiveDisplay:
+    return LiveDisplay(Console(file=io.StringIO()), 1)
 
 
 DONE = Outcome("done")
@@ -87,7 +87,7 @@ DONE = Outcome("done")
 
 def test_a_crash_is_tried_once_more_with_fewer_images_at_a_time(study: Study):
     engine = Scripted(Outcome("crashed", "killed"), DONE, DONE)
-    work_off(study, lambda _: jobs_of(study), engine, quiet())
+    run_jobs(study, lambda _: jobs_of(study), engine, quiet())
     first, again, other = engine.started
     assert again.folder == first.folder
     assert again.config.machine.micro_batch == 16
@@ -98,28 +98,28 @@ def test_a_crash_is_tried_once_more_with_fewer_images_at_a_time(study: Study):
 
 def test_a_second_crash_ends_the_run_and_not_the_study(study: Study):
     engine = Scripted(Outcome("crashed", "one"), Outcome("crashed", "two"), DONE)
-    work_off(study, lambda _: jobs_of(study), engine, quiet())
+    run_jobs(study, lambda _: jobs_of(study), engine, quiet())
     assert [job.finished() for job in jobs_of(study)] == [False, True]
     assert study.failures() == {"runs/width-16/seed-0": "two"}
 
 
 def test_what_would_be_refused_again_is_not_tried_again(study: Study):
     engine = Scripted(Outcome("refused", "the loss became nan"), DONE)
-    work_off(study, lambda _: jobs_of(study), engine, quiet())
+    run_jobs(study, lambda _: jobs_of(study), engine, quiet())
     assert len(engine.started) == 2
 
 
 def test_what_is_done_is_never_done_again(study: Study):
-    work_off(study, lambda _: jobs_of(study), Scripted(DONE, DONE), quiet())
+    run_jobs(study, lambda _: jobs_of(study), Scripted(DONE, DONE), quiet())
     engine = Scripted()
-    work_off(study, lambda _: jobs_of(study), engine, quiet())
+    run_jobs(study, lambda _: jobs_of(study), engine, quiet())
     assert not engine.started
 
 
 def test_real_runs_in_processes_of_their_own(study: Study):
     engine = Local(Slots(2, 1, 0), study.logs)
     try:
-        work_off(study, lambda _: jobs_of(study), engine, quiet())
+        run_jobs(study, lambda _: jobs_of(study), engine, quiet())
     finally:
         engine.close()
     assert all(job.finished() for job in jobs_of(study))
@@ -160,7 +160,7 @@ def test_a_run_whose_process_is_killed_goes_on_to_the_same_numbers(study: Study,
     killer = threading.Thread(target=kill)
     killer.start()
     try:
-        work_off(study, lambda _: jobs, engine, quiet())
+        run_jobs(study, lambda _: jobs, engine, quiet())
     finally:
         engine.close()
     killer.join()
@@ -170,7 +170,7 @@ def test_a_run_whose_process_is_killed_goes_on_to_the_same_numbers(study: Study,
     same = jobs_of(other, epochs=10)[:1]
     engine = Local(Slots(1, 1, 0), other.logs)
     try:
-        work_off(other, lambda _: same, engine, quiet())
+        run_jobs(other, lambda _: same, engine, quiet())
     finally:
         engine.close()
     predictions = [Run(job.folder).predictions_file.read_text() for job in (jobs[0], same[0])]
@@ -187,7 +187,7 @@ def test_a_fault_of_the_plan_is_told_in_the_runs_own_words(study: Study):
     jobs = jobs_of(study, batch_size=5000)
     engine = Local(Slots(1, 1, 0), study.logs)
     try:
-        work_off(study, lambda _: jobs, engine, quiet())
+        run_jobs(study, lambda _: jobs, engine, quiet())
     finally:
         engine.close()
     assert "batch_size 5000 is more than the 1294 training images" in study.failures()["runs/width-16/seed-0"]
@@ -206,7 +206,7 @@ def test_asked_to_stop_runs_save_and_the_study_says_how_to_go_on(study: Study):
     asker.start()
     try:
         with pytest.raises(RunStoppedError, match=r"every run has saved.*--resume"):
-            work_off(study, lambda _: jobs, engine, quiet())
+            run_jobs(study, lambda _: jobs, engine, quiet())
     finally:
         engine.close()
     asker.join()

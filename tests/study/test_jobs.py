@@ -9,8 +9,8 @@ import pytest
 
 from ffvit.errors import UserError
 from ffvit.run_folder import Run
-from ffvit.study.arms import arms_of
-from ffvit.study.jobs import TRIAL_SEED, Job, Searches, differences, runs_of, startable
+from ffvit.study.arms import make_arms
+from ffvit.study.jobs import TRIAL_SEED, Job, Searches, differences, make_runs, startable_jobs
 from ffvit.study.plan import Plan
 
 BODY = {
@@ -29,7 +29,7 @@ def plan(**fields) -> Plan:
 
 
 def runs(its: Plan, folder: Path) -> list[Job]:
-    return runs_of(its, arms_of(its), folder, its.seeds, {})
+    return make_runs(its, make_arms(its), folder, its.seeds, {})
 
 
 def trained(job: Job, loss: float) -> None:
@@ -39,7 +39,7 @@ def trained(job: Job, loss: float) -> None:
 
 def search_through(its: Plan, folder: Path, loss) -> dict:
     """Every search carried out on a loss by (arm, learning rate); hands back where each ended, by arm and repetition."""
-    searches, ends = Searches(its, arms_of(its), folder), {}
+    searches, ends = Searches(its, make_arms(its), folder), {}
     for run in runs(its, folder):
         while (reached := searches.step(run.arm, run.seed, run.fold)).chosen is None:
             for values, number in reached.wanted:
@@ -89,7 +89,7 @@ def test_folds_are_split_anew_for_every_seed(tmp_path: Path):
 def test_a_trial_sees_the_split_of_its_run_and_no_other(tmp_path: Path, fields):
     """Or a trial would see images that a run is tested on."""
     its = plan(seeds=2, **fields)
-    searches = Searches(its, arms_of(its), tmp_path)
+    searches = Searches(its, make_arms(its), tmp_path)
     for run in runs(its, tmp_path):
         reached = searches.step(run.arm, run.seed, run.fold)
         trials = [searches.job(run.arm, run.seed, run.fold, *wanted) for wanted in reached.wanted]
@@ -101,7 +101,7 @@ def test_a_trial_sees_the_split_of_its_run_and_no_other(tmp_path: Path, fields):
 
 def test_no_two_repetitions_share_a_trial(tmp_path: Path):
     its = plan(seeds=3)
-    searches = Searches(its, arms_of(its), tmp_path)
+    searches = Searches(its, make_arms(its), tmp_path)
     trials = [
         searches.job(run.arm, run.seed, run.fold, *wanted)
         for run in runs(its, tmp_path)
@@ -114,13 +114,13 @@ def test_no_two_repetitions_share_a_trial(tmp_path: Path):
 def test_each_arm_trains_with_what_its_search_chose(tmp_path: Path):
     its, best = plan(seeds=2), {"width 16": 1e-3, "width 32": 4e-3}
     ends = search_through(its, tmp_path, lambda arm, rate: abs(math.log(rate / best[arm])))
-    tuned = runs_of(its, arms_of(its), tmp_path, its.seeds, ends)
+    tuned = make_runs(its, make_arms(its), tmp_path, its.seeds, ends)
     assert {(job.arm, job.config.recipe.learning_rate) for job in tuned} == set(best.items())
 
 
 def test_a_trial_that_failed_counts_as_diverged(tmp_path: Path):
     its = plan(seeds=1)
-    searches = Searches(its, arms_of(its), tmp_path)
+    searches = Searches(its, make_arms(its), tmp_path)
     first = searches.step("width 16", 0, None)
     jobs = [searches.job("width 16", 0, None, *wanted) for wanted in first.wanted]
     for job in jobs[1:]:
@@ -132,19 +132,19 @@ def test_a_trial_that_failed_counts_as_diverged(tmp_path: Path):
 
 def test_what_can_begin_is_a_runs_search_and_then_the_run(tmp_path: Path):
     its = plan(seeds=1)
-    arms = arms_of(its)
+    arms = make_arms(its)
     searches, jobs = Searches(its, arms, tmp_path), runs(its, tmp_path)
-    ready = startable(its, searches, jobs, set(), arms, tmp_path)
+    ready = startable_jobs(its, searches, jobs, set(), arms, tmp_path)
     assert [(job.arm, job.trial is None) for job in ready] == [("width 16", False)] * 5 + [("width 32", False)] * 5
     search_through(its, tmp_path, lambda _, rate: abs(math.log(rate / 1e-3)))
-    ready = startable(its, searches, jobs, set(), arms, tmp_path)
+    ready = startable_jobs(its, searches, jobs, set(), arms, tmp_path)
     assert [(job.arm, job.trial) for job in ready] == [("width 16", None), ("width 32", None)]
     assert {job.config.recipe.learning_rate for job in ready} == {1e-3}
 
 
 def test_another_run_in_the_folder_is_refused_with_what_differs(tmp_path: Path):
     its = plan(search="none")
-    job = runs_of(its, arms_of(its), tmp_path, its.seeds, {})[0]
+    job = make_runs(its, make_arms(its), tmp_path, its.seeds, {})[0]
     Run.create(job.folder, job.config.replace(recipe=job.config.recipe.replace(drop_path=0.3)))
     with pytest.raises(UserError, match=r"recipe\.drop_path was 0\.3, is 0\.0"):
         job.check()
@@ -152,7 +152,7 @@ def test_another_run_in_the_folder_is_refused_with_what_differs(tmp_path: Path):
 
 def test_another_machine_is_the_same_run(tmp_path: Path):
     its = plan(search="none")
-    job = runs_of(its, arms_of(its), tmp_path, its.seeds, {})[0]
+    job = make_runs(its, make_arms(its), tmp_path, its.seeds, {})[0]
     Run.create(job.folder, job.config.replace(machine=job.config.machine.replace(micro_batch=8)))
     job.check()
     assert not job.finished()
@@ -163,7 +163,7 @@ def test_another_machine_is_the_same_run(tmp_path: Path):
 def test_names_that_would_share_a_folder_are_refused(tmp_path: Path):
     its = plan(search="none", factors={"x": {"a b": {"width": 32}, "a-b": {"width": 64}}})
     with pytest.raises(UserError, match="one folder"):
-        runs_of(its, arms_of(its), tmp_path, its.seeds, {})
+        make_runs(its, make_arms(its), tmp_path, its.seeds, {})
 
 
 def test_differences_are_told_by_their_path():
@@ -175,15 +175,15 @@ def test_differences_are_told_by_their_path():
 def test_a_trial_that_failed_before_is_not_tried_again_once_its_run_has_begun(tmp_path: Path):
     """Or the search would choose anew, and the run that lies there would be another than the plan's."""
     its = plan(seeds=1, search={"seeds": 1, "extend": 0})
-    arms, jobs = arms_of(its), runs(its, tmp_path)
+    arms, jobs = make_arms(its), runs(its, tmp_path)
     searches = Searches(its, arms, tmp_path)
     trials = [searches.job("width 16", 0, None, *wanted) for wanted in searches.step("width 16", 0, None).wanted]
     for trial in trials[1:]:
         trained(trial, 1.0 + trial.trial["learning_rate"])
     failed = {trials[0].folder}
-    again = startable(its, searches, jobs[:1], set(), arms, tmp_path, failed)
+    again = startable_jobs(its, searches, jobs[:1], set(), arms, tmp_path, failed)
     assert [job.folder for job in again] == [trials[0].folder]
     jobs[0].folder.mkdir(parents=True)
-    (run,) = startable(its, searches, jobs[:1], set(), arms, tmp_path, failed)
+    (run,) = startable_jobs(its, searches, jobs[:1], set(), arms, tmp_path, failed)
     assert run.folder == jobs[0].folder
     assert run.config.recipe.learning_rate == min(trial.trial["learning_rate"] for trial in trials[1:])

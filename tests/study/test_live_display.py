@@ -9,10 +9,10 @@ import pytest
 from rich.console import Console
 
 from ffvit.config.architecture import Network
-from ffvit.config.recipe import named
+from ffvit.config.recipe import named_recipe
 from ffvit.run_folder import Config
 from ffvit.study.jobs import Job
-from ffvit.study.live_display import Watch
+from ffvit.study.live_display import LiveDisplay
 from ffvit.study.run_job import Outcome
 
 
@@ -25,7 +25,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 
 def job(number: int, trial: float | None = None) -> Job:
-    config = Config(network=Network(name="ff_micro_patch2_8"), recipe=named("digits"))
+    config = Config(network=Network(name="ff_micro_patch2_8"), recipe=named_recipe("digits"))
     return Job("an arm", number, None, None if trial is None else {"learning_rate": trial}, config, Path("nowhere"))
 
 
@@ -33,7 +33,7 @@ def test_the_time_left_is_less_what_goes_on_and_what_was_tried_ahead(clock, monk
     """Four runs of 40 s, each after two trials of 10 s, two at once."""
     summary = {"test": {"top1": {"value": 0.5}}, "seconds": 40.0}
     monkeypatch.setattr("ffvit.study.live_display.Run", lambda _: SimpleNamespace(summary=lambda: summary))
-    watch = Watch(Console(file=io.StringIO()), 2)
+    watch = LiveDisplay(Console(file=io.StringIO()), 2)
     watch.begin([job(number) for number in range(4)], 2)
     assert watch.round_seconds(4) is None  # nothing is known yet
     for rate in (0.1, 0.2):

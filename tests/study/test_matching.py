@@ -6,8 +6,8 @@ from ffvit.config.architecture import Network
 from ffvit.errors import UserError
 from ffvit.models.create import create_model
 from ffvit.profiling.count import count
-from ffvit.study.arms import arms_of
-from ffvit.study.matching import LATENCY_TOLERANCE, TOLERANCE, _relative_latency, counted, hold
+from ffvit.study.arms import make_arms
+from ffvit.study.matching import LATENCY_TOLERANCE, TOLERANCE, _relative_latency, count_arm, match_budget
 from ffvit.study.plan import Plan
 
 BODY = {
@@ -39,12 +39,12 @@ def held(budget: str, **fields):
             **fields,
         }
     )
-    return hold(plan, arms_of(plan), classes=10)
+    return match_budget(plan, make_arms(plan), classes=10)
 
 
 def test_parameters_are_equal_within_three_percent():
     result = held("parameters")
-    sizes = {arm.name: counted(arm.network, 10).parameters for arm in result.arms if arm.role == "arm"}
+    sizes = {arm.name: count_arm(arm.network, 10).parameters for arm in result.arms if arm.role == "arm"}
     assert all(abs(size / sizes["attention"] - 1) <= TOLERANCE for size in sizes.values())
     assert result.arm("attention") == next(arm for arm in held("epochs").arms if arm.name == "attention")
     assert len({arm.network.architecture.width for arm in result.arms}) > 1
@@ -54,7 +54,7 @@ def test_parameters_are_equal_within_three_percent():
 
 def test_training_operations_are_equal_within_three_percent():
     result = held("flops")
-    spent = {arm.name: counted(arm.network, 10).flops * arm.recipe.epochs for arm in result.arms if arm.role == "arm"}
+    spent = {arm.name: count_arm(arm.network, 10).flops * arm.recipe.epochs for arm in result.arms if arm.role == "arm"}
     assert all(abs(each / spent["attention"] - 1) <= TOLERANCE for each in spent.values())
     assert len({arm.recipe.epochs for arm in result.arms}) > 1
     assert {arm.network for arm in result.arms} == {arm.network for arm in held("epochs").arms}
@@ -89,7 +89,7 @@ def test_latency_is_brought_near_by_measuring(monkeypatch):
     monkeypatch.setattr("ffvit.study.matching._relative_latency", lambda one, two: count(one).flops / count(two).flops)
     result = held("latency", factors={"mixer": {name: MIXERS[name] for name in ("FF", "attention")}})
     assert "Latency of one image, measured here" in result.words[0]
-    sizes = {name: counted(result.arm(name).network, 10).flops for name in ("FF", "attention")}
+    sizes = {name: count_arm(result.arm(name).network, 10).flops for name in ("FF", "attention")}
     assert sizes["FF"] == pytest.approx(sizes["attention"], rel=LATENCY_TOLERANCE)
     assert result.arm("FF").network.architecture.width != BODY["width"]
 

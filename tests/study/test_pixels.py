@@ -14,18 +14,18 @@ from torch import nn
 from ffvit.config.data import Data
 from ffvit.config.preprocess import Preprocess
 from ffvit.data.images import ArrayImages
-from ffvit.data.splits import Parts, open_parts
+from ffvit.data.splits import Splits, open_splits
 from ffvit.study.pixels import patch_spread, survives_mirroring
 
 
 def test_photographs_survive_mirroring_and_digits_do_not(photos: Path):
-    assert survives_mirroring(open_parts(Data(source=str(photos))), seed=0)
-    assert not survives_mirroring(open_parts(Data()), seed=0)
+    assert survives_mirroring(open_splits(Data(source=str(photos))), seed=0)
+    assert not survives_mirroring(open_splits(Data()), seed=0)
 
 
-def of_pixels(pixels: np.ndarray) -> Parts:
+def of_pixels(pixels: np.ndarray) -> Splits:
     images = ArrayImages("made up", pixels, np.zeros(len(pixels), np.int64))
-    return Parts(("a",), images, None, images, "made up")
+    return Splits(("a",), images, None, images, "made up")
 
 
 def embedded_spread(pixels: np.ndarray, patch: int) -> float:

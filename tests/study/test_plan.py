@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from ffvit.config.architecture import NAMED
-from ffvit.config.recipe import Recipe, named
+from ffvit.config.recipe import Recipe, named_recipe
 from ffvit.errors import UserError
 from ffvit.study.plan import Plan, Search, read_plan
 
@@ -31,7 +31,7 @@ def test_plan_survives_the_way_through_yaml():
 
 def test_recipe_changes_a_named_one():
     plan = Plan(network="ff_micro_patch2_8", recipe={"base": "deit", "epochs": 30})
-    assert plan.recipe == named("deit").replace(epochs=30)
+    assert plan.recipe == named_recipe("deit").replace(epochs=30)
 
 
 def test_network_is_given_by_its_fields():

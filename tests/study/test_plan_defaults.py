@@ -9,33 +9,33 @@ import pytest
 from ffvit.config.architecture import Network
 from ffvit.config.data import Data
 from ffvit.data.images import ArrayImages
-from ffvit.data.splits import Parts
+from ffvit.data.splits import Splits
 from ffvit.errors import UserError
 from ffvit.machine import Machine
 from ffvit.study import plan_defaults, time_estimate
-from ffvit.study.arms import arms_of
-from ffvit.study.jobs import main_arms, runs_of
+from ffvit.study.arms import make_arms
+from ffvit.study.jobs import main_arms, make_runs
 from ffvit.study.local_executor import Slots
-from ffvit.study.matching import all_arms, counted
+from ffvit.study.matching import all_arms, count_arm
 from ffvit.study.plan import Plan, Search
-from ffvit.study.plan_defaults import COARSE, FINE, OFFERS, bodies, fitted
-from ffvit.study.plan_options import planned
+from ffvit.study.plan_defaults import COARSE, FINE, RUN_BUDGETS, bodies, fit_plan
+from ffvit.study.plan_options import make_plan
 from ffvit.study.time_estimate import Speed, study_seconds
 
 
-def made_up(side: int, images: int, classes: int = 9) -> Parts:
+def made_up(side: int, images: int, classes: int = 9) -> Splits:
     """A set of that size: 72 % to train on, 8 % to choose by, 20 % to test."""
 
     def some(share: float) -> ArrayImages:
         labels = np.arange(round(share * images)) % classes
         return ArrayImages("made up", np.broadcast_to(np.uint8(0), (len(labels), side, side, 3)), labels)
 
-    return Parts(tuple("abcdefghi"[:classes]), some(0.72), some(0.08), some(0.2), f"{images} images of {side} px")
+    return Splits(tuple("abcdefghi"[:classes]), some(0.72), some(0.08), some(0.2), f"{images} images of {side} px")
 
 
 def speed_by_flops(network: Network, *_: object) -> Speed:
     """As on a core of 30 GFLOP/s, of which a step costs three predictions and half a millisecond an image."""
-    flops = counted(network, 9).flops
+    flops = count_arm(network, 9).flops
     return Speed(0.3, 3 * flops / 3e10 + 5e-4, 2e-4, flops / 3e10 + 5e-5, 0.02, 3e5, 5e6)
 
 
@@ -43,7 +43,7 @@ def speed_by_flops(network: Network, *_: object) -> Speed:
 def a_set(monkeypatch):
     """Images of which nobody knows but their size and number, on two cores whose speed is known."""
 
-    def be(side: int, images: int, mirrors: bool = True) -> Parts:
+    def be(side: int, images: int, mirrors: bool = True) -> Splits:
         parts = made_up(side, images)
         monkeypatch.setattr(plan_defaults, "open_parts", lambda _: parts)
         monkeypatch.setattr(plan_defaults, "survives_mirroring", lambda *_, **__: mirrors)
@@ -56,7 +56,7 @@ def a_set(monkeypatch):
 
 
 def chosen(minutes: float, **asked) -> tuple[Plan, tuple[str, ...]]:
-    fit = fitted(Data(source="made up"), minutes=float(minutes), **asked)
+    fit = fit_plan(Data(source="made up"), minutes=float(minutes), **asked)
     return Plan(**fit.fields), fit.gave_up
 
 
@@ -69,7 +69,7 @@ def test_positions_start_at_the_spread_of_the_patches(a_set, monkeypatch, spread
     assert plan.network.architecture.position_std == start
 
 
-def seconds(plan: Plan, parts: Parts) -> float:
+def seconds(plan: Plan, parts: Splits) -> float:
     return study_seconds(plan, all_arms(plan, len(parts.classes)), parts)
 
 
@@ -119,7 +119,7 @@ def test_bodies_grow_from_the_smallest(side: int):
     its = bodies(side, 10**6)
     assert its[-1][2:] == FINE[-1]
     assert {each[2:] for each in its} <= {*COARSE, *FINE}
-    flops = [counted(Network(architecture=plan_defaults.body(*each[:4], positions=0.5)), 9).flops for each in its]
+    flops = [count_arm(Network(architecture=plan_defaults.body(*each[:4], positions=0.5)), 9).flops for each in its]
     assert flops == sorted(flops)
 
 
@@ -133,9 +133,9 @@ def test_more_minutes_never_buy_less(a_set):
     plans = [chosen(minutes)[0] for minutes in (5, 10, 20, 40, 80, 160, 320)]
     for less, more in pairwise(plans):
         assert len(less.seeds) <= len(more.seeds)
-        small, large = (counted(plan.network, 9).flops for plan in (less, more))
+        small, large = (count_arm(plan.network, 9).flops for plan in (less, more))
         assert small <= large
-    assert len(plans[0].seeds) < OFFERS[0].seeds <= len(plans[-1].seeds)
+    assert len(plans[0].seeds) < RUN_BUDGETS[0].seeds <= len(plans[-1].seeds)
     assert plans[-1].network.architecture.patches == 64
 
 
@@ -144,7 +144,7 @@ def test_side_arms_get_fewer_seeds_than_the_main_pair_and_its_control(a_set):
     plan, _ = chosen(60)
     arms = all_arms(plan, 9)
     assert main_arms(plan, arms) == {"feed-forward", "attention", "no mixing"}
-    runs = [job.arm for job in runs_of(plan, arms, Path(), plan.seeds, {})]
+    runs = [job.arm for job in make_runs(plan, arms, Path(), plan.seeds, {})]
     assert runs.count("feed-forward") == runs.count("attention") == runs.count("no mixing") == len(plan.seeds)
     assert runs.count("random mixing") == plan.side_seeds < len(plan.seeds)
 
@@ -157,7 +157,7 @@ def test_what_is_given_up_for_lack_of_time_is_said(a_set):
     assert f"{plan.recipe.epochs} epochs instead of 36, so every arm may be underfit" in words
     assert f"{len(plan.seeds)} seeds of the main pair instead of 5" in words
     assert "no arm 'attention only'" in words
-    assert "attention only" not in [arm.name for arm in arms_of(plan)]
+    assert "attention only" not in [arm.name for arm in make_arms(plan)]
     assert "patches of 16 px rather than 8" in words
 
 
@@ -165,8 +165,8 @@ def test_the_minutes_that_would_allow_all_of_it_do(a_set):
     a_set(64, 5_700)
     enough = float(chosen(10)[1][-1].split("About ")[1].split()[0])
     plan, said = chosen(1.1 * enough)
-    assert (len(plan.seeds), plan.side_seeds) == OFFERS[0][:2]
-    assert "attention only" in [arm.name for arm in arms_of(plan)]
+    assert (len(plan.seeds), plan.side_seeds) == RUN_BUDGETS[0][:2]
+    assert "attention only" in [arm.name for arm in make_arms(plan)]
     assert plan.recipe.epochs >= 36
     assert not any("lack of time" in words for words in said)
 
@@ -246,11 +246,11 @@ def test_a_machine_may_ask_for_its_precision(a_set):
 
 
 def test_the_digits_keep_the_body_that_is_theirs():
-    fit = fitted(Data())
+    fit = fit_plan(Data())
     assert fit.gave_up == ()
     assert fit.fields["network"].architecture.image == (8, 8)
     assert "minutes" not in fit.fields
-    assert fitted(Data(), minutes=5.0).fields["minutes"] == 5
+    assert fit_plan(Data(), minutes=5.0).fields["minutes"] == 5
 
 
 def test_trials_are_halved_after_each_seed(a_set):
@@ -268,11 +268,11 @@ def test_trials_are_halved_after_each_seed(a_set):
 
 def test_what_is_planned_for_a_folder_can_be_built(monkeypatch, photos: Path, tmp_path: Path):
     monkeypatch.setattr(time_estimate, "measure", speed_by_flops)
-    plan = planned(source=str(photos), minutes=5.0)
+    plan = make_plan(source=str(photos), minutes=5.0)
     assert plan.minutes == 5
     assert plan.title.endswith(str(photos))
     file = tmp_path / "plan.yaml"
     file.write_text(f"data: {photos}\nseeds: 2\nminutes: 5\nsearch: none\n")
-    loose = planned(study=file)
+    loose = make_plan(study=file)
     assert (loose.seeds, loose.search, loose.minutes) == ((0, 1), None, 5)
     assert loose.recipe.epochs > plan.recipe.epochs

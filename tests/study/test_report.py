@@ -18,10 +18,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
 
-from ffvit.study.findings import DisputedImage, Findings
+from ffvit.study.findings import DisagreementImage, Findings
 from ffvit.study.report.content import content
 from ffvit.study.report.drawing import bar
-from ffvit.study.report.figures import draw
+from ffvit.study.report.figures import draw_figures
 from ffvit.study.report.markdown import markdown
 from ffvit.study.report.page import page
 from ffvit.study.report.terminal import summary_table
@@ -59,7 +59,7 @@ def findings(folder: Path, *names: str, **fields) -> Findings:
             comparisons=_renamed(made.comparisons, new),
             disagreements=tuple(
                 replace(each, classes=tuple((f"{names[0]} {name}", *rest) for name, *rest in each.classes),
-                        only_against=(DisputedImage(names[0], names[0], names[-1], png(np.zeros((8, 8)))),))
+                        only_against=(DisagreementImage(names[0], names[0], names[-1], png(np.zeros((8, 8)))),))
                 for each in _renamed(made.disagreements, new)
             ),
             images=f"359 images from {names[0]}",
@@ -260,8 +260,8 @@ def test_search_says_whether_the_optimum_was_seen(tmp_path: Path):
     for text in both(made):
         assert "at the edge in 3 of 3: not tuned" in text
         assert "interior" in text
-    assert "feed-forward: at the edge in 3 of 3: not tuned" in draw(made)["search"].alt
-    svg = draw(made)["search"].svg
+    assert "feed-forward: at the edge in 3 of 3: not tuned" in draw_figures(made)["search"].alt
+    svg = draw_figures(made)["search"].svg
     assert svg.count("interior") == 4
     assert "not tuned" in svg
 
@@ -273,7 +273,7 @@ def test_baselines_say_which_arms_they_beat(tmp_path: Path):
         assert "beats attention only, no mixing and random mixing" in text
     none = replace(made, baselines=tuple(replace(each, beats=()) for each in made.baselines))
     assert "No baseline beats an arm by more than the margin." in html(none)
-    assert "k-nearest neighbors" in draw(made)["accuracy"].svg
+    assert "k-nearest neighbors" in draw_figures(made)["accuracy"].svg
 
 
 def test_baseline_better_than_every_arm_stays_on_the_axis(tmp_path: Path):
@@ -282,8 +282,10 @@ def test_baseline_better_than_every_arm_stays_on_the_axis(tmp_path: Path):
         replace(arm, top1=Interval(0.5 + place / 100, 0.45, 0.57, 0.95)) for place, arm in enumerate(made.arms)
     )
     beaten = replace(made, arms=arms, baselines=(replace(made.baselines[1], top1=Interval(0.7, 0.67, 0.73, 0.95)),))
-    assert max(ticks(draw(beaten)["accuracy"].svg)) >= 70
-    assert "Grey squares" not in page("", content(replace(made, baselines=()), draw(replace(made, baselines=()))))
+    assert max(ticks(draw_figures(beaten)["accuracy"].svg)) >= 70
+    assert "Grey squares" not in page(
+        "", content(replace(made, baselines=()), draw_figures(replace(made, baselines=())))
+    )
 
 
 def test_commands_are_copied_whole(tmp_path: Path):
@@ -309,7 +311,7 @@ def ticks(svg: str) -> list[int]:
 
 def test_figures_of_wide_intervals_stay_on_sensible_axes(tmp_path: Path):
     made = two_repetitions(findings(tmp_path))
-    drawn = draw(made)
+    drawn = draw_figures(made)
     for name in ("differences", "runs"):
         assert 50 <= max(map(abs, ticks(drawn[name].svg))) <= 100
     assert "30.0 to 99.8" in drawn["accuracy"].svg
@@ -326,15 +328,15 @@ def test_interval_that_the_axis_cuts_ends_in_an_arrowhead():
 
 
 def test_every_point_of_the_cost_figure_is_named(tmp_path: Path):
-    svg = draw(findings(tmp_path))["costs"].svg
+    svg = draw_figures(findings(tmp_path))["costs"].svg
     assert all(f">{name}</text>" in svg for name, *_ in ARMS)
 
 
 def test_learning_curves_near_the_top_are_drawn_as_errors(tmp_path: Path):
     made = findings(tmp_path)
-    assert "Validation error, % (logarithmic)" in draw(made)["curves"].svg
+    assert "Validation error, % (logarithmic)" in draw_figures(made)["curves"].svg
     low = _curves(made, lambda curve: tuple(replace(epoch, top1=0.3) for epoch in curve))
-    assert "Validation top-1, %" in draw(low)["curves"].svg
+    assert "Validation top-1, %" in draw_figures(low)["curves"].svg
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -402,7 +404,7 @@ def test_the_same_findings_make_the_same_bytes(written: Path, tmp_path: Path):
 def test_small_pictures_are_shown_pixel_by_pixel(tmp_path: Path):
     made = findings(tmp_path)
     pictures = tuple(
-        DisputedImage(str(number), "1", "7", each)
+        DisagreementImage(str(number), "1", "7", each)
         for number, each in enumerate((png(np.zeros((63, 63))), png(np.zeros((64, 64))), b""))
     )
     only = replace(made.disagreements[0], only_arm=pictures, only_against=())

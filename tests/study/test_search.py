@@ -13,7 +13,7 @@ from ffvit.errors import UserError
 from ffvit.study.plan import Plan, Search
 from ffvit.study.search import Step, step
 
-RECIPE = recipes.named("digits").replace(learning_rate=1e-3)
+RECIPE = recipes.named_recipe("digits").replace(learning_rate=1e-3)
 
 
 def run(search: Search, loss, most: int = 100) -> tuple[Step, int]:

@@ -9,24 +9,24 @@ import torch
 from ffvit.config import recipe as recipes
 from ffvit.config.architecture import Network
 from ffvit.config.data import Data
-from ffvit.data.splits import open_parts
+from ffvit.data.splits import open_splits
 from ffvit.errors import OutOfMemoryError
 from ffvit.machine import Machine
 from ffvit.run_folder import Config
 from ffvit.study import time_estimate
-from ffvit.study.arms import arms_of
+from ffvit.study.arms import make_arms
 from ffvit.study.local_executor import Slots
-from ffvit.study.matching import counted
+from ffvit.study.matching import count_arm
 from ffvit.study.plan import Search
 from ffvit.study.plan_defaults import body, mixers
-from ffvit.study.plan_options import planned
+from ffvit.study.plan_options import make_plan
 from ffvit.study.time_estimate import Speed, measure, speeds_of, study_seconds
 
 SPEED = Speed(start=1.0, train=0.01, load=0.002, answer=0.001, epoch=0.1, kept=2.0**20, state=2.0**21)
 
 
 def test_a_run_is_its_epochs_and_what_comes_before_and_after():
-    recipe, parts = planned().recipe.lasting(25), open_parts(Data())
+    recipe, parts = make_plan().recipe.lasting(25), open_splits(Data())
     train, selection, test = len(parts.train), len(parts.selection), len(parts.test)
     around = time_estimate.START + 1.0 + (selection + test) * 0.003
     epoch = train * 0.01 + 0.1
@@ -38,12 +38,12 @@ def test_a_run_is_its_epochs_and_what_comes_before_and_after():
 
 
 def test_a_study_is_its_searches_and_runs_as_many_at_once_as_there_is_room_for(monkeypatch):
-    plan, parts = planned().replace(controls=False), open_parts(Data())
+    plan, parts = make_plan().replace(controls=False), open_splits(Data())
     recipe = plan.recipe.lasting(25)
     plan = plan.replace(
         seeds=(0, 1, 2), side_seeds=1, search=Search(), recipe=recipe, factors={"mixer": mixers(heads=2)}
     )
-    arms = arms_of(plan)
+    arms = make_arms(plan)
     monkeypatch.setattr(time_estimate, "measure", lambda *_: SPEED)
     monkeypatch.setattr(time_estimate, "slots_for", lambda *_: Slots(1, 1, 0))
     run = SPEED.run(plan.recipe, parts).seconds
@@ -59,24 +59,24 @@ def test_a_study_is_its_searches_and_runs_as_many_at_once_as_there_is_room_for(m
 
 
 def test_large_networks_are_scaled_from_the_largest_that_was_timed(monkeypatch):
-    plan, parts = planned(study=Path("studies/table1.yaml"), source="digits"), open_parts(Data())
-    arms, timed = arms_of(plan), []
+    plan, parts = make_plan(study=Path("studies/table1.yaml"), source="digits"), open_splits(Data())
+    arms, timed = make_arms(plan), []
     monkeypatch.setattr(time_estimate, "measure", lambda network, *_: timed.append(network) or SPEED)
     speeds = speeds_of(arms, parts, 1, Machine(accelerator="cpu"), 1)
-    assert all(counted(network, 10).parameters < time_estimate.LARGE for network in timed)
+    assert all(count_arm(network, 10).parameters < time_estimate.LARGE for network in timed)
     assert timed
     assert set(speeds) == {arm.name for arm in arms}
-    flops = {arm.name: counted(arm.network, 10).flops for arm in arms}
-    largest = max(timed, key=lambda network: counted(network, 10).parameters)
-    ratio = flops["FF only, base"] / counted(largest, 10).flops
+    flops = {arm.name: count_arm(arm.network, 10).flops for arm in arms}
+    largest = max(timed, key=lambda network: count_arm(network, 10).parameters)
+    ratio = flops["FF only, base"] / count_arm(largest, 10).flops
     assert speeds["FF only, base"].answer == pytest.approx(SPEED.answer * ratio)
     assert speeds["FF only, base"].train == pytest.approx(SPEED.load + (SPEED.train - SPEED.load) * ratio)
     assert speeds["FF only, base"].kept > 2**26  # counted on the network itself
 
 
 def test_a_measurement_does_what_a_run_does_and_is_kept(monkeypatch):
-    plan, parts = planned(), open_parts(Data())
-    arm = arms_of(plan)[1]
+    plan, parts = make_plan(), open_splits(Data())
+    arm = make_arms(plan)[1]
     found = measure(arm.network, arm.recipe, parts, 1, plan.machine, 2)
     assert all(value > 0 for value in vars(found).values())
     assert found.kept == 202928.0625
@@ -90,7 +90,11 @@ def test_a_measurement_does_what_a_run_does_and_is_kept(monkeypatch):
 
 def test_steps_are_timed_with_as_many_images_as_a_run_takes_where_a_network_is_cheap():
     """Photographs of 84 px in 16 patches were foreseen to take twice as long as they did, by steps of 8 images."""
-    parts, recipe, device = open_parts(Data()), recipes.named("small").replace(batch_size=96), torch.device("cpu")
+    parts, recipe, device = (
+        open_splits(Data()),
+        recipes.named_recipe("small").replace(batch_size=96),
+        torch.device("cpu"),
+    )
 
     def batch(network: Network) -> int:
         return time_estimate._batch(Config(network=network, recipe=recipe), parts, device)
@@ -102,8 +106,8 @@ def test_steps_are_timed_with_as_many_images_as_a_run_takes_where_a_network_is_c
 def test_as_many_are_measured_at_the_same_time_as_runs_will_go_on(monkeypatch):
     seen = []
     monkeypatch.setattr(time_estimate, "_at_once", lambda count, *_: seen.append(count) or [SPEED] * count)
-    plan, parts = planned(), open_parts(Data())
-    network = arms_of(plan)[0].network
+    plan, parts = make_plan(), open_splits(Data())
+    network = make_arms(plan)[0].network
     for at_once in (1, 3, 100):
         measure(network, plan.recipe.replace(cutmix=0.5), parts, 1, plan.machine, at_once)
     assert seen == [1, 3, time_estimate.MOST_AT_ONCE]
@@ -111,14 +115,14 @@ def test_as_many_are_measured_at_the_same_time_as_runs_will_go_on(monkeypatch):
 
 def test_the_mean_of_those_measured_is_the_speed(monkeypatch):
     monkeypatch.setattr(time_estimate, "_at_once", lambda *_: [SPEED, replace(SPEED, train=0.03)])
-    plan, parts = planned(), open_parts(Data())
-    network = arms_of(plan)[0].network
+    plan, parts = make_plan(), open_splits(Data())
+    network = make_arms(plan)[0].network
     assert measure(network, plan.recipe.replace(cutmix=0.25), parts, 1, plan.machine, 2).train == pytest.approx(0.02)
 
 
 def test_a_measurement_that_the_system_ends_is_told_in_words(monkeypatch):
-    plan, parts = planned(), open_parts(Data())
-    network = arms_of(plan)[0].network
+    plan, parts = make_plan(), open_splits(Data())
+    network = make_arms(plan)[0].network
     monkeypatch.setattr(time_estimate, "ProcessPoolExecutor", _Broken)
     with pytest.raises(OutOfMemoryError, match="ended by the system"):
         measure(network, plan.recipe.replace(cutmix=0.125), parts, 1, plan.machine, 1)

@@ -21,7 +21,7 @@ BODY = Architecture(
     block=(Branch("feedforward", "patches"), Branch("feedforward", "features")),
 )
 WITH = BODY.replace(block=(Branch("attention", "patches", heads=2), BODY.block[1]))
-RECIPE = recipes.named("digits")
+RECIPE = recipes.named_recipe("digits")
 FF = Arm(name="FF", network=Network(architecture=BODY), recipe=RECIPE)
 ATTENTION = Arm(name="attention", network=Network(architecture=WITH), recipe=RECIPE)
 

@@ -5,9 +5,9 @@ import torch
 from lightning_fabric import Fabric
 
 import ffvit
-from ffvit.config.recipe import named
+from ffvit.config.recipe import named_recipe
 from ffvit.machine import Machine
-from ffvit.profiling.memory import kept_for_backward
+from ffvit.profiling.memory import activation_bytes
 from ffvit.training import auto_tuning
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -15,8 +15,8 @@ TINY = "ff_tiny_patch16_224"
 
 
 def compiled(device=GPU, compile="auto", images=1_281_167, network=TINY, **changes) -> bool:  # noqa: A002
-    recipe, machine = named("deit").replace(**changes), Machine(compile=compile)
-    return auto_tuning.compiles(machine, ffvit.create_model(network), recipe, images, device)
+    recipe, machine = named_recipe("deit").replace(**changes), Machine(compile=compile)
+    return auto_tuning.should_compile(machine, ffvit.create_model(network), recipe, images, device)
 
 
 @pytest.fixture(autouse=True)
@@ -50,10 +50,10 @@ def test_what_cannot_be_compiled_is_refused(monkeypatch):
 @pytest.mark.parametrize("name", [TINY, "deit_tiny_patch16_224"])
 def test_blocks_are_computed_again_only_where_memory_is_short(name, monkeypatch):
     network, fabric = ffvit.create_model(name, image=32), Fabric(accelerator="cpu", devices=1)
-    assert auto_tuning.recomputes(network, 64, fabric) is None
+    assert auto_tuning.should_recompute(network, 64, fabric) is None
     assert not network.grad_checkpointing
     monkeypatch.setattr(auto_tuning, "free_memory", lambda _: 100 * 2**20)
-    assert auto_tuning.recomputes(network, 64, fabric) == "blocks"
+    assert auto_tuning.should_recompute(network, 64, fabric) == "blocks"
     assert network.grad_checkpointing
     assert network.training
 
@@ -63,7 +63,7 @@ def test_where_it_is_enough_only_the_gelus_are(monkeypatch):
     network, fabric = ffvit.create_model(TINY, image=32), Fabric(accelerator="cpu", devices=1)
     state, all_of_it = (auto_tuning._needed(network, batch, fabric) for batch in (0, 64))
     monkeypatch.setattr(auto_tuning, "free_memory", lambda _: (state + 0.75 * (all_of_it - state)) / 0.8)
-    assert auto_tuning.recomputes(network, 64, fabric) == "GELUs"
+    assert auto_tuning.should_recompute(network, 64, fabric) == "GELUs"
     assert not network.grad_checkpointing
     assert auto_tuning._needed(network, 64, fabric) - state < 0.65 * (all_of_it - state)
 
@@ -72,16 +72,16 @@ def test_weights_in_half_precision_are_counted_once_and_not_for_each_image():
     network, fabric = ffvit.create_model(TINY, image=32), Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
     images = torch.zeros(16, 3, 32, 32)
     with fabric.autocast():
-        kept = kept_for_backward(lambda: network(images), network)
+        kept = activation_bytes(lambda: network(images), network)
     state = 5 * sum(each.nbytes for each in network.parameters())
     assert auto_tuning._needed(network, 16, fabric) - state == pytest.approx(kept, rel=0.01)
 
 
 def test_what_is_freed_is_kept_only_where_there_is_plenty(monkeypatch):
     network, fabric = ffvit.create_model(TINY, image=32), Fabric(accelerator="cpu", devices=1)
-    assert auto_tuning.has_plenty(network, 64, fabric)
+    assert auto_tuning.has_free_memory(network, 64, fabric)
     monkeypatch.setattr(auto_tuning, "free_memory", lambda _: 1.9 * auto_tuning._needed(network, 64, fabric))
-    assert not auto_tuning.has_plenty(network, 64, fabric)
+    assert not auto_tuning.has_free_memory(network, 64, fabric)
 
 
 def test_as_many_processes_load_as_the_network_needs(monkeypatch):
@@ -112,11 +112,11 @@ def test_a_network_that_cannot_is_left_as_it_is(monkeypatch):
         raise AssertionError("gradient checkpointing not supported")
 
     network.set_grad_checkpointing = refused
-    assert auto_tuning.recomputes(network, 8, fabric) is None
+    assert auto_tuning.should_recompute(network, 8, fabric) is None
 
 
 def test_statistics_of_batches_are_not_taken_twice(monkeypatch):
     monkeypatch.setattr(auto_tuning, "free_memory", lambda _: 1)
     network = ffvit.create_model("resnet18")
-    assert auto_tuning.recomputes(network, 8, Fabric(accelerator="cpu", devices=1)) is None
+    assert auto_tuning.should_recompute(network, 8, Fabric(accelerator="cpu", devices=1)) is None
     assert not network.grad_checkpointing

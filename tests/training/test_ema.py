@@ -5,7 +5,7 @@ import torch
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from ffvit.training.ema import WeightAverage
+from ffvit.training.ema import EMA
 
 
 def network() -> nn.Module:
@@ -26,7 +26,7 @@ def a_step_further(net: nn.Module) -> None:
 @pytest.mark.parametrize("decay", [0.0, 0.9, 0.99996])
 def test_is_timms(decay):
     net = network()
-    mine, theirs = WeightAverage(net, decay, warmup=False), ModelEmaV3(net, decay)
+    mine, theirs = EMA(net, decay, warmup=False), ModelEmaV3(net, decay)
     for step in range(7):
         a_step_further(net)
         mine.update(net, step)
@@ -40,7 +40,7 @@ def test_is_timms(decay):
 def test_on_paper():
     net = nn.Linear(1, 1, bias=False)
     nn.init.constant_(net.weight, 8.0)
-    average = WeightAverage(net, 0.75, warmup=False)
+    average = EMA(net, 0.75, warmup=False)
     for step, weight in enumerate((0.0, 12.0)):
         nn.init.constant_(net.weight, weight)
         average.update(net, step)
@@ -51,7 +51,7 @@ def test_warmed_up_on_paper():
     """Steps 0, 1 and 8 keep 1/10, 2/11 and 9/18; later ones never more than the decay."""
     net = nn.Linear(1, 1, bias=False)
     nn.init.constant_(net.weight, 8.0)
-    average = WeightAverage(net, 0.75, warmup=True)
+    average = EMA(net, 0.75, warmup=True)
     expected = 8.0
     for step, keeps, weight in ((0, 1 / 10, 1.0), (1, 2 / 11, 5.0), (8, 1 / 2, 0.0), (26, 0.75, 3.0), (900, 0.75, 2.0)):
         nn.init.constant_(net.weight, weight)
@@ -65,7 +65,7 @@ def test_warmed_up_a_short_run_forgets_its_start(warmup, start_left):
     """400 steps at the decay of `small`."""
     net = nn.Linear(1, 1, bias=False)
     nn.init.ones_(net.weight)
-    average = WeightAverage(net, 0.9998, warmup)
+    average = EMA(net, 0.9998, warmup)
     nn.init.zeros_(net.weight)
     for step in range(400):
         average.update(net, step)
@@ -74,7 +74,7 @@ def test_warmed_up_a_short_run_forgets_its_start(warmup, start_left):
 
 def test_starts_as_a_copy_that_goes_its_own_way():
     net = network()
-    average = WeightAverage(net, 0.9, warmup=False)
+    average = EMA(net, 0.9, warmup=False)
     before = {name: each.clone() for name, each in net.state_dict().items()}
     a_step_further(net)
     for name, each in average.network.state_dict().items():
@@ -83,7 +83,7 @@ def test_starts_as_a_copy_that_goes_its_own_way():
 
 def test_is_never_trained():
     net = network().train()
-    average = WeightAverage(net, 0.9, warmup=False)
+    average = EMA(net, 0.9, warmup=False)
     average.update(net, 0)
     assert not any(each.requires_grad for each in average.network.parameters())
     assert not average.network.training
@@ -96,7 +96,7 @@ def test_a_weight_in_two_places_moves_once():
     net = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False))
     net[1].weight = net[0].weight
     nn.init.constant_(net[0].weight, 8.0)
-    average = WeightAverage(net, 0.5, warmup=False)
+    average = EMA(net, 0.5, warmup=False)
     nn.init.constant_(net[0].weight, 0.0)
     average.update(net, 0)
     assert average.network[0].weight.item() == average.network[1].weight.item() == 4.0

@@ -7,8 +7,8 @@ from timm.data import Mixup
 
 from ffvit import Recipe
 from ffvit.data.sampler import TrainingOrder
-from ffvit.seeding import seed_everything_for
-from ffvit.training.mixup import Mixing
+from ffvit.seeding import seeded
+from ffvit.training.mixup import MixupCutmix
 
 MIXED = Recipe(mixup=0.8, cutmix=1.0, label_smoothing=0.1, batch_size=24, mix_group=8)
 
@@ -26,7 +26,7 @@ def mixed(recipe: Recipe, part, epoch=0, step=0, bad=()):
     places = [position for position, _ in part]
     weights = torch.tensor([float(position not in bad) for position in places])
     groups = [group for _, group in part]
-    out = Mixing(recipe, 5, seed=3)(images[places].clone(), labels[places], weights, groups, epoch, step)
+    out = MixupCutmix(recipe, 5, seed=3)(images[places].clone(), labels[places], weights, groups, epoch, step)
     return places, out
 
 
@@ -44,7 +44,7 @@ def test_a_group_is_mixed_as_timm_mixes_a_batch(fields, step):
     )  # fmt: skip
     for group in range(3):
         rows = [row for row, (_, its) in enumerate(part) if its == group]
-        with seed_everything_for(3, 2, step, group):
+        with seeded(3, 2, step, group):
             expected, expected_targets = timms(plain[rows], torch.tensor([places[row] % 5 for row in rows]))
         assert torch.equal(images[rows], expected)
         assert torch.equal(targets[rows], expected_targets)
@@ -92,7 +92,7 @@ def test_without_mixing_targets_are_smoothed():
 def test_no_generator_outside_is_touched():
     before = np.random.get_state()[1].copy(), torch.get_rng_state()  # noqa: NPY002  (Python's is drawn from by beartype)
     (whole,) = parts(1, None)
-    Mixing(MIXED, 5, seed=3)(
+    MixupCutmix(MIXED, 5, seed=3)(
         torch.randn(24, 3, 6, 5, generator=torch.Generator()),
         torch.zeros(24, dtype=torch.long),
         torch.ones(24),

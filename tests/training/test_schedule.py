@@ -8,9 +8,9 @@ import torch
 from timm.scheduler import CosineLRScheduler
 
 from ffvit.config import recipe as recipes
-from ffvit.training.schedule import learning_rate
+from ffvit.training.schedule import lr_at
 
-DEIT = recipes.NAMED["deit"]
+DEIT = recipes.RECIPES["deit"]
 REFERENCE = json.loads((Path(__file__).parents[1] / "reference" / "deit_learning_rate.json").read_text())
 
 
@@ -18,12 +18,12 @@ def test_deit_runs_at_the_rates_of_deits_code():
     assert DEIT.peak_learning_rate == REFERENCE["base_learning_rate"]
     for epoch, rate in enumerate(REFERENCE["learning_rate_in_epoch"]):
         for step in (0.0, 0.7):  # it moves once an epoch
-            assert learning_rate(DEIT, epoch + step) == pytest.approx(rate, rel=1e-12, abs=1e-18)
+            assert lr_at(DEIT, epoch + step) == pytest.approx(rate, rel=1e-12, abs=1e-18)
 
 
 def test_without_the_late_start_it_is_the_schedule_itself():
     sane = DEIT.replace(schedule_late=False)
-    assert [learning_rate(sane, epoch) for epoch in range(300)] == pytest.approx(REFERENCE["schedule"][:300], rel=1e-12)
+    assert [lr_at(sane, epoch) for epoch in range(300)] == pytest.approx(REFERENCE["schedule"][:300], rel=1e-12)
 
 
 @pytest.mark.parametrize("under_warmup", [True, False])
@@ -40,36 +40,36 @@ def test_it_is_timms_cosine(under_warmup):
     )
     for epoch in range(31):
         timms.step(epoch)
-        assert learning_rate(recipe, epoch) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-12)
+        assert lr_at(recipe, epoch) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-12)
 
 
 def test_by_the_step_it_moves_within_an_epoch():
     recipe = DEIT.replace(schedule_late=False, schedule_per="step")
-    rates = [learning_rate(recipe, done) for done in (2, 2.25, 2.5, 2.75, 3)]
+    rates = [lr_at(recipe, done) for done in (2, 2.25, 2.5, 2.75, 3)]
     assert rates == sorted(set(rates))
 
 
 def test_the_cooldown_stays_at_the_final_rate():
     recipe = DEIT.replace(schedule_late=False, cooldown_epochs=10)
-    assert learning_rate(recipe, 289) > recipe.final_learning_rate
-    assert [learning_rate(recipe, epoch) for epoch in (290, 299)] == [recipe.final_learning_rate] * 2
+    assert lr_at(recipe, 289) > recipe.final_learning_rate
+    assert [lr_at(recipe, epoch) for epoch in (290, 299)] == [recipe.final_learning_rate] * 2
 
 
 def test_constant_stays_at_the_peak():
-    recipe = recipes.NAMED["small"].replace(schedule="constant")
-    assert learning_rate(recipe, 5) == learning_rate(recipe, 99) == recipe.peak_learning_rate
+    recipe = recipes.RECIPES["small"].replace(schedule="constant")
+    assert lr_at(recipe, 5) == lr_at(recipe, 99) == recipe.peak_learning_rate
 
 
 def test_a_warmup_of_part_of_an_epoch():
-    recipe = recipes.NAMED["small"].replace(epochs=3, warmup_epochs=0.25)
+    recipe = recipes.RECIPES["small"].replace(epochs=3, warmup_epochs=0.25)
     start, peak = recipe.warmup_learning_rate, recipe.peak_learning_rate
-    rates = [learning_rate(recipe, done) for done in (0, 0.125, 0.25)]
+    rates = [lr_at(recipe, done) for done in (0, 0.125, 0.25)]
     assert rates == pytest.approx([start, (start + peak) / 2, peak])
-    assert learning_rate(recipe, 0.25 + 2.75 / 2) == pytest.approx((peak + recipe.final_learning_rate) / 2)
+    assert lr_at(recipe, 0.25 + 2.75 / 2) == pytest.approx((peak + recipe.final_learning_rate) / 2)
 
 
 def test_by_the_epoch_a_warmup_is_of_whole_epochs():
     """A rate that holds for an epoch would else keep the first at next to nothing."""
     short = DEIT.lasting(30).replace(schedule_late=False)
     assert short.warmup == 0.5
-    assert learning_rate(short, 0) == short.peak_learning_rate
+    assert lr_at(short, 0) == short.peak_learning_rate

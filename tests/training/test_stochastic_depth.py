@@ -9,7 +9,7 @@ from torch import nn
 
 import ffvit
 from ffvit.config.architecture import FF_ONLY
-from ffvit.training.stochastic_depth import Draws
+from ffvit.training.stochastic_depth import DropPathSampler
 
 CPU = torch.device("cpu")
 IMAGES = 4000
@@ -28,7 +28,7 @@ class Branches(nn.Module):
 
 
 def let_through(network: nn.Module, seed: int = 0, positions=range(IMAGES)) -> torch.Tensor:
-    draws = Draws(network, IMAGES)
+    draws = DropPathSampler(network, IMAGES)
     draws.make(seed, positions, CPU)
     return network(torch.ones(len(positions), 2, 3))
 
@@ -91,7 +91,7 @@ def test_a_network_keeps_the_generators_of_the_rest():
 def test_an_image_is_answered_the_same_in_whatever_part_it_is(build):
     torch.manual_seed(0)
     network, images = build().double().train(), torch.randn(12, 3, 16, 8, dtype=torch.float64)
-    draws = Draws(network, 12)
+    draws = DropPathSampler(network, 12)
     draws.make(7, range(12), CPU)
     whole = network(images)
     for part in ([0, 11, 3, 8], [7], [10, 1, 2, 4, 5, 6, 9]):
@@ -106,7 +106,7 @@ def test_the_branches_of_a_network_are_independent(build):
     """Over images that are all alike, answers tell branches dropped together from branches dropped alone."""
     torch.manual_seed(0)
     network = build().train()
-    draws = Draws(network, 1000)
+    draws = DropPathSampler(network, 1000)
     draws.make(0, range(1000), CPU)
     answers = network(torch.randn(1, 3, 16, 8).expand(1000, -1, -1, -1))
     # Two blocks of two branches (the first block's rate may be 0) have 2^4 outcomes; 2^2 or, in three, 2^3 if tied.
@@ -117,7 +117,7 @@ def test_the_branches_of_a_network_are_independent(build):
 def test_what_is_computed_once_more_for_the_way_back_is_the_same(build):
     torch.manual_seed(0)
     network, images = build().double().train(), torch.randn(12, 3, 16, 8, dtype=torch.float64)
-    draws = Draws(network, 12)
+    draws = DropPathSampler(network, 12)
     gradients = []
     for checkpointing in (False, True):
         network.set_grad_checkpointing(checkpointing)
@@ -134,13 +134,13 @@ def test_in_evaluation_nothing_is_dropped(build):
     torch.manual_seed(0)
     network, images = build().eval(), torch.randn(4, 3, 16, 8)
     before = network(images)
-    Draws(network, 4).make(0, range(4), CPU)
+    DropPathSampler(network, 4).make(0, range(4), CPU)
     assert torch.equal(network(images), before)
 
 
 def test_without_a_rate_there_is_nothing_to_draw():
     network = ffvit.create_model("ff_micro_patch2_8")
-    draws = Draws(network, 4)
+    draws = DropPathSampler(network, 4)
     draws.make(0, range(4), CPU)
     assert not draws.branches
     assert any(type(each) is DropPath for each in network.modules())

@@ -8,7 +8,7 @@ import pytest
 
 from ffvit.errors import RequeueError, RunStoppedError
 from ffvit.training import stopping
-from ffvit.training.stopping import Interruption, stopping_at_once
+from ffvit.training.stopping import StopSignals, exit_on_signal
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -29,7 +29,7 @@ def _handlers():
 @pytest.mark.parametrize("number", SIGNALS)
 def test_the_first_signal_only_asks_and_says_so(number):
     said: list[str] = []
-    with Interruption(said.append) as stopping:
+    with StopSignals(said.append) as stopping:
         assert not stopping.asked
         signal.raise_signal(number)
         assert stopping.asked
@@ -39,7 +39,7 @@ def test_the_first_signal_only_asks_and_says_so(number):
 @pytest.mark.parametrize("number", SIGNALS)
 def test_the_second_does_what_it_always_did(number, monkeypatch):
     monkeypatch.setattr(stopping, "REPEAT", -1.0)
-    with Interruption(print) as asking:
+    with StopSignals(print) as asking:
         signal.raise_signal(number)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(number)
@@ -49,7 +49,7 @@ def test_the_second_does_what_it_always_did(number, monkeypatch):
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_that_torchrun_passes_on_again_is_the_same_one(number):
     said: list[str] = []
-    with Interruption(said.append):
+    with StopSignals(said.append):
         signal.raise_signal(number)
         signal.raise_signal(number)
     assert len(said) == 1
@@ -59,7 +59,7 @@ def test_a_signal_that_is_ignored_stays_ignored():
     """As by nohup."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with Interruption(print) as asking:
+        with StopSignals(print) as asking:
             signal.raise_signal(signal.SIGHUP)
             assert not asking.asked
     finally:
@@ -76,7 +76,7 @@ def test_a_signal_that_is_ignored_stays_ignored():
     ],
 )
 def test_what_a_scheduler_sends_has_an_exit_code_of_its_own(number, error, code):
-    with Interruption(lambda _: None) as asking:
+    with StopSignals(lambda _: None) as asking:
         signal.raise_signal(number)
     raised = asking.error("stopped")
     assert (type(raised), raised.exit_code) == (error, code)
@@ -89,9 +89,9 @@ def test_where_nothing_is_to_be_saved_a_scheduler_is_obeyed_at_once():
         except Exception:
             pytest.fail("taken for the error of a damaged file")
 
-    with pytest.raises(RequeueError, match="nothing was begun"), stopping_at_once("nothing was begun"):
+    with pytest.raises(RequeueError, match="nothing was begun"), exit_on_signal("nothing was begun"):
         read()
-    with stopping_at_once("nothing was begun", done=lambda: True):  # nothing is left to be run again
+    with exit_on_signal("nothing was begun", done=lambda: True):  # nothing is left to be run again
         read()
 
 
@@ -105,7 +105,7 @@ def test_a_signal_that_comes_in_a_destructor_is_heard(number, error, capsys):
         Destroyed()
         time.sleep(10)
 
-    with pytest.raises(error), stopping_at_once("nothing was begun"):
+    with pytest.raises(error), exit_on_signal("nothing was begun"):
         destroy()
     assert capsys.readouterr().err == ""
 
@@ -113,7 +113,7 @@ def test_a_signal_that_comes_in_a_destructor_is_heard(number, error, capsys):
 @pytest.mark.parametrize("signals", [[], [signal.SIGINT], [signal.SIGTERM], [*SIGNALS]])
 def test_handlers_are_as_before(signals):
     before = handlers()
-    with Interruption(print):
+    with StopSignals(print):
         assert signal.getsignal(signal.SIGINT) != before[0]
         for number in signals:
             signal.raise_signal(number)
@@ -122,7 +122,7 @@ def test_handlers_are_as_before(signals):
 
 def test_handlers_are_as_before_after_an_error():
     before = handlers()
-    with pytest.raises(ZeroDivisionError), Interruption(print):
+    with pytest.raises(ZeroDivisionError), StopSignals(print):
         raise ZeroDivisionError
     assert handlers() == before
 
@@ -131,7 +131,7 @@ def test_in_a_thread_nothing_is_installed():
     before, seen = handlers(), []
 
     def work() -> None:
-        with Interruption(print) as stopping:
+        with StopSignals(print) as stopping:
             seen.extend([*handlers(), stopping.asked])
 
     thread = threading.Thread(target=work)

@@ -27,7 +27,7 @@ from ffvit.models.create import preprocess_of, set_preprocess
 from ffvit.run_folder import Run
 from ffvit.training import loop, train
 
-QUICK = recipes.NAMED["digits"].replace(epochs=2, warmup_epochs=1, batch_size=128)
+QUICK = recipes.RECIPES["digits"].replace(epochs=2, warmup_epochs=1, batch_size=128)
 EVERYTHING = {
     "epochs": 2, "warmup-epochs": 1, "mixup": 0.8, "cutmix": 1.0, "mix-group": 16, "repeats": 3, "erase": 0.3,
     "auto-augment": "rand-m5", "average-decay": 0.9, "drop-path": 0.2,

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ffvit.benchmark.targets import Subject
-from ffvit.inference.evaluator import Scorer
-from ffvit.machine import Machine, start
+from ffvit.benchmark.targets import Target
+from ffvit.inference.evaluator import Evaluator
+from ffvit.machine import Machine, start_fabric
 from ffvit.models.create import class_names_of, preprocess_of
 
 
 @dataclass(frozen=True)
-class Answered:
+class Agreement:
     """Answers to the test images.
 
     Attributes:
@@ -29,7 +29,9 @@ class Answered:
     images: int
 
 
-def answered(subject: Subject, models: Sequence[nn.Module], device: torch.device, batch: int) -> list[Answered]:
+def measure_agreement(
+    subject: Target, models: Sequence[nn.Module], device: torch.device, batch: int
+) -> list[Agreement]:
     """Score the engines of a network as `ffvit evaluate` scores it, on the test part of its run.
 
     Args:
@@ -42,8 +44,8 @@ def answered(subject: Subject, models: Sequence[nn.Module], device: torch.device
         UserError: The run's images cannot be used.
     """
     plain = subject.network().to(device)
-    scorer = Scorer(
-        start(Machine(accelerator="cuda" if device.type == "cuda" else "cpu", precision="32-true")),
+    scorer = Evaluator(
+        start_fabric(Machine(accelerator="cuda" if device.type == "cuda" else "cpu", precision="32-true")),
         subject.parts.test,
         preprocess_of(plain),
         class_names_of(plain),
@@ -54,5 +56,5 @@ def answered(subject: Subject, models: Sequence[nn.Module], device: torch.device
     for model in models:
         answers, _ = scorer(model)
         differ = int((answers.predicted != reference.predicted).sum())
-        found.append(Answered(float(answers.correct.mean()), differ, len(answers.labels)))
+        found.append(Agreement(float(answers.correct.mean()), differ, len(answers.labels)))
     return found

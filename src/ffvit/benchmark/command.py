@@ -12,12 +12,12 @@ from rich.console import Console
 from rich.text import Text
 
 from ffvit.benchmark import measure, plot, roofline, table
-from ffvit.benchmark.targets import Subject
+from ffvit.benchmark.targets import Target
 from ffvit.errors import DeviceError, UserError
-from ffvit.files.atomic_write import writing
-from ffvit.files.output_file import check_output, is_benchmark, is_picture
+from ffvit.files.atomic_write import atomic_path
+from ffvit.files.output_file import check_output, is_benchmark, is_plot
 from ffvit.profiling.hardware_peak import TYPES
-from ffvit.profiling.timing import device_here
+from ffvit.profiling.timing import default_device
 
 NETWORKS = ["ff_tiny_patch16_224", "deit_tiny_patch16_224"]
 ROOFLINE = ["ff_base_patch16_224"]
@@ -47,13 +47,13 @@ def benchmark(
     if json_file is not None:
         check_output(json_file, "--json", "file with numbers of a benchmark", is_benchmark)
     if drawing is not None:
-        check_output(drawing, "--out", "picture of a roofline", is_picture)
-    device = device_here() if accelerator == "auto" else torch.device(accelerator)
+        check_output(drawing, "--out", "picture of a roofline", is_plot)
+    device = default_device() if accelerator == "auto" else torch.device(accelerator)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise DeviceError("--accelerator cuda: PyTorch sees no CUDA device on this machine; use cpu")
     batch = batch or BATCH[device.type]
     names = networks or (NETWORKS if drawing is None else ROOFLINE)
-    subjects = [Subject(each, image) for each in dict.fromkeys(names)]
+    subjects = [Target(each, image) for each in dict.fromkeys(names)]
     if drawing is not None:
         found = _roofline(subjects, precisions or ["fp32"], device, batch, drawing, console)
     else:
@@ -75,13 +75,13 @@ def benchmark(
         table.show(measured, console)
         found = table.to_json(measured)
     if json_file is not None:
-        with writing(json_file) as temporary:
+        with atomic_path(json_file) as temporary:
             temporary.write_text(json.dumps(found, indent=1) + "\n")
         console.print(f"figures in {json_file}", highlight=False, markup=False)
 
 
 def _roofline(
-    subjects: Sequence[Subject],
+    subjects: Sequence[Target],
     precisions: Sequence[str],
     device: torch.device,
     batch: int,

@@ -13,7 +13,7 @@ ANGLES = np.radians((0, -25, 25, -50, -90, -130, 180, -155, 155, 50, 90, 130))
 TRIES = 30
 
 
-def placed(
+def place_labels(
     dots: Float[np.ndarray, "dots 2"],
     radii: Float[np.ndarray, " dots"],
     sizes: Float[np.ndarray, "dots 2"],

@@ -12,14 +12,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
-from ffvit.benchmark.agreement import Answered, answered
-from ffvit.benchmark.targets import Subject
-from ffvit.benchmark.workload import PLAIN, images_for, predicting, predictor, training
-from ffvit.errors import DeviceError, OutOfMemoryError, UserError, nearest
+from ffvit.benchmark.agreement import Agreement, measure_agreement
+from ffvit.benchmark.targets import Target
+from ffvit.benchmark.workload import PLAIN, build_predictor, images_for, predicting, training
+from ffvit.errors import DeviceError, OutOfMemoryError, UserError, did_you_mean
 from ffvit.profiling.count import count
-from ffvit.profiling.hardware_peak import TYPES, fastest_product, product_rate, why_slow
-from ffvit.profiling.memory import peak
-from ffvit.profiling.timing import Latency, prediction, timed
+from ffvit.profiling.hardware_peak import TYPES, matmul_rate, peak_matmul, slow_precision_reason
+from ffvit.profiling.memory import peak_bytes
+from ffvit.profiling.timing import Latency, forward_call, time_calls
 
 PASSES = {"predict": 1, "train": 3}
 """Forward passes that a step is counted as: the backward pass computes two gradients of every matmul."""
@@ -54,7 +54,7 @@ class Row:
     shares: list[float] = field(default_factory=list)
     latencies: list[float] = field(default_factory=list)
     peak: int | None = None
-    answered: Answered | None = None
+    answered: Agreement | None = None
 
     @property
     def speed(self) -> float:
@@ -73,7 +73,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class SkippedRow:
     """What could not be measured, and why."""
 
     engine: str
@@ -99,7 +99,7 @@ class Benchmark:
     rounds: int
     products: dict[str, tuple[int, list[float]]]
     rows: list[Row]
-    left_out: list[LeftOut]
+    left_out: list[SkippedRow]
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class _Turn:
 
 
 def measure(
-    subjects: Sequence[Subject],
+    subjects: Sequence[Target],
     engines: Sequence[str],
     precisions: Sequence[str] | None,
     *,
@@ -146,7 +146,7 @@ def measure(
         reasons = "; ".join(f"{its.engine} {its.precision}: {its.reason}" for its in left_out)
         raise DeviceError(f"nothing of this runs here: {reasons}")
     sizes = {
-        each: fastest_product(each, device).size
+        each: peak_matmul(each, device).size
         for each in TYPES
         if any(each == its for _, its in pairs) or each in learning
     }
@@ -174,9 +174,9 @@ def measure(
 
 def _which(
     engines: Sequence[str], precisions: Sequence[str] | None, device: torch.device
-) -> tuple[list[tuple[str, str]], list[str], list[LeftOut]]:
+) -> tuple[list[tuple[str, str]], list[str], list[SkippedRow]]:
     """The engines and precisions that run here, the precisions to train in, and what is left out."""
-    from ffvit.inference.engines import ENGINES, PRECISIONS, why_not
+    from ffvit.inference.engines import ENGINES, PRECISIONS, unavailable_reason
 
     for option, given, known in (("--engines", engines, ENGINES), ("--precisions", precisions, PRECISIONS)):
         if given is None:
@@ -185,26 +185,28 @@ def _which(
             raise UserError(f"{option}: name one at least (there are: {', '.join(known)})")
         for each in given:
             if each not in known:
-                raise UserError(f"{option}: there is no {each!r}{nearest(each, known)} (there are: {', '.join(known)})")
-    left_out: list[LeftOut] = []
+                raise UserError(
+                    f"{option}: there is no {each!r}{did_you_mean(each, known)} (there are: {', '.join(known)})"
+                )
+    left_out: list[SkippedRow] = []
     if precisions is None:
-        slow = why_slow("bf16", device)
+        slow = slow_precision_reason("bf16", device)
         precisions = ["fp32"] if slow else ["fp32", "bf16"]
         if slow:
-            left_out.append(LeftOut("all engines", "bf16", f"{slow}; --precisions bf16 measures it all the same"))
+            left_out.append(SkippedRow("all engines", "bf16", f"{slow}; --precisions bf16 measures it all the same"))
     pairs: list[tuple[str, str]] = []
     for engine in dict.fromkeys(engines):
         for precision in dict.fromkeys(precisions):
-            reason = None if (engine, precision) == PLAIN else why_not(engine, precision, device)
+            reason = None if (engine, precision) == PLAIN else unavailable_reason(engine, precision, device)
             if reason is None:
                 pairs.append((engine, precision))
             else:
-                left_out.append(LeftOut(engine, precision, reason))
+                left_out.append(SkippedRow(engine, precision, reason))
     return pairs, [each for each in dict.fromkeys(precisions) if each in TYPES], left_out
 
 
 def _made(
-    subject: Subject,
+    subject: Target,
     pairs: Sequence[tuple[str, str]],
     learning: Sequence[str],
     device: torch.device,
@@ -218,15 +220,15 @@ def _made(
         tell(f"making {subject.given}, {engine} {precision}")
         row = Row(subject.given, engine, precision, "predict", flops)
         if device.type == "cpu" or engine in ("torch", "compiled"):  # what others allocate on a GPU, PyTorch cannot see
-            row.peak = peak(partial(predicting, subject, engine, precision, device, batch), device)
-        model = predictor(subject, engine, precision, device)
+            row.peak = peak_bytes(partial(predicting, subject, engine, precision, device, batch), device)
+        model = build_predictor(subject, engine, precision, device)
         images = images_for(network, batch, device)
-        yield _Turn(row, model, prediction(model, images), prediction(model, images[:1].clone()))
+        yield _Turn(row, model, forward_call(model, images), forward_call(model, images[:1].clone()))
     for precision in learning:
         tell(f"making {subject.given}, training in {precision}")
         row = Row(subject.given, "torch", precision, "train", PASSES["train"] * flops)
         make = partial(training, subject, precision, device, batch)
-        row.peak = peak(make, device)
+        row.peak = peak_bytes(make, device)
         yield _Turn(row, None, make(), None)
 
 
@@ -234,25 +236,25 @@ def _round(turns: Sequence[_Turn], found: Benchmark, seconds: float, tell: Tell)
     """A turn of the machine's limits, and of everything after it."""
     now = {}
     for precision, (size, rates) in found.products.items():
-        now[precision] = product_rate(size, precision, found.device)
+        now[precision] = matmul_rate(size, precision, found.device)
         rates.append(now[precision])
     for turn in turns:
         row = turn.row
         tell(f"{row.work}: {row.network}, {row.engine} {row.precision}")
-        speed = found.batch / median(timed(turn.batch, found.device, seconds))
+        speed = found.batch / median(time_calls(turn.batch, found.device, seconds))
         row.images_per_second.append(speed)
         if row.precision in now:
             row.shares.append(speed * row.flops / now[row.precision])
         if turn.image is not None:
-            row.latencies += timed(turn.image, found.device, seconds)
+            row.latencies += time_calls(turn.image, found.device, seconds)
 
 
-def _score(subject: Subject, turns: Sequence[_Turn], device: torch.device, batch: int) -> None:
+def _score(subject: Target, turns: Sequence[_Turn], device: torch.device, batch: int) -> None:
     """Say how good the answers of a run's network are, if it was run on anything but plain PyTorch."""
     its = [turn for turn in turns if turn.row.network == subject.given and turn.model is not None]
     if subject.has_run and any((turn.row.engine, turn.row.precision) != PLAIN for turn in its):
         models = [turn.model for turn in its if turn.model is not None]
-        for turn, answers in zip(its, answered(subject, models, device, batch), strict=True):
+        for turn, answers in zip(its, measure_agreement(subject, models, device, batch), strict=True):
             turn.row.answered = answers
 
 

@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
-from ffvit.benchmark.label_placement import placed
+from ffvit.benchmark.label_placement import place_labels
 from ffvit.benchmark.roofline import Roofline
 from ffvit.benchmark.table import digits
-from ffvit.files.atomic_write import writing
+from ffvit.files.atomic_write import atomic_path
 from ffvit.plot_style import ARMS, INK, MUTED, PAPER, SOFT, STYLE, WIDE
 from ffvit.profiling.hardware_peak import machine_name
 
@@ -31,7 +31,7 @@ def write(found: Roofline, path: Path) -> None:
         figure = _drawn(found)
         picture = io.BytesIO()
         FigureCanvasAgg(figure).print_png(picture, metadata={"Software": "ffvit"})
-    with writing(path) as temporary:
+    with atomic_path(path) as temporary:
         temporary.write_bytes(picture.getvalue())
 
 
@@ -125,7 +125,7 @@ def _parts(axes: Axes, found: Roofline, scale: float, taken: list[Bbox], written
         words = f"{point.name}\n{_percent(share)} of the time"
         texts.append(axes.text(0, 0, words, transform=None, va="bottom", fontsize=8.5, linespacing=1.2, zorder=4))
     boxes = [text.get_window_extent() for text in texts]
-    corners = placed(
+    corners = place_labels(
         np.array(places),
         np.array(sizes) / 2 * PIXELS,
         np.array([box.size for box in boxes]),

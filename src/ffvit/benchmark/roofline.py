@@ -17,10 +17,10 @@ from rich.table import Table
 from rich.text import Text
 
 from ffvit.benchmark.table import digits
-from ffvit.benchmark.targets import Subject
+from ffvit.benchmark.targets import Target
 from ffvit.benchmark.workload import images_for
-from ffvit.profiling.hardware_peak import Limits, machine_name, measure_limits
-from ffvit.profiling.op_profile import Work, seconds_of_parts, work_of
+from ffvit.profiling.hardware_peak import HardwarePeak, machine_name, measure_peak
+from ffvit.profiling.op_profile import Work, profile_ops, seconds_by_part
 
 PASSES = 7
 
@@ -62,7 +62,7 @@ class Roofline:
     device: torch.device
     batch: int
     precision: str
-    limits: Limits
+    limits: HardwarePeak
     points: list[Point]
 
     @property
@@ -76,7 +76,7 @@ class Roofline:
 
 
 def measure(
-    subject: Subject, precisions: Sequence[str], *, device: torch.device, batch: int, tell: Callable[[str], None]
+    subject: Target, precisions: Sequence[str], *, device: torch.device, batch: int, tell: Callable[[str], None]
 ) -> Roofline:
     """Measure the parts of a network in the last of the precisions, as they run one after the other in PyTorch.
 
@@ -89,15 +89,15 @@ def measure(
     """
     precision = precisions[-1]
     tell("measuring this machine's limits")
-    limits = measure_limits(list(precisions), device)
+    limits = measure_peak(list(precisions), device)
     tell(f"measuring the parts of {subject.given}")
     network = subject.network().to(device)
     images = images_for(network, batch, device)
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-        seconds = seconds_of_parts(network, images, PASSES)
+        seconds = seconds_by_part(network, images, PASSES)
         points = [
             Point(name, work, median(seconds[name]))
-            for name, work in work_of(network, images).items()
+            for name, work in profile_ops(network, images).items()
             if work.operations and name in seconds
         ]
     points.sort(key=lambda point: -point.seconds)

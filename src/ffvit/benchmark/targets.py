@@ -11,12 +11,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ffvit.data.images import Subset
-from ffvit.data.loader import Finish, evaluation_loader, workers_for
+from ffvit.data.loader import NormalizeOnDevice, evaluation_loader, worker_count
 from ffvit.data.split_record import check_own
-from ffvit.data.splits import Parts, open_parts
+from ffvit.data.splits import Splits, open_splits
 from ffvit.data.transforms import evaluation_transform
 from ffvit.errors import UserError
-from ffvit.models.create import create_model, known_name, preprocess_of
+from ffvit.models.create import canonical_name, create_model, preprocess_of
 from ffvit.models.weights import load
 from ffvit.run_folder import Run
 
@@ -25,7 +25,7 @@ CALIBRATION = 128
 
 
 @dataclass(frozen=True)
-class Subject:
+class Target:
     """A network to measure; it travels to other processes as these two words.
 
     Attributes:
@@ -38,7 +38,7 @@ class Subject:
 
     def __post_init__(self) -> None:
         if not self.is_weights:
-            known_name(self.given)
+            canonical_name(self.given)
         elif self.side is not None:
             raise UserError(f"--image: the weights in {self.given} have an image size of their own; leave it out")
 
@@ -63,14 +63,14 @@ class Subject:
         return create_model(self.given, image=self.side).eval()
 
     @property
-    def parts(self) -> Parts:
+    def parts(self) -> Splits:
         """The run's images.
 
         Raises:
             UserError: They are no longer where they were, or not those it was trained on.
         """
         run = Run(self.given)
-        parts = open_parts(run.config.data)
+        parts = open_splits(run.config.data)
         check_own(run.split_file, parts, run.config.data.source)
         return parts
 
@@ -83,5 +83,5 @@ class Subject:
         train = self.parts.train
         images = Subset(train, np.linspace(0, len(train) - 1, min(CALIBRATION, len(train))).astype(np.int64))
         transform = evaluation_transform(preprocess)
-        batch = next(iter(evaluation_loader(images, transform, shape, CALIBRATION, workers_for(images, 1))))
-        return Finish(preprocess.mean, preprocess.std)(batch)[batch.weights > 0]
+        batch = next(iter(evaluation_loader(images, transform, shape, CALIBRATION, worker_count(images, 1))))
+        return NormalizeOnDevice(preprocess.mean, preprocess.std)(batch)[batch.weights > 0]

@@ -9,11 +9,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ffvit.benchmark.targets import Subject
+from ffvit.benchmark.targets import Target
 from ffvit.config.recipe import Recipe
-from ffvit.models.compiling import compile_blocks, why_not_compiled
+from ffvit.models.compiling import compile_blocks, compile_unavailable_reason
 from ffvit.models.create import classes_of, preprocess_of
-from ffvit.profiling.timing import prediction
+from ffvit.profiling.timing import forward_call
 from ffvit.training.optimizer import build_optimizer
 
 PLAIN = "torch", "fp32"
@@ -22,7 +22,7 @@ PLAIN = "torch", "fp32"
 Step = Callable[[Float[Tensor, "batch channels height width"], Int[Tensor, " batch"]], None]
 
 
-def predictor(subject: Subject, engine: str, precision: str, device: torch.device) -> nn.Module:
+def build_predictor(subject: Target, engine: str, precision: str, device: torch.device) -> nn.Module:
     """The network on an engine: normalised images on the device to logits."""
     network = subject.network().to(device)
     if (engine, precision) == PLAIN:
@@ -56,16 +56,16 @@ def images_for(network: nn.Module, batch: int, device: torch.device) -> Float[Te
     return torch.randn(batch, takes.in_chans, *takes.img_size, device=device)
 
 
-def predicting(subject: Subject, engine: str, precision: str, device: torch.device, batch: int) -> Callable[[], object]:
+def predicting(subject: Target, engine: str, precision: str, device: torch.device, batch: int) -> Callable[[], object]:
     """Prediction of a batch, everything it needs made."""
     images = images_for(subject.network(), batch, device)
-    return prediction(predictor(subject, engine, precision, device), images)
+    return forward_call(build_predictor(subject, engine, precision, device), images)
 
 
-def training(subject: Subject, precision: str, device: torch.device, batch: int) -> Callable[[], object]:
+def training(subject: Target, precision: str, device: torch.device, batch: int) -> Callable[[], object]:
     """A training step on a batch, everything it needs made."""
     network = subject.network().to(device)
-    compiled = hasattr(network, "blocks") and why_not_compiled(device) is None
+    compiled = hasattr(network, "blocks") and compile_unavailable_reason(device) is None
     step = training_step(network, precision, compiled)  # as a long run of `ffvit train` would be
     images = images_for(network, batch, device)
     labels = torch.randint(classes_of(network), (batch,), device=device)

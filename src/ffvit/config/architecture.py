@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from ffvit.config.base import Value
-from ffvit.errors import nearest
+from ffvit.errors import did_you_mean
 
 Axis = Literal["patches", "features"]
 Mixer = Literal[
@@ -26,7 +26,7 @@ Mixer = Literal[
 Side = Annotated[int, Field(gt=0, le=2**15)]
 Pair = tuple[Side, Side]
 
-OPTIONS: dict[str, frozenset[str]] = {
+MIXER_FIELDS: dict[str, frozenset[str]] = {
     "feedforward": frozenset({"hidden", "ratio"}),
     "attention": frozenset({"heads"}),
     "linear": frozenset(),
@@ -39,7 +39,7 @@ OPTIONS: dict[str, frozenset[str]] = {
 }
 """The fields of `Branch` each mixer reads; any other is refused, so that no setting is ever silently without effect."""
 
-OVER_THE_GRID = frozenset({"pooling", "convolution"})
+GRID_MIXERS = frozenset({"pooling", "convolution"})
 """Mixers that need neighbours in two dimensions, which patches have and features do not."""
 
 
@@ -76,13 +76,15 @@ class Branch(Value):
     @field_validator("mixer", mode="before")
     @classmethod
     def _known_mixer(cls, value: object) -> object:
-        if isinstance(value, str) and value not in OPTIONS:
-            raise ValueError(f"no mixer is called {value!r}{nearest(value, OPTIONS)} (there are: {', '.join(OPTIONS)})")
+        if isinstance(value, str) and value not in MIXER_FIELDS:
+            raise ValueError(
+                f"no mixer is called {value!r}{did_you_mean(value, MIXER_FIELDS)} (there are: {', '.join(MIXER_FIELDS)})"
+            )
         return value
 
     @model_validator(mode="after")
     def _consistent(self) -> Branch:
-        read = OPTIONS[self.mixer]
+        read = MIXER_FIELDS[self.mixer]
         for name in ("ratio", "hidden", "heads", "kernel"):
             if getattr(self, name) is not None and name not in read:
                 raise ValueError(
@@ -93,7 +95,7 @@ class Branch(Value):
             raise ValueError("ratio and hidden both set the hidden size: give one")
         if self.kernel is not None and self.kernel % 2 == 0:
             raise ValueError(f"kernel must be odd, to have a patch at its centre; got {self.kernel}")
-        if self.mixer in OVER_THE_GRID and self.axis == "features":
+        if self.mixer in GRID_MIXERS and self.axis == "features":
             raise ValueError(
                 f"{self.mixer} along features means nothing: it averages over neighbours in the patch grid, and the "
                 "order of features is arbitrary. Use axis 'patches'"

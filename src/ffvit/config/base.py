@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from ffvit.config.strict_yaml import parse_yaml
-from ffvit.errors import ConfigError, nearest
+from ffvit.errors import ConfigError, did_you_mean
 
 Model = TypeVar("Model", bound=BaseModel)
 Same = TypeVar("Same", bound="Value")
@@ -76,10 +76,10 @@ def parse(model: type[Model], fields: object, where: str | None = None) -> Model
     try:
         return model.model_validate(fields)
     except ValidationError as error:
-        raise ConfigError(sentences(error, model, where)) from None
+        raise ConfigError(error_sentences(error, model, where)) from None
 
 
-def loose(model: type[BaseModel]) -> Any:
+def unvalidated(model: type[BaseModel]) -> Any:
     """The fields of a value, each checked by itself but not against the others: for changes to a value not yet known.
 
     Written as text, `none` is None where a field may be None.
@@ -97,7 +97,7 @@ def loose(model: type[BaseModel]) -> Any:
     return create_model(model.__name__, __base__=Value, __validators__=validators, **fields)
 
 
-def sentences(error: ValidationError, model: type[BaseModel], where: str) -> str:
+def error_sentences(error: ValidationError, model: type[BaseModel], where: str) -> str:
     """What a validation found wrong with the fields of a model, a line a fault."""
     return "\n".join(_sentence(model, fault, where) for fault in error.errors())
 
@@ -107,14 +107,16 @@ def _sentence(model: type[BaseModel], fault: Any, where: str) -> str:
     place = f"{place}: " if place else ""
     match fault["type"]:
         case "extra_forbidden":
-            return f"{place}there is no such field{nearest(str(fault['loc'][-1]), _fields_at(model, fault['loc']))}"
+            return (
+                f"{place}there is no such field{did_you_mean(str(fault['loc'][-1]), _fields_at(model, fault['loc']))}"
+            )
         case "missing":
             return f"{place}is needed"
         case "value_error":
             return f"{place}{fault['ctx']['error']}"
         case "literal_error":
             allowed = [each.strip("'") for each in fault["ctx"]["expected"].replace(" or ", ", ").split(", ")]
-            hint = nearest(str(fault["input"]), allowed)
+            hint = did_you_mean(str(fault["input"]), allowed)
             return f"{place}must be {fault['ctx']['expected']}; got {short(fault['input'])}{hint}"
         case "model_type":
             return f"{place}must be fields and their values; got {short(fault['input'])}"

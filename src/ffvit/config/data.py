@@ -37,7 +37,7 @@ def bad_image_limit(allowed: float, images: int) -> int:
     return max(3, int(allowed * images))
 
 
-def parsed_groups(groups: str) -> tuple[str | None, bool]:
+def parse_groups(groups: str) -> tuple[str | None, bool]:
     """What `Data.groups` says: a column, `folder`, `re:...` or nothing; and whether near-duplicates form groups too."""
     by = groups.removesuffix(NEAR_DUPLICATES)
     if by == groups:
@@ -45,7 +45,7 @@ def parsed_groups(groups: str) -> tuple[str | None, bool]:
     return by.removesuffix("+") or None, True
 
 
-def absolute(place: str) -> str:
+def absolute_path(place: str) -> str:
     """The absolute path of a file or folder that is there; anything else (a name, an address) as it is.
 
     Of a file only the folder's links are followed: a list that is a link lists images beside the link.
@@ -114,7 +114,7 @@ class Data(Value):
     def _says_something(cls, groups: str | None) -> str | None:
         if groups is None:
             return None
-        by, _ = parsed_groups(groups)
+        by, _ = parse_groups(groups)
         if not groups.strip() or by == "re:":
             raise ValueError(
                 f"groups: {groups!r} names nothing to group by; give a column, folder, re:PATTERN or {NEAR_DUPLICATES}"
@@ -136,6 +136,6 @@ class Data(Value):
 
     def located(self) -> Data:
         """With absolute paths, so that going on from another working folder reads the same images."""
-        source = self.source if self.source == "digits" else absolute(self.source)
+        source = self.source if self.source == "digits" else absolute_path(self.source)
         root = None if self.root is None else Path(os.path.abspath(os.path.expanduser(self.root)))  # noqa: PTH100, PTH111
         return self.replace(source=source) if root is None else self.replace(source=source, root=root)

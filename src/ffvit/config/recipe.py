@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from ffvit.config.base import Value
-from ffvit.errors import ConfigError, nearest
+from ffvit.errors import ConfigError, did_you_mean
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -154,7 +154,7 @@ class Recipe(Value):
         return self.learning_rate * scale
 
 
-NAMED: dict[str, Recipe] = {
+RECIPES: dict[str, Recipe] = {
     # Touvron et al., Training data-efficient image transformers, arXiv 2012.12877, and the code released with it.
     "deit": Recipe(
         epochs=300,
@@ -213,12 +213,14 @@ NAMED: dict[str, Recipe] = {
 """The named recipes."""
 
 
-def named(name: str) -> Recipe:
+def named_recipe(name: str) -> Recipe:
     """The recipe of that name.
 
     Raises:
         UserError: There is none; says the nearest.
     """
-    if name not in NAMED:
-        raise ConfigError(f"recipe: none is called {name!r}{nearest(name, NAMED)} (there are: {', '.join(NAMED)})")
-    return NAMED[name]
+    if name not in RECIPES:
+        raise ConfigError(
+            f"recipe: none is called {name!r}{did_you_mean(name, RECIPES)} (there are: {', '.join(RECIPES)})"
+        )
+    return RECIPES[name]

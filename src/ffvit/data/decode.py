@@ -9,7 +9,7 @@ import numpy as np
 import PIL.Image
 from PIL import ImageOps, UnidentifiedImageError
 
-from ffvit.data.images import FORMATS, BadImageError, Images, Stored, refused_size
+from ffvit.data.images import FORMATS, BadImageError, Images, StoredImage, refused_size
 from ffvit.data.jpeg import MAX_SCANS, SCAN
 from ffvit.errors import DataError
 
@@ -17,13 +17,13 @@ _BAND_PIXELS = 2**22
 """Pixels that are converted at once."""
 
 
-def opened(images: Images, index: int) -> PIL.Image.Image:
+def open_image(images: Images, index: int) -> PIL.Image.Image:
     """An image, upright, in RGB, fully decoded.
 
     Raises:
         BadImageError: It cannot be read or decoded.
     """
-    return decoded(images.read(index), images.name(index))
+    return decode(images.read(index), images.name(index))
 
 
 def typical_side(images: Images) -> int:
@@ -35,7 +35,7 @@ def typical_side(images: Images) -> int:
     sides = []
     for index in np.linspace(0, len(images) - 1, min(50, len(images))).astype(int):
         try:
-            sides.append(min(opened(images, int(index)).size))
+            sides.append(min(open_image(images, int(index)).size))
         except BadImageError:
             continue
     if not sides:
@@ -43,7 +43,7 @@ def typical_side(images: Images) -> int:
     return int(np.median(sides))
 
 
-def decoded(stored: Stored, name: str) -> PIL.Image.Image:
+def decode(stored: StoredImage, name: str) -> PIL.Image.Image:
     """Decode an image with Pillow: upright, in RGB, all of it.
 
     Args:
@@ -57,7 +57,7 @@ def decoded(stored: Stored, name: str) -> PIL.Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata, and of sizes that are still allowed
-            return as_rgb(_small_enough(stored) if isinstance(stored, PIL.Image.Image) else _upright(stored))
+            return to_rgb(_small_enough(stored) if isinstance(stored, PIL.Image.Image) else _upright(stored))
     except PIL.Image.DecompressionBombError:  # Pillow's own limit comes first where it is the lower one
         reason = refused_size(2**31, 2**31) or ""
     except _RefusedError as error:
@@ -71,7 +71,7 @@ def decoded(stored: Stored, name: str) -> PIL.Image.Image:
     raise BadImageError(name, reason)
 
 
-def as_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
+def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
     """An image of any mode in 8-bit RGB.
 
     Transparent places become white, the paper that drawings with an alpha channel are made for (dropping the channel
@@ -91,7 +91,7 @@ def as_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
     return whole
 
 
-def as_array(image: PIL.Image.Image) -> np.ndarray:
+def to_array(image: PIL.Image.Image) -> np.ndarray:
     """The pixels of an RGB image, in an array that may be written to (Pillow's own may not)."""
     pixels = np.empty((image.height, image.width, 3), np.uint8)
     rows = max(1, _BAND_PIXELS // image.width)

@@ -6,10 +6,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from ffvit.data.images import FileImages, Labelled, numbered
-from ffvit.data.progress import counted
+from ffvit.data.images import FileImages, LabeledImages, natural_sort
+from ffvit.data.progress import progress_bar
 from ffvit.errors import DataError, OutputError
-from ffvit.files.output_folder import bears_marks
+from ffvit.files.output_folder import has_marks
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
 """What a file's name must end in, upper or lower case, to be taken for an image."""
@@ -18,7 +18,7 @@ PARTS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
 """Folders that are parts, and which."""
 
 
-def part_folders(folder: Path) -> dict[str, Path]:
+def split_folders(folder: Path) -> dict[str, Path]:
     """Which folder holds which part: train, val and test, or the folder itself as train if it is not parted.
 
     A test/ without folders in it holds no labels (ImageNet's), so it is no part.
@@ -36,13 +36,13 @@ def part_folders(folder: Path) -> dict[str, Path]:
     return named if len(named) > 1 or (inside <= set(PARTS) and named) else {"train": folder}
 
 
-def read_folder(folder: Path) -> Labelled:
+def read_folder(folder: Path) -> LabeledImages:
     """The images of class folders, however deep inside them; hidden files and folders are passed over.
 
     Raises:
         UserError: There is no image in a class folder, or a folder cannot be listed.
     """
-    found = list(counted(image_files(folder), f"looking through {folder}"))
+    found = list(progress_bar(image_files(folder), f"looking through {folder}"))
     paths = [path for path in found if os.sep in path]
     if not paths:
         if found:
@@ -51,8 +51,8 @@ def read_folder(folder: Path) -> Labelled:
                 "put those of each class into a folder named for the class"
             )
         raise DataError(f"{folder}: there is no image in it (looked for {' '.join(SUFFIXES)})")
-    classes, labels = numbered([path.split(os.sep, 1)[0] for path in paths])
-    return Labelled(FileImages(folder, paths, labels), classes)
+    classes, labels = natural_sort([path.split(os.sep, 1)[0] for path in paths])
+    return LabeledImages(FileImages(folder, paths, labels), classes)
 
 
 def image_files(folder: Path) -> Iterator[str]:
@@ -67,7 +67,7 @@ def image_files(folder: Path) -> Iterator[str]:
             return
         for entry in sorted(visible(path), key=lambda entry: entry.name):
             if is_folder(entry):
-                if not bears_marks(path / entry.name):  # its figures are no images to train on
+                if not has_marks(path / entry.name):  # its figures are no images to train on
                     yield from below(path / entry.name, f"{prefix}{entry.name}{os.sep}", above | {real})
             elif entry.name.lower().endswith(SUFFIXES):
                 yield prefix + entry.name
@@ -85,7 +85,7 @@ def check_outside(out: Path, source: str) -> None:
     place = out.resolve()
     if not os.path.isdir(folder) or not place.is_relative_to(folder.resolve()):  # noqa: PTH112 (never raises)
         return
-    for part in part_folders(folder).values():
+    for part in split_folders(folder).values():
         if place.is_relative_to(part.resolve()) and place != part.resolve():
             first = part.resolve() / place.relative_to(part.resolve()).parts[0]
             if first.is_dir() and not _is_output(first) and next(image_files(first), None) is not None:
@@ -94,7 +94,7 @@ def check_outside(out: Path, source: str) -> None:
 
 def _is_output(folder: Path) -> bool:
     """Whether a folder is a run's or a study's, or holds such and no images: `runs/`, `studies/`."""
-    if bears_marks(folder):
+    if has_marks(folder):
         return True
     try:
         inside = visible(folder)
@@ -103,7 +103,7 @@ def _is_output(folder: Path) -> bool:
     folders = [entry for entry in inside if is_folder(entry)]
     return (
         bool(folders)
-        and all(bears_marks(folder / entry.name) for entry in folders)
+        and all(has_marks(folder / entry.name) for entry in folders)
         and not any(entry.name.lower().endswith(SUFFIXES) for entry in inside)
     )
 

@@ -17,13 +17,13 @@ from jaxtyping import Bool, Int64
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from ffvit.config.data import NEAR_DUPLICATES, Data, parsed_groups
+from ffvit.config.data import NEAR_DUPLICATES, Data, parse_groups
 from ffvit.data import lists
 from ffvit.data.folders import PARTS
-from ffvit.data.images import FileImages, Images, Labelled, Labels
+from ffvit.data.images import FileImages, Images, LabeledImages, Labels
 from ffvit.data.shards.index import ShardImages
-from ffvit.errors import DataError, nearest
-from ffvit.files.atomic_write import writing
+from ffvit.errors import DataError, did_you_mean
+from ffvit.files.atomic_write import atomic_path
 
 WORDS = ("folder", "re:", NEAR_DUPLICATES)
 
@@ -46,7 +46,7 @@ class Groups:
     names: tuple[str, ...]
 
 
-def find_groups(data: Data, brought: dict[str, Labelled]) -> Groups | None:
+def find_groups(data: Data, brought: dict[str, LabeledImages]) -> Groups | None:
     """The groups that `data.groups` asks for, over all parts that the data brings; None if it asks for none.
 
     Raises:
@@ -57,7 +57,7 @@ def find_groups(data: Data, brought: dict[str, Labelled]) -> Groups | None:
     brought = {
         part: brought[part] for part in ("train", "val", "test") if part in brought
     }  # a list names them in any order
-    column, near = parsed_groups(data.groups)
+    column, near = parse_groups(data.groups)
     if column is None:
         names = [_given_path(images, index) for images, _ in brought.values() for index in range(len(images))]
         numbers = np.arange(len(names))
@@ -182,7 +182,7 @@ class _Draw:
         self.taken[group] = not self.taken[group]
 
 
-def _values(source: str, column: str, part: Labelled) -> list[str]:
+def _values(source: str, column: str, part: LabeledImages) -> list[str]:
     """What each image of a part is grouped by."""
     images, classes = part
     by_path = column.startswith("re:")
@@ -192,7 +192,7 @@ def _values(source: str, column: str, part: Labelled) -> list[str]:
         return [values[images.path(index)] for index in range(len(images))]
     if not by_path and column != "folder":
         raise DataError(
-            f"data.groups: {source} is no list, so it has no column {column!r}{nearest(column, WORDS) or ';'} group its images by "
+            f"data.groups: {source} is no list, so it has no column {column!r}{did_you_mean(column, WORDS) or ';'} group its images by "
             f"folder, by re:PATTERN (of the path) or by {NEAR_DUPLICATES}, or list them (.csv, .parquet) with that column"
         )
     if not isinstance(images, FileImages | ShardImages):
@@ -234,7 +234,7 @@ def _joined(one: Int64[np.ndarray, " images"], other: Int64[np.ndarray, " images
     return numbers
 
 
-def _near_duplicates(source: str, brought: dict[str, Labelled]) -> Int64[np.ndarray, " images"]:
+def _near_duplicates(source: str, brought: dict[str, LabeledImages]) -> Int64[np.ndarray, " images"]:
     """Numbers that near-duplicates share, kept in ~/.cache/ffvit: every run of a study asks for them."""
     from ffvit.data.check.near_duplicates import (  # brings PyTorch, which the command line starts without
         Whole,
@@ -256,12 +256,12 @@ def _near_duplicates(source: str, brought: dict[str, Labelled]) -> Int64[np.ndar
     if key is not None:
         with suppress(OSError):
             cached.parent.mkdir(parents=True, exist_ok=True)
-            with writing(cached) as temporary, temporary.open("wb") as file:
+            with atomic_path(cached) as temporary, temporary.open("wb") as file:
                 np.save(file, numbers)
     return numbers
 
 
-def _key(brought: dict[str, Labelled]) -> str | None:
+def _key(brought: dict[str, LabeledImages]) -> str | None:
     """A name for these images as they are now; None where that takes reading them."""
     digest = hashlib.sha256()
     for images, _ in brought.values():

@@ -21,7 +21,7 @@ from ffvit.errors import FfvitError
 
 Labels = Int64[np.ndarray, " images"]
 
-Stored = bytes | PIL.Image.Image
+StoredImage = bytes | PIL.Image.Image
 """An image as it is stored: an encoded file, or pixels (of any mode)."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", *("AVIF",) * bool(find_spec("PIL.AvifImagePlugin")))
@@ -66,7 +66,7 @@ class Images(Protocol):
         """What a person would look for to find the image: its path, or the data set and its number there."""
         ...
 
-    def read(self, index: int) -> Stored:
+    def read(self, index: int) -> StoredImage:
         """The image as it is stored: an encoded file's bytes, or its pixels where they are held.
 
         Raises:
@@ -75,14 +75,14 @@ class Images(Protocol):
         ...
 
 
-class Labelled(NamedTuple):
+class LabeledImages(NamedTuple):
     """Images and the names of the classes that their labels count."""
 
     images: Images
     classes: tuple[str, ...]
 
 
-def numbered(names: Sequence[str]) -> tuple[tuple[str, ...], Labels]:
+def natural_sort(names: Sequence[str]) -> tuple[tuple[str, ...], Labels]:
     """The different names in natural order (2 before 10, as timm sorts them), and each name's place among them."""
     classes = sorted(set(names), key=lambda name: ([_number_or_word(part) for part in _DIGITS.split(name)], name))
     place = {name: index for index, name in enumerate(classes)}
@@ -124,7 +124,7 @@ class FileImages:
         """The path, with the folder."""
         return os.path.join(os.fsdecode(self._folder), self.path(index))  # noqa: PTH118
 
-    def read(self, index: int) -> Stored:
+    def read(self, index: int) -> StoredImage:
         """The file, see `Images.read`."""
         return read_file(self.name(index))
 
@@ -144,7 +144,7 @@ class ArrayImages:
         """The source and the image's number in it."""
         return f"{self.source}[{index}]"
 
-    def read(self, index: int) -> Stored:
+    def read(self, index: int) -> StoredImage:
         """The image, see `Images.read`."""
         return PIL.Image.fromarray(self.arrays[index])
 
@@ -164,13 +164,13 @@ class TimmImages:
         """The source and the image's number in it."""
         return f"{self.source}[{index}]"
 
-    def read(self, index: int) -> Stored:
+    def read(self, index: int) -> StoredImage:
         """The image, see `Images.read`."""
         reader = getattr(self.dataset, "reader", None)
         try:
             if reader is None:
                 with only_image_formats():
-                    return cast("Stored", self.dataset[index][0])
+                    return cast("StoredImage", self.dataset[index][0])
             # Past timm's own dataset, which answers an unreadable image with its neighbour, label and all.
             with reader[index][0] as file:
                 return cast("bytes", file.read())
@@ -195,7 +195,7 @@ class Subset:
         """The image's name in the whole."""
         return self.images.name(int(self.indices[index]))
 
-    def read(self, index: int) -> Stored:
+    def read(self, index: int) -> StoredImage:
         """The image, see `Images.read`."""
         return self.images.read(int(self.indices[index]))
 

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from ffvit.data.images import FileImages, Labelled, numbered
-from ffvit.data.progress import counted
-from ffvit.errors import DataError, MissingPackageError, nearest
+from ffvit.data.images import FileImages, LabeledImages, natural_sort
+from ffvit.data.progress import progress_bar
+from ffvit.errors import DataError, MissingPackageError, did_you_mean
 
 SUFFIXES = (".csv", ".parquet")
 
 _PARTS = {"train": "train", "val": "val", "validation": "val", "selection": "val", "test": "test"}
 
 
-def read_list(path: Path) -> dict[str, Labelled]:
+def read_list(path: Path) -> dict[str, LabeledImages]:
     """The parts that a list names in its column `split`, or without one all its images as train.
 
     Paths are relative to the list's folder. Labels are names; numbers are names too.
@@ -36,10 +36,10 @@ def read_list(path: Path) -> dict[str, Labelled]:
             "training and test both; list each once"
         )
     _check_files(path, table["path"])
-    parts: dict[str, Labelled] = {}
+    parts: dict[str, LabeledImages] = {}
     for part, rows in table.groupby(_split(path, table), sort=False):
-        classes, labels = numbered(rows["label"].tolist())
-        parts[str(part)] = Labelled(FileImages(path.parent, rows["path"].tolist(), labels), classes)
+        classes, labels = natural_sort(rows["label"].tolist())
+        parts[str(part)] = LabeledImages(FileImages(path.parent, rows["path"].tolist(), labels), classes)
     return parts
 
 
@@ -51,7 +51,7 @@ def _check_files(path: Path, names: pd.Series) -> None:
     """
     missing: list[str] = []
     seen: dict[tuple[int, int], str] = {}
-    for name in counted(names, f"looking for the images of {path}"):
+    for name in progress_bar(names, f"looking for the images of {path}"):
         file = os.path.join(path.parent, name)  # noqa: PTH118 (a million names)
         try:
             status = os.stat(file)  # noqa: PTH116
@@ -111,7 +111,7 @@ def _table(path: Path, *columns: str) -> pd.DataFrame:
         if column not in table:
             known = [str(name) for name in table if name != "path"]
             raise DataError(
-                f"data.groups: {path} has no column {column!r}{nearest(column, known)}; its columns are: {', '.join(known)}"
+                f"data.groups: {path} has no column {column!r}{did_you_mean(column, known)}; its columns are: {', '.join(known)}"
             )
     if not len(table):
         raise DataError(f"{path}: lists no image")
@@ -125,5 +125,5 @@ def _split(path: Path, table: pd.DataFrame) -> pd.Series:
         return pd.Series("train", index=table.index)
     for name in table["split"].unique():
         if name not in _PARTS:
-            raise DataError(f"{path}: unknown split {name!r}{nearest(name, _PARTS)} (known: {', '.join(_PARTS)})")
+            raise DataError(f"{path}: unknown split {name!r}{did_you_mean(name, _PARTS)} (known: {', '.join(_PARTS)})")
     return table["split"].map(_PARTS)

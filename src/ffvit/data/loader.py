@@ -29,12 +29,12 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from ffvit.data.images import ArrayImages, BadImageError, Images, Subset
 from ffvit.data.random_erasing import NOTHING, erase
 from ffvit.data.sampler import TrainingOrder, View
-from ffvit.data.shards.remote import far_blocks
+from ffvit.data.shards.remote import remote_blocks
 from ffvit.data.transforms import Seen, Source, Transform, check_channels
 from ffvit.data.worker_loader import WorkerLoader
 from ffvit.errors import RunStoppedError, UserError, WorkerError
-from ffvit.machine import cores
-from ffvit.seeding import generators_kept, seed_everything
+from ffvit.machine import available_cores
+from ffvit.seeding import preserve_rng_state, seed_everything
 from ffvit.terminal import Terminal
 
 CPU = torch.device("cpu")
@@ -106,7 +106,7 @@ class Batch:
         return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in ON_DEVICE})
 
 
-class Finish:
+class NormalizeOnDevice:
     """The last steps, on the device: levels become numbers, normalised, and what is erased becomes noise.
 
     Args:
@@ -183,7 +183,7 @@ class _ForTraining(_Opened[View]):
         """A whole batch, as the loader asks for it: an image of which it holds several views is decoded once."""
         by_image = sorted(range(len(items)), key=lambda place: items[place].image)
         loaded: dict[int, _Loaded] = {}
-        with generators_kept():  # for all: putting them back costs as much as seeding them
+        with preserve_rng_state():  # for all: putting them back costs as much as seeding them
             for image, places in groupby(by_image, key=lambda place: items[place].image):
                 views = list(places)
                 source = self.source(image, shared=len(views) > 1)
@@ -335,7 +335,7 @@ class _Loader(WorkerLoader[Batch]):
         """Which worker is lost, why, and at which image."""
         for number, worker in enumerate(batches._workers):
             if not worker.is_alive():
-                return f"loading process {worker.pid} {ending(worker.exitcode)}{self._at(number)}"
+                return f"loading process {worker.pid} {shut_down_workers(worker.exitcode)}{self._at(number)}"
         for number, worker in enumerate(batches._workers):
             if self.opened.beats[2 * number + 1] != IDLE:
                 return f"loading process {worker.pid} hangs{self._at(number)}"
@@ -356,7 +356,7 @@ class _Loader(WorkerLoader[Batch]):
             self.opened.beats[each] = 0
 
 
-def ending(code: int | None) -> str:
+def shut_down_workers(code: int | None) -> str:
     """How a process ended, in words."""
     if code is None or code >= 0:
         return f"ended with code {code}"
@@ -397,7 +397,7 @@ def evaluation_loader(
     return _loader(_ForEvaluation(images, transform), batches, shape, workers, device, processes)
 
 
-def workers_for(images: Images, processes_here: int, device: torch.device = CPU) -> int:
+def worker_count(images: Images, processes_here: int, device: torch.device = CPU) -> int:
     """How many loading processes each process may start: its share of the cores.
 
     None for images that lie in memory where the processor computes as well: handing them over would only cost.
@@ -407,10 +407,10 @@ def workers_for(images: Images, processes_here: int, device: torch.device = CPU)
         whole = whole.images
     if isinstance(whole, ArrayImages) and device.type == "cpu":
         return 0
-    return max(1, cores() // processes_here)
+    return max(1, available_cores() // processes_here)
 
 
-def seconds_an_image(loader: DataLoader[Batch], most: float = 1.0) -> float:
+def seconds_per_image(loader: DataLoader[Batch], most: float = 1.0) -> float:
     """What a training image takes of one process: measured here on the loader's first ones, for so many seconds at most."""
     dataset, views = cast("_ForTraining", loader.dataset), next(iter(cast("_Batches", loader.batch_sampler)))
     pieces = [views[at : at + PIECE] for at in range(0, min(len(views), TRIED), PIECE)]
@@ -446,7 +446,7 @@ def _loader(
         dataset,
         _Batches(batches),
         _Collate(shape, shared),
-        patience=PATIENCE if far_blocks(dataset.images) is None else math.inf,
+        patience=PATIENCE if remote_blocks(dataset.images) is None else math.inf,
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=device.type == "cuda",

@@ -12,13 +12,13 @@ from rich.table import Table
 
 from ffvit.config.preprocess import Preprocess
 from ffvit.config.recipe import Recipe
-from ffvit.data.decode import decoded
-from ffvit.data.images import BadImageError, Images, Stored
-from ffvit.data.loader import training_loader, workers_for
+from ffvit.data.decode import decode
+from ffvit.data.images import BadImageError, Images, StoredImage
+from ffvit.data.loader import training_loader, worker_count
 from ffvit.data.sampler import TrainingOrder
 from ffvit.data.transforms import Source, Transform, evaluation_transform, training_transform
 from ffvit.errors import DataError
-from ffvit.seeding import seed_everything_for
+from ffvit.seeding import seeded
 
 SAMPLE = 256
 """Images that are read for the stages after reading, at most."""
@@ -108,7 +108,7 @@ def measure(
     """
     mean = (0.5,) * 3
     sample = np.random.default_rng(0).permutation(len(images))[:SAMPLE].tolist()
-    stored: list[tuple[Stored, str]] = []
+    stored: list[tuple[StoredImage, str]] = []
     began = time.perf_counter()
     for index in sample:
         with suppress(BadImageError):
@@ -122,13 +122,13 @@ def measure(
         training_transform(recipe, image, 3, mean),
         evaluation_transform(Preprocess(img_size=image).with_recipe(recipe)),
     ]
-    decode = _each(stored, decoded, seconds)
+    decoding = _each(stored, decode, seconds)
     crop, all_of_it, evaluate = (_each(stored, _of_stored(way), seconds) for way in ways)
-    workers = workers_for(images, 1) if workers is None else workers
+    workers = worker_count(images, 1) if workers is None else workers
     sizes = [len(each) for each, _ in stored if isinstance(each, bytes)]
     return Stages(
         read=read,
-        decode=decode,
+        decode=decoding,
         crop=crop,
         augment=max(0.0, all_of_it - crop),
         evaluate=evaluate,
@@ -138,18 +138,18 @@ def measure(
     )
 
 
-def _of_stored(way: Transform) -> Callable[[Stored, str], object]:
+def _of_stored(way: Transform) -> Callable[[StoredImage, str], object]:
     return lambda stored, name: way(Source(stored, name))
 
 
-def _each(stored: Sequence[tuple[Stored, str]], do: Callable[[Stored, str], object], seconds: float) -> float:
+def _each(stored: Sequence[tuple[StoredImage, str]], do: Callable[[StoredImage, str], object], seconds: float) -> float:
     """Seconds for one of them; the first time round loads code and is not counted."""
     good, spent = 0, 0.0
     for turn in range(2):
         good, spent = 0, 0.0
         for number, each in enumerate(stored):
             began = time.perf_counter()
-            with suppress(BadImageError), seed_everything_for(number):
+            with suppress(BadImageError), seeded(number):
                 began = time.perf_counter()
                 do(*each)
                 good += 1

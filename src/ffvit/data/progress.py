@@ -13,7 +13,7 @@ from ffvit.terminal import Terminal
 Item = TypeVar("Item")
 
 
-def counted(items: Iterable[Item], what: str, after_seconds: float = 2.0) -> Iterator[Item]:
+def progress_bar(items: Iterable[Item], what: str, after_seconds: float = 2.0) -> Iterator[Item]:
     """The items, counted aloud on stderr once they have taken `after_seconds`."""
     started = time.monotonic()
     console = Terminal(stderr=True)

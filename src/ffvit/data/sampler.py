@@ -75,7 +75,7 @@ class EpochOrder:
         return np.minimum(drawn, self.images - 1), places
 
 
-def pairs_of(batch_size: int, group_size: int) -> tuple[Int64[np.ndarray, "pairs 2"], Int64[np.ndarray, " pairs"]]:
+def batch_pairs(batch_size: int, group_size: int) -> tuple[Int64[np.ndarray, "pairs 2"], Int64[np.ndarray, " pairs"]]:
     """Positions in a batch that are mixed with each other, and the group of each pair.
 
     With G groups, group g holds every G-th position, as DeiT's processes do: so the views of an image fall into
@@ -144,7 +144,7 @@ class TrainingOrder(Sampler[list[View]]):
         self.images, self.seed, self.batch_size, self.processes = images, seed, batch_size, processes
         self.repeats, self.blocks, self.ahead = repeats, blocks, ahead
         self.cumulative = None if probabilities is None else np.cumsum(probabilities)
-        pairs, group_of = pairs_of(batch_size, group_size)
+        pairs, group_of = batch_pairs(batch_size, group_size)
         share = -(-len(pairs) // processes)
         at_once = max(1, min(share, (micro_batch or batch_size) // 2))
         self.micro_batches = -(-share // at_once)

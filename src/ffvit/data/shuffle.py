@@ -42,7 +42,7 @@ class Permutation:
         low, high = values & _mask(low_bits), values >> low_bits
         for key in self._keys:
             # The halves change places, and where they differ in length their lengths too.
-            low, high = high, low ^ (scrambled(high ^ key) & _mask(low_bits))
+            low, high = high, low ^ (hash_bits(high ^ key) & _mask(low_bits))
             low_bits, high_bits = high_bits, low_bits
         return low | high << low_bits
 
@@ -86,7 +86,7 @@ class BlockPermutation:
         return self.blocks[window * self._window : (window + 1) * self._window].tolist()
 
 
-def scrambled(values: np.ndarray) -> np.ndarray:
+def hash_bits(values: np.ndarray) -> np.ndarray:
     """64 bits, each of which depends on all (the finisher of SplitMix64: Steele et al., 2014)."""
     values = (values ^ values >> U64(30)) * U64(0xBF58476D1CE4E5B9)
     values = (values ^ values >> U64(27)) * U64(0x94D049BB133111EB)
@@ -96,7 +96,7 @@ def scrambled(values: np.ndarray) -> np.ndarray:
 def uniform(places: Int64[np.ndarray, " places"], *numbers: int) -> np.ndarray:
     """Numbers from 0 to below 1, one a place, evenly spread and independent of each other."""
     key = np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]
-    return (scrambled(scrambled(places.astype(np.uint64) + U64(1)) ^ key) >> U64(11)) / 2.0**53
+    return (hash_bits(hash_bits(places.astype(np.uint64) + U64(1)) ^ key) >> U64(11)) / 2.0**53
 
 
 def _mask(bits: np.uint64) -> np.uint64:

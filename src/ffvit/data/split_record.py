@@ -24,11 +24,11 @@ import pandas as pd
 from jaxtyping import Bool
 
 from ffvit.data.images import ArrayImages, BadImageError, FileImages, Images, Labels, Subset
-from ffvit.data.progress import counted
+from ffvit.data.progress import progress_bar
 from ffvit.data.shards.index import ShardFolder, ShardImages
-from ffvit.data.splits import Parts
+from ffvit.data.splits import Splits
 from ffvit.errors import DataError, RunFolderError
-from ffvit.files.atomic_write import writing
+from ffvit.files.atomic_write import atomic_path
 
 READ = 128 * 2**20
 """Bytes to read of the images, about."""
@@ -36,7 +36,7 @@ READ = 128 * 2**20
 _COLUMNS = ("image", "label", "split", "bytes", "crc32")
 
 
-def record_split(parts: Parts, source: str, hashed: frozenset[str] | None = None) -> pd.DataFrame:
+def record_split(parts: Splits, source: str, hashed: frozenset[str] | None = None) -> pd.DataFrame:
     """A row for each image, as text: image (its path in the source), label, split, bytes, crc32.
 
     Args:
@@ -77,7 +77,7 @@ def record_split(parts: Parts, source: str, hashed: frozenset[str] | None = None
 def write_record(table: pd.DataFrame, path: Path) -> None:
     """Write a record: CSV, compressed, the same bytes for the same images."""
     with (
-        writing(path) as temporary,
+        atomic_path(path) as temporary,
         temporary.open("wb") as file,
         gzip.GzipFile("", "wb", 6, file, mtime=0) as packed,
         io.TextIOWrapper(packed, encoding="utf-8", errors="surrogateescape", newline="") as text,
@@ -105,7 +105,7 @@ def read_record(path: Path) -> pd.DataFrame:
     return table
 
 
-def check_split(path: Path, parts: Parts, source: str, advice: str, splits: bool = True) -> None:
+def check_split(path: Path, parts: Splits, source: str, advice: str, splits: bool = True) -> None:
     """Nothing, if the images are those of a record.
 
     Args:
@@ -129,7 +129,7 @@ def check_split(path: Path, parts: Parts, source: str, advice: str, splits: bool
     raise DataError(f"{source}: the images are not those of {path.parent}: {'; '.join(changes)}. {advice}")
 
 
-def check_own(record: Path, parts: Parts, source: str) -> None:
+def check_own(record: Path, parts: Splits, source: str) -> None:
     """Nothing, if a run's images are those it was trained on, so that its test images are none it has seen.
 
     Raises:
@@ -165,7 +165,7 @@ def _sizes(images: Images) -> list[int]:
     if not isinstance(base, FileImages):
         return [-1] * len(indices)
     names = (base.name(int(index)) for index in indices)
-    return [_file_size(name) for name in counted(names, "looking at the sizes of images")]
+    return [_file_size(name) for name in progress_bar(names, "looking at the sizes of images")]
 
 
 def _file_size(path: str) -> int:

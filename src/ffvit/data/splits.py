@@ -16,17 +16,17 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from ffvit.config.data import NEEDS, Data
 from ffvit.data import folders, lists
 from ffvit.data.groups import Groups, find_groups, hold_out_groups
-from ffvit.data.images import ArrayImages, Images, Labelled, Labels, Subset
+from ffvit.data.images import ArrayImages, Images, LabeledImages, Labels, Subset
 from ffvit.data.shards import download, index, remote, tars
-from ffvit.errors import DataError, nearest
+from ffvit.errors import DataError, did_you_mean
 
-SELECTION_SHARE = 0.1
-SELECTION_LIMIT = 10_000
+VALIDATION_SHARE = 0.1
+VALIDATION_LIMIT = 10_000
 """What is held out of the training images to choose by, unless `data.selection` says otherwise."""
 
 
 @dataclass(frozen=True)
-class Parts:
+class Splits:
     """The images of a run.
 
     Attributes:
@@ -69,7 +69,7 @@ class Parts:
         return len(self.test) / (len(self.train) + (0 if self.selection is None else len(self.selection)))
 
 
-def open_parts(data: Data) -> Parts:
+def open_splits(data: Data) -> Splits:
     """Find the images and part them: as the data does, and by class at random where it brings no such part.
 
     Groups (`data.groups`) are never parted: whole groups are drawn. Brought are train, val and test. Without a test part, val is the test part: the figure then compares with what
@@ -78,7 +78,7 @@ def open_parts(data: Data) -> Parts:
     Raises:
         UserError: The source cannot be used as it is; says what is wrong, where, and what to do.
     """
-    brought = bring(data.source, data.root)
+    brought = load_splits(data.source, data.root)
     classes = brought["train"].classes
     if len(classes) < 2:
         raise DataError(
@@ -111,12 +111,12 @@ def open_parts(data: Data) -> Parts:
         drawn.append("test")
     if select:
         if data.selection is None:
-            count = min(round(SELECTION_SHARE * len(train)), SELECTION_LIMIT)
+            count = min(round(VALIDATION_SHARE * len(train)), VALIDATION_LIMIT)
         else:
             count = _count("data.selection", data.selection, len(train))
         train, selection = _hold_out(train, count, 1, data.split_seed, of_train, classes)
         drawn.append("selection")
-    return Parts(
+    return Splits(
         classes,
         train,
         selection,
@@ -148,13 +148,13 @@ def check_source(source: str) -> None:
         raise DataError(f"data.source: {source}: cannot be opened ({reason})") from None
 
 
-def bring(source: str, root: Path | None) -> dict[str, Labelled]:
+def load_splits(source: str, root: Path | None) -> dict[str, LabeledImages]:
     """The parts a source brings, as it brings them: train, val and test, or train alone; all with the same classes.
 
     Raises:
         UserError: The source cannot be used, brings no train, or its parts differ in their classes.
     """
-    brought = open_brought(source, root)
+    brought = open_loaded(source, root)
     if "train" not in brought:
         raise DataError(f"data.source: {source} has {' and '.join(brought) or 'no part'} but no train to train on")
     _check_classes(source, brought)
@@ -176,7 +176,7 @@ def open_images(source: str, root: Path | None, classes: Sequence[str] | None) -
         UserError: The source cannot be used, or has a class that the network does not know.
     """
     if source == "digits":
-        parts = open_parts(Data(source=source))
+        parts = open_splits(Data(source=source))
         images, names = parts.test, parts.classes
     else:
         openers = _openers(source, root)
@@ -193,14 +193,14 @@ def open_images(source: str, root: Path | None, classes: Sequence[str] | None) -
     unknown = [names[label] for label in np.unique(images.labels) if names[label] not in place]
     if unknown:
         raise DataError(
-            f"{source}: the network does not know {_listed(unknown)}{nearest(unknown[0], place)} "
+            f"{source}: the network does not know {_listed(unknown)}{did_you_mean(unknown[0], place)} "
             f"(it knows {len(place)} classes: {_listed(list(place))})"
         )
     renumbered = np.array([place.get(name, -1) for name in names], dtype=np.int64)[images.labels]
     return Subset(images, np.arange(len(images)), renumbered)
 
 
-def open_brought(source: str, root: Path | None) -> dict[str, Labelled]:
+def open_loaded(source: str, root: Path | None) -> dict[str, LabeledImages]:
     """The parts that a source brings, as they are; those whose labels are withheld are left out.
 
     Raises:
@@ -209,7 +209,7 @@ def open_brought(source: str, root: Path | None) -> dict[str, Labelled]:
     return {part: found for part, opened in _openers(source, root).items() if (found := opened())}
 
 
-def _openers(source: str, root: Path | None) -> dict[str, Callable[[], Labelled | None]]:
+def _openers(source: str, root: Path | None) -> dict[str, Callable[[], LabeledImages | None]]:
     """What opens each part that a source brings: train, val, test, or only train if it is not parted."""
     check_source(source)
     path = Path(os.path.expanduser(source))  # noqa: PTH111 (never raises)
@@ -217,18 +217,18 @@ def _openers(source: str, root: Path | None) -> dict[str, Callable[[], Labelled 
     if source == "digits":
         return {"train": _digits}
     if download.is_remote(source):
-        return {part: partial(Labelled, *found) for part, found in remote.open_remote(source, root).items()}
+        return {part: partial(LabeledImages, *found) for part, found in remote.open_remote(source, root).items()}
     if path.is_dir() and (index.is_prepared(path) or tars.holds_tars(path)):
         opened = index.open_shards(path) if index.is_prepared(path) else tars.open_tars(path)
-        return {part: partial(Labelled, *found) for part, found in opened.items()}
+        return {part: partial(LabeledImages, *found) for part, found in opened.items()}
     if path.is_dir():
-        return {part: partial(folders.read_folder, folder) for part, folder in folders.part_folders(path).items()}
+        return {part: partial(folders.read_folder, folder) for part, folder in folders.split_folders(path).items()}
     if path.is_file():
         if path.suffix.lower() not in lists.SUFFIXES:
             raise DataError(
                 f"data.source: {source} is a file; give a folder of images or shards, or a list (.csv, .parquet)"
             )
-        return {part: partial(Labelled, *found) for part, found in lists.read_list(path).items()}
+        return {part: partial(LabeledImages, *found) for part, found in lists.read_list(path).items()}
     if "/" in source and prefix in NEEDS:
         from ffvit.data import timm_sets  # brings PyTorch, which packing images from elsewhere does without
 
@@ -237,27 +237,27 @@ def _openers(source: str, root: Path | None) -> dict[str, Callable[[], Labelled 
     raise DataError(_nowhere(source, path, prefix))
 
 
-def _digits() -> Labelled:
+def _digits() -> LabeledImages:
     """8 x 8 scans of handwritten digits, which come with scikit-learn; they count ink from 0 to 16."""
     digits = load_digits()
     arrays = np.round(digits.images * (255 / 16)).astype(np.uint8)
-    return Labelled(ArrayImages("digits", arrays, digits.target.astype(np.int64)), tuple("0123456789"))
+    return LabeledImages(ArrayImages("digits", arrays, digits.target.astype(np.int64)), tuple("0123456789"))
 
 
 def _nowhere(source: str, path: Path, prefix: str) -> str:
     """What to say of a source that is neither here nor one of timm's."""
     known = f"digits, or {'/..., '.join(NEEDS)}/..."
-    if "/" in source and (near := nearest(prefix, NEEDS)):
+    if "/" in source and (near := did_you_mean(prefix, NEEDS)):
         return f"data.source: there is no {source!r}, nor a kind of data set {prefix!r}{near} (known: {known})"
     missing = path
     while not missing.parent.is_dir():
         missing = missing.parent
     siblings = [entry.name for entry in folders.visible(missing.parent)]
-    near = nearest(missing.name, [*siblings, "digits"])
+    near = did_you_mean(missing.name, [*siblings, "digits"])
     return f"data.source: there is no {missing.name!r} in {missing.parent.resolve()}{near} (or a name: {known})"
 
 
-def _check_classes(source: str, brought: dict[str, Labelled]) -> None:
+def _check_classes(source: str, brought: dict[str, LabeledImages]) -> None:
     classes = brought["train"].classes
     for part, (_, others) in brought.items():
         here, there = set(classes), set(others)

@@ -13,9 +13,18 @@ from timm.data import create_dataset
 from torch.utils.data import IterableDataset
 
 from ffvit.config.data import NEEDS
-from ffvit.data.decode import as_rgb
-from ffvit.data.images import ArrayImages, Images, Labelled, Labels, TimmImages, numbered, only_image_formats, read_file
-from ffvit.data.progress import counted
+from ffvit.data.decode import to_rgb
+from ffvit.data.images import (
+    ArrayImages,
+    Images,
+    LabeledImages,
+    Labels,
+    TimmImages,
+    natural_sort,
+    only_image_formats,
+    read_file,
+)
+from ffvit.data.progress import progress_bar
 from ffvit.errors import DataError, MissingPackageError, UserError
 
 MEMORY_LIMIT = 8 * 2**30
@@ -40,7 +49,7 @@ def split_names(source: str, root: Path | None) -> dict[str, str]:
     return {"train": "train"} | {_PARTS[name]: name for name in names if name in _PARTS}
 
 
-def open_split(source: str, root: Path | None, split: str) -> Labelled | None:
+def open_split(source: str, root: Path | None, split: str) -> LabeledImages | None:
     """A part of the data set, or None if its labels are withheld (as those of many a public test part are).
 
     Raises:
@@ -59,7 +68,7 @@ def open_split(source: str, root: Path | None, split: str) -> Labelled | None:
             return None
         known = names or _class_names(dataset)
         count = int(images.labels.max()) + 1
-        return Labelled(images, known if len(known) >= count else tuple(str(number) for number in range(count)))
+        return LabeledImages(images, known if len(known) >= count else tuple(str(number) for number in range(count)))
 
 
 def _prefix(source: str) -> str:
@@ -106,7 +115,7 @@ def _labels(dataset: Any) -> tuple[tuple[str, ...], Labels]:
     else:
         given = np.asarray([label for label, _ in dataset.index])  # iNaturalist
     if given.dtype.kind in "UO":
-        return numbered([str(name) for name in given])
+        return natural_sort([str(name) for name in given])
     return (), given.reshape(len(dataset), -1)[:, 0].astype(np.int64)  # QMNIST's rows say more than the digit
 
 
@@ -129,8 +138,8 @@ def _held(source: str, split: str, dataset: Any) -> ArrayImages:
     arrays: list[np.ndarray] = []
     labels: list[int] = []
     size = 0
-    for image, label in counted(dataset, f"reading {source}:{split} into memory"):
-        array = np.asarray(as_rgb(image))
+    for image, label in progress_bar(dataset, f"reading {source}:{split} into memory"):
+        array = np.asarray(to_rgb(image))
         arrays.append(array)
         labels.append(int(label))
         size += array.nbytes

@@ -25,8 +25,8 @@ from ffvit.config.preprocess import Preprocess
 from ffvit.config.recipe import Recipe
 from ffvit.data import jpeg, random_erasing
 from ffvit.data.augmentation import Step, on_arrays, operations, posterize
-from ffvit.data.decode import as_array, decoded
-from ffvit.data.images import Stored
+from ffvit.data.decode import decode, to_array
+from ffvit.data.images import StoredImage
 from ffvit.data.jpeg import Pixels
 from ffvit.data.random_erasing import NOTHING, Erased
 from ffvit.errors import ConfigError
@@ -53,7 +53,7 @@ class Source:
         shared: Several parts will be asked for, so what is decoded is kept for the next. No pixel depends on it.
     """
 
-    def __init__(self, stored: Stored, name: str, shared: bool = False) -> None:
+    def __init__(self, stored: StoredImage, name: str, shared: bool = False) -> None:
         self.stored, self.name, self.shared = stored, name, shared
         self._whole: dict[int, Pixels] = {}
 
@@ -64,12 +64,12 @@ class Source:
         Raises:
             BadImageError: It cannot be decoded.
         """
-        return decoded(self.stored, self.name)
+        return decode(self.stored, self.name)
 
     @cached_property
     def pixels(self) -> Pixels:
         """The same as an array."""
-        return as_array(decoded(self.stored, self.name))
+        return to_array(decode(self.stored, self.name))
 
     @cached_property
     def jpeg(self) -> jpeg.Header | None:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from ffvit.signals import end_with_parent, kept_from_children
+from ffvit.signals import block_signals_in_children, exit_with_parent
 
 Item = TypeVar("Item")
 
@@ -41,7 +41,7 @@ class WorkerLoader(DataLoader[Item]):
         forked = context.get_start_method() == "fork" and threading.current_thread() is threading.main_thread()
         self.worker_init_fn = partial(_begin, parent=os.getpid() if forked else None)
         on_death = signal.getsignal(signal.SIGCHLD)
-        with kept_from_children(*STOPPING):
+        with block_signals_in_children(*STOPPING):
             iterator: Any = super().__iter__()
         if on_death is not None and threading.current_thread() is threading.main_thread():
             # PyTorch would raise a worker's death wherever this process is, in the middle of a step or of a file.
@@ -57,7 +57,7 @@ def _begin(_: int, parent: int | None) -> None:
     for number in STOPPING:  # for those off a fork server that was there before
         signal.signal(number, signal.SIG_IGN)
     if parent is not None:
-        end_with_parent(parent)
+        exit_with_parent(parent)
 
 
 def _tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

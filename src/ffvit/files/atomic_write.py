@@ -16,7 +16,7 @@ from ffvit.errors import DiskFullError
 
 
 @contextmanager
-def writing(path: Path, go_on: str = "go on with --resume") -> Iterator[Path]:
+def atomic_path(path: Path, go_on: str = "go on with --resume") -> Iterator[Path]:
     """A temporary file to write to; what stands at `path` is replaced only when the block ends well.
 
     Args:
@@ -36,7 +36,7 @@ def writing(path: Path, go_on: str = "go on with --resume") -> Iterator[Path]:
         temporary.replace(path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if full(error):
+        if is_disk_full(error):
             free = shutil.disk_usage(path.parent).free / 2**20
             raise DiskFullError(
                 f"{path}: the disk is full ({free:,.0f} MiB left); what was there before is untouched. "
@@ -54,7 +54,7 @@ def remove_leftovers(folder: Path, name: str = "*") -> None:
                 path.unlink()
 
 
-def full(error: BaseException) -> bool:
+def is_disk_full(error: BaseException) -> bool:
     """Whether an error says that there is no room; torch and safetensors say it in words of their own."""
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -13,13 +13,13 @@ from ffvit.errors import RunFolderError
 Model = TypeVar("Model", bound=BaseModel)
 
 
-class Some(BaseModel):
+class AnyObject(BaseModel):
     """Some fields of a file, of the right type; there may be others."""
 
     model_config = ConfigDict(extra="allow")
 
 
-def read_json(path: Path, then: str, model: type[BaseModel] = Some) -> dict[str, Any]:
+def read_json(path: Path, then: str, model: type[BaseModel] = AnyObject) -> dict[str, Any]:
     """The fields that a file holds.
 
     Args:
@@ -39,7 +39,7 @@ def read_json(path: Path, then: str, model: type[BaseModel] = Some) -> dict[str,
     return parse_json(text, str(path), then, model)
 
 
-def parse_json(text: str, where: str, then: str, model: type[BaseModel] = Some) -> dict[str, Any]:
+def parse_json(text: str, where: str, then: str, model: type[BaseModel] = AnyObject) -> dict[str, Any]:
     """The fields that a text holds, see `read_json`."""
     try:
         fields = json.loads(text)

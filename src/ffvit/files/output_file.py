@@ -14,7 +14,7 @@ def is_predictions(beginning: bytes) -> bool:
     return beginning.startswith(b"image,label,predicted,correct,confidence,loss")
 
 
-def is_figures(beginning: bytes) -> bool:
+def is_evaluation(beginning: bytes) -> bool:
     """Whether a file that begins so holds the figures of an evaluation."""
     return beginning.startswith(b'{\n  "weights": ')
 
@@ -24,7 +24,7 @@ def is_benchmark(beginning: bytes) -> bool:
     return beginning.startswith(b'{\n "machine": ')
 
 
-def is_picture(beginning: bytes) -> bool:
+def is_plot(beginning: bytes) -> bool:
     """Whether a file that begins so is a picture that ffvit drew."""
     return beginning.startswith(b"\x89PNG") and b"Software\0ffvit" in beginning
 
@@ -60,10 +60,10 @@ def check_output(path: Path, option: str, kind: str, is_ours: Callable[[bytes], 
                     raise OutputError(f"{option} {path}: is there, and is no {kind}; give another name")
     except OSError as error:
         raise OutputError(f"{option} {path}: cannot be written ({error.strerror}); give another place") from None
-    if not may_write(folder):
+    if not is_writable(folder):
         raise OutputError(f"{option} {path}: no permission to write in {folder}; give another place")
 
 
-def may_write(folder: Path) -> bool:
+def is_writable(folder: Path) -> bool:
     """Whether this process may make files in a folder."""
     return os.access(folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ffvit.errors import OutputError
 from ffvit.files.lock import LOCK_FILE, FolderLock
-from ffvit.files.output_file import may_write
+from ffvit.files.output_file import is_writable
 
 _ANYWHERE = r"(.+/)?(\.[^/]+\.\d+\.tmp|\.DS_Store|Thumbs\.db|desktop\.ini)"
 """What a killed process or a file manager leaves: temporary files, and files that come back by themselves."""
@@ -66,7 +66,7 @@ def is_study(folder: Path) -> bool:
     return isinstance(event, dict) and event.get("event") == "plan" and "hash" in event
 
 
-def bears_marks(folder: Path) -> bool:
+def has_marks(folder: Path) -> bool:
     """Whether ffvit wrote this folder: a run or a study."""
     return is_run(folder) or is_study(folder)
 
@@ -80,7 +80,7 @@ RUN = Kind("run", is_run, re.compile(f"{_RUN}|{_ANYWHERE}"))
 STUDY = Kind("study", is_study, re.compile(rf"{_STUDY}|{_ANYWHERE}|.+/{re.escape(LOCK_FILE)}"))
 
 
-def check_free(path: Path, kind: Kind, overwrite: bool, used: Mapping[str, Path] | None = None) -> None:
+def check_writable(path: Path, kind: Kind, overwrite: bool, used: Mapping[str, Path] | None = None) -> None:
     """Nothing, if a folder of this kind may be written at `path`; looks only, so that it can be asked before any work.
 
     Args:
@@ -117,7 +117,7 @@ def make_folder(
     Raises:
         UserError: As `check_free`.
     """
-    check_free(path, kind, overwrite, used)
+    check_writable(path, kind, overwrite, used)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -146,7 +146,7 @@ def clear(path: Path, kind: Kind) -> None:
             Path(folder).rmdir()
 
 
-def existing(places: Mapping[str, str | Path | None]) -> dict[str, Path]:
+def existing_paths(places: Mapping[str, str | Path | None]) -> dict[str, Path]:
     """Those of the places that are files or folders here."""
     given = {what: Path(os.path.expanduser(place)) for what, place in places.items() if place is not None}  # noqa: PTH111
     return {what: path for what, path in given.items() if os.path.exists(path)}  # noqa: PTH110 (never raises)
@@ -170,7 +170,7 @@ def _check_place(path: Path) -> None:
         raise OutputError(f"{path}: cannot be made: {above} is no folder; name another --out")
     if above.is_symlink() and not above.exists():
         raise OutputError(f"{path}: is a link that leads nowhere; name another --out")
-    if above.is_dir() and not may_write(above):
+    if above.is_dir() and not is_writable(above):
         raise OutputError(f"{path}: cannot be made: no permission to write in {above}; name another --out")
 
 

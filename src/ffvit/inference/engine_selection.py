@@ -15,11 +15,11 @@ import torch
 from torch import nn
 
 from ffvit.errors import RunStoppedError, UserError
-from ffvit.files.atomic_write import writing
-from ffvit.inference.engines import ENGINES, build, why_not
+from ffvit.files.atomic_write import atomic_path
+from ffvit.inference.engines import ENGINES, build, unavailable_reason
 from ffvit.models.create import network_of
 from ffvit.profiling.hardware_peak import machine_name
-from ffvit.profiling.timing import prediction, random_images, timed
+from ffvit.profiling.timing import forward_call, random_images, time_calls
 
 LONG = 60.0
 """Seconds that answering takes, from which on it is worth measuring engines first."""
@@ -32,7 +32,7 @@ TOLERANCE = {"fp32": 1e-3, "bf16": 5e-2}
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredEngine:
     """An engine on this machine: images a second in batches, and seconds until it can answer the first."""
 
     engine: str
@@ -44,12 +44,12 @@ class Measured:
         return self.start + images / self.images_per_second
 
 
-def kept_in() -> Path:
+def cache_file() -> Path:
     """Where measurements are kept."""
     return Path.home() / ".cache" / "ffvit" / "engines.json"
 
 
-def soonest(
+def fastest_engine(
     network: nn.Module, images: int, batch: int, device: torch.device, precision: str, say: Callable[[str], None]
 ) -> str:
     """The engine that is through with so many images first; measured if that pays and was not done before.
@@ -62,8 +62,8 @@ def soonest(
         precision: What it computes in.
         say: Told what was chosen and why, where it is not PyTorch.
     """
-    plain = prediction(build(network, "torch", precision, device), random_images(network, 1))
-    if images * median(timed(plain, device, 0.1)) < LONG:
+    plain = forward_call(build(network, "torch", precision, device), random_images(network, 1))
+    if images * median(time_calls(plain, device, 0.1)) < LONG:
         return "torch"
     try:
         key = _key(network, batch, device, precision)
@@ -72,32 +72,32 @@ def soonest(
     found = _kept().get(key)
     if found is None:
         say("measuring which engine is the fastest here, once for this network ...")
-        found = measured(network, batch, device, precision)
+        found = measure_engines(network, batch, device, precision)
         _keep(key, found)
     best = min(found, key=lambda its: its.seconds(images))
     if best.engine != "torch":
         times = best.images_per_second / next(its.images_per_second for its in found if its.engine == "torch")
         say(
             f"answering on {best.engine}: {best.images_per_second:.3g} images/s here, {times:.2f} times PyTorch "
-            f"(measured; kept in {kept_in()}); --engine torch does without"
+            f"(measured; kept in {cache_file()}); --engine torch does without"
         )
     return best.engine
 
 
-def measured(network: nn.Module, batch: int, device: torch.device, precision: str) -> list[Measured]:
+def measure_engines(network: nn.Module, batch: int, device: torch.device, precision: str) -> list[MeasuredEngine]:
     """Every engine that runs here in this precision and gives the network's own answers, measured; PyTorch first."""
     images = random_images(network, batch)
     with torch.inference_mode():
         answers = network(images)
     found = []
     for engine in ENGINES:
-        if why_not(engine, precision, device) is not None:
+        if unavailable_reason(engine, precision, device) is not None:
             continue
         began = time.perf_counter()
         try:
             model = build(network, engine, precision, device)
-            theirs = prediction(model, images)()
-            prediction(model, images[:-1])()  # the last batch is a smaller one, for which an engine may start anew
+            theirs = forward_call(model, images)()
+            forward_call(model, images[:-1])()  # the last batch is a smaller one, for which an engine may start anew
         except Exception:  # a network too large for it, or one that it does not know, in whatever words
             if engine == "torch":
                 raise
@@ -105,8 +105,8 @@ def measured(network: nn.Module, batch: int, device: torch.device, precision: st
         start = time.perf_counter() - began if engine != "torch" else 0.0
         error = (theirs - answers).abs().max() if isinstance(theirs, torch.Tensor) else torch.inf
         if engine == "torch" or error <= TOLERANCE[precision] * answers.abs().max():
-            speed = batch / median(timed(prediction(model, images), device, SECONDS))
-            found.append(Measured(engine, speed, start))
+            speed = batch / median(time_calls(forward_call(model, images), device, SECONDS))
+            found.append(MeasuredEngine(engine, speed, start))
     return found
 
 
@@ -122,20 +122,20 @@ def _key(network: nn.Module, batch: int, device: torch.device, precision: str) -
     return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:24]
 
 
-def _kept() -> dict[str, list[Measured]]:
+def _kept() -> dict[str, list[MeasuredEngine]]:
     """What was measured before; a file that cannot be read counts as none."""
     try:
-        everything = json.loads(kept_in().read_text())
-        return {key: [Measured(**each) for each in its] for key, its in everything.items()}
+        everything = json.loads(cache_file().read_text())
+        return {key: [MeasuredEngine(**each) for each in its] for key, its in everything.items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
 
 
-def _keep(key: str, found: list[Measured]) -> None:
+def _keep(key: str, found: list[MeasuredEngine]) -> None:
     everything = {**_kept(), key: found}
     try:
-        kept_in().parent.mkdir(parents=True, exist_ok=True)
-        with writing(kept_in()) as temporary:
+        cache_file().parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(cache_file()) as temporary:
             temporary.write_text(json.dumps({key: [asdict(each) for each in its] for key, its in everything.items()}))
     except (OSError, RunStoppedError):  # a home that is full or cannot be written to: it is measured again next time
         pass

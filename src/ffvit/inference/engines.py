@@ -14,8 +14,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ffvit.errors import DeviceError
-from ffvit.machine import multiplies_bf16
-from ffvit.models.compiling import allow_variants, why_not_compiled
+from ffvit.machine import has_bf16_matmul
+from ffvit.models.compiling import allow_variants, compile_unavailable_reason
 from ffvit.models.create import preprocess_of
 
 ENGINES = ("torch", "compiled", "onnx", "openvino")
@@ -26,7 +26,7 @@ ONE_FILE = 2**31
 PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("onnx", "onnxscript", "openvino")}
 
 
-def why_not(engine: str, precision: str, device: torch.device) -> str | None:
+def unavailable_reason(engine: str, precision: str, device: torch.device) -> str | None:
     """Why a network cannot be run so here, in words, or None where it can."""
     if precision == "int8" and (engine != "onnx" or device.type != "cpu"):
         return "8-bit integers run on the engine onnx, on a processor"
@@ -34,7 +34,7 @@ def why_not(engine: str, precision: str, device: torch.device) -> str | None:
     if missing:
         return f"{' and '.join(missing)} missing here: pip install 'ffvit[export]'"
     if engine == "compiled":
-        reason = why_not_compiled(device)
+        reason = compile_unavailable_reason(device)
         if reason is not None:
             return reason
     if engine == "openvino" and device.type != "cpu":
@@ -46,7 +46,7 @@ def why_not(engine: str, precision: str, device: torch.device) -> str | None:
             return "this ONNX Runtime knows no CUDA: pip install onnxruntime-gpu"
     if precision == "bf16" and engine == "onnx":
         return "ONNX Runtime is given fp32 and int8 here: for bf16 use the engines compiled or openvino"
-    if precision == "bf16" and engine == "openvino" and not multiplies_bf16():
+    if precision == "bf16" and engine == "openvino" and not has_bf16_matmul():
         return "this processor has no units for bf16"
     return None
 
@@ -70,7 +70,7 @@ def build(
     Raises:
         UserError: It cannot be run so here.
     """
-    reason = why_not(engine, precision, device)
+    reason = unavailable_reason(engine, precision, device)
     if reason is not None:
         raise DeviceError(f"{engine} in {precision}: {reason}")
     if engine in ("torch", "compiled"):
@@ -81,14 +81,14 @@ def build(
             f"{engine}: the network's {size / 2**30:.1f} GiB in fp32 are more than the 2 GiB of a graph in one piece; "
             "the engines torch and compiled have no such limit"
         )
-    from ffvit.inference.onnx_export import graph_of, quantized
+    from ffvit.inference.onnx_export import export_onnx, quantize
 
-    graph = graph_of(network)
+    graph = export_onnx(network)
     if precision == "int8":
         if calibration is None:
             takes = preprocess_of(network)
             calibration = torch.randn(16, takes.in_chans, *takes.img_size, generator=torch.Generator().manual_seed(0))
-        graph = quantized(graph, calibration)
+        graph = quantize(graph, calibration)
     written = graph.SerializeToString()
     return _OfArrays(_onnxruntime(written, device) if engine == "onnx" else _openvino(written, precision)).eval()
 

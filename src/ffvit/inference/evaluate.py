@@ -12,13 +12,13 @@ from torch import nn
 from ffvit.config.preprocess import PixelBackend
 from ffvit.data.images import BadImageError, Images
 from ffvit.data.split_record import check_own
-from ffvit.data.splits import Parts, check_source, open_images, open_parts
+from ffvit.data.splits import Splits, check_source, open_images, open_splits
 from ffvit.errors import DataError, UserError
-from ffvit.inference.evaluator import BATCH, Scorer, answered
-from ffvit.inference.metrics import Evaluation, measure
+from ffvit.inference.evaluator import BATCH, Evaluator, predict_logits
+from ffvit.inference.metrics import Evaluation, compute_metrics
 from ffvit.inference.mode import evaluation_mode
-from ffvit.inference.predictions import Answers
-from ffvit.machine import Machine, keep_freed_memory, start
+from ffvit.inference.predictions import Predictions
+from ffvit.machine import Machine, keep_freed_memory, start_fabric
 from ffvit.models.create import class_names_of, preprocess_of
 from ffvit.models.weights import WEIGHTS_OF_A_RUN, load
 from ffvit.run_folder import Run
@@ -39,7 +39,7 @@ class Score:
     """
 
     evaluation: Evaluation
-    answers: Answers
+    answers: Predictions
     images: Images
     bad: list[BadImageError]
     data: str
@@ -48,7 +48,7 @@ class Score:
     @property
     def names(self) -> list[str]:
         """The images answered, in the order of the answers."""
-        return answered(self.images, self.bad)
+        return predict_logits(self.images, self.bad)
 
     @property
     def warnings(self) -> list[str]:
@@ -101,14 +101,14 @@ def evaluate(
     given = {"crop_pct": crop, "interpolation": interpolation, "pixel_backend": pixel_backend}
     preprocess = preprocess_of(network).replace(**{name: value for name, value in given.items() if value is not None})
     machine = machine or Machine()
-    fabric = start(machine)
+    fabric = start_fabric(machine)
     if fabric.device.type == "cpu":
         keep_freed_memory()
-    scorer = Scorer(fabric, images, preprocess, class_names_of(network), batch_size, machine.workers)
+    scorer = Evaluator(fabric, images, preprocess, class_names_of(network), batch_size, machine.workers)
     with evaluation_mode(network, fabric.device):
         answers, bad = scorer(network)
     temperature: float | None = getattr(network, "temperature", None)
-    return Score(measure(answers, temperature), answers, images, bad, words, used)
+    return Score(compute_metrics(answers, temperature), answers, images, bad, words, used)
 
 
 def _run_of(weights: Path) -> Run | None:
@@ -126,7 +126,7 @@ def _images(network: nn.Module, run: Run | None, data: str | None, root: Path | 
         return open_images(data, root, names), data, None
     config = run.config.data
     if data is None or _same(data, config.source):
-        own = open_parts(config if root is None else config.replace(root=root))
+        own = open_splits(config if root is None else config.replace(root=root))
         if own.classes != names:
             raise DataError(
                 f"{config.source}: has other classes now than {run.path} was trained on; name other images (--data)"
@@ -135,7 +135,7 @@ def _images(network: nn.Module, run: Run | None, data: str | None, root: Path | 
         return own.test, f"{config.source}, the run's own test split", 0
     images = open_images(data, root, names)
     try:
-        own = open_parts(config)
+        own = open_splits(config)
         check_own(run.split_file, own, config.source)
     except UserError:  # no longer where they were, or others
         return images, data, None
@@ -148,7 +148,7 @@ def _same(data: str, source: str) -> bool:
     return data == source or (one.exists() and other.exists() and one.samefile(other))
 
 
-def _count_used(images: Images, own: Parts) -> int:
+def _count_used(images: Images, own: Splits) -> int:
     """How many of the images are files that the run was trained or selected on, under whatever path."""
     names = [images.name(index) for index in range(len(images))]
     candidates = {os.path.basename(name) for name in names}  # noqa: PTH119 (a million names)

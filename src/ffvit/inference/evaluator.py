@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 from ffvit.data.images import BadImageError, Images
-from ffvit.data.loader import Finish, evaluation_loader, workers_for
+from ffvit.data.loader import NormalizeOnDevice, evaluation_loader, worker_count
 from ffvit.data.transforms import evaluation_transform
 from ffvit.errors import DataError
-from ffvit.inference.predictions import Answers
-from ffvit.machine import gathered, processes_here
+from ffvit.inference.predictions import Predictions
+from ffvit.machine import all_gather, local_world_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -39,13 +39,13 @@ BATCH = 256
 PER_IMAGE = ("labels", "predicted", "in_top5", "loss", "confidence")
 
 
-def answered(images: Images, bad: list[BadImageError]) -> list[str]:
+def predict_logits(images: Images, bad: list[BadImageError]) -> list[str]:
     """The names of the images that have an answer, in the order of the answers."""
     unread = {each.name for each in bad}
     return [name for name in map(images.name, range(len(images))) if name not in unread]
 
 
-class Scorer:
+class Evaluator:
     """A network's answers to a set of images, exact on any number of processes.
 
     Args:
@@ -67,7 +67,7 @@ class Scorer:
         workers: int | None = None,
     ) -> None:
         self.fabric, self.images, self.classes = fabric, images, classes
-        self.finish = Finish(preprocess.mean, preprocess.std)
+        self.finish = NormalizeOnDevice(preprocess.mean, preprocess.std)
         shape = preprocess.in_chans, *preprocess.img_size
         self.small = len(images) * prod(shape) <= KEPT_IMAGES
         self.open: Callable[[], Iterable[Batch]] = partial(
@@ -76,7 +76,7 @@ class Scorer:
             evaluation_transform(preprocess),
             shape,
             batch_size,
-            workers_for(images, processes_here(fabric), fabric.device) if workers is None else workers,
+            worker_count(images, local_world_size(fabric), fabric.device) if workers is None else workers,
             fabric.global_rank,
             fabric.world_size,
             fabric.device,
@@ -92,7 +92,7 @@ class Scorer:
     @torch.no_grad()
     def __call__(
         self, network: nn.Module, advance: Callable[[int], None] = lambda _: None
-    ) -> tuple[Answers, list[BadImageError]]:
+    ) -> tuple[Predictions, list[BadImageError]]:
         """Score a network; `advance` is told of every batch's number of images.
 
         Returns:
@@ -110,7 +110,7 @@ class Scorer:
             advance(len(batch.indices) * self.fabric.world_size)
             read = batch.weights > 0
             if read.any():
-                answers = Answers.of(logits.cpu()[read], batch.labels[read], self.classes)
+                answers = Predictions.of(logits.cpu()[read], batch.labels[read], self.classes)
                 index = torch.tensor(batch.indices)[read].numpy()
                 columns["index"].append(index)
                 columns["logits"].append(answers.logits[index % keep_every == 0])
@@ -122,9 +122,9 @@ class Scorer:
 
     def _together(
         self, mine: dict[str, np.ndarray], bad: list[BadImageError], keep_every: int
-    ) -> tuple[Answers, list[BadImageError]]:
+    ) -> tuple[Predictions, list[BadImageError]]:
         """The answers of all processes in the order of the set."""
-        of_all = gathered(self.fabric, (mine, bad))
+        of_all = all_gather(self.fabric, (mine, bad))
         all_bad = [each for _, its in of_all for each in its]
         if not any(its for its, _ in of_all):
             raise DataError(f"none of the {len(self.images)} images could be read; the first: {all_bad[0]}")
@@ -133,7 +133,7 @@ class Scorer:
         index = column.pop("index")
         order = np.argsort(index)
         logits = column.pop("logits")[np.argsort(index[index % keep_every == 0])]
-        answers = Answers(
+        answers = Predictions(
             **{name: values[order] for name, values in column.items()},
             logits=logits,
             logits_of=np.flatnonzero(index[order] % keep_every == 0),

@@ -14,7 +14,7 @@ from scipy import stats
 from ffvit.errors import UserError
 from ffvit.inference.calibration import calibration_error, confidence_at, cross_fitted_confidence, fit_temperature
 from ffvit.inference.intervals import Proportion
-from ffvit.inference.predictions import Answers
+from ffvit.inference.predictions import Predictions
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Mean:
 
 
 @dataclass(frozen=True)
-class ClassMeasures:
+class ClassMetrics:
     """How one class fares. All three are None where it has no image; precision also where it was never answered."""
 
     name: str
@@ -47,7 +47,7 @@ class ClassMeasures:
 
 
 @dataclass(frozen=True)
-class Confused:
+class Confusion:
     """A wrong answer and how often it was given: the number of images, and their share of all images of the truth."""
 
     truth: str
@@ -92,9 +92,9 @@ class Evaluation:
     temperature: float | None
     temperature_given: bool
     calibration_error_at_temperature: float | None
-    per_class: tuple[ClassMeasures, ...]
+    per_class: tuple[ClassMetrics, ...]
     confusion: Int64[np.ndarray, "truth answer"]
-    worst_pairs: tuple[Confused, ...]
+    worst_pairs: tuple[Confusion, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it; the confusion matrix is None over 100 classes, where the worst pairs have to do."""
@@ -102,7 +102,7 @@ class Evaluation:
         return {**asdict(self), "confusion": confusion}
 
 
-def measure(answers: Answers, temperature: float | None = None) -> Evaluation:
+def compute_metrics(answers: Predictions, temperature: float | None = None) -> Evaluation:
     """Measure a network by its answers.
 
     Args:
@@ -139,7 +139,7 @@ def _mean(shares: list[Proportion | None]) -> float:
     return sum(share.value for share in shares if share) / len(shares)
 
 
-def _calibration(answers: Answers, temperature: float | None) -> dict[str, Any]:
+def _calibration(answers: Predictions, temperature: float | None) -> dict[str, Any]:
     # Before and after are of the same images, those with logits, or the difference would be partly one of images.
     kept, logits = answers.logits_of, answers.logits
     labels, correct = answers.labels[kept], answers.correct[kept]
@@ -159,10 +159,10 @@ def _calibration(answers: Answers, temperature: float | None) -> dict[str, Any]:
     }
 
 
-def _per_class(classes: tuple[str, ...], confusion: Int64[np.ndarray, "truth answer"]) -> Iterator[ClassMeasures]:
+def _per_class(classes: tuple[str, ...], confusion: Int64[np.ndarray, "truth answer"]) -> Iterator[ClassMetrics]:
     right, support, answered = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
     for name, hits, images, answers in zip(classes, right.tolist(), support.tolist(), answered.tolist(), strict=True):
-        yield ClassMeasures(
+        yield ClassMetrics(
             name=name,
             support=images,
             precision=Proportion.of(hits, answers) if images and answers else None,
@@ -171,7 +171,7 @@ def _per_class(classes: tuple[str, ...], confusion: Int64[np.ndarray, "truth ans
         )
 
 
-def _worst_pairs(classes: tuple[str, ...], confusion: Int64[np.ndarray, "truth answer"]) -> Iterator[Confused]:
+def _worst_pairs(classes: tuple[str, ...], confusion: Int64[np.ndarray, "truth answer"]) -> Iterator[Confusion]:
     wrong = confusion.copy()
     np.fill_diagonal(wrong, 0)
     # Stable, so that pairs of equal count stay in the order of the classes.
@@ -179,4 +179,4 @@ def _worst_pairs(classes: tuple[str, ...], confusion: Int64[np.ndarray, "truth a
         truth, answer = divmod(place.item(), len(classes))
         count = wrong[truth, answer].item()
         if count:
-            yield Confused(classes[truth], classes[answer], count, count / confusion[truth].sum().item())
+            yield Confusion(classes[truth], classes[answer], count, count / confusion[truth].sum().item())

@@ -26,7 +26,7 @@ AT_ONCE = 16
 """Images at once while calibrating."""
 
 
-def graph_of(network: nn.Module) -> ModelProto:
+def export_onnx(network: nn.Module) -> ModelProto:
     """The network's graph: `images` (batch channels height width, normalised) to `logits`, for any batch."""
     takes = preprocess_of(network)
     plain = copy.deepcopy(network).float().cpu().eval()
@@ -45,7 +45,7 @@ def graph_of(network: nn.Module) -> ModelProto:
     return program.model_proto
 
 
-def quantized(graph: ModelProto, images: Float[Tensor, "images channels height width"]) -> ModelProto:
+def quantize(graph: ModelProto, images: Float[Tensor, "images channels height width"]) -> ModelProto:
     """The graph with the inputs and weights of its matrix products and convolutions as 8-bit integers.
 
     Weights have a scale a channel; activations a scale each, from the lowest to the highest value on these images

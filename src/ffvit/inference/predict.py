@@ -20,15 +20,15 @@ from torch import nn
 
 from ffvit.data.folders import image_files
 from ffvit.data.images import BadImageError, FileImages
-from ffvit.data.loader import Finish, evaluation_loader, workers_for
+from ffvit.data.loader import NormalizeOnDevice, evaluation_loader, worker_count
 from ffvit.data.transforms import evaluation_transform
 from ffvit.errors import DataError, ModelError, UserError
 from ffvit.files.csv_formulas import escape_formula
-from ffvit.inference.engine_selection import soonest
-from ffvit.inference.engines import build, why_not
+from ffvit.inference.engine_selection import fastest_engine
+from ffvit.inference.engines import build, unavailable_reason
 from ffvit.inference.mode import evaluation_mode
 from ffvit.inference.report import percent
-from ffvit.machine import Machine, keep_freed_memory, start
+from ffvit.machine import Machine, keep_freed_memory, start_fabric
 from ffvit.models.create import class_names_of, preprocess_of
 from ffvit.models.weights import load
 from ffvit.terminal import Terminal, printable
@@ -83,7 +83,7 @@ def predict(
     if not paths:
         raise DataError(f"there is no image in {', '.join(map(str, images)) or 'nothing'}")
     network = weights if isinstance(weights, nn.Module) else load(weights, model)
-    fabric = start(machine)
+    fabric = start_fabric(machine)
     if fabric.device.type == "cpu":
         keep_freed_memory()
     with evaluation_mode(network, fabric.device):
@@ -100,16 +100,16 @@ def _predictions(
     if engine == "auto":
         tell = partial(print, file=sys.stderr)
         # fp16 is PyTorch's alone, and faster than what other engines do in fp32.
-        engine = soonest(network, len(paths), BATCH, fabric.device, precision, tell) if precision else "torch"
+        engine = fastest_engine(network, len(paths), BATCH, fabric.device, precision, tell) if precision else "torch"
     if engine != "torch":  # which is the network as it is, in the machine's precision
-        if precision is None or why_not(engine, precision, fabric.device) is not None:
+        if precision is None or unavailable_reason(engine, precision, fabric.device) is not None:
             precision = "fp32"
         network = build(network, engine, precision, fabric.device)
     files = FileImages(Path(), paths, np.zeros(len(paths), dtype=np.int64))
-    transform, finish = evaluation_transform(preprocess), Finish(preprocess.mean, preprocess.std)
+    transform, finish = evaluation_transform(preprocess), NormalizeOnDevice(preprocess.mean, preprocess.std)
     shape = preprocess.in_chans, *preprocess.img_size
     if workers is None:
-        workers = workers_for(files, 1) if len(paths) > 2 * BATCH else 0
+        workers = worker_count(files, 1) if len(paths) > 2 * BATCH else 0
     for batch in evaluation_loader(files, transform, shape, BATCH, workers, device=fabric.device):
         with torch.inference_mode(), fabric.autocast():
             logits = network(finish(batch.to(fabric.device))).float().cpu()
@@ -150,7 +150,7 @@ def _readable(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(info.index_to_description(number) for number in range(len(names)))
 
 
-def written(
+def write_predictions(
     predictions: Iterator[Prediction | BadImageError], form: Literal["table", "csv", "json"], console: Console
 ) -> int:
     """Write predictions as they come, unreadable images and their number to stderr; hands back how many were read.

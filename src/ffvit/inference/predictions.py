@@ -13,12 +13,12 @@ from jaxtyping import Bool, Float, Float32, Int, Int64
 from torch import Tensor
 
 from ffvit.errors import DataError, ModelError, UserError
-from ffvit.files.atomic_write import writing
+from ffvit.files.atomic_write import atomic_path
 from ffvit.files.csv_formulas import escape_formula
 
 
 @dataclass(frozen=True, eq=False)
-class Answers:
+class Predictions:
     """The answers of one network to one set of images, in the order of the set.
 
     Attributes:
@@ -52,7 +52,7 @@ class Answers:
     @classmethod
     def of(
         cls, logits: Float[Tensor, "images classes"], labels: Int[Tensor, " images"], classes: Sequence[str]
-    ) -> Answers:
+    ) -> Predictions:
         """The answers that a network's logits are, with all logits kept.
 
         Raises:
@@ -110,7 +110,7 @@ class Answers:
         }
         if groups is not None:
             columns["group"] = _text(groups)
-        with writing(path, "do it again") as temporary:
+        with atomic_path(path, "do it again") as temporary:
             # A file's name may hold bytes that are no text; they are written as they are.
             pd.DataFrame(columns).to_csv(
                 temporary,

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ffvit.inference.intervals import Proportion
-from ffvit.inference.metrics import ClassMeasures, Evaluation
+from ffvit.inference.metrics import ClassMetrics, Evaluation
 
 
 def report(evaluation: Evaluation, title: str, warnings: Sequence[str] = ()) -> Group:
@@ -97,7 +97,7 @@ def _about_calibration(evaluation: Evaluation) -> str:
     return fitted
 
 
-def _classes(shown: Sequence[ClassMeasures]) -> Table:
+def _classes(shown: Sequence[ClassMetrics]) -> Table:
     table = _table()
     table.add_column("class", overflow="fold")
     for name in ("images", "precision %", "recall %", "F1 %"):
@@ -107,7 +107,7 @@ def _classes(shown: Sequence[ClassMeasures]) -> Table:
     return table
 
 
-def _cells(measures: ClassMeasures) -> Iterator[str]:
+def _cells(measures: ClassMetrics) -> Iterator[str]:
     for share in (measures.precision, measures.recall, measures.f1):
         yield f"{100 * share.value:.1f} ({100 * share.low:.1f}-{100 * share.high:.1f})" if share else "-"
 

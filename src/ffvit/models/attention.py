@@ -12,7 +12,7 @@ from torch import nn
 
 from ffvit.config.architecture import NAMED, Axis, Network
 from ffvit.models.backbone import Backbone, ResidualBranch
-from ffvit.models.create import known_name
+from ffvit.models.create import canonical_name
 
 NAME = re.compile(r"Attention|Attn")
 """What timm and torch call modules that compute attention, but for those below."""
@@ -84,7 +84,7 @@ def attention_of(network: Network) -> Literal["patches", "features only", "none"
     if architecture is not None:
         axes = {branch.axis for branch in architecture.block if branch.mixer == "attention"}
     else:
-        known_name(str(network.name))
+        canonical_name(str(network.name))
         with torch.device("meta"):
             axes = set(attention_modules(timm.create_model(network.name)).values())
     return "patches" if "patches" in axes else "features only" if axes else "none"

@@ -23,7 +23,7 @@ COMPILERS = {
 """For each device: the variable that names a compiler, the names that are tried, the package that brings one."""
 
 
-def why_not_compiled(device: torch.device) -> str | None:
+def compile_unavailable_reason(device: torch.device) -> str | None:
     """Why networks cannot be compiled for this device, or None where they can."""
     if device.type not in COMPILERS:
         return f"PyTorch compiles for processors and CUDA, not for {device.type}"

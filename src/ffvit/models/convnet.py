@@ -97,7 +97,7 @@ def _layer(before: int, after: int, stride: int) -> tuple[nn.Module, ...]:
     return nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU(inplace=True)
 
 
-def convnet_near(flops: int | float, image: tuple[int, int], channels: int, classes: int) -> str:
+def convnet_by_flops(flops: int | float, image: tuple[int, int], channels: int, classes: int) -> str:
     """The name of the ConvNet whose FLOPs for one image are nearest to a number, as a ratio.
 
     The first stride follows the image, so that the last feature map has about 8 to 16 rows.

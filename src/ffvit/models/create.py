@@ -11,7 +11,7 @@ from torch import nn
 
 from ffvit.config.architecture import NAMED, Architecture, Network
 from ffvit.config.preprocess import Preprocess
-from ffvit.errors import ModelError, UserError, nearest
+from ffvit.errors import ModelError, UserError, did_you_mean
 from ffvit.models.backbone import Backbone
 from ffvit.models.registry import build, default_cfgs, input_config
 
@@ -73,7 +73,7 @@ def _by_name(
     dropout: float,
     drop_path: float,
 ) -> nn.Module:
-    known_name(name)
+    canonical_name(name)
     ours = name in NAMED
     options: dict[str, Any] = {
         "num_classes": classes,
@@ -114,7 +114,7 @@ def _by_name(
     return network
 
 
-def known_name(name: str) -> None:
+def canonical_name(name: str) -> None:
     """Nothing, if there is a network of that name.
 
     Raises:
@@ -122,7 +122,7 @@ def known_name(name: str) -> None:
     """
     if not timm.is_model(name):
         every = timm.list_models()
-        raise ModelError(f"no network is called {name!r}{nearest(name, every)} (`ffvit models 'ff_*'` lists them)")
+        raise ModelError(f"no network is called {name!r}{did_you_mean(name, every)} (`ffvit models 'ff_*'` lists them)")
 
 
 def list_names(pattern: str) -> list[str]:

@@ -100,7 +100,7 @@ class Pooling(nn.Module):
         return functional.avg_pool2d(x, self.kernel, 1, self.kernel // 2, count_include_pad=False) - x
 
 
-class OverTheGrid(nn.Module):
+class OnPatchGrid(nn.Module):
     """Lays the patches out as an image for a mixer that needs neighbours; adds nothing to a class token in front."""
 
     def __init__(self, mixer: nn.Module, grid: tuple[int, int]) -> None:
@@ -154,10 +154,10 @@ def build_mixer(branch: Branch, architecture: Architecture, dropout: float) -> n
             gate = partial(SpatialGatingUnit, seq_len=length)
             return GatedMlp(width, architecture.hidden(branch), gate_layer=gate, drop=dropout)
         case "pooling":
-            return OverTheGrid(Pooling(branch.kernel or 3), architecture.grid)
+            return OnPatchGrid(Pooling(branch.kernel or 3), architecture.grid)
         case "convolution":
             kernel = branch.kernel or 3
-            return OverTheGrid(nn.Conv2d(width, width, kernel, padding=kernel // 2, groups=width), architecture.grid)
+            return OnPatchGrid(nn.Conv2d(width, width, kernel, padding=kernel // 2, groups=width), architecture.grid)
         case "fourier":
             return Fourier()
         case "random":

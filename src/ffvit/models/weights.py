@@ -26,7 +26,7 @@ from ffvit.config.architecture import Architecture, Network
 from ffvit.config.base import Value, parse, short
 from ffvit.config.preprocess import Preprocess
 from ffvit.errors import ModelError, UserError
-from ffvit.files.atomic_write import writing
+from ffvit.files.atomic_write import atomic_path
 from ffvit.models.create import create_model, network_of, preprocess_of, set_preprocess
 from ffvit.models.vit_conversion import architecture_of, layout_of, preprocess_of_vit, to_ours
 
@@ -42,7 +42,7 @@ ALLOWED: list[Any] = [argparse.Namespace]
 """Classes a pickle may name beside tensors: released checkpoints carry their command line."""
 
 
-class About(Value):
+class WeightsInfo(Value):
     """What a file says of its weights. Anyone may have written it, so every field is checked.
 
     Attributes:
@@ -87,7 +87,7 @@ def save_weights(
     }
     state = network.state_dict() if state is None else state
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
-    with writing(path) as temporary:
+    with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata={"ffvit": json.dumps(about)})  # one key: several come in random order
 
 
@@ -215,7 +215,7 @@ def _is_plain(tensor: Tensor) -> bool:
     )
 
 
-def read_weights(path: Path) -> tuple[dict[str, Tensor], About]:
+def read_weights(path: Path) -> tuple[dict[str, Tensor], WeightsInfo]:
     """The weights in a file or folder, and what is said of them there, as in the metadata that `save_weights` writes.
 
     Raises:
@@ -245,11 +245,11 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], About]:
     from_hub = _about_hub(config) if path.name in HUB_WEIGHTS and config.is_file() else {}
     if head[8:9] == b"{":
         state, about = _read_safetensors(path)
-        return state, parse(About, about or from_hub, f"{path}: metadata")
+        return state, parse(WeightsInfo, about or from_hub, f"{path}: metadata")
     if head[:2] == b"PK" or head[:1] == b"\x80":
         content = _read_pickle(path)
         wrapped = isinstance(content, Mapping) and isinstance(content.get("model"), Mapping)
-        return _weights_among(content, path), parse(About, from_hub or {"wrapped": wrapped}, str(config))
+        return _weights_among(content, path), parse(WeightsInfo, from_hub or {"wrapped": wrapped}, str(config))
     raise ModelError(f"{path}: neither a PyTorch nor a safetensors file")
 
 

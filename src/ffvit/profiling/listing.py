@@ -8,13 +8,13 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from ffvit.errors import ModelError, nearest
+from ffvit.errors import ModelError, did_you_mean
 from ffvit.models.create import create_model, list_names
 from ffvit.models.published import PUBLISHED, SOURCES
 from ffvit.profiling.count import count
 
 
-def listing(pattern: str, console: Console) -> None:
+def print_models(pattern: str, console: Console) -> None:
     """Print the networks whose names match a shell pattern.
 
     Raises:
@@ -22,7 +22,7 @@ def listing(pattern: str, console: Console) -> None:
     """
     names = list_names(pattern)
     if not names:
-        raise ModelError(f"no network matches {pattern!r}{nearest(pattern, timm.list_models())}")
+        raise ModelError(f"no network matches {pattern!r}{did_you_mean(pattern, timm.list_models())}")
     table = Table(box=None, pad_edge=False)
     table.add_column("network", no_wrap=True)
     for heading in ("parameters", "GFLOPs", "top-1"):

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from ffvit.errors import OutOfMemoryError
-from ffvit.signals import kept_from_children
+from ffvit.signals import block_signals_in_children
 
 Work = Callable[[], object]
 
 
-def kept_for_backward(forward: Callable[[], object], network: nn.Module) -> int:
+def activation_bytes(forward: Callable[[], object], network: nn.Module) -> int:
     """Bytes that a forward pass keeps for the backward pass, the network's weights not counted.
 
     What several operations keep is counted once. The pass is made, and its memory given back; on the device `meta`
@@ -44,7 +44,7 @@ def kept_for_backward(forward: Callable[[], object], network: nn.Module) -> int:
     return sum(each.nbytes() for each in kept.values())
 
 
-def peak(make: Callable[[], Work], device: torch.device) -> int:
+def peak_bytes(make: Callable[[], Work], device: torch.device) -> int:
     """The most memory that something to do takes, in bytes: what it is made of, and doing it.
 
     On a GPU that is what PyTorch has allocated there. On a processor it is the resident memory of a process of its own,
@@ -64,7 +64,7 @@ def peak(make: Callable[[], Work], device: torch.device) -> int:
     context.set_forkserver_preload([getattr(make, "func", make).__module__])
     try:
         with ProcessPoolExecutor(1, mp_context=context) as child:
-            with kept_from_children():
+            with block_signals_in_children():
                 measured = child.submit(_here, make)
             return measured.result()
     except BrokenProcessPool:

@@ -75,7 +75,7 @@ class Work:
         return self.operations / self.moved if self.moved else 0.0
 
 
-def work_of(
+def profile_ops(
     network: nn.Module,
     images: Float[Tensor, "batch channels height width"],
     by: Literal["part", "operator"] = "part",
@@ -105,7 +105,7 @@ def work_of(
     return dict(found)
 
 
-def seconds_of_parts(
+def seconds_by_part(
     network: nn.Module, images: Float[Tensor, "batch channels height width"], passes: int
 ) -> dict[str, list[float]]:
     """Time each part within predictions as they run operator by operator: seconds of each pass, by part.
@@ -128,7 +128,7 @@ def seconds_of_parts(
     return dict(found)
 
 
-def parts_of(network: nn.Module) -> dict[nn.Module, str]:
+def part_by_module(network: nn.Module) -> dict[nn.Module, str]:
     """The part that each module is, where it is one; what lies within a part belongs to it, norms apart."""
     parts: dict[nn.Module, str] = {}
     untaken = {module: path for path, module in network.named_modules() if module is not network}
@@ -201,7 +201,7 @@ def _entering_parts(network: nn.Module, enter: Callable[[str], None]) -> Iterato
         enter(inside[-1])
 
     hooks = []
-    for module, part in parts_of(network).items():
+    for module, part in part_by_module(network).items():
         hooks += [module.register_forward_pre_hook(before(part)), module.register_forward_hook(after)]
     try:
         yield

@@ -138,7 +138,7 @@ class Step:
         return max(self.device, self.loading)
 
 
-def step(load: Load, cluster: Cluster, gpus: int, images: float, strategy: Strategy = "ddp") -> Step:
+def step_time(load: Load, cluster: Cluster, gpus: int, images: float, strategy: Strategy = "ddp") -> Step:
     """A training step on so many GPUs with so many images on each.
 
     A third of the computing is the forward pass. DDP sums gradients during the backward pass. Sharding gathers each
@@ -152,23 +152,23 @@ def step(load: Load, cluster: Cluster, gpus: int, images: float, strategy: Strat
     if strategy == "ddp":
         buckets = math.ceil(load.size / BUCKET)
         communication = cluster.all_reduce(load.size, gpus, buckets)
-        passes = forward + overlapped(backward, communication, buckets)
+        passes = forward + overlapped_time(backward, communication, buckets)
         update = UPDATE * load.size / cluster.memory_speed
     else:
         once = cluster.gather(load.size, gpus, load.blocks)
         communication = 3 * once
-        passes = overlapped(forward, once, load.blocks) + overlapped(backward, 2 * once, load.blocks)
+        passes = overlapped_time(forward, once, load.blocks) + overlapped_time(backward, 2 * once, load.blocks)
         update = UPDATE * load.size / gpus / cluster.memory_speed
     return Step(compute, communication, update, passes + update, images / cluster.loading)
 
 
-def overlapped(work: float, communication: float, pieces: int) -> float:
+def overlapped_time(work: float, communication: float, pieces: int) -> float:
     """Seconds of both at once, where the first or last of so many equal pieces of communication has no work beside it."""
     alone = communication / pieces
     return alone + max(work, communication - alone)
 
 
-def memory(load: Load, gpus: int, images: int, strategy: Strategy = "ddp", checkpointed: bool = False) -> float:
+def memory_per_gpu(load: Load, gpus: int, images: int, strategy: Strategy = "ddp", checkpointed: bool = False) -> float:
     """Bytes that a GPU needs with so many images on it at once; the library's own and the work space are not in it."""
     kept = (
         images * load.kept_checkpointed + load.copies / load.blocks
@@ -183,6 +183,8 @@ def memory(load: Load, gpus: int, images: int, strategy: Strategy = "ddp", check
     return STATE * load.size / gpus + min(3, load.blocks) * load.size / load.blocks + kept
 
 
-def hours(load: Load, cluster: Cluster, gpus: int, batch: int, views: float, strategy: Strategy = "ddp") -> float:
+def training_hours(
+    load: Load, cluster: Cluster, gpus: int, batch: int, views: float, strategy: Strategy = "ddp"
+) -> float:
     """Hours to show so many views of images in batches of `batch` over all GPUs."""
-    return views / batch * step(load, cluster, gpus, batch / gpus, strategy).seconds / 3600
+    return views / batch * step_time(load, cluster, gpus, batch / gpus, strategy).seconds / 3600

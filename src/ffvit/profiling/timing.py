@@ -34,7 +34,7 @@ class Latency:
         return cls(*(float(each) for each in np.percentile(times, (50, 95, 99))))
 
 
-def device_here() -> torch.device:
+def default_device() -> torch.device:
     """Where costs are measured: the first GPU, if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -45,7 +45,7 @@ def random_images(network: nn.Module, batch: int) -> Float[Tensor, "batch channe
     return torch.rand(batch, takes.in_chans, *takes.img_size, device=next(network.parameters()).device)
 
 
-def prediction(network: nn.Module, images: Float[Tensor, "batch channels height width"]) -> Callable[[], object]:
+def forward_call(network: nn.Module, images: Float[Tensor, "batch channels height width"]) -> Callable[[], object]:
     """The network's answer to images, as something to call."""
     return partial(_answer, network, images)
 
@@ -55,7 +55,7 @@ def _answer(network: nn.Module, images: Tensor) -> object:
         return network(images)
 
 
-def timed(
+def time_calls(
     work: Callable[[], object],
     device: torch.device,
     seconds: float = float("inf"),
@@ -103,10 +103,10 @@ def latency(network: nn.Module, calls: int = 50) -> Latency:
         calls: How many are timed.
     """
     image = random_images(network, 1)
-    return Latency.of(timed(prediction(network, image), image.device, calls=calls))
+    return Latency.of(time_calls(forward_call(network, image), image.device, calls=calls))
 
 
 def throughput(network: nn.Module, batch: int, seconds: float = 0.5) -> float:
     """Images a second in batches, in fp32: the median of batches that take about so many seconds in all."""
     images = random_images(network, batch)
-    return batch / float(np.median(timed(prediction(network, images), images.device, seconds, at_least=3)))
+    return batch / float(np.median(time_calls(forward_call(network, images), images.device, seconds, at_least=3)))

@@ -10,7 +10,7 @@ import numpy as np
 from ffvit.errors import RunFolderError
 from ffvit.study import statistics
 from ffvit.study.findings import Key
-from ffvit.study.folder import Ground
+from ffvit.study.folder import StudyInputs
 from ffvit.study.plan import Plan
 from ffvit.study.results import Result
 
@@ -27,7 +27,7 @@ class Analysis:
     """
 
     plan: Plan
-    ground: Ground
+    ground: StudyInputs
     main_level: float
     side_level: float
 

@@ -12,7 +12,7 @@ from ffvit.config import recipe as recipes
 from ffvit.config.architecture import NAMED, Architecture, Axis, Branch, Network
 from ffvit.config.base import Value
 from ffvit.config.recipe import Recipe
-from ffvit.errors import ConfigError, nearest
+from ffvit.errors import ConfigError, did_you_mean
 from ffvit.models.attention import attention_of
 from ffvit.study.plan import Plan
 
@@ -38,7 +38,7 @@ class Arm(Value):
     recipe: Recipe
 
 
-def arms_of(plan: Plan) -> tuple[Arm, ...]:
+def make_arms(plan: Plan) -> tuple[Arm, ...]:
     """Every cell of the plan's factors, crossed, then the controls.
 
     Raises:
@@ -61,14 +61,14 @@ def arms_of(plan: Plan) -> tuple[Arm, ...]:
     names = [arm.name for arm in arms]
     for name in (plan.against, *(name for pair in plan.comparisons or () for name in pair), *plan.published):
         if name is not None and name not in names:
-            raise ConfigError(f"there is no arm {name!r}{nearest(name, names)} (there are: {', '.join(names)})")
+            raise ConfigError(f"there is no arm {name!r}{did_you_mean(name, names)} (there are: {', '.join(names)})")
     for one, against in plan.comparisons or ():
         if one == against:
             raise ConfigError(f"comparisons: {one!r} is compared with itself")
     return tuple(arms)
 
 
-def comparisons_of(plan: Plan, arms: tuple[Arm, ...]) -> tuple[tuple[str, str], ...]:
+def make_comparisons(plan: Plan, arms: tuple[Arm, ...]) -> tuple[tuple[str, str], ...]:
     """The pairs (arm, against) that the study compares, the main one first.
 
     With several factors, arms are compared that differ in one of them alone: the one in which attention comes and goes,
@@ -134,13 +134,15 @@ def _arm(plan: Plan, cell: tuple[tuple[str, str, dict[str, Any]], ...]) -> Arm:
         if "network" in changes:
             network = _resolved(Network(name=str(changes.pop("network")), image=plan.network.image))
         if "recipe" in changes:
-            recipe = recipes.named(str(changes.pop("recipe")))
+            recipe = recipes.named_recipe(str(changes.pop("recipe")))
         of_recipe = {path: value for path, value in changes.items() if path.split(".")[0] in Recipe.model_fields}
         of_network = {path: value for path, value in changes.items() if path not in of_recipe}
         for path in of_network:
             if path.split(".")[0] not in (*Architecture.model_fields, *AXES):
                 known = [*Architecture.model_fields, *AXES, *Recipe.model_fields]
-                raise ConfigError(f"neither an architecture nor a recipe has a field {path!r}{nearest(path, known)}")
+                raise ConfigError(
+                    f"neither an architecture nor a recipe has a field {path!r}{did_you_mean(path, known)}"
+                )
         if of_recipe:
             recipe = Recipe.model_validate(_put(recipe.model_dump(exclude_unset=True), of_recipe))
         if of_network:
@@ -166,10 +168,10 @@ def _words(error: ValueError) -> str:
     """What a check said, in words; a pydantic error says it of each field."""
     from pydantic import ValidationError
 
-    from ffvit.config.base import sentences
+    from ffvit.config.base import error_sentences
 
     if isinstance(error, ValidationError):
-        return sentences(error, Architecture if error.title == "Architecture" else Recipe, "").replace("\n", "; ")
+        return error_sentences(error, Architecture if error.title == "Architecture" else Recipe, "").replace("\n", "; ")
     return str(error)
 
 

@@ -21,7 +21,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from ffvit.data.decode import typical_side
-from ffvit.data.splits import Parts
+from ffvit.data.splits import Splits
 from ffvit.study.pixels import Pixels, read_pixels
 
 SIDE = 16
@@ -66,7 +66,7 @@ class Baseline:
         return float(self.correct.mean())
 
 
-def measure_baselines(parts: Parts, seed: int) -> tuple[Baseline, ...]:
+def measure_baselines(parts: Splits, seed: int) -> tuple[Baseline, ...]:
     """The largest class, k nearest neighbours, and logistic regression: how often each is right on the test part.
 
     Args:
@@ -110,7 +110,7 @@ def _baseline(name: str, predicted: Int[np.ndarray, " images"], test: Pixels, be
     return Baseline(name, predicted == test.labels, test.names, time.perf_counter() - began, notes)
 
 
-def predicted_seconds(parts: Parts, load: float) -> float:
+def predicted_seconds(parts: Splits, load: float) -> float:
     """What `measure_baselines` will take, about.
 
     Args:

@@ -13,22 +13,22 @@ from rich.table import Table
 from rich.text import Text
 
 from ffvit.data.split_record import check_split, record_split, write_record
-from ffvit.data.splits import Parts, open_parts
+from ffvit.data.splits import Splits, open_splits
 from ffvit.errors import ConfigError, DiskFullError, RunFolderError, RunStoppedError
-from ffvit.files.atomic_write import full
+from ffvit.files.atomic_write import is_disk_full
 from ffvit.files.lock import FolderLock
-from ffvit.machine import Machine, cores
+from ffvit.machine import Machine, available_cores
 from ffvit.study import costs
-from ffvit.study.arms import comparisons_of
+from ffvit.study.arms import make_comparisons
 from ffvit.study.baselines import measure_baselines
-from ffvit.study.conclude import conclude, every_job, looks_of, outlook_of, seeds_at
-from ffvit.study.executor import Engine, work_off
+from ffvit.study.conclude import all_jobs, conclude, look_count, outlook_of, seeds_at
+from ffvit.study.executor import Engine, run_jobs
 from ffvit.study.findings import Findings
-from ffvit.study.folder import FORMAT, Ground, Study, made_of
-from ffvit.study.jobs import Job, Searches, differences, runs_of, splits_of, startable
-from ffvit.study.live_display import Watch
+from ffvit.study.folder import FORMAT, Study, StudyInputs, made_of
+from ffvit.study.jobs import Job, Searches, differences, make_runs, splits_of, startable_jobs
+from ffvit.study.live_display import LiveDisplay
 from ffvit.study.local_executor import Local, slots_for
-from ffvit.study.matching import all_arms, counted, hold
+from ffvit.study.matching import all_arms, count_arm, match_budget
 from ffvit.study.next_steps import write_ablation
 from ffvit.study.plan import Plan
 from ffvit.study.ray_executor import connected
@@ -36,8 +36,8 @@ from ffvit.study.report.terminal import summary_table
 from ffvit.study.report.write import write_report
 from ffvit.study.time_estimate import LARGE, MEMORY, Prediction, scaled_arms, speeds_of, study_seconds, trials
 from ffvit.terminal import Terminal
-from ffvit.training.progress import duration
-from ffvit.training.stopping import stopping_at_once
+from ffvit.training.progress import format_duration
+from ffvit.training.stopping import exit_on_signal
 
 PROCESS = 700.0
 """MiB of a process with PyTorch in it, before it does anything."""
@@ -58,15 +58,15 @@ class Forecast:
         parts: The images.
     """
 
-    ground: Ground
+    ground: StudyInputs
     runs: Mapping[str, Prediction]
     at_once: int
     seconds: float
-    parts: Parts
+    parts: Splits
 
 
-def look_ahead(
-    plan: Plan, workers: int | None = None, ground: Ground | None = None, record: Path | None = None
+def make_forecast(
+    plan: Plan, workers: int | None = None, ground: StudyInputs | None = None, record: Path | None = None
 ) -> Forecast:
     """Work out a study's arms, measure what its runs will take, and what they can show.
 
@@ -80,15 +80,15 @@ def look_ahead(
         UserError: The images, an arm or the budget cannot be had as the plan says; or the images or an arm that has runs
             were changed.
     """
-    parts = open_parts(plan.data if plan.folds is None else plan.data.replace(folds=plan.folds, fold=0))
+    parts = open_splits(plan.data if plan.folds is None else plan.data.replace(folds=plan.folds, fold=0))
     if record is not None and record.is_file():
         advice = "Put them back as they were, or begin a new study with another --out"
         check_split(record, parts, plan.data.source, advice)
     classes = len(parts.classes)
     if ground is None:
-        held = hold(plan, all_arms(plan, classes), classes)
-        threads = max(1, cores() // (len(held.arms) * len(plan.seeds) * (plan.folds or 1)))
-        ground = Ground(
+        held = match_budget(plan, all_arms(plan, classes), classes)
+        threads = max(1, available_cores() // (len(held.arms) * len(plan.seeds) * (plan.folds or 1)))
+        ground = StudyInputs(
             held=held,
             classes=classes,
             images=parts.account,
@@ -104,7 +104,7 @@ def look_ahead(
         ground = ground.replace(outlook=outlook_of(plan, ground))
     else:
         ground = _extended(plan, ground)
-    arms, jobs = ground.held.arms, runs_of(plan, ground.held.arms, Path(), plan.seeds, {})
+    arms, jobs = ground.held.arms, make_runs(plan, ground.held.arms, Path(), plan.seeds, {})
     at_once = slots_for(plan.machine, len(jobs), MEMORY, workers, ground.threads).count
     speeds = speeds_of(arms, parts, ground.threads, plan.machine, at_once)
     runs = {arm.name: speeds[arm.name].run(arm.recipe, parts) for arm in arms}
@@ -113,7 +113,7 @@ def look_ahead(
     return Forecast(ground, runs, at_once, study_seconds(plan, arms, parts), parts)
 
 
-def _extended(plan: Plan, ground: Ground) -> Ground:
+def _extended(plan: Plan, ground: StudyInputs) -> StudyInputs:
     """The ground with the arms that a changed plan adds.
 
     Raises:
@@ -123,7 +123,7 @@ def _extended(plan: Plan, ground: Ground) -> Ground:
     names = {arm.name for arm in ground.held.arms}
     if {arm.name for arm in arms} == names and plan.budget == "latency":
         return ground  # widths that were measured would come out a little different
-    held = hold(plan, arms, ground.classes)
+    held = match_budget(plan, arms, ground.classes)
     now = {arm.name: arm for arm in held.arms}
     for before in ground.held.arms:
         after = now.get(before.name)
@@ -143,20 +143,20 @@ def _extended(plan: Plan, ground: Ground) -> Ground:
 def show_plan(plan: Plan, forecast: Forecast, console: Console) -> None:
     """Print what is about to happen: every arm, what a run of it takes, what can be shown, and all in all."""
     ground = forecast.ground
-    jobs = runs_of(plan, ground.held.arms, Path(), plan.seeds, {})
+    jobs = make_runs(plan, ground.held.arms, Path(), plan.seeds, {})
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("arm", overflow="fold")
     for heading in ("parameters", "GFLOPs", "epochs", "runs", "time a run", "memory a run"):
         table.add_column(heading, justify="right")
     for arm in ground.held.arms:
-        count, run = counted(arm.network, ground.classes), forecast.runs[arm.name]
+        count, run = count_arm(arm.network, ground.classes), forecast.runs[arm.name]
         table.add_row(
             Text.assemble(arm.name, (f" ({arm.role})", "dim") if arm.role != "arm" else ""),
             f"{count.parameters / 1e6:.2f} M",
             f"{count.flops / 1e9:.3g}",
             str(arm.recipe.epochs) if arm.recipe.minutes is None else "",
             str(sum(job.arm == arm.name for job in jobs)),
-            f"~ {duration(run.seconds)}",
+            f"~ {format_duration(run.seconds)}",
             f"~ {PROCESS + run.memory:,.0f} MiB",
         )
     console.print(Text(plan.title, "bold"))
@@ -178,7 +178,7 @@ def show_plan(plan: Plan, forecast: Forecast, console: Console) -> None:
         fields = ", ".join(plan.search.fields)
         search = f", each after a search of its {fields} over {plan.search.planned(plan.recipe)} values or more"
     console.print(
-        Text(f"{len(jobs)} runs{search}: about {duration(forecast.seconds)}, {forecast.at_once} at once"),
+        Text(f"{len(jobs)} runs{search}: about {format_duration(forecast.seconds)}, {forecast.at_once} at once"),
         soft_wrap=True,
     )
 
@@ -216,10 +216,10 @@ def compare(
     if not resume:
         words += ", or with the same command if there is no study folder yet"
     try:
-        with stopping_at_once(words):
+        with exit_on_signal(words):
             return _compare(plan, Path(out), resume, overwrite, workers, cluster, console)
     except OSError as error:
-        if full(error):
+        if is_disk_full(error):
             raise DiskFullError("the disk is full: free some space, then go on with --resume") from None
         raise
 
@@ -252,14 +252,16 @@ def _compare(
             study.remove_leftovers()
             study.check(plan)
         forecast = (
-            look_ahead(plan, workers) if study is None else look_ahead(plan, workers, study.ground(), study.split_file)
+            make_forecast(plan, workers)
+            if study is None
+            else make_forecast(plan, workers, study.ground(), study.split_file)
         )
         ground = forecast.ground
         show_plan(plan, forecast, console)
         on_cluster = connected(cluster, plan.machine) if cluster is not None else None
         if study is None:
             study = Study.create(out, plan, overwrite, lock)
-        for job in every_job(study, plan, ground.held.arms):
+        for job in all_jobs(study, plan, ground.held.arms):
             job.check()
         study.replan(plan)
         study.stand_on(ground)
@@ -275,7 +277,7 @@ def _compare(
         failed: frozenset[Path] = frozenset()
         try:
             _measure_baselines(study, plan, console)
-            with Watch(console, engine.at_once) as watch:
+            with LiveDisplay(console, engine.at_once) as watch:
                 failed = _all_runs(study, plan, ground, engine, watch, began)
         finally:
             engine.close()
@@ -292,10 +294,10 @@ def _compare(
     return findings
 
 
-def _told(study: Study, ground: Ground, console: Console) -> Findings:
+def _told(study: Study, ground: StudyInputs, console: Console) -> Findings:
     """The findings, noted, written and shown."""
     study.note_plan()
-    main = ground.held.arm(comparisons_of(study.plan, ground.held.arms)[0][0])
+    main = ground.held.arm(make_comparisons(study.plan, ground.held.arms)[0][0])
     write_ablation(study.path, study.plan, main)
     findings = conclude(study, ground)
     page = write_report(findings)
@@ -304,21 +306,23 @@ def _told(study: Study, ground: Ground, console: Console) -> Findings:
     return findings
 
 
-def _all_runs(study: Study, plan: Plan, ground: Ground, engine: Engine, watch: Watch, began: float) -> frozenset[Path]:
+def _all_runs(
+    study: Study, plan: Plan, ground: StudyInputs, engine: Engine, watch: LiveDisplay, began: float
+) -> frozenset[Path]:
     """Every repetition's searches and runs: once, or look by look until every comparison is conclusive."""
     arms, rounds = ground.held.arms, _Rounds(plan, watch, began)
     searches, failed_before = Searches(plan, arms, study.path), study.failed()
     failed: frozenset[Path] = frozenset()
-    for count in looks_of(plan):
-        jobs = runs_of(plan, arms, study.path, seeds_at(plan, count), {})
+    for count in look_count(plan):
+        jobs = make_runs(plan, arms, study.path, seeds_at(plan, count), {})
         watch.begin(jobs, round(trials(plan, plan.recipe)))
         rounds.plan(jobs)
 
         def ready(gone: Set[Path], jobs: Sequence[Job] = jobs) -> list[Job]:
             now = [job for job in jobs if rounds.may_begin(job)]
-            return startable(plan, searches, now, gone, arms, study.path, failed_before)
+            return startable_jobs(plan, searches, now, gone, arms, study.path, failed_before)
 
-        failed |= work_off(study, ready, engine, watch)
+        failed |= run_jobs(study, ready, engine, watch)
         if plan.until_settled:
             left = [each for each in conclude(study, ground).comparisons if not each.conclusive]
             if not left:
@@ -331,7 +335,7 @@ def _all_runs(study: Study, plan: Plan, ground: Ground, engine: Engine, watch: W
 class _Rounds:
     """Lets rounds of seeds begin while there is time for them: a round that is not whole is no evidence."""
 
-    def __init__(self, plan: Plan, watch: Watch, began: float) -> None:
+    def __init__(self, plan: Plan, watch: LiveDisplay, began: float) -> None:
         self._plan, self._watch, self._began = plan, watch, began
         self._jobs: Sequence[Job] = ()
         self._begun: set[int] = set()
@@ -373,7 +377,7 @@ def _measure_baselines(study: Study, plan: Plan, console: Console) -> None:
     known = study.baselines()
     seeds = [seed for seed in plan.seeds if str(seed) not in known]
     for seed in track(seeds, "trivial baselines", console=console, transient=True, disable=not console.is_terminal):
-        parts = open_parts(plan.data.replace(split_seed=splits_of(plan, seed)[0][0]))
+        parts = open_splits(plan.data.replace(split_seed=splits_of(plan, seed)[0][0]))
         found = measure_baselines(parts, seed)
         known[str(seed)] = {
             each.name: {"top1": float(each.correct.mean()), "images": len(each.correct), "seconds": each.seconds}
@@ -382,7 +386,7 @@ def _measure_baselines(study: Study, plan: Plan, console: Console) -> None:
         study.write_baselines(known)
 
 
-def _measure_costs(study: Study, ground: Ground, machine: Machine, console: Console) -> None:
+def _measure_costs(study: Study, ground: StudyInputs, machine: Machine, console: Console) -> None:
     """Measure the arms' costs once, with nothing else going on."""
     known = study.costs().get("arms", {})
     if not all(arm.name in known for arm in ground.held.arms):

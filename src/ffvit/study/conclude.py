@@ -15,8 +15,8 @@ from ffvit.run_folder import Run
 from ffvit.study import power, statistics, verdict
 from ffvit.study.analysis import Analysis, groups_of
 from ffvit.study.arm_findings import arm_finding
-from ffvit.study.arms import NO_MIXING, Arm, comparisons_of
-from ffvit.study.disagreements import disagreement
+from ffvit.study.arms import NO_MIXING, Arm, make_comparisons
+from ffvit.study.disagreements import find_disagreements
 from ffvit.study.effects import effects
 from ffvit.study.findings import (
     ArmFinding,
@@ -26,18 +26,18 @@ from ffvit.study.findings import (
     EffectFinding,
     Findings,
 )
-from ffvit.study.folder import Ground, Study
-from ffvit.study.jobs import Job, Searches, runs_of
+from ffvit.study.folder import Study, StudyInputs
+from ffvit.study.jobs import Job, Searches, make_runs
 from ffvit.study.next_steps import next_steps
 from ffvit.study.plan import Plan
-from ffvit.study.results import Result, paired, read_results, write_results
+from ffvit.study.results import Result, paired_results, read_results, write_results
 from ffvit.terminal import printable
 
 LIKELY_ACCURACY = 0.9
 """What accuracy a plan is judged at before anything is known."""
 
 
-def conclude(study: Study, ground: Ground) -> Findings:
+def conclude(study: Study, ground: StudyInputs) -> Findings:
     r"""Everything the study's runs show so far; writes `results.csv` on the way, and notes in the ledger what was shown.
 
     Names in the findings are text: bytes that are not UTF-8 and control characters are escaped (`\xe9`).
@@ -62,10 +62,10 @@ def _printable(value: Any) -> Any:
     return value
 
 
-def _conclude(study: Study, ground: Ground) -> Findings:
+def _conclude(study: Study, ground: StudyInputs) -> Findings:
     plan, arms = study.plan, ground.held.arms
     study.check(plan)
-    jobs = every_job(study, plan, arms)
+    jobs = all_jobs(study, plan, arms)
     for job in jobs:
         job.check()
     results = read_results(jobs)
@@ -73,7 +73,7 @@ def _conclude(study: Study, ground: Ground) -> Findings:
     study.ledger.note_report(
         {str(result.job.folder.relative_to(study.path)): float(result.correct.mean()) for result in results}
     )
-    pairs_asked = comparisons_of(plan, arms)
+    pairs_asked = make_comparisons(plan, arms)
     look = _look(study, plan, len({result.job.seed for result in results}))
     analysis = Analysis(plan, ground, *_levels(plan, look, len(pairs_asked)))
     of_arm = {arm.name: [result for result in results if result.job.arm == arm.name] for arm in arms}
@@ -86,7 +86,7 @@ def _conclude(study: Study, ground: Ground) -> Findings:
     comparisons: list[Comparison] = []
     disagreements: list[Disagreement | None] = []
     for one, other in pairs_asked:
-        pairs = paired(of_arm[one], of_arm[other])
+        pairs = paired_results(of_arm[one], of_arm[other])
         main = (one, other) == pairs_asked[0]
         difference = analysis.difference(pairs, analysis.main_level if main else analysis.side_level)
         if difference is None and main:
@@ -123,14 +123,14 @@ def _conclude(study: Study, ground: Ground) -> Findings:
     )
 
 
-def every_job(study: Study, plan: Plan, arms: Sequence[Arm]) -> list[Job]:
+def all_jobs(study: Study, plan: Plan, arms: Sequence[Arm]) -> list[Job]:
     """The runs that count, of all seeds the plan has or the folder holds, each with what its search chose."""
     seeds, searches = _seeds_so_far(study, plan, arms), Searches(plan, arms, study.path)
     chosen = {}
     if plan.search is not None:
-        for job in runs_of(plan, arms, study.path, seeds, {}):
+        for job in make_runs(plan, arms, study.path, seeds, {}):
             chosen[job.arm, (job.seed, job.fold)] = searches.step(job.arm, job.seed, job.fold, study.failed())
-    return runs_of(plan, arms, study.path, seeds, chosen)
+    return make_runs(plan, arms, study.path, seeds, chosen)
 
 
 def seeds_at(plan: Plan, count: int) -> tuple[int, ...]:
@@ -139,12 +139,12 @@ def seeds_at(plan: Plan, count: int) -> tuple[int, ...]:
     return (*plan.seeds, *range(after, after + count - len(plan.seeds)))[:count]
 
 
-def looks_of(plan: Plan) -> tuple[int, ...]:
+def look_count(plan: Plan) -> tuple[int, ...]:
     """The numbers of seeds at which the study may be looked at and ended: one, unless it is sequential."""
     return statistics.looks(len(plan.seeds), plan.max_seeds) if plan.until_settled else (len(plan.seeds),)
 
 
-def outlook_of(plan: Plan, ground: Ground) -> tuple[str, ...]:
+def outlook_of(plan: Plan, ground: StudyInputs) -> tuple[str, ...]:
     """What the plan can show, before anything runs: the smallest difference it would find, and what equal arms would give."""
     analysis = Analysis(plan, ground, *_levels(plan, 1, 1))
     runs = len(plan.seeds) * (plan.folds or 1)
@@ -179,22 +179,22 @@ def results_bad(results: Sequence[Result]) -> tuple[int, int]:
 def _look(study: Study, plan: Plan, seeds: int) -> int:
     """The number of this look at the results, from 1."""
     if plan.until_settled:
-        return 1 + sum(count < seeds for count in looks_of(plan))
+        return 1 + sum(count < seeds for count in look_count(plan))
     return study.ledger.looks()
 
 
 def _levels(plan: Plan, look: int, comparisons: int) -> tuple[float, float]:
     """Confidence of the main comparison's interval at a look, and of the others'."""
-    levels = statistics.comparison_levels(comparisons, statistics.look_level(looks_of(plan), look))
+    levels = statistics.comparison_levels(comparisons, statistics.look_level(look_count(plan), look))
     return levels[0], levels[-1]
 
 
 def _seeds_so_far(study: Study, plan: Plan, arms: Sequence[Arm]) -> tuple[int, ...]:
     """The seeds of the last look that was begun: a sequential study adds seeds between looks."""
     seeds = plan.seeds
-    for count in looks_of(plan)[1:]:
+    for count in look_count(plan)[1:]:
         added = seeds_at(plan, count)
-        new = [job for job in runs_of(plan, arms, study.path, added, {}) if job.seed not in seeds]
+        new = [job for job in make_runs(plan, arms, study.path, added, {}) if job.seed not in seeds]
         if not any(job.folder.exists() for job in new):
             break
         seeds = added
@@ -219,7 +219,7 @@ def _comparison(
         plan.margin / 100, *(float(np.mean([pair[side].correct.mean() for pair in pairs])) for side in (0, 1))
     )
     controls = {
-        name: analysis.difference(paired(of_arm[name], of_arm[NO_MIXING]), analysis.main_level)
+        name: analysis.difference(paired_results(of_arm[name], of_arm[NO_MIXING]), analysis.main_level)
         for name in names
         if NO_MIXING in of_arm and NO_MIXING not in names
     }
@@ -301,7 +301,7 @@ def _baselines(study: Study, analysis: Analysis, found: Mapping[str, ArmFinding]
 
 def _disagreement(pairs: Sequence[tuple[Result, Result]], one: str, other: str) -> Disagreement | None:
     try:
-        return disagreement(pairs, one, other)
+        return find_disagreements(pairs, one, other)
     except UserError:  # the images are no longer where they were: the figures stand without the pictures
         return None
 
@@ -338,7 +338,7 @@ def _statistics(analysis: Analysis, look: int, comparisons: int, runs: int) -> I
         yield f"The images lie in {ground.groups:,} groups; no split cuts one, and intervals count groups, not images."
     main = f"{100 * analysis.main_level:.4g} %"
     if plan.until_settled:
-        yield f"A sequential study of {len(looks_of(plan))} planned looks: they share 5 % of error, {main} intervals each."
+        yield f"A sequential study of {len(look_count(plan))} planned looks: they share 5 % of error, {main} intervals each."
     else:
         yield (
             f"This is look {look} at the results; each look spends half of the error that is left of 5 %, so that seeds may "

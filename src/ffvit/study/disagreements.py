@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from ffvit.data.decode import opened
+from ffvit.data.decode import open_image
 from ffvit.data.images import BadImageError, Images
-from ffvit.data.splits import open_parts
-from ffvit.study.findings import Disagreement, DisputedImage
+from ffvit.data.splits import open_splits
+from ffvit.study.findings import Disagreement, DisagreementImage
 from ffvit.study.results import Result
 from ffvit.terminal import printable
 
@@ -21,7 +21,7 @@ SIDE = 96
 """Longer side of a thumbnail, in pixels."""
 
 
-def disagreement(pairs: Sequence[tuple[Result, Result]], one: str, other: str) -> Disagreement:
+def find_disagreements(pairs: Sequence[tuple[Result, Result]], one: str, other: str) -> Disagreement:
     """Compare the answers of two arms image by image, over all their runs.
 
     Raises:
@@ -49,21 +49,21 @@ def disagreement(pairs: Sequence[tuple[Result, Result]], one: str, other: str) -
     )
 
 
-def _shown(disputed: pd.DataFrame, wrong: pd.DataFrame, images: _Opener) -> tuple[DisputedImage, ...]:
+def _shown(disputed: pd.DataFrame, wrong: pd.DataFrame, images: _Opener) -> tuple[DisagreementImage, ...]:
     """The images the two differ most on, with the answer that the arm that is wrong gave most often."""
     shown = []
-    for name in typical(disputed):
+    for name in typical_images(disputed):
         thumbnail = images.thumbnail(name)
         if thumbnail is not None:
             answers = wrong.loc[(wrong["image"] == name) & ~wrong["correct"].astype(bool), "predicted"]
             truth = str(disputed.loc[name, "label"])
-            shown.append(DisputedImage(name, truth, str(answers.mode().iloc[0]), thumbnail))
+            shown.append(DisagreementImage(name, truth, str(answers.mode().iloc[0]), thumbnail))
         if len(shown) == SHOWN:
             break
     return tuple(shown)
 
 
-def typical(disputed: pd.DataFrame) -> list[str]:
+def typical_images(disputed: pd.DataFrame) -> list[str]:
     """Images by how typical they are of a disagreement: of each class the strongest, then of each the second.
 
     Images that are equally strong come in an order drawn once, not by their names.
@@ -84,7 +84,7 @@ class _Opener:
         self._place: dict[str, tuple[Images, int]] = {}
         seed = pairs[0][0].job.seed
         for config in (one.job.config for one, _ in pairs if one.job.seed == seed):
-            test = open_parts(config.data).test
+            test = open_splits(config.data).test
             self._place |= {printable(test.name(index)): (test, index) for index in range(len(test))}
 
     def thumbnail(self, name: str) -> bytes | None:
@@ -93,7 +93,7 @@ class _Opener:
             return None
         images, index = self._place[name]
         try:
-            picture = opened(images, index)
+            picture = open_image(images, index)
         except BadImageError:
             return None
         picture.thumbnail((SIDE, SIDE))

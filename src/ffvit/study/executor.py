@@ -8,9 +8,9 @@ from typing import Protocol, runtime_checkable
 
 from ffvit.study.folder import Study
 from ffvit.study.jobs import Job
-from ffvit.study.live_display import Watch
+from ffvit.study.live_display import LiveDisplay
 from ffvit.study.run_job import Outcome
-from ffvit.training.stopping import Interruption
+from ffvit.training.stopping import StopSignals
 
 LOOK_EVERY = 0.5
 """Seconds between looks at the runs."""
@@ -51,8 +51,8 @@ class Engine(Protocol):
         ...
 
 
-def work_off(
-    study: Study, startable: Callable[[Set[Path]], Sequence[Job]], engine: Engine, watch: Watch
+def run_jobs(
+    study: Study, startable: Callable[[Set[Path]], Sequence[Job]], engine: Engine, watch: LiveDisplay
 ) -> frozenset[Path]:
     """Do all runs that there are to do.
 
@@ -72,7 +72,7 @@ def work_off(
     failed: set[Path] = set()
     again: dict[Path, Job] = {}
     told = False
-    with Interruption(watch.say) as interruption:
+    with StopSignals(watch.say) as interruption:
         while True:
             busy = {job.folder for job in engine.running()}
             ready = [] if interruption.asked else startable(failed)

@@ -206,7 +206,7 @@ class BaselineFinding:
 
 
 @dataclass(frozen=True)
-class DisputedImage:
+class DisagreementImage:
     """An image that most runs of one arm got right and most of the other wrong."""
 
     name: str
@@ -229,8 +229,8 @@ class Disagreement:
     arm: str
     against: str
     classes: tuple[tuple[str, int, float, float], ...]
-    only_arm: tuple[DisputedImage, ...]
-    only_against: tuple[DisputedImage, ...]
+    only_arm: tuple[DisagreementImage, ...]
+    only_against: tuple[DisagreementImage, ...]
     counts: tuple[int, int]
 
 

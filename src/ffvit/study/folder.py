@@ -30,15 +30,15 @@ from ffvit.config.base import Value, parse
 from ffvit.config.strict_yaml import read_yaml
 from ffvit.data.folders import check_outside
 from ffvit.errors import RunFolderError
-from ffvit.files.atomic_write import remove_leftovers, writing
+from ffvit.files.atomic_write import atomic_path, remove_leftovers
 from ffvit.files.csv_formulas import escape_formula, unescape_formula
-from ffvit.files.json_file import Some, read_json
+from ffvit.files.json_file import AnyObject, read_json
 from ffvit.files.lock import FolderLock
-from ffvit.files.output_folder import STUDY, check_free, existing, make_folder
+from ffvit.files.output_folder import STUDY, check_writable, existing_paths, make_folder
 from ffvit.study.findings import Cost
 from ffvit.study.jobs import Job, differences
 from ffvit.study.ledger import Ledger, plan_hash
-from ffvit.study.matching import Held
+from ffvit.study.matching import MatchedArms
 from ffvit.study.plan import Plan, read_plan
 
 FORMAT = 2
@@ -51,7 +51,7 @@ _EXTENDABLE = (
 """Fields of a plan that may change while its runs stay what they are (arms may only be added: `compare` checks)."""
 
 
-class Ground(Value):
+class StudyInputs(Value):
     """What a study stands on, as found when it began.
 
     Attributes:
@@ -69,7 +69,7 @@ class Ground(Value):
         made_of: The fields of the plan that it follows from.
     """
 
-    held: Held
+    held: MatchedArms
     classes: int
     images: str
     train_images: int
@@ -100,15 +100,15 @@ def used_by(plan: Plan) -> dict[str, Path]:
         "the data set's folder (--data.root)": plan.data.root,
         "the teacher": plan.recipe.teacher,
     }
-    return existing(places)
+    return existing_paths(places)
 
 
-class _Costs(Some):
+class _Costs(AnyObject):
     machine: str = ""
     arms: dict[InstanceOf[str], Cost] = Field(default_factory=dict)
 
 
-class _Baseline(Some):
+class _Baseline(AnyObject):
     top1: float
     images: int
 
@@ -164,7 +164,7 @@ class Study:
         held = lock or FolderLock(path, "study")
         try:
             make_folder(path, STUDY, held, overwrite, used_by(plan))
-            with writing(path / "study.yaml") as temporary:  # first: killed after it, the study can be resumed
+            with atomic_path(path / "study.yaml") as temporary:  # first: killed after it, the study can be resumed
                 temporary.write_text(plan.to_yaml())
             Ledger(path / "ledger.jsonl").note_plan(plan, finished=0)
         finally:
@@ -179,7 +179,7 @@ class Study:
         Raises:
             UserError: None may.
         """
-        check_free(path, STUDY, overwrite, used_by(plan) if plan is not None else None)
+        check_writable(path, STUDY, overwrite, used_by(plan) if plan is not None else None)
         if plan is not None:
             check_outside(path, plan.data.source)
 
@@ -211,7 +211,7 @@ class Study:
         self.check(plan)
         self.note_plan()  # as a person may have edited it, before it is replaced
         frozen = {"sha256": plan_hash(plan), "since": self.ledger.events()[0]["time"]}
-        with writing(self.plan_file) as temporary:
+        with atomic_path(self.plan_file) as temporary:
             temporary.write_text(plan.to_yaml() + yaml.safe_dump({"frozen": frozen}))
         self.note_plan()
 
@@ -219,7 +219,7 @@ class Study:
         """Note the plan in the ledger, if it is not the last one there."""
         self.ledger.note_plan(self.plan, finished=len(list(self.path.glob("runs/*/*/summary.json"))))
 
-    def ground(self) -> Ground | None:
+    def ground(self) -> StudyInputs | None:
         """What the study stands on, as it was when it began."""
         if not self.arms_file.exists():
             return None
@@ -230,11 +230,11 @@ class Study:
                 f"otherwise (format {fields.get('format', 1)}, now {FORMAT}). Its report stays as it is in "
                 f"{self.report_file.name}; begin a new study with another --out"
             )
-        return parse(Ground, fields, str(self.arms_file))
+        return parse(StudyInputs, fields, str(self.arms_file))
 
-    def stand_on(self, ground: Ground) -> None:
+    def stand_on(self, ground: StudyInputs) -> None:
         """Write down what the study stands on."""
-        with writing(self.arms_file) as temporary:
+        with atomic_path(self.arms_file) as temporary:
             temporary.write_text(ground.to_yaml())
 
     def remove_leftovers(self) -> None:
@@ -271,7 +271,7 @@ class Study:
 
     def write_costs(self, costs: dict[str, Any]) -> None:
         """Write down what was measured."""
-        with writing(self.costs_file) as temporary:
+        with atomic_path(self.costs_file) as temporary:
             temporary.write_text(json.dumps(costs, indent=2) + "\n")
 
     def baselines(self) -> dict[str, Any]:
@@ -282,5 +282,5 @@ class Study:
 
     def write_baselines(self, baselines: dict[str, Any]) -> None:
         """Write down what trivial methods reached."""
-        with writing(self.baselines_file) as temporary:
+        with atomic_path(self.baselines_file) as temporary:
             temporary.write_text(json.dumps(baselines, indent=2) + "\n")

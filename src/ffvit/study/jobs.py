@@ -12,7 +12,7 @@ from typing import Any
 from ffvit.config.recipe import Recipe
 from ffvit.errors import ConfigError, RunFolderError
 from ffvit.run_folder import Config, Run
-from ffvit.study.arms import NO_MIXING, Arm, comparisons_of
+from ffvit.study.arms import NO_MIXING, Arm, make_comparisons
 from ffvit.study.findings import Key
 from ffvit.study.plan import Plan, Search, level_name
 from ffvit.study.search import Step, Values, step
@@ -74,7 +74,7 @@ class Job:
             )
 
 
-def runs_of(
+def make_runs(
     plan: Plan, arms: Sequence[Arm], folder: Path, seeds: Sequence[int], searches: Mapping[tuple[str, Key], Step]
 ) -> list[Job]:
     """The runs that count, seed by seed, so that what is done at any time is as balanced as can be.
@@ -137,13 +137,13 @@ class Searches:
         )
         where = f"seed-{seed}" + (f"-fold-{fold}" if fold is not None else "")
         config = _config(
-            plan, its, shortened(its.recipe, plan.search).replace(**values), _trial_seed(seed, number), split
+            plan, its, shorten(its.recipe, plan.search).replace(**values), _trial_seed(seed, number), split
         )
         path = self._folder / "search" / self._slugs[arm] / where / f"{words}-trial-{number}"
         return Job(arm, seed, fold, values, config, path)
 
 
-def startable(
+def startable_jobs(
     plan: Plan,
     searches: Searches,
     runs: Sequence[Job],
@@ -172,7 +172,7 @@ def startable(
         else:
             jobs += [
                 job
-                for job in runs_of(plan, arms, folder, [run.seed], {(run.arm, (run.seed, run.fold)): found})
+                for job in make_runs(plan, arms, folder, [run.seed], {(run.arm, (run.seed, run.fold)): found})
                 if job.folder == run.folder
             ]
     seeds = list(dict.fromkeys(run.seed for run in runs))
@@ -181,7 +181,7 @@ def startable(
 
 def main_arms(plan: Plan, arms: Sequence[Arm]) -> set[str]:
     """The main comparison's two arms, and the control without mixing that says whether it means anything."""
-    return {*comparisons_of(plan, tuple(arms))[0], NO_MIXING}
+    return {*make_comparisons(plan, tuple(arms))[0], NO_MIXING}
 
 
 def differences(before: Any, after: Any, path: str = "") -> list[str]:
@@ -221,7 +221,7 @@ def _config(plan: Plan, arm: Arm, recipe: Recipe, seed: int, split: Split) -> Co
     return Config(network=arm.network, data=data, recipe=recipe, machine=plan.machine, seed=seed)
 
 
-def shortened(recipe: Recipe, search: Search) -> Recipe:
+def shorten(recipe: Recipe, search: Search) -> Recipe:
     """The recipe cut to the length of a trial."""
     short = recipe.lasting(max(1, round(recipe.epochs * search.length)))
     return short if recipe.minutes is None else short.replace(minutes=recipe.minutes * search.length)

@@ -18,19 +18,19 @@ from typing import Any, Literal
 
 from pydantic import InstanceOf, TypeAdapter
 
-from ffvit.files.atomic_write import writing
-from ffvit.files.json_file import Some
+from ffvit.files.atomic_write import atomic_path
+from ffvit.files.json_file import AnyObject
 from ffvit.study.plan import Plan
 
 HARMLESS = ("title", "machine", "minutes", "published", "gave_up")
 """Fields of a plan that decide neither what is run nor what is concluded."""
 
 
-class _Planned(Some):
+class _Planned(AnyObject):
     seeds: tuple[int, ...]
 
 
-class _PlanEvent(Some):
+class _PlanEvent(AnyObject):
     event: Literal["plan"]
     time: str
     finished: int
@@ -38,7 +38,7 @@ class _PlanEvent(Some):
     hash: str
 
 
-class _ReportEvent(Some):
+class _ReportEvent(AnyObject):
     event: Literal["report"]
     time: str
     results: dict[InstanceOf[str], float]
@@ -145,7 +145,7 @@ class Ledger:
         event = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **event}
         event["hash"] = _hash(events[-1].get("hash", "") if events else "", event)
         text = self.path.read_text(errors="replace") if self.path.exists() else ""
-        with writing(self.path) as temporary:
+        with atomic_path(self.path) as temporary:
             temporary.write_text(f"{text}{json.dumps(event)}\n")
 
 

@@ -19,10 +19,10 @@ from ffvit.inference.report import percent
 from ffvit.run_folder import Run
 from ffvit.study.jobs import Job
 from ffvit.study.run_job import Outcome
-from ffvit.training.progress import duration
+from ffvit.training.progress import format_duration
 
 
-class Watch:
+class LiveDisplay:
     """Shows a study's progress.
 
     Args:
@@ -39,7 +39,7 @@ class Watch:
         self._total = 0
         self._trials = 0
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> LiveDisplay:
         if self.console.is_terminal:
             self._live.start()
         return self
@@ -75,7 +75,7 @@ class Watch:
         number = f"{self._done:>{len(str(self._total))}}/{self._total}"
         figure = f"top-1 {percent(summary['test']['top1']['value'])}"
         unread = f"  {summary['bad_images']:,} images unreadable" if summary.get("bad_images") else ""
-        self.say(f"{number}  {job.title}  {figure}  {duration(summary['seconds'])}{unread}")
+        self.say(f"{number}  {job.title}  {figure}  {format_duration(summary['seconds'])}{unread}")
 
     def look(self, running: Sequence[Job]) -> None:
         """Draw the runs that go on."""
@@ -88,7 +88,7 @@ class Watch:
         for job in running:
             epoch, figures = _last(job)
             bar = ProgressBar(total=job.config.recipe.epochs, completed=epoch, width=20)
-            took = duration(now - self._began[job.title])
+            took = format_duration(now - self._began[job.title])
             table.add_row(Text(job.title), bar, f"epoch {epoch}/{job.config.recipe.epochs}", figures, took)
         left = self._left()
         whole = Table.grid(padding=(0, 2))
@@ -107,7 +107,7 @@ class Watch:
 
     def _left(self) -> str:
         left = self.round_seconds(self._total - self._done)
-        about = "" if left is None else f", about {duration(left)} left"
+        about = "" if left is None else f", about {format_duration(left)} left"
         return f"{self._done}/{self._total} runs{about}"
 
 

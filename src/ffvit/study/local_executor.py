@@ -11,8 +11,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from ffvit.machine import Machine, cores, free_memory, gpus, kind
-from ffvit.signals import kept_from_children
+from ffvit.machine import Machine, available_cores, device_type, free_memory, visible_gpus
+from ffvit.signals import block_signals_in_children
 from ffvit.study.jobs import Job
 from ffvit.study.run_job import Outcome, process
 
@@ -38,12 +38,12 @@ def slots_for(machine: Machine, jobs: int, memory: float, workers: int | None, t
     """
     import torch
 
-    on_gpu = kind(machine) == "cuda"
+    on_gpu = device_type(machine) == "cuda"
     if on_gpu:
         most = max(1, torch.cuda.device_count() // machine.devices)
     else:
         free = free_memory(torch.device("cpu")) / 2**20
-        most = max(1, min(cores() // threads, int(0.8 * free / max(memory, 1.0))))
+        most = max(1, min(available_cores() // threads, int(0.8 * free / max(memory, 1.0))))
     count = max(1, min(workers or most, jobs))
     return Slots(count, threads, machine.devices if on_gpu else 0)
 
@@ -77,7 +77,7 @@ class Local:
         slot = next(each for each in range(self.slots.count) if each not in self._running)
         environment = {}
         if self.slots.count > 1 and self.slots.gpus:
-            own = gpus()
+            own = visible_gpus()
             its = (own[(slot * self.slots.gpus + each) % len(own)] for each in range(self.slots.gpus))
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(its)
         receiver, sender = self._context.Pipe(duplex=False)
@@ -86,7 +86,7 @@ class Local:
             args=(sender, environment, job.config, job.folder, self.logs / log_name(job), self.slots.threads),
             name=job.title,
         )
-        with kept_from_children():
+        with block_signals_in_children():
             run.start()
         sender.close()
         self._running[slot] = run, receiver, job

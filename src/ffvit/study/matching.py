@@ -12,12 +12,12 @@ from torch import nn
 from ffvit.config.architecture import Architecture, Network
 from ffvit.config.base import Value
 from ffvit.errors import ConfigError
-from ffvit.machine import kind
-from ffvit.models.convnet import convnet_near
+from ffvit.machine import device_type
+from ffvit.models.convnet import convnet_by_flops
 from ffvit.models.create import create_model
 from ffvit.profiling.count import Count, count
 from ffvit.profiling.timing import latency
-from ffvit.study.arms import Arm, arms_of, comparisons_of
+from ffvit.study.arms import Arm, make_arms, make_comparisons
 from ffvit.study.plan import Plan
 
 CONVNET = "small ConvNet"
@@ -30,7 +30,7 @@ LATENCY_TOLERANCE = 0.10
 """How far from equal a measured one may be: here the clock itself is no better."""
 
 
-class Held(Value):
+class MatchedArms(Value):
     """The arms of a study with its budget held, and in words what was held and how close it came."""
 
     arms: tuple[Arm, ...]
@@ -47,17 +47,17 @@ def all_arms(plan: Plan, classes: int) -> tuple[Arm, ...]:
     Raises:
         UserError: As `arms_of`.
     """
-    arms = arms_of(plan)
+    arms = make_arms(plan)
     body = next((arm for arm in arms if arm.network.architecture is not None), None)
     if not plan.controls or body is None or body.network.architecture is None:
         return arms
     its = body.network.architecture
-    name = convnet_near(counted(body.network, classes).flops, its.image, its.channels, classes)
+    name = convnet_by_flops(count_arm(body.network, classes).flops, its.image, its.channels, classes)
     network = Network(name=name, channels=its.channels, image=its.image)
     return (*arms, Arm(name=CONVNET, role="control", network=network, recipe=body.recipe))
 
 
-def hold(plan: Plan, arms: tuple[Arm, ...], classes: int) -> Held:
+def match_budget(plan: Plan, arms: tuple[Arm, ...], classes: int) -> MatchedArms:
     """Make the arms equal in what the plan holds equal. Controls follow the base as they are.
 
     Args:
@@ -68,13 +68,13 @@ def hold(plan: Plan, arms: tuple[Arm, ...], classes: int) -> Held:
     Raises:
         UserError: The budget cannot be met; says by which arm, how near it came, and what to do.
     """
-    reference = next(arm for arm in arms if arm.name == comparisons_of(plan, arms)[0][1])
+    reference = next(arm for arm in arms if arm.name == make_comparisons(plan, arms)[0][1])
     match plan.budget:
         case "epochs":
-            return Held(arms=arms, words=(_epochs_in_words(arms, reference),))
+            return MatchedArms(arms=arms, words=(_epochs_in_words(arms, reference),))
         case "time":
             minutes = plan.recipe.minutes
-            return Held(
+            return MatchedArms(
                 arms=arms,
                 words=(f"Training time: {minutes:g} minutes a run, each with the same share of this machine.",),
             )
@@ -82,14 +82,14 @@ def hold(plan: Plan, arms: tuple[Arm, ...], classes: int) -> Held:
             return _equal_operations(arms, reference, classes)
         case "parameters":
             return _equal_width(
-                arms, reference, "parameters", lambda arm: float(counted(arm.network, classes).parameters), TOLERANCE
+                arms, reference, "parameters", lambda arm: float(count_arm(arm.network, classes).parameters), TOLERANCE
             )
         case "latency":
-            return _equal_latency(arms, reference, classes, torch.device(kind(plan.machine)))
+            return _equal_latency(arms, reference, classes, torch.device(device_type(plan.machine)))
 
 
 @functools.cache
-def counted(network: Network, classes: int) -> Count:
+def count_arm(network: Network, classes: int) -> Count:
     """Parameters and operations of a network on data of so many classes; nothing is computed."""
     with torch.device("meta"):
         return count(create_model(network, classes))
@@ -101,9 +101,9 @@ def _epochs_in_words(arms: tuple[Arm, ...], reference: Arm) -> str:
     return "Nothing but the recipe says how long an arm trains: the arms' epochs differ as the plan says."
 
 
-def _equal_operations(arms: tuple[Arm, ...], reference: Arm, classes: int) -> Held:
+def _equal_operations(arms: tuple[Arm, ...], reference: Arm, classes: int) -> MatchedArms:
     """Epochs in inverse proportion to the operations of an image (a training step is three predictions for all)."""
-    flops = {arm.name: counted(arm.network, classes).flops for arm in arms}
+    flops = {arm.name: count_arm(arm.network, classes).flops for arm in arms}
     ratio = {arm.name: flops[reference.name] / flops[arm.name] for arm in arms if arm.role != "control"}
 
     def off(name: str, epochs: int) -> float:
@@ -131,12 +131,12 @@ def _equal_operations(arms: tuple[Arm, ...], reference: Arm, classes: int) -> He
     head = (
         f"Training operations: those of {reference.name} over {wanted} epochs ({total:.3g} GFLOPs an image and epoch)"
     )
-    return Held(arms=tuple(changed), words=("; ".join([head, *words]) + ".",))
+    return MatchedArms(arms=tuple(changed), words=("; ".join([head, *words]) + ".",))
 
 
 def _equal_width(
     arms: tuple[Arm, ...], reference: Arm, what: str, size: Callable[[Arm], float], tolerance: float
-) -> Held:
+) -> MatchedArms:
     """Widths by bisection, as the size rises with the width; where a step is too coarse, the hidden size fills up."""
     target = size(reference)
     changed, words = [], []
@@ -160,7 +160,7 @@ def _equal_width(
             )
         changed.append(fitted)
         words.append(f"{arm.name}: {_difference(arm, fitted)} ({off:+.1%})")
-    return Held(
+    return MatchedArms(
         arms=tuple(changed), words=(f"{what.capitalize()}: {target:,.0f}, as {reference.name}; {'; '.join(words)}.",)
     )
 
@@ -220,7 +220,7 @@ def _difference(before: Arm, after: Arm) -> str:
     return ", ".join(said + [f"hidden size {two}" for _, two in hidden])
 
 
-def _equal_latency(arms: tuple[Arm, ...], reference: Arm, classes: int, device: torch.device) -> Held:
+def _equal_latency(arms: tuple[Arm, ...], reference: Arm, classes: int, device: torch.device) -> MatchedArms:
     """Widths by measuring: each step moves by the ratio that was measured beside the reference, in turns."""
     base = _built(reference, classes, device)
     changed, words = [], []
@@ -250,7 +250,7 @@ def _equal_latency(arms: tuple[Arm, ...], reference: Arm, classes: int, device: 
         changed.append(fitted)
         words.append(f"{arm.name}: {_difference(arm, fitted)} ({off:+.0%})")
     head = f"Latency of one image, measured here: {1e3 * latency(base).median:.3g} ms, as {reference.name}"
-    return Held(arms=tuple(changed), words=("; ".join([head, *words]) + ".",))
+    return MatchedArms(arms=tuple(changed), words=("; ".join([head, *words]) + ".",))
 
 
 def _built(arm: Arm, classes: int, device: torch.device) -> nn.Module:

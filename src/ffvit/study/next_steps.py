@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ffvit.files.atomic_write import writing
+from ffvit.files.atomic_write import atomic_path
 from ffvit.study.arms import Arm
 from ffvit.study.findings import ArmFinding, Comparison
 from ffvit.study.plan import Plan
@@ -82,5 +82,5 @@ def write_ablation(folder: Path, plan: Plan, arm: Arm) -> None:
         against="as it is",
         seeds=(0, 1, 2),
     )
-    with writing(folder / "ablation.yaml") as temporary:
+    with atomic_path(folder / "ablation.yaml") as temporary:
         temporary.write_text(ablation.to_yaml())

@@ -12,8 +12,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from ffvit.config.preprocess import Preprocess
 from ffvit.data.decode import typical_side
 from ffvit.data.images import Images, Subset
-from ffvit.data.loader import evaluation_loader, workers_for
-from ffvit.data.splits import Parts
+from ffvit.data.loader import evaluation_loader, worker_count
+from ffvit.data.splits import Splits
 from ffvit.data.transforms import evaluation_transform
 from ffvit.errors import DataError
 
@@ -37,7 +37,7 @@ class Pixels:
     names: tuple[str, ...]
 
 
-def survives_mirroring(parts: Parts, seed: int) -> bool:
+def survives_mirroring(parts: Splits, seed: int) -> bool:
     """Whether mirrored images still look like their own class to the nearest neighbour.
 
     Photographs and drawings do, letters and digits do not: these are better trained without flips. Measured on training
@@ -55,7 +55,7 @@ def survives_mirroring(parts: Parts, seed: int) -> bool:
     return bool(mirrored >= ALIKE * as_is)
 
 
-def patch_spread(parts: Parts, side: int, patch: int) -> float:
+def patch_spread(parts: Splits, side: int, patch: int) -> float:
     """Standard deviation of the embeddings of an image's patches about their mean, as PyTorch starts the embedding.
 
     PyTorch draws its weights with a variance of 1 / (3 x inputs), so a feature's variance over an image's patches is a
@@ -81,7 +81,7 @@ def read_pixels(images: Images, most: int, side: int, seed: int) -> Pixels:
     if len(images) > most:
         images = Subset(images, np.sort(np.random.RandomState(seed).permutation(len(images))[:most]))
     transform = evaluation_transform(Preprocess(img_size=(side, side), crop_pct=1.0, pixel_backend="fast"))
-    loader = evaluation_loader(images, transform, (3, side, side), 256, workers_for(images, 1))
+    loader = evaluation_loader(images, transform, (3, side, side), 256, worker_count(images, 1))
     values, labels, names = [], [], []
     for batch in loader:
         read = batch.weights.numpy() > 0

@@ -23,7 +23,7 @@ from ffvit.config.base import Value, parse, short
 from ffvit.config.data import Data
 from ffvit.config.recipe import Recipe
 from ffvit.config.strict_yaml import read_yaml
-from ffvit.errors import ConfigError, nearest
+from ffvit.errors import ConfigError, did_you_mean
 from ffvit.machine import Machine
 
 MAX_SEEDS = 1000
@@ -60,7 +60,7 @@ class Search(Value):
             raise ValueError("fields: name at least one field of the recipe to search, or set search to none")
         for name, values in self.fields.items():
             if name not in Recipe.model_fields:
-                raise ValueError(f"fields: a recipe has no field {name!r}{nearest(name, Recipe.model_fields)}")
+                raise ValueError(f"fields: a recipe has no field {name!r}{did_you_mean(name, Recipe.model_fields)}")
             if name in ("epochs", "minutes"):
                 raise ValueError(f"fields: {name} is what a trial is short of; it cannot be searched")
             if values is None and name != "learning_rate":
@@ -151,10 +151,10 @@ class Plan(Value):
     @classmethod
     def _recipe(cls, value: object) -> object:
         if isinstance(value, str):
-            return recipes.named(value)
+            return recipes.named_recipe(value)
         if isinstance(value, dict) and "base" in value:
             fields = {name: each for name, each in value.items() if name != "base"}
-            return {**recipes.named(str(value["base"])).model_dump(exclude_unset=True), **fields}
+            return {**recipes.named_recipe(str(value["base"])).model_dump(exclude_unset=True), **fields}
         return value
 
     @field_validator("data", mode="before")

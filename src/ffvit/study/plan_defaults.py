@@ -14,10 +14,10 @@ from ffvit.config.architecture import Architecture, Branch, Network
 from ffvit.config.data import Data
 from ffvit.config.recipe import Recipe
 from ffvit.data.decode import typical_side
-from ffvit.data.splits import Parts, open_parts
+from ffvit.data.splits import Splits, open_splits
 from ffvit.errors import ConfigError, UserError
 from ffvit.machine import Machine
-from ffvit.study.jobs import shortened
+from ffvit.study.jobs import shorten
 from ffvit.study.matching import all_arms
 from ffvit.study.pixels import patch_spread, survives_mirroring
 from ffvit.study.plan import Plan, Search
@@ -83,7 +83,7 @@ WIDEST = ((5_000, 128), (20_000, 192), (100_000, 384))
 """Below so many training images no wider body is tried."""
 
 
-class Offer(NamedTuple):
+class RunBudget(NamedTuple):
     """What a study has: seeds of the main pair and of side arms, the arm `attention only`, epochs as a share of enough."""
 
     seeds: int
@@ -92,14 +92,14 @@ class Offer(NamedTuple):
     epochs: float
 
 
-OFFERS = (
-    Offer(5, 2, True, 1.0),
-    Offer(5, 1, True, 1.0),
-    Offer(5, 1, False, 1.0),
-    Offer(4, 1, False, 0.7),
-    Offer(3, 1, False, 0.25),
-    Offer(2, 1, False, 0.15),
-    Offer(1, 1, False, 0.0),
+RUN_BUDGETS = (
+    RunBudget(5, 2, True, 1.0),
+    RunBudget(5, 1, True, 1.0),
+    RunBudget(5, 1, False, 1.0),
+    RunBudget(4, 1, False, 0.7),
+    RunBudget(3, 1, False, 0.25),
+    RunBudget(2, 1, False, 0.15),
+    RunBudget(1, 1, False, 0.0),
 )
 """In the order in which they are tried on the smallest body; only the first is offered on larger ones."""
 
@@ -175,7 +175,7 @@ def bodies(side: int, images: int) -> tuple[Body, ...]:
     return tuple(each for each in (*(coarse if coarse_rows >= COARSEST else ()), *fine) if each.width <= widest)
 
 
-def fitted(
+def fit_plan(
     data: Data,
     factors: Factors | None = None,
     minutes: float | None = None,
@@ -207,7 +207,9 @@ def fitted(
         fields = {
             "machine": _computing(machine, Body(8, 2, 64, 3, 2)),
             "network": Network(architecture=body(8, 2, width=64, depth=3, positions=DIGITS_POSITIONS, channels=1)),
-            "recipe": recipes.named("digits").lasting(DIGITS_EPOCHS).replace(learning_rate=4e-3, crop_scale=(0.8, 1.0)),
+            "recipe": recipes.named_recipe("digits")
+            .lasting(DIGITS_EPOCHS)
+            .replace(learning_rate=4e-3, crop_scale=(0.8, 1.0)),
             "factors": factors
             or {"mixer": {name: its for name, its in mixers(heads=4).items() if name != ATTENTION_ONLY}},
             "side_seeds": None if factors else 1,
@@ -234,7 +236,7 @@ class _Fitting:
         self.data, self.factors, self.minutes, self.machine = data, factors, minutes, machine
         self.asked: dict[str, Any] = {"data": data, "controls": controls, "search": search}
         self.seeds = seeds
-        self.parts: Parts = open_parts(data)
+        self.parts: Splits = open_splits(data)
         self.images, self.side = len(self.parts.train), typical_side(self.parts.train)
         self.flip = 0.5 if survives_mirroring(self.parts, seed=0) else 0.0
         self.spreads: dict[tuple[int, ...], float] = {}
@@ -243,9 +245,9 @@ class _Fitting:
     def fit(self) -> Fit:
         """The plan, see `fitted`."""
         ladder = bodies(self.side, self.images)
-        size, offer, larger = ladder[0], OFFERS[0], None
+        size, offer, larger = ladder[0], RUN_BUDGETS[0], None
         if self.takes(size, offer, self.enough) > self.left():
-            fitting = (each for each in OFFERS[1:] if self.takes(size, each, self.epochs(each)) <= self.left())
+            fitting = (each for each in RUN_BUDGETS[1:] if self.takes(size, each, self.epochs(each)) <= self.left())
             found = next(fitting, None)
             if found is None:
                 raise self.too_short(size)
@@ -257,13 +259,13 @@ class _Fitting:
                 size, larger = larger, None
         epochs = _most(lambda epochs: self.takes(size, offer, epochs) <= self.left(), 1, LONGEST * self.enough)
         epochs, search = self.with_shorter_trials(size, offer, epochs)
-        if offer is OFFERS[0]:
+        if offer is RUN_BUDGETS[0]:
             more = [offer._replace(seeds=seeds) for seeds in range(offer.seeds + 1, MOST_SEEDS + 1)]
             offer = [offer, *(each for each in more if self.takes(size, each, epochs) <= self.left())][-1]
         fields = self.fields(size, offer, epochs) | {"search": search, "minutes": self.minutes}
         return Fit(fields, tuple(self.gave_up(size, offer, epochs, larger)))
 
-    def with_shorter_trials(self, size: Body, offer: Offer, epochs: int) -> tuple[int, Search | None]:
+    def with_shorter_trials(self, size: Body, offer: RunBudget, epochs: int) -> tuple[int, Search | None]:
         """The most epochs that there is time for if trials stay as short as now, and the search with that trial length.
 
         One more epoch in every trial of every search costs far more than one more epoch in every run.
@@ -271,7 +273,7 @@ class _Fitting:
         search: Search | None = self.asked["search"]
         if search is None:
             return epochs, None
-        trial = shortened(_recipe(self.images, epochs, size, self.flip), search).epochs
+        trial = shorten(_recipe(self.images, epochs, size, self.flip), search).epochs
         for more in range(epochs + 1, min(int(trial / SHORTEST_TRIAL), LONGEST * self.enough) + 1):
             shorter = search.replace(length=round(trial / more, 4))
             if self.takes(size, offer, more, search=shorter) > self.left():
@@ -283,16 +285,16 @@ class _Fitting:
         """Seconds that may be planned: a study that is a little slower still does all its rounds."""
         return FULL * 60 * self.minutes - (time.monotonic() - self.began)
 
-    def epochs(self, offer: Offer) -> int:
+    def epochs(self, offer: RunBudget) -> int:
         """The epochs that an offer asks for at least."""
         return max(1, round(self.enough * offer.epochs))
 
-    def takes(self, size: Body, offer: Offer, epochs: int, **others: Any) -> float:
+    def takes(self, size: Body, offer: RunBudget, epochs: int, **others: Any) -> float:
         """Predicted seconds of such a study; `others` replace fields of its plan."""
         plan = Plan(**self.fields(size, offer, epochs) | others)
         return study_seconds(plan, all_arms(plan, len(self.parts.classes)), self.parts)
 
-    def fields(self, size: Body, offer: Offer, epochs: int) -> dict[str, Any]:
+    def fields(self, size: Body, offer: RunBudget, epochs: int) -> dict[str, Any]:
         """The fields of such a plan."""
         factors = self.factors or {"mixer": mixers(size.heads)}
         if not self.factors and not offer.attention_only:
@@ -315,19 +317,19 @@ class _Fitting:
             self.spreads[size[:2]] = patch_spread(self.parts, size.image, size.patch)
         return max(0.05, round(self.spreads[size[:2]], 2))
 
-    def gave_up(self, size: Body, offer: Offer, epochs: int, larger: Body | None) -> Iterator[str]:
+    def gave_up(self, size: Body, offer: RunBudget, epochs: int, larger: Body | None) -> Iterator[str]:
         """What the plan does without, and what more minutes would buy."""
         if size.image < 0.9 * self.side:
             yield f"The images are shrunk from about {self.side} to {size.image} px, the largest that is planned by itself."
         if larger is not None:
             finer = f", patches of {larger.patch} instead of {size.patch} px" if larger.patch < size.patch else ""
             yield (
-                f"About {self.in_minutes(larger, OFFERS[0])} minutes would allow the next larger network: "
+                f"About {self.in_minutes(larger, RUN_BUDGETS[0])} minutes would allow the next larger network: "
                 f"{larger.width} features, {larger.depth} blocks{finer}."
             )
-        if offer.seeds >= OFFERS[0].seeds and offer.side_seeds == OFFERS[0].side_seeds:
+        if offer.seeds >= RUN_BUDGETS[0].seeds and offer.side_seeds == RUN_BUDGETS[0].side_seeds:
             return
-        first = OFFERS[0]
+        first = RUN_BUDGETS[0]
         finest = bodies(self.side, self.images)[-1].patch
         if size.patch > finest:
             yield f"The network is the smallest, with patches of {size.patch} px rather than {finest}."
@@ -345,12 +347,12 @@ class _Fitting:
                 f"For lack of time: {'; '.join(lacks)}. About {self.in_minutes(size, first)} minutes would allow all of it."
             )
 
-    def in_minutes(self, size: Body, offer: Offer) -> int:
+    def in_minutes(self, size: Body, offer: RunBudget) -> int:
         """Minutes that a study takes with enough epochs."""
         return math.ceil((self.takes(size, offer, self.enough) + time.monotonic() - self.began) / 60)
 
     def too_short(self, size: Body) -> UserError:
-        needed = (self.takes(size, OFFERS[-1], 1) + time.monotonic() - self.began) / 60
+        needed = (self.takes(size, RUN_BUDGETS[-1], 1) + time.monotonic() - self.began) / 60
         seeds = f"{len(self.seeds)} seeds" if self.seeds else "one seed"
         return ConfigError(
             f"minutes: {self.minutes:g} is too short: on these {self.images:,} training images even the smallest network "
@@ -396,4 +398,4 @@ def _recipe(images: int, epochs: int, size: Body, flip: float) -> Recipe:
         fields |= {"crop_scale": (0.6, 1.0), "auto_augment": "rand-m5-mstd0.5-inc1" if flip else None}
     if epochs < MILD_FROM:
         fields |= {"crop_scale": (1.0, 1.0), "crop_ratio": (1.0, 1.0), "flip": 0.0}
-    return recipes.named("small").replace(**fields)
+    return recipes.named_recipe("small").replace(**fields)

@@ -9,16 +9,16 @@ from typing import Any
 from ffvit.config import recipe as recipes
 from ffvit.config.architecture import Network
 from ffvit.config.base import Value, parse
-from ffvit.config.data import Data, absolute
+from ffvit.config.data import Data, absolute_path
 from ffvit.errors import UserError
 from ffvit.machine import Machine
-from ffvit.models.create import known_name
+from ffvit.models.create import canonical_name
 from ffvit.study.folder import Study
 from ffvit.study.plan import Plan, Search, read_fields
-from ffvit.study.plan_defaults import Fit, fitted
+from ffvit.study.plan_defaults import Fit, fit_plan
 
 
-def planned(
+def make_plan(
     networks: Sequence[str] = (),
     source: str | None = None,
     study: Path | None = None,
@@ -63,7 +63,7 @@ def planned(
         if "network" not in fields:  # a plan that leaves the body to us
             loose = parse(Plan, {**fields, "network": "ff_tiny_patch16_224", "recipe": "small"}, str(path))
             seeds = asked.get("seeds", loose.seeds if "seeds" in fields else None)
-            fit = fitted(
+            fit = fit_plan(
                 data,
                 dict(loose.factors),
                 loose.minutes,
@@ -79,7 +79,7 @@ def planned(
         if networks:
             plan = _of_names(networks, data, minutes)
         else:
-            fit = fitted(
+            fit = fit_plan(
                 data,
                 None,
                 minutes,
@@ -93,11 +93,11 @@ def planned(
                 plan = plan.replace(title=f"Do you even need attention? On {source or data.source}")
     asked["machine"] = _changed(plan.machine, machine)
     if recipe is not None or recipe_fields is not None:
-        base = recipes.named(recipe) if recipe is not None else plan.recipe
+        base = recipes.named_recipe(recipe) if recipe is not None else plan.recipe
         asked["recipe"] = _changed(base, recipe_fields)
     how = asked.get("recipe", plan.recipe)
     if how.teacher is not None:
-        asked["recipe"] = how.replace(teacher=absolute(how.teacher))
+        asked["recipe"] = how.replace(teacher=absolute_path(how.teacher))
     if image is not None:
         if len(image) > 2:
             raise UserError(f"--image: give one number for a square, or height and width; got {len(image)} numbers")
@@ -121,11 +121,11 @@ def _of_names(networks: Sequence[str], data: Data, minutes: float | None) -> Pla
     if len(set(networks)) < 2:
         raise UserError("compare: give at least two different networks, or none for the question's own")
     for name in networks:
-        known_name(name)
+        canonical_name(name)
     return Plan(
         title=" against ".join(networks) if len(networks) == 2 else f"{len(networks)} networks compared",
         network=Network(name=networks[0]),
-        recipe=recipes.named("digits" if data.source == "digits" else "small"),
+        recipe=recipes.named_recipe("digits" if data.source == "digits" else "small"),
         data=data,
         factors={"network": {name: {"network": name} for name in networks}},
         minutes=minutes,

@@ -18,7 +18,7 @@ from ffvit.machine import Machine
 from ffvit.run_folder import Config
 from ffvit.study.jobs import Job
 from ffvit.study.local_executor import log_name
-from ffvit.study.run_job import Outcome, carry_out, command, launched
+from ffvit.study.run_job import Outcome, command, launched, run_job
 
 CONNECT = 10.0
 """Seconds to wait for the cluster to answer."""
@@ -151,7 +151,7 @@ def _check_ray(host: str, port: int) -> None:
 def _carry_out(config: Config, folder: Path, log: Path, threads: int, bundle: dict[str, float]) -> Outcome:
     """What a task does: the run itself, or seeing to the parts of one that asks for several machines."""
     if config.machine.nodes == 1:
-        return carry_out(config, folder, log, threads)
+        return run_job(config, folder, log, threads)
     import ray
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 

@@ -12,14 +12,14 @@ import pandas as pd
 from jaxtyping import Bool
 
 from ffvit.errors import RunFolderError
-from ffvit.files.atomic_write import writing
+from ffvit.files.atomic_write import atomic_path
 from ffvit.files.csv_formulas import escape_formula, unescape_formula
-from ffvit.files.json_file import Some, read_json
+from ffvit.files.json_file import AnyObject, read_json
 from ffvit.run_folder import Run
 from ffvit.study.arms import Arm
 from ffvit.study.folder import Study
 from ffvit.study.jobs import Job
-from ffvit.study.matching import counted
+from ffvit.study.matching import count_arm
 from ffvit.study.plan import Plan
 from ffvit.terminal import printable
 
@@ -55,15 +55,15 @@ def read_results(jobs: Sequence[Job]) -> list[Result]:
             continue
         run = Run(job.folder)
         summary = read_json(run.summary_file, f"delete {run.path} to have the run done again with --resume", _Summary)
-        results.append(Result(job, summary, run.metrics(), read_answers(run.predictions_file)))
+        results.append(Result(job, summary, run.metrics(), read_predictions(run.predictions_file)))
     return results
 
 
-class _Value(Some):
+class _Value(AnyObject):
     value: float
 
 
-class _Test(Some):
+class _Test(AnyObject):
     top1: _Value
     loss: _Value
     balanced_accuracy: float
@@ -71,7 +71,7 @@ class _Test(Some):
     images: int
 
 
-class _Summary(Some):
+class _Summary(AnyObject):
     """What a study needs of a run's summary."""
 
     test: _Test
@@ -81,7 +81,7 @@ class _Summary(Some):
     seconds: float
 
 
-def read_answers(path: Path) -> pd.DataFrame:
+def read_predictions(path: Path) -> pd.DataFrame:
     r"""A run's predictions.csv, also with a class that is called NA; bytes that are no text are escaped (`\xe9`)."""
     text = {"image": object, "label": object, "predicted": object, "group": object}
     types: Any = text | {"correct": bool}
@@ -104,7 +104,7 @@ def read_answers(path: Path) -> pd.DataFrame:
     return answers
 
 
-def paired(arm: Sequence[Result], against: Sequence[Result]) -> list[tuple[Result, Result]]:
+def paired_results(arm: Sequence[Result], against: Sequence[Result]) -> list[tuple[Result, Result]]:
     """The runs of two arms that have seed and fold in common, in order.
 
     Raises:
@@ -128,7 +128,7 @@ def _order(result: Result) -> tuple[int, int]:
 def write_results(study: Study, plan: Plan, arms: Sequence[Arm], results: Sequence[Result], classes: int) -> Path:
     """Write `results.csv`, a row a run: the same runs make the same bytes, however often they were interrupted."""
     rows = []
-    costs = {arm.name: counted(arm.network, classes) for arm in arms}
+    costs = {arm.name: count_arm(arm.network, classes) for arm in arms}
     place = {arm.name: number for number, arm in enumerate(arms)}
     by_name = {arm.name: arm for arm in arms}
     for result in sorted(results, key=lambda result: (place[result.job.arm], *_order(result))):
@@ -152,6 +152,6 @@ def write_results(study: Study, plan: Plan, arms: Sequence[Arm], results: Sequen
         if plan.search is not None:
             row |= {field: getattr(recipe, field) for field in plan.search.fields}
         rows.append(row)
-    with writing(study.results_file) as temporary:
+    with atomic_path(study.results_file) as temporary:
         pd.DataFrame(rows).to_csv(temporary, index=False, lineterminator="\n", encoding="utf-8")
     return study.results_file

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ffvit.errors import OutOfMemoryError, RunStoppedError, UserError
-from ffvit.files.atomic_write import writing
+from ffvit.files.atomic_write import atomic_path
 from ffvit.files.lock import FolderLock
 from ffvit.files.output_folder import RUN, clear
-from ffvit.machine import kind
+from ffvit.machine import device_type
 from ffvit.run_folder import Config, Run
 from ffvit.terminal import Terminal
 
@@ -31,7 +31,7 @@ class Outcome:
     reason: str = ""
 
 
-def carry_out(config: Config, folder: Path, log: Path, threads: int) -> Outcome:
+def run_job(config: Config, folder: Path, log: Path, threads: int) -> Outcome:
     """Do a run, from its checkpoint if it has one, with its words going to a log file.
 
     Args:
@@ -64,7 +64,7 @@ def _here(config: Config, folder: Path, threads: int, words: Any) -> None:
     from ffvit.training.train import resume, run_config
 
     torch.set_num_threads(threads)
-    if config.machine.workers is None and kind(config.machine) == "cpu":
+    if config.machine.workers is None and device_type(config.machine) == "cpu":
         config = config.replace(machine=config.machine.replace(workers=threads - 1))  # no more than it was given
     console = Terminal(file=words, width=120)
     if _has_checkpoint(folder):
@@ -91,7 +91,7 @@ def command(config: Config, folder: Path, log: Path) -> list[str]:
         return ["ffvit", "train", "--out", str(folder), "--resume"]
     _begin_again(folder)
     file = log.with_suffix(".yaml")
-    with writing(file) as temporary:
+    with atomic_path(file) as temporary:
         temporary.write_text(config.to_yaml())
     return ["ffvit", "train", "--out", str(folder), "--config", str(file)]
 
@@ -124,4 +124,4 @@ def process(
         os._exit(1)
 
     threading.Thread(target=leave_with_parent, daemon=True).start()
-    send(carry_out(*job))
+    send(run_job(*job))

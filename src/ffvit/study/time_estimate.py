@@ -35,22 +35,22 @@ from torch.nn.functional import cross_entropy
 from ffvit.config.architecture import Network
 from ffvit.config.recipe import Recipe
 from ffvit.data.images import Images, Subset
-from ffvit.data.splits import Parts
+from ffvit.data.splits import Splits
 from ffvit.errors import OutOfMemoryError
-from ffvit.machine import Machine, cores, in_precision, kind, precision_of, start
+from ffvit.machine import Machine, autocast, available_cores, device_type, resolve_precision, start_fabric
 from ffvit.models.create import create_model, preprocess_of
-from ffvit.profiling.memory import kept_for_backward
+from ffvit.profiling.memory import activation_bytes
 from ffvit.run_folder import Config, Run
-from ffvit.signals import heard_afterwards, kept_from_children
+from ffvit.signals import block_signals_in_children, defer_signals
 from ffvit.study.arms import Arm
 from ffvit.study.baselines import predicted_seconds
-from ffvit.study.jobs import runs_of, shortened
+from ffvit.study.jobs import make_runs, shorten
 from ffvit.study.local_executor import slots_for
-from ffvit.study.matching import counted
+from ffvit.study.matching import count_arm
 from ffvit.study.plan import Plan
 from ffvit.training.auto_tuning import STATE
-from ffvit.training.loop import Loop
-from ffvit.training.progress import Display
+from ffvit.training.loop import Trainer
+from ffvit.training.progress import TrainingDisplay
 from ffvit.training.stopping import WARNINGS
 
 START = 0.5
@@ -116,7 +116,7 @@ class Speed:
     kept: float
     state: float
 
-    def run(self, recipe: Recipe, parts: Parts) -> Prediction:
+    def run(self, recipe: Recipe, parts: Splits) -> Prediction:
         """What a run by this recipe will take, on these images."""
         selection = len(parts.selection) if parts.selection is not None else 0
         scored = 2 if recipe.average_decay is not None else 1
@@ -143,7 +143,7 @@ def trials(plan: Plan, recipe: Recipe) -> float:
     return total + (EXTENSIONS * plan.search.seeds if plan.search.extend else 0.0)
 
 
-def study_seconds(plan: Plan, arms: Sequence[Arm], parts: Parts) -> float:
+def study_seconds(plan: Plan, arms: Sequence[Arm], parts: Splits) -> float:
     """What a whole study takes: searches and runs, as many at once as this machine carries, and what comes around them.
 
     Args:
@@ -151,8 +151,8 @@ def study_seconds(plan: Plan, arms: Sequence[Arm], parts: Parts) -> float:
         arms: Its arms.
         parts: The images of one of its runs.
     """
-    jobs = runs_of(plan, arms, Path(), plan.seeds, {})
-    threads = max(1, cores() // (len(arms) * len(plan.seeds) * (plan.folds or 1)))
+    jobs = make_runs(plan, arms, Path(), plan.seeds, {})
+    threads = max(1, available_cores() // (len(arms) * len(plan.seeds) * (plan.folds or 1)))
     at_once = slots_for(plan.machine, len(jobs), MEMORY, None, threads).count
     speeds = speeds_of(arms, parts, threads, plan.machine, at_once)
     runs, searches = 0.0, 0.0
@@ -160,7 +160,7 @@ def study_seconds(plan: Plan, arms: Sequence[Arm], parts: Parts) -> float:
     for job in jobs:
         speed, recipe = speeds[job.arm], job.config.recipe
         run = speed.run(recipe, parts).seconds
-        trial = speed.run(shortened(recipe, plan.search), parts).seconds if plan.search is not None else 0.0
+        trial = speed.run(shorten(recipe, plan.search), parts).seconds if plan.search is not None else 0.0
         longest, slowest = max(longest, run), max(slowest, trial)
         runs, searches = runs + run, searches + trials(plan, recipe) * trial
     # The last runs leave places free: half of one, on average. No study is over before its slowest repetition is.
@@ -171,7 +171,7 @@ def study_seconds(plan: Plan, arms: Sequence[Arm], parts: Parts) -> float:
     return max(working, longest + rounds * slowest) + around
 
 
-def speeds_of(arms: Sequence[Arm], parts: Parts, threads: int, machine: Machine, at_once: int) -> dict[str, Speed]:
+def speeds_of(arms: Sequence[Arm], parts: Splits, threads: int, machine: Machine, at_once: int) -> dict[str, Speed]:
     """What a run of each arm takes; on a CPU large networks are not built, but scaled from the largest that was.
 
     Args:
@@ -182,7 +182,7 @@ def speeds_of(arms: Sequence[Arm], parts: Parts, threads: int, machine: Machine,
         at_once: How many runs go on at once.
     """
     classes = len(parts.classes)
-    by_size = sorted(arms, key=lambda arm: counted(arm.network, classes).parameters)
+    by_size = sorted(arms, key=lambda arm: count_arm(arm.network, classes).parameters)
     scaled = scaled_arms(arms, classes, machine)
     built = [arm for arm in by_size if arm.name not in scaled]
     speeds = {arm.name: measure(arm.network, arm.recipe, parts, threads, machine, at_once) for arm in built}
@@ -194,15 +194,15 @@ def speeds_of(arms: Sequence[Arm], parts: Parts, threads: int, machine: Machine,
 
 def scaled_arms(arms: Sequence[Arm], classes: int, machine: Machine) -> frozenset[str]:
     """The names of the arms that are too large to be timed; the smallest never is."""
-    if kind(machine) != "cpu":
+    if device_type(machine) != "cpu":
         return frozenset()
-    size = {arm.name: counted(arm.network, classes).parameters for arm in arms}
+    size = {arm.name: count_arm(arm.network, classes).parameters for arm in arms}
     return frozenset(name for name in size if size[name] > max(LARGE, min(size.values())))
 
 
 def _scaled(speed: Speed, of: Arm, arm: Arm, classes: int) -> Speed:
     """What a run of an arm takes, from another's: time follows the FLOPs, what is written the parameters."""
-    before, after = counted(of.network, classes), counted(arm.network, classes)
+    before, after = count_arm(of.network, classes), count_arm(arm.network, classes)
     time, size = after.flops / before.flops, after.parameters / before.parameters
     with torch.device("meta"):
         network = create_model(arm.network, classes)
@@ -214,7 +214,7 @@ def _scaled(speed: Speed, of: Arm, arm: Arm, classes: int) -> Speed:
         load=speed.load,
         answer=speed.answer * time,
         epoch=speed.epoch * size,
-        kept=kept_for_backward(lambda: cross_entropy(network(images), labels), network) / len(images),
+        kept=activation_bytes(lambda: cross_entropy(network(images), labels), network) / len(images),
         state=speed.state * size,
     )
 
@@ -222,7 +222,7 @@ def _scaled(speed: Speed, of: Arm, arm: Arm, classes: int) -> Speed:
 _measured: dict[Any, Speed] = {}
 
 
-def measure(network: Network, recipe: Recipe, parts: Parts, threads: int, machine: Machine, at_once: int = 1) -> Speed:
+def measure(network: Network, recipe: Recipe, parts: Splits, threads: int, machine: Machine, at_once: int = 1) -> Speed:
     """Do a few steps of a run, score a few images, end an epoch, and time each; what was measured once is kept.
 
     Args:
@@ -237,7 +237,7 @@ def measure(network: Network, recipe: Recipe, parts: Parts, threads: int, machin
         UserError: The network or the recipe cannot be had.
         OutOfMemoryError: Memory ran out.
     """
-    on_processor = kind(machine) == "cpu"
+    on_processor = device_type(machine) == "cpu"
     alike = {"epochs": 100, "minutes": None, "warmup_epochs": 1, "cooldown_epochs": 0, "learning_rate": 1e-3}
     average = None if recipe.average_decay is None else 0.9
     recipe = recipe.replace(**alike, average_decay=average, balance="none", teacher=None)
@@ -263,7 +263,7 @@ def _at_once(count: int, *work: Any) -> list[Speed]:
             ProcessPoolExecutor(count, context, _leave_with_parent, (folder,)) as children,
         ):
             # Half begun, the pool would not wait for its processes, which would miss the semaphores they share.
-            with heard_afterwards(*WARNINGS), kept_from_children():
+            with defer_signals(*WARNINGS), block_signals_in_children():
                 measured = [children.submit(_measure_here, *(*work, folder)) for _ in range(count)]
             return [each.result() for each in measured]
     except BrokenProcessPool:
@@ -300,20 +300,20 @@ def _leave_with_parent(folder: Path) -> None:
     threading.Thread(target=leave, daemon=True).start()
 
 
-def _measure_here(config: Config, parts: Parts, threads: int, folder: Path) -> Speed:
+def _measure_here(config: Config, parts: Splits, threads: int, folder: Path) -> Speed:
     """What a run takes, measured in this process; `folder` is where its run folder is made."""
     torch.set_num_threads(threads)
     began = time.perf_counter()
-    device = torch.device(kind(config.machine))
+    device = torch.device(device_type(config.machine))
     model = create_model(
         config.network, len(parts.classes), drop_path=config.recipe.drop_path, dropout=config.recipe.dropout
     )
     takes = preprocess_of(model)
     batch = _batch(config, parts, device)
     config = config.replace(recipe=config.recipe.replace(batch_size=batch))
-    few = Parts(parts.classes, _some(parts.train, 8 * batch), None, _some(parts.test, 256), "")
-    display = Display(Console(file=io.StringIO()), shown=False)
-    loop = Loop(start(config.machine), config, model, None, few, display)
+    few = Splits(parts.classes, _some(parts.train, 8 * batch), None, _some(parts.test, 256), "")
+    display = TrainingDisplay(Console(file=io.StringIO()), shown=False)
+    loop = Trainer(start_fabric(config.machine), config, model, None, few, display)
     loop.run = Run.create(Path(tempfile.mkdtemp(dir=folder)), config)
     loop.began = loop.seconds_before = 0.0
     train, started = _steps(loop, batch, began)
@@ -327,20 +327,20 @@ def _measure_here(config: Config, parts: Parts, threads: int, folder: Path) -> S
         epoch = _seconds(partial(loop.end_epoch, 1.0, curves))
     some = torch.rand(batch, takes.in_chans, *takes.img_size, device=device)
     labels = torch.zeros(batch, dtype=torch.int64, device=device)
-    with in_precision(precision_of(config.machine), device):
-        kept = kept_for_backward(lambda: cross_entropy(model(some), labels), model) / batch
+    with autocast(resolve_precision(config.machine), device):
+        kept = activation_bytes(lambda: cross_entropy(model(some), labels), model) / batch
     state = float(sum(each.nbytes for each in model.parameters()) * STATE)
     return Speed(started, train, load, answer, epoch, kept, state)
 
 
-def _batch(config: Config, parts: Parts, device: torch.device) -> int:
+def _batch(config: Config, parts: Splits, device: torch.device) -> int:
     """Images of the steps that are timed."""
     # Steps of a cheap network are all overhead, which the batch shares; others take long enough with few images.
-    cheap = device.type != "cpu" or counted(config.network, len(parts.classes)).flops < CHEAP
+    cheap = device.type != "cpu" or count_arm(config.network, len(parts.classes)).flops < CHEAP
     return min(config.recipe.batch_size, 64 if cheap else 8, len(parts.train) // 2 * 2)
 
 
-def _steps(loop: Loop, batch: int, began: float) -> tuple[float, float]:
+def _steps(loop: Trainer, batch: int, began: float) -> tuple[float, float]:
     """Seconds of an image in training, and seconds from the beginning until steps are warm."""
     done, epoch, warm = -2, 0, began
     while True:

@@ -14,14 +14,14 @@ import torch
 from lightning_fabric.strategies import ModelParallelStrategy
 from torch import nn
 
-from ffvit.data.loader import seconds_an_image
+from ffvit.data.loader import seconds_per_image
 from ffvit.errors import DeviceError
-from ffvit.machine import free_memory, gathered, in_precision
-from ffvit.models.compiling import why_not_compiled
+from ffvit.machine import all_gather, autocast, free_memory
+from ffvit.models.compiling import compile_unavailable_reason
 from ffvit.models.create import preprocess_of
 from ffvit.models.mixers import FeedForward
 from ffvit.profiling.count import count
-from ffvit.profiling.memory import kept_for_backward
+from ffvit.profiling.memory import activation_bytes
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -44,7 +44,7 @@ ROOM = 0.8
 """Share of the free memory that a step may take by this estimate."""
 
 
-def compiles(machine: Machine, network: nn.Module, recipe: Recipe, images: int, device: torch.device) -> bool:
+def should_compile(machine: Machine, network: nn.Module, recipe: Recipe, images: int, device: torch.device) -> bool:
     """Whether a run's network is compiled.
 
     By itself only a long run of a network of equal blocks (docs/speed.md: what it gains).
@@ -59,7 +59,7 @@ def compiles(machine: Machine, network: nn.Module, recipe: Recipe, images: int, 
     Raises:
         UserError: It was asked for, and is not possible here.
     """
-    reason = why_not_compiled(device)
+    reason = compile_unavailable_reason(device)
     if machine.compile == "always" and reason is not None:
         raise DeviceError(f"--compile always: {reason}; or leave it out")
     if machine.compile != "auto" or reason is not None or not hasattr(network, "blocks"):
@@ -69,7 +69,7 @@ def compiles(machine: Machine, network: nn.Module, recipe: Recipe, images: int, 
     return 3.0 * count(network).flops * images * recipe.epochs >= LONG[device.type]
 
 
-def recomputes(network: nn.Module, batch: int, fabric: Fabric) -> Literal["GELUs", "blocks"] | None:
+def should_recompute(network: nn.Module, batch: int, fabric: Fabric) -> Literal["GELUs", "blocks"] | None:
     """What is recomputed in the backward pass, where keeping all of it would be too much for the device.
 
     At first the GELUs of feed-forward branches: two fifths of what an FF-only network keeps, for a few percent of a
@@ -85,7 +85,7 @@ def recomputes(network: nn.Module, batch: int, fabric: Fabric) -> Literal["GELUs
     room = ROOM * free_memory(fabric.device)
 
     def fits() -> bool:
-        return not any(gathered(fabric, _needed(network, batch, fabric) > room))
+        return not any(all_gather(fabric, _needed(network, batch, fabric) > room))
 
     if fits():
         return None
@@ -103,7 +103,7 @@ def recomputes(network: nn.Module, batch: int, fabric: Fabric) -> Literal["GELUs
     return "blocks"
 
 
-def has_plenty(network: nn.Module, batch: int, fabric: Fabric) -> bool:
+def has_free_memory(network: nn.Module, batch: int, fabric: Fabric) -> bool:
     """Whether a step takes no more than half of the memory that a processor has left: it may keep what it frees."""
     return fabric.device.type == "cpu" and 2 * _needed(network, batch, fabric) < free_memory(fabric.device)
 
@@ -121,7 +121,7 @@ def loading_workers(loader: DataLoader[Batch], network: nn.Module, batch: int, f
     if at_most <= 1:
         return at_most
     step = 3 * _forward(network, min(batch, 64) if fabric.device.type != "cpu" else 2, fabric)
-    return min(at_most, math.ceil(SPARE * seconds_an_image(loader) / step))
+    return min(at_most, math.ceil(SPARE * seconds_per_image(loader) / step))
 
 
 def _forward(network: nn.Module, batch: int, fabric: Fabric) -> float:
@@ -148,8 +148,8 @@ def _needed(network: nn.Module, batch: int, fabric: Fabric) -> float:
     network.eval()
     for images in (1, 2):
         some = torch.zeros(images, takes.in_chans, *takes.img_size, device=here)
-        with in_precision(fabric.strategy.precision.precision, here):
-            kept.append(kept_for_backward(partial(network, some), network))
+        with autocast(fabric.strategy.precision.precision, here):
+            kept.append(activation_bytes(partial(network, some), network))
     network.train(was_training)
     shares = fabric.world_size if isinstance(fabric.strategy, ModelParallelStrategy) else 1
     state = STATE * sum(each.nbytes for each in network.parameters()) / shares

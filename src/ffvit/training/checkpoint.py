@@ -31,10 +31,10 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.optim import Optimizer
 
 from ffvit.errors import DiskFullError, DivergedError, RunFolderError
-from ffvit.files.atomic_write import writing
-from ffvit.machine import on_first
+from ffvit.files.atomic_write import atomic_path
+from ffvit.machine import on_rank_zero
 from ffvit.run_folder import Run
-from ffvit.training.ema import WeightAverage
+from ffvit.training.ema import EMA
 
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
@@ -70,7 +70,7 @@ def save_checkpoint(
     run: Run,
     fabric: Fabric,
     network: nn.Module,
-    average: WeightAverage | None,
+    average: EMA | None,
     optimizer: Optimizer,
     progress: Progress,
 ) -> None:
@@ -93,7 +93,7 @@ def save_checkpoint(
     def write() -> None:
         path = run.checkpoint_file
         _check_space(path, content)
-        with writing(path) as temporary:
+        with atomic_path(path) as temporary:
             torch.save(content, temporary)
             digest = _digest(temporary)
             with temporary.open("ab") as file:
@@ -103,14 +103,14 @@ def save_checkpoint(
             if path.is_file():
                 path.replace(run.previous_checkpoint_file)
 
-    on_first(fabric, write)
+    on_rank_zero(fabric, write)
 
 
 def load_checkpoint(
     run: Run,
     fabric: Fabric,
     network: nn.Module,
-    average: WeightAverage | None,
+    average: EMA | None,
     optimizer: Optimizer,
     say: Callable[[str], None] = lambda _: None,
 ) -> Progress:
@@ -139,7 +139,7 @@ def load_checkpoint(
 
 
 def _put_back(
-    content: dict[str, Any], fabric: Fabric, network: nn.Module, average: WeightAverage | None, optimizer: Optimizer
+    content: dict[str, Any], fabric: Fabric, network: nn.Module, average: EMA | None, optimizer: Optimizer
 ) -> Progress:
     set_state_dict(
         network,
@@ -173,7 +173,7 @@ def _read_any(run: Run, fabric: Fabric, say: Callable[[str], None]) -> dict[str,
         if damage:
             say(f"{damage[0]}: going on from the one before it")
             fabric.barrier()  # the others may still be reading
-            on_first(fabric, partial(run.previous_checkpoint_file.replace, run.checkpoint_file))
+            on_rank_zero(fabric, partial(run.previous_checkpoint_file.replace, run.checkpoint_file))
         return content
     raise RunFolderError(
         f"{'; '.join(damage)}; no other is kept: train again with --overwrite, or delete "

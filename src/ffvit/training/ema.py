@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
-class WeightAverage:
+class EMA:
     """Exponential moving average of a network's weights and buffers (DeiT, section 4; timm's ModelEma).
 
     Args:

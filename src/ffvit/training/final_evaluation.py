@@ -11,13 +11,13 @@ from rich.text import Text
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
 from ffvit.inference.calibration import fit_temperature
-from ffvit.inference.evaluator import answered
-from ffvit.inference.metrics import measure
+from ffvit.inference.evaluator import predict_logits
+from ffvit.inference.metrics import compute_metrics
 from ffvit.inference.report import percent, report
-from ffvit.machine import on_first
+from ffvit.machine import on_rank_zero
 from ffvit.models.weights import read_weights
-from ffvit.training.loop import Loop
-from ffvit.training.progress import duration
+from ffvit.training.loop import Trainer
+from ffvit.training.progress import format_duration
 
 
 def _peak_memory(device: torch.device) -> float:
@@ -28,7 +28,7 @@ def _peak_memory(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
-def finish(loop: Loop) -> Group:
+def evaluate_at_end(loop: Trainer) -> Group:
     """Score what the selection part chose on the test part, write it down, and hand back the report."""
     run, progress, test = loop.run, loop.progress, loop.parts.test
     loop.save_weights(run.last_file, loop.plain)
@@ -46,11 +46,11 @@ def finish(loop: Loop) -> Group:
         answers, bad = loop.scorer(test)(loop.network)
     loop.note(bad)
     loop.write_bad_images()
-    evaluation = measure(answers, temperature)
+    evaluation = compute_metrics(answers, temperature)
     weights = f"the {best['which']} of epoch {best['epoch']}" if best else "the last weights"
 
     def write() -> None:
-        names, groups = answered(test, bad), loop.parts.test_groups
+        names, groups = predict_logits(test, bad), loop.parts.test_groups
         if groups is not None:  # of the images that could be read
             group_of = {test.name(index): group for index, group in enumerate(groups)}
             groups = tuple(group_of[name] for name in names)
@@ -72,12 +72,12 @@ def finish(loop: Loop) -> Group:
             }
         )
 
-    on_first(loop.fabric, write)
+    on_rank_zero(loop.fabric, write)
     top1, unread = evaluation.top1, f" ({len(bad):,} more could not be read)" if bad else ""
     reached = Text.assemble(
         (f"\ntop-1 {percent(top1.value)}", "bold"),
         f" (95 % interval {percent(top1.low)} to {percent(top1.high)}) on {evaluation.images:,} test images{unread}, after "
-        f"{duration(progress.seconds)}; everything is in {run.path}",
+        f"{format_duration(progress.seconds)}; everything is in {run.path}",
     )
     warnings = [f"{len(bad):,} of {len(test):,} test images could not be read"] if bad else []
     if progress.skipped:

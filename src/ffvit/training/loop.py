@@ -20,41 +20,41 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ffvit.config.data import bad_image_limit
 from ffvit.data.images import BadImageError, Images
-from ffvit.data.loader import Batch, Finish, training_loader, workers_for
+from ffvit.data.loader import Batch, NormalizeOnDevice, training_loader, worker_count
 from ffvit.data.sampler import TrainingOrder
-from ffvit.data.shards.remote import far_blocks
-from ffvit.data.splits import Parts
+from ffvit.data.shards.remote import remote_blocks
+from ffvit.data.splits import Splits
 from ffvit.data.transforms import training_transform
 from ffvit.errors import BadImagesError, ConfigError, DivergedError, ModelError, OutOfMemoryError, RunStoppedError
-from ffvit.files.atomic_write import writing
+from ffvit.files.atomic_write import atomic_path
 from ffvit.files.csv_formulas import escape_formula
-from ffvit.inference.evaluator import BATCH, Scorer
-from ffvit.machine import gathered, keep_freed_memory, on_first, out_of_memory, processes_here, shard
+from ffvit.inference.evaluator import BATCH, Evaluator
+from ffvit.machine import all_gather, is_out_of_memory, keep_freed_memory, local_world_size, on_rank_zero, shard
 from ffvit.models.compiling import compile_blocks
 from ffvit.models.create import preprocess_of, set_preprocess
 from ffvit.models.weights import save_weights
 from ffvit.run_folder import Config, Run
 from ffvit.seeding import seed_of, seed_torch
-from ffvit.training.auto_tuning import compiles, has_plenty, loading_workers, recomputes
+from ffvit.training.auto_tuning import has_free_memory, loading_workers, should_compile, should_recompute
 from ffvit.training.checkpoint import WHOLE, Progress, check_finite, load_checkpoint, save_checkpoint
-from ffvit.training.ema import WeightAverage
+from ffvit.training.ema import EMA
 from ffvit.training.losses import Criterion, class_weights
-from ffvit.training.mixup import Mixing
-from ffvit.training.nonfinite import IN_A_ROW, FiniteSteps
+from ffvit.training.mixup import MixupCutmix
+from ffvit.training.nonfinite import IN_A_ROW, NonfiniteGuard
 from ffvit.training.optimizer import build_optimizer
-from ffvit.training.progress import Display
-from ffvit.training.schedule import learning_rate
-from ffvit.training.stochastic_depth import Draws
-from ffvit.training.stopping import Interruption
+from ffvit.training.progress import TrainingDisplay
+from ffvit.training.schedule import lr_at
+from ffvit.training.stochastic_depth import DropPathSampler
+from ffvit.training.stopping import StopSignals
 
-LOOK_EVERY = 1.0
+CHECK_EVERY = 1.0
 """Seconds, about, between looks at the losses on the device (one synchronisation), the clock and the stop signal."""
 
 SAVE_EVERY = 600.0
 """Seconds after which a checkpoint is written within an epoch; one is written after each epoch in any case."""
 
 
-class Loop:
+class Trainer:
     """A run's moving parts. Set `run`, where it writes, before `fit`.
 
     Args:
@@ -74,15 +74,15 @@ class Loop:
         config: Config,
         network: nn.Module,
         teacher: nn.Module | None,
-        parts: Parts,
-        display: Display,
+        parts: Splits,
+        display: TrainingDisplay,
     ) -> None:
         self.fabric, self.config, self.parts, self.display = fabric, config, parts, display
         self.recipe, self.seed = config.recipe, config.seed
         self.preprocess = preprocess_of(network).with_recipe(self.recipe)
         set_preprocess(network, self.preprocess)
 
-        blocks, ahead = far_blocks(parts.train) or (None, None)
+        blocks, ahead = remote_blocks(parts.train) or (None, None)
         self.order = TrainingOrder(
             images=len(parts.train),
             seed=self.seed,
@@ -105,8 +105,8 @@ class Loop:
             raise ConfigError(
                 f"recipe.batch_size {self.recipe.batch_size} is too small to share over {fabric.world_size} devices"
             )
-        self.finish = Finish(self.preprocess.mean, self.preprocess.std)
-        self.mixing = Mixing(self.recipe, len(parts.classes), self.seed)
+        self.finish = NormalizeOnDevice(self.preprocess.mean, self.preprocess.std)
+        self.mixing = MixupCutmix(self.recipe, len(parts.classes), self.seed)
         weights = class_weights(parts.train.labels, len(parts.classes)) if self.recipe.balance == "weights" else None
         self.criterion = Criterion(self.recipe, weights, teacher, self.preprocess.mean, self.preprocess.std)
         self.criterion.to(fabric.device)
@@ -114,17 +114,17 @@ class Loop:
         self.plain = network  # the network without what Fabric puts around it
         if teacher is not None and hasattr(network, "set_distilled_training"):
             cast("Any", network).set_distilled_training(True)
-        self.depth = Draws(network, self.recipe.batch_size)
+        self.depth = DropPathSampler(network, self.recipe.batch_size)
         decay = self.recipe.average_decay
-        self.average = WeightAverage(network, decay, self.recipe.average_warmup) if decay is not None else None
+        self.average = EMA(network, decay, self.recipe.average_warmup) if decay is not None else None
         if config.machine.strategy != "fsdp":  # a network that has to be sharded is estimated where it is
             network.to(fabric.device)
         at_once = -(-self.recipe.batch_size // (fabric.world_size * self.order.micro_batches))
-        self.recomputed = recomputes(network, at_once, fabric)
-        if self.recomputed is None and has_plenty(network, at_once, fabric):
+        self.recomputed = should_recompute(network, at_once, fabric)
+        if self.recomputed is None and has_free_memory(network, at_once, fabric):
             keep_freed_memory()
         self.workers, self.loader = self.loading(network, at_once)
-        self.compiled = compiles(config.machine, network, self.recipe, len(parts.train), fabric.device)
+        self.compiled = should_compile(config.machine, network, self.recipe, len(parts.train), fabric.device)
         if self.compiled:
             compile_blocks(network)
         self.network = fabric.setup_module(network)
@@ -135,7 +135,7 @@ class Loop:
         self._optimizer = build_optimizer(network, self.recipe)
         self.optimizer = fabric.setup_optimizers(self._optimizer)
         self.bad_images_to_tell = 1
-        self.finite = FiniteSteps(fabric, network, self._optimizer)
+        self.finite = NonfiniteGuard(fabric, network, self._optimizer)
         self.first_skipped = "the loss was not finite"
         self.pieces = 1  # a micro-batch is cut into so many if the device's memory is too small for it
 
@@ -153,14 +153,14 @@ class Loop:
         )
         workers = self.config.machine.workers
         if workers is None:
-            workers = workers_for(self.parts.train, processes_here(self.fabric), self.fabric.device)
+            workers = worker_count(self.parts.train, local_world_size(self.fabric), self.fabric.device)
             if self.config.machine.strategy != "fsdp":  # a network that has to be sharded does not answer yet
                 workers = loading_workers(loader(0), network, at_once, self.fabric, workers)
         return workers, loader(workers)
 
-    def scorer(self, images: Images) -> Scorer:
+    def scorer(self, images: Images) -> Evaluator:
         """Scores this run's network on images."""
-        return Scorer(
+        return Evaluator(
             self.fabric,
             images,
             self.preprocess,
@@ -193,7 +193,7 @@ class Loop:
         self.look_after = 1
         self.seconds_before = progress.seconds
         self.display.begin(self.share())
-        with self.curves() as curves, Interruption(self.display.say) as interruption:
+        with self.curves() as curves, StopSignals(self.display.say) as interruption:
             self.alone_asked = lambda: self.fabric.world_size == 1 and interruption.asked
             while self.share() < 1 or progress.step:  # its last epoch may have been stopped before it was scored
                 self.order.epoch, self.order.first_step = progress.epoch, progress.step
@@ -201,7 +201,7 @@ class Loop:
                 micro_batches = iter(self.loader)
                 unseen: list[Tensor] = []
                 for step in range(progress.step, self.order.steps if self.share() < 1 else 0):
-                    rate = learning_rate(recipe, self.share(step) * recipe.epochs)
+                    rate = lr_at(recipe, self.share(step) * recipe.epochs)
                     for group in self.optimizer.param_groups:
                         group["lr"] = rate
                     unseen.append(
@@ -254,7 +254,7 @@ class Loop:
                 loss = self._gradients(epoch, step, batches)
                 break
             except (RuntimeError, MemoryError) as error:
-                if not out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 if self.fabric.world_size > 1 or self.pieces >= len(batches[0].labels):
                     raise OutOfMemoryError(
@@ -307,7 +307,7 @@ class Loop:
                 total += loss.detach()
         return total
 
-    def look(self, unseen: list[Tensor], interruption: Interruption) -> bool:
+    def look(self, unseen: list[Tensor], interruption: StopSignals) -> bool:
         """Fetch the losses of the last steps, and act on what all processes know; True when the time is up.
 
         Raises:
@@ -315,10 +315,10 @@ class Loop:
         """
         mine = torch.stack(unseen).tolist() if unseen else []
         progress, now = self.progress, time.monotonic()
-        steps_a_look = int(LOOK_EVERY * len(mine) / (now - self.looked)) if mine else self.look_after
+        steps_a_look = int(CHECK_EVERY * len(mine) / (now - self.looked)) if mine else self.look_after
         self.looked = now
         due = now - self.saved > SAVE_EVERY
-        of_all = gathered(self.fabric, (mine, interruption.asked, progress.bad_images, due, steps_a_look))
+        of_all = all_gather(self.fabric, (mine, interruption.asked, progress.bad_images, due, steps_a_look))
         *_, due, steps_a_look = of_all[0]  # the first process's clock holds for all
         self.look_after = max(1, min(steps_a_look, 50))
         steps = list(zip(*(its for its, *_ in of_all), strict=True))
@@ -370,7 +370,7 @@ class Loop:
             "A lower --recipe.learning-rate, a --recipe.clip-gradients, or --precision 32-true may help"
         )
 
-    def stopped(self, interruption: Interruption) -> RunStoppedError:
+    def stopped(self, interruption: StopSignals) -> RunStoppedError:
         """What to raise once the checkpoint is written that someone asked for."""
         return interruption.error(f"stopped; go on with: ffvit train --out {self.run.path} --resume")
 
@@ -448,17 +448,19 @@ class Loop:
     def save_weights(self, path: Path, network: nn.Module, temperature: float | None = None) -> None:
         """Write a file of weights, gathered from all processes by the first."""
         state = cast("dict[str, Tensor]", get_model_state_dict(network, options=WHOLE))
-        on_first(self.fabric, lambda: save_weights(path, network, self.parts.classes, state, temperature=temperature))
+        on_rank_zero(
+            self.fabric, lambda: save_weights(path, network, self.parts.classes, state, temperature=temperature)
+        )
 
     def write_bad_images(self) -> None:
         """List the images that could not be read."""
         bad: dict[str, str] = {}
-        for its in gathered(self.fabric, self.progress.bad_images):
+        for its in all_gather(self.fabric, self.progress.bad_images):
             bad.update(its)
         self.progress.bad_images = bad
         if bad and self.fabric.is_global_zero:
             with (
-                writing(self.run.bad_images_file) as temporary,
+                atomic_path(self.run.bad_images_file) as temporary,
                 temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
             ):
                 rows = [[escape_formula(cell) for cell in row] for row in sorted(bad.items())]
@@ -488,7 +490,7 @@ class _AskedWhileScoringError(Exception):
     """Someone asked to stop before the epoch was scored."""
 
 
-def _balanced(parts: Parts) -> np.ndarray:
+def _balanced(parts: Splits) -> np.ndarray:
     """Probabilities by which every class is drawn equally often."""
     labels = parts.train.labels
     each = 1.0 / np.bincount(labels)[labels]

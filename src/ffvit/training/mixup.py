@@ -17,10 +17,10 @@ from timm.data.mixup import mixup_target
 from torch import Tensor
 
 from ffvit.config.recipe import Recipe
-from ffvit.seeding import seed_everything_for
+from ffvit.seeding import seeded
 
 
-class Mixing:
+class MixupCutmix:
     """Mixes a batch's images and makes its soft targets.
 
     Args:
@@ -72,7 +72,7 @@ class Mixing:
         begin = 0
         for group, members in groupby(groups):
             end = begin + len(list(members))
-            with seed_everything_for(self.seed, epoch, step, group):
+            with seeded(self.seed, epoch, step, group):
                 _, target = self.mixup(images[begin:end], labels[begin:end])
             targets.append(target)
             kept.append(weights[begin:end] * weights[begin:end].flip(0))

@@ -14,7 +14,7 @@ IN_A_ROW = 10
 """Steps that are not finite, after which a run stops."""
 
 
-class FiniteSteps:
+class NonfiniteGuard:
     """Makes the optimizer's step where the loss and all gradients are finite, and otherwise changes nothing.
 
     Args:

@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ffvit.config.recipe import Recipe
-from ffvit.errors import ConfigError, nearest
+from ffvit.errors import ConfigError, did_you_mean
 
 FUSED = 1_000_000
 """Parameters from which on a step in one piece is faster than all tensors at once, operation by operation."""
@@ -43,7 +43,7 @@ def build_optimizer(network: nn.Module, recipe: Recipe) -> Optimizer:
     known = list_optimizers()
     if recipe.optimizer not in known:
         raise ConfigError(
-            f"recipe.optimizer: timm has none called {recipe.optimizer!r}{nearest(recipe.optimizer, known)}"
+            f"recipe.optimizer: timm has none called {recipe.optimizer!r}{did_you_mean(recipe.optimizer, known)}"
         )
     settings: dict[str, Any] = {"betas": recipe.betas, "eps": recipe.epsilon} if "adam" in recipe.optimizer else {}
     try:

@@ -20,10 +20,10 @@ class _TimeLeft(ProgressColumn):
         """The cell."""
         share, elapsed = task.fields["share"] - task.fields["from_share"], task.elapsed or 0.0
         left = elapsed / share * (1 - task.fields["share"]) if share > 0 else None
-        return Text("" if left is None else f"{duration(left)} left", style="cyan")
+        return Text("" if left is None else f"{format_duration(left)} left", style="cyan")
 
 
-class Display:
+class TrainingDisplay:
     """Shows a run's progress, on the first process only.
 
     Args:
@@ -48,7 +48,7 @@ class Display:
         self._task = self._bar.add_task("starting", total=1, figures="", share=0.0, from_share=0.0)
         self._mark: tuple[float, int] | None = None
 
-    def __enter__(self) -> Display:
+    def __enter__(self) -> TrainingDisplay:
         self._bar.start()
         return self
 
@@ -98,7 +98,7 @@ class Display:
         self.say("  ".join(parts))
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Seconds as a person says them: 42 s, 3 min 5 s, 2 h 10 min, 3 d 4 h."""
     seconds = round(seconds)
     for unit, size, smaller, small in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):

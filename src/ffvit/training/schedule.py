@@ -7,7 +7,7 @@ import math
 from ffvit.config.recipe import Recipe
 
 
-def learning_rate(recipe: Recipe, epochs_done: int | float) -> float:
+def lr_at(recipe: Recipe, epochs_done: int | float) -> float:
     """The rate at a point of training: linear warm-up, then cosine or constant.
 
     Args:

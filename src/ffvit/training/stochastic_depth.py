@@ -22,7 +22,7 @@ CALLS = 6
 """At most so often a block of timm's calls the same `DropPath` (Mixer: for both its branches; CoaT: six times)."""
 
 
-class Draws:
+class DropPathSampler:
     """A factor for each branch and image, made before each step: 0 where the branch is left out.
 
     Args:

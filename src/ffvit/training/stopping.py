@@ -20,7 +20,7 @@ REPEAT = 1.0
 """Seconds in which a signal that comes again is the same one: torchrun passes on what its process group got, too."""
 
 
-class Interruption:
+class StopSignals:
     """Inside, the first signal only sets `asked` and says so; a second SIGINT or SIGTERM does what it always did.
 
     Args:
@@ -37,7 +37,7 @@ class Interruption:
         self._at = 0.0
         self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> Interruption:
+    def __enter__(self) -> StopSignals:
         self._before = _handle(self._ask)
         return self
 
@@ -48,7 +48,7 @@ class Interruption:
 
     def error(self, words: str) -> RunStoppedError:
         """What to raise once all is saved."""
-        return stopped(self._by, words)
+        return stop_error(self._by, words)
 
     def _ask(self, number: int, _frame: FrameType | None) -> None:
         if not self.asked:
@@ -60,7 +60,7 @@ class Interruption:
 
 
 @contextmanager
-def stopping_at_once(words: str, done: Callable[[], bool] = lambda: False) -> Iterator[None]:
+def exit_on_signal(words: str, done: Callable[[], bool] = lambda: False) -> Iterator[None]:
     """Inside, where there is nothing to save, a scheduler's signal ends the run at once, with these words.
 
     Args:
@@ -72,17 +72,17 @@ def stopping_at_once(words: str, done: Callable[[], bool] = lambda: False) -> It
     """
     before = _handle(_stop)
     try:
-        with raised_everywhere():
+        with reraise_lost_signals():
             yield
     except _StoppedAtOnce as error:
         if not done():
-            raise stopped(error.number, words) from None
+            raise stop_error(error.number, words) from None
     finally:
         _put_back(before)
 
 
 @contextmanager
-def raised_everywhere() -> Iterator[None]:
+def reraise_lost_signals() -> Iterator[None]:
     """Inside, a signal that was raised in a destructor, where Python tells it with a traceback and goes on, comes again."""
     before, main = sys.unraisablehook, threading.main_thread().ident or 0
     timers: list[threading.Timer] = []
@@ -114,7 +114,7 @@ def raised_everywhere() -> Iterator[None]:
         sys.unraisablehook = before
 
 
-def stopped(number: int, words: str) -> RunStoppedError:
+def stop_error(number: int, words: str) -> RunStoppedError:
     """The error of a run that was stopped by a signal and has saved."""
     return RequeueError(words) if number in WARNINGS else RunStoppedError(words)
 

@@ -18,23 +18,23 @@ from torch import nn
 from ffvit.config import recipe as recipes
 from ffvit.config.architecture import Architecture, Network
 from ffvit.config.base import parse
-from ffvit.config.data import Data, absolute
+from ffvit.config.data import Data, absolute_path
 from ffvit.config.recipe import Recipe
 from ffvit.data.split_record import check_split, record_split, write_record
-from ffvit.data.splits import Parts, open_parts
+from ffvit.data.splits import Splits, open_splits
 from ffvit.errors import DiskFullError, ModelError, RunFolderError
-from ffvit.files.atomic_write import full, remove_leftovers
+from ffvit.files.atomic_write import is_disk_full, remove_leftovers
 from ffvit.files.lock import FolderLock
 from ffvit.files.output_folder import study_of
-from ffvit.machine import Machine, losses_named, on_first, start
+from ffvit.machine import Machine, name_lost_ranks, on_rank_zero, start_fabric
 from ffvit.models.create import classes_of, create_model, preprocess_of, set_preprocess
 from ffvit.models.weights import load
 from ffvit.run_folder import Config, Run, free_folder
 from ffvit.terminal import Terminal
-from ffvit.training.final_evaluation import finish
-from ffvit.training.loop import Loop
-from ffvit.training.progress import Display
-from ffvit.training.stopping import stopping_at_once
+from ffvit.training.final_evaluation import evaluate_at_end
+from ffvit.training.loop import Trainer
+from ffvit.training.progress import TrainingDisplay
+from ffvit.training.stopping import exit_on_signal
 
 STOPPED = (
     "stopped while nothing had to be saved; go on with --resume, or with the same command if there is no run folder yet"
@@ -102,9 +102,9 @@ def configure(
     if recipe is None:
         recipe = "digits" if digits else "small"
     if isinstance(recipe, str):
-        recipe = recipes.named(recipe)
+        recipe = recipes.named_recipe(recipe)
     if recipe.teacher is not None:
-        recipe = recipe.replace(teacher=absolute(recipe.teacher))
+        recipe = recipe.replace(teacher=absolute_path(recipe.teacher))
     if model is None:
         model = "ff_micro_patch2_8" if digits else "ff_tiny_patch16_224"
     if isinstance(model, Architecture):
@@ -119,7 +119,7 @@ def configure(
         "recipe": recipe,
         "machine": machine or Machine(),
         "seed": seed,
-        "start_from": absolute(str(start_from)) if start_from not in (None, "pretrained") else start_from,
+        "start_from": absolute_path(str(start_from)) if start_from not in (None, "pretrained") else start_from,
     }
     return parse(Config, fields, "")
 
@@ -128,14 +128,14 @@ def run_config(
     config: Config, out: str | Path | None = None, overwrite: bool = False, console: Console | None = None
 ) -> Run:
     """Train what a configuration says; see `train`."""
-    fabric = start(config.machine)
+    fabric = start_fabric(config.machine)
     name = f"{config.network.title}-{Path(config.data.source).stem or 'data'}"
-    path = Path(on_first(fabric, lambda: str(out if out is not None else free_folder(name))))
-    on_first(fabric, lambda: Run.check_free(path, config, overwrite))
+    path = Path(on_rank_zero(fabric, lambda: str(out if out is not None else free_folder(name))))
+    on_rank_zero(fabric, lambda: Run.check_free(path, config, overwrite))
     lock = FolderLock(path, "run")
 
     def folder(config: Config) -> Run:
-        return on_first(fabric, lambda: Run.create(path, config, overwrite, lock))
+        return on_rank_zero(fabric, lambda: Run.create(path, config, overwrite, lock))
 
     try:
         return _run(fabric, config, folder, console, study=study_of(path))
@@ -163,9 +163,9 @@ def resume(out: str | Path, machine: Machine | None = None, console: Console | N
         config = config.replace(start_from=None)  # all weights come from it
     if machine is not None:
         config = config.replace(machine=machine)
-    fabric = start(config.machine)
+    fabric = start_fabric(config.machine)
     lock = FolderLock(run.path, "run")
-    on_first(fabric, lock.acquire)
+    on_rank_zero(fabric, lock.acquire)
     try:
         return _run(fabric, config, lambda _: run, console, begun=run)
     finally:
@@ -193,18 +193,18 @@ def _run(
     run: Run | None = None
     try:
         with (
-            losses_named(fabric),
-            stopping_at_once(STOPPED, done=lambda: run is not None and run.summary_file.is_file()),
-            Display(console or Terminal(), shown=fabric.is_global_zero) as display,
+            name_lost_ranks(fabric),
+            exit_on_signal(STOPPED, done=lambda: run is not None and run.summary_file.is_file()),
+            TrainingDisplay(console or Terminal(), shown=fabric.is_global_zero) as display,
         ):
             with fabric.rank_zero_first():  # one process downloads, the others find it done
-                parts = open_parts(config.data)
+                parts = open_splits(config.data)
             record: list[pd.DataFrame] = []  # the first process's alone: of a million images it is large
-            on_first(fabric, lambda: record.extend(_checked_images(config, parts, begun, study, display)))
+            on_rank_zero(fabric, lambda: record.extend(_checked_images(config, parts, begun, study, display)))
             torch.manual_seed(config.seed)
             network, about = _network(config, len(parts.classes))
             teacher = _teacher(config.recipe, len(parts.classes), preprocess_of(network).in_chans)
-            loop = Loop(fabric, config, network, teacher, parts, display)
+            loop = Trainer(fabric, config, network, teacher, parts, display)
             if config.start_from not in (None, "pretrained"):
                 config = config.replace(preprocess=loop.preprocess)
             run = loop.run = folder(config)
@@ -212,14 +212,14 @@ def _run(
                 write_record(table, run.split_file)
             if begun is not None:
                 for inside in (run.path, run.checkpoint_file.parent):
-                    on_first(fabric, partial(remove_leftovers, inside))
+                    on_rank_zero(fabric, partial(remove_leftovers, inside))
                 loop.go_on()
                 about = f"as it was after {loop.progress.images:,} images" if loop.progress.images else about
             display.say(_headline(config, run, parts, network, loop, about))
             loop.fit()
-            display.say(finish(loop))
+            display.say(evaluate_at_end(loop))
     except OSError as error:
-        if full(error):
+        if is_disk_full(error):
             raise DiskFullError("the disk is full: free some space, then go on with --resume") from None
         raise
     assert run is not None
@@ -227,7 +227,7 @@ def _run(
 
 
 def _checked_images(
-    config: Config, parts: Parts, begun: Run | None, study: Path | None, display: Display
+    config: Config, parts: Splits, begun: Run | None, study: Path | None, display: TrainingDisplay
 ) -> list[pd.DataFrame]:
     """The record of a run's images to be written; nothing, if it has one already, which they were compared with.
 
@@ -287,7 +287,7 @@ def _teacher(recipe: Recipe, classes: int, channels: int) -> nn.Module | None:
     return teacher
 
 
-def _headline(config: Config, run: Run, parts: Parts, network: nn.Module, loop: Loop, about: str) -> Table:
+def _headline(config: Config, run: Run, parts: Splits, network: nn.Module, loop: Trainer, about: str) -> Table:
     """What is about to happen, in a few lines."""
     takes = preprocess_of(network)
     parameters = sum(each.numel() for each in network.parameters())

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.datasets import load_sample_image
 
-from ffvit.data.check.perceptual_hash import look_hash, near_pairs
+from ffvit.data.check.perceptual_hash import near_pairs, perceptual_hash
 
 WORDS = st.integers(0, 2**64 - 1)
 
@@ -70,18 +70,18 @@ def again(image: PIL.Image.Image, **options) -> PIL.Image.Image:
 class TestLookHash:
     def test_survives_another_quality_size_and_colour(self, name):
         photo = PIL.Image.fromarray(load_sample_image(name))
-        seen = look_hash(photo)
+        seen = perceptual_hash(photo)
         for changed in (again(photo, quality=40), photo.resize((200, 140)), photo.resize((64, 64)), photo.convert("L")):
-            assert apart(seen, look_hash(changed)) <= 9
+            assert apart(seen, perceptual_hash(changed)) <= 9
 
     def test_tells_different_regions_apart(self, name):
         photo = PIL.Image.fromarray(load_sample_image(name))
         boxes = [(left, top, left + 160, top + 140) for left in (0, 160, 320, 480) for top in (0, 140, 280)]
-        hashes = np.stack([look_hash(photo.crop(box)) for box in boxes])
+        hashes = np.stack([perceptual_hash(photo.crop(box)) for box in boxes])
         assert not brute(hashes, 19)
 
 
 def test_nothing_to_see_has_no_hash():
-    assert look_hash(PIL.Image.new("RGB", (90, 90), (200, 10, 10))) is None
+    assert perceptual_hash(PIL.Image.new("RGB", (90, 90), (200, 10, 10))) is None
     noise = np.random.default_rng(0).integers(100, 104, (90, 90, 3), dtype=np.uint8)
-    assert look_hash(PIL.Image.fromarray(noise)) is None
+    assert perceptual_hash(PIL.Image.fromarray(noise)) is None

@@ -20,13 +20,13 @@ from sklearn.datasets import load_sample_image
 
 from commands import here
 from ffvit import Data, RunStoppedError, UserError
-from ffvit.data.decode import decoded, opened
+from ffvit.data.decode import decode, open_image
 from ffvit.data.prepare import packing
 from ffvit.data.prepare import prepare as preparing
 from ffvit.data.prepare.packing import Form
 from ffvit.data.prepare.prepare import prepare
 from ffvit.data.shards.index import open_shards
-from ffvit.data.splits import open_parts
+from ffvit.data.splits import open_splits
 
 QUIET = Console(quiet=True)
 FORK = multiprocessing.get_context("fork")
@@ -247,7 +247,7 @@ class TestForm:
             held = held.convert(mode)
         encoded, suffix, height, width = Form().applied(held, "x")
         assert (suffix, height, width) == ("png", 40, 60)
-        np.testing.assert_array_equal(np.asarray(decoded(encoded, "x")), np.asarray(decoded(held, "x")))
+        np.testing.assert_array_equal(np.asarray(decode(encoded, "x")), np.asarray(decode(held, "x")))
 
     def test_thin_images_keep_a_pixel(self):
         _, _, height, width = Form(max_side=10).applied(self.stored(PIL.Image.new("L", (1000, 11)), "PNG"), "x")
@@ -257,23 +257,23 @@ class TestForm:
 def test_pixels_held_in_memory_are_packed(tmp_path):
     prepared = packed("digits", tmp_path / "out", shard_size=1.0)
     assert prepared.images == {"train": 1797}
-    there = open_parts(Data(source=str(tmp_path / "out")))
-    from_memory = open_parts(Data(source="digits"))
+    there = open_splits(Data(source=str(tmp_path / "out")))
+    from_memory = open_splits(Data(source="digits"))
     assert there.classes == from_memory.classes
     images = open_shards(tmp_path / "out")["train"].images
     wanted = {
-        np.asarray(opened(part, i)).tobytes()
+        np.asarray(open_image(part, i)).tobytes()
         for part in (from_memory.train, from_memory.test, from_memory.selection)
         for i in range(len(part))
     }
-    assert {np.asarray(opened(images, index)).tobytes() for index in range(len(images))} == wanted
+    assert {np.asarray(open_image(images, index)).tobytes() for index in range(len(images))} == wanted
 
 
 def test_shards_are_packed_into_shards(photos, tmp_path):
     packed(photos, tmp_path / "first")
     packed(tmp_path / "first", tmp_path / "second", max_side=50)
     images = open_shards(tmp_path / "second")["val"].images
-    assert max(opened(images, 0).size) == 50
+    assert max(open_image(images, 0).size) == 50
     assert images.name(0).count("val/") == 1
 
 
@@ -306,7 +306,7 @@ class TestBadImages:
         assert "4 images cannot be read, more than --bad-images 3 allows (3 of 600); they are listed in" in done.stderr
         assert len((tmp_path / "out" / "bad_images.csv").read_text().splitlines()) >= 5
         with pytest.raises(UserError, match="is not prepared to its end; give the same ffvit prepare command again"):
-            open_parts(Data(source=str(tmp_path / "out")))
+            open_splits(Data(source=str(tmp_path / "out")))
         packed(spoilt, tmp_path / "out")
         packed(spoilt, tmp_path / "whole")
         assert contents(tmp_path / "out") == contents(tmp_path / "whole")

@@ -17,11 +17,11 @@ import pytest
 import ffvit.data.shards.download
 from ffvit.data.shards import cache as shard_cache
 from ffvit.data.shards.cache import ShardCache
-from ffvit.data.shards.download import Patience, addresses, fetch, is_remote
+from ffvit.data.shards.download import RetryPolicy, expand_braces, fetch, is_remote
 from ffvit.errors import UserError
 from servers import serving
 
-HASTE = Patience(tries=4, stall_seconds=0.3, first_wait=0.01, longest_wait=0.05)
+HASTE = RetryPolicy(tries=4, stall_seconds=0.3, first_wait=0.01, longest_wait=0.05)
 SIZE = 100_000
 
 
@@ -53,7 +53,7 @@ def near(tmp_path):
 
 def cache(server, near, **settings) -> ShardCache:
     settings = {"patience": HASTE, "folder": near} | settings
-    return ShardCache(addresses(server.address("{00..09}.tar")), **settings)
+    return ShardCache(expand_braces(server.address("{00..09}.tar")), **settings)
 
 
 def here(near) -> set[str]:
@@ -62,15 +62,15 @@ def here(near) -> set[str]:
 
 class TestAddresses:
     def test_braces_count_and_list(self):
-        assert addresses("s3://b/x-{0008..0011}.tar") == [f"s3://b/x-{n:04}.tar" for n in range(8, 12)]
-        assert addresses("x{9..11}") == ["x9", "x10", "x11"]
-        assert addresses("{a,b}-{0..1}") == ["a-0", "a-1", "b-0", "b-1"]
-        assert addresses("https://host/plain.tar") == ["https://host/plain.tar"]
+        assert expand_braces("s3://b/x-{0008..0011}.tar") == [f"s3://b/x-{n:04}.tar" for n in range(8, 12)]
+        assert expand_braces("x{9..11}") == ["x9", "x10", "x11"]
+        assert expand_braces("{a,b}-{0..1}") == ["a-0", "a-1", "b-0", "b-1"]
+        assert expand_braces("https://host/plain.tar") == ["https://host/plain.tar"]
 
     @pytest.mark.parametrize("wrong", ["x{5..3}", "x{a}", "x{0..3", "x}", "{a,{b,c}}", "{0..9999}{0..9999}"])
     def test_other_braces_are_refused(self, wrong):
         with pytest.raises(UserError, match=r"brace|count|neither|stand for"):
-            addresses(wrong)
+            expand_braces(wrong)
 
     def test_what_is_an_address(self):
         assert all(map(is_remote, ("s3://bucket/x", "https://host/x", "gs://b/x", "memory://x", "HTTP://h/x")))

@@ -22,7 +22,7 @@ from ffvit.data.prepare.packing import Form, pack
 from ffvit.data.prepare.prepare import prepare
 from ffvit.data.shards import index as shards
 from ffvit.data.shards.index import ShardFolder, ShardImages, open_shards, write_index, write_info
-from ffvit.data.splits import open_images, open_parts
+from ffvit.data.splits import open_images, open_splits
 from ffvit.errors import UserError
 from memory import most_memory
 
@@ -45,7 +45,7 @@ def copy(made, tmp_path) -> Path:
 
 
 def test_bytes_labels_and_names_are_those_of_the_folder(made, photos):
-    folder = open_parts(Data(source=str(photos), selection=0)).train
+    folder = open_splits(Data(source=str(photos), selection=0)).train
     wanted = {
         os.path.relpath(folder.name(index), photos): (folder.read(index), label)
         for index, label in enumerate(folder.labels.tolist())
@@ -78,7 +78,7 @@ def test_sizes_are_those_of_the_images(made):
 
 
 def test_a_run_takes_them_for_images_in_parts(made):
-    parts = open_parts(Data(source=str(made)))
+    parts = open_splits(Data(source=str(made)))
     assert (len(parts.train), len(parts.selection), len(parts.test)) == (43, 5, 12)
     assert len(open_images(str(made), None, ("sky", "pagoda", "leaves", "dahlia"))) == 12
 
@@ -251,7 +251,7 @@ def emptied(folder: Path) -> None:
 def test_what_is_wrong_is_told_in_a_sentence(copy, spoil, words):
     spoil(copy)
     with pytest.raises(UserError, match=words) as error:
-        open_parts(Data(source=str(copy)))
+        open_splits(Data(source=str(copy)))
     assert "\n" not in str(error.value)
 
 

@@ -10,21 +10,21 @@ import PIL.Image
 import pytest
 
 from ffvit import Data
-from ffvit.data.images import Labelled, Subset
+from ffvit.data.images import LabeledImages, Subset
 from ffvit.data.loader import evaluation_loader, training_loader
 from ffvit.data.random_erasing import NOTHING
 from ffvit.data.sampler import TrainingOrder
-from ffvit.data.shards.download import Patience
+from ffvit.data.shards.download import RetryPolicy
 from ffvit.data.shards.index import INFO, open_shards, write_index, write_info
-from ffvit.data.shards.remote import far_blocks, open_remote
+from ffvit.data.shards.remote import open_remote, remote_blocks
 from ffvit.data.shards.tars import read_shard
-from ffvit.data.splits import open_parts
+from ffvit.data.splits import open_splits
 from ffvit.data.transforms import Seen
 from ffvit.errors import UserError
 from servers import serving
 
 DARK = Seen(np.zeros((2, 2, 1), dtype=np.uint8), NOTHING)
-HASTE = Patience(tries=6, stall_seconds=1.0, first_wait=0.01, longest_wait=0.05)
+HASTE = RetryPolicy(tries=6, stall_seconds=1.0, first_wait=0.01, longest_wait=0.05)
 
 
 def write_tar(path, numbers) -> None:
@@ -61,7 +61,7 @@ def server(far):
         yield server
 
 
-def same(here: dict[str, Labelled], there: dict[str, Labelled]) -> None:
+def same(here: dict[str, LabeledImages], there: dict[str, LabeledImages]) -> None:
     assert here.keys() == there.keys()
     for part, (images, classes) in here.items():
         others = there[part]
@@ -110,7 +110,7 @@ def test_tars_of_others_are_looked_through_once(server, far, tmp_path):
 
 def test_a_run_may_name_an_address_as_its_source(server, far, tmp_path):
     server.trouble = lambda: ""
-    parts = open_parts(Data(source=server.address(), root=tmp_path / "near"))
+    parts = open_splits(Data(source=server.address(), root=tmp_path / "near"))
     assert (len(parts.test), parts.classes) == (40, ("cat", "dog", "owl"))
 
 
@@ -133,7 +133,7 @@ def test_an_epoch_over_a_bad_line_delivers_every_image_once(server, far, tmp_pat
     monkeypatch.setattr("ffvit.data.sampler.WINDOW", 2)
     whole = open_remote(server.address(), tmp_path / "near", HASTE)["train"].images
     for images in (whole, Subset(whole, np.arange(1, 100, 3))):
-        blocks, ahead = far_blocks(images)
+        blocks, ahead = remote_blocks(images)
         order = TrainingOrder(len(images), 0, 4, 4, blocks=blocks, ahead=ahead)
         shown = []
         for epoch in range(2):
@@ -145,7 +145,7 @@ def test_an_epoch_over_a_bad_line_delivers_every_image_once(server, far, tmp_pat
             labels = [label for batch in batches for label in batch.labels.tolist()]
             assert labels == images.labels[shown[-1]].tolist()
         assert shown[0] != shown[1]
-    assert far_blocks(open_shards(far)["train"].images) is None
+    assert remote_blocks(open_shards(far)["train"].images) is None
 
 
 @pytest.mark.parametrize("workers", [0, 1])

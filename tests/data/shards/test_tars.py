@@ -12,9 +12,9 @@ import PIL.Image
 import pytest
 
 from ffvit import Data
-from ffvit.data.decode import opened
+from ffvit.data.decode import open_image
 from ffvit.data.shards.tars import holds_tars, open_tars
-from ffvit.data.splits import open_parts
+from ffvit.data.splits import open_splits
 from ffvit.errors import UserError
 
 
@@ -67,8 +67,8 @@ def test_parts_and_labels_of_tars_by_their_names(foreign):
     assert images.labels.tolist() == [number % 3 for number in range(45)]
     assert [images.read(index) for index in (44, 0, 31)] == [png(44), png(0), png(31)]
     assert images.name(31) == "some-train-0001.tar:0031.png"
-    assert np.asarray(opened(parts["val"].images, 8))[0, 0, 0] == 58
-    assert len(open_parts(Data(source=str(foreign))).test) == 9
+    assert np.asarray(open_image(parts["val"].images, 8))[0, 0, 0] == 58
+    assert len(open_splits(Data(source=str(foreign))).test) == 9
 
 
 def test_the_index_is_kept_and_made_again_when_a_file_changes(foreign, home, monkeypatch):
@@ -163,7 +163,7 @@ def cut(folder: Path) -> None:
 def test_bad_tars_are_told_in_a_sentence(foreign, spoil, words):
     spoil(foreign)
     with pytest.raises(UserError, match=words):
-        open_parts(Data(source=str(foreign)))
+        open_splits(Data(source=str(foreign)))
 
 
 def test_a_folder_of_class_folders_with_a_tar_is_one_of_class_folders(photos, tmp_path):

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from ffvit.data.check.near_duplicates import NEAR, Whole, first_of, identical, scan, similar_pairs
 from ffvit.data.check.scan import Trait
-from ffvit.data.splits import open_brought
+from ffvit.data.splits import open_loaded
 from ffvit.terminal import Terminal
 
 TINY, SMALL_SHARE = 32, 0.5
@@ -55,10 +55,12 @@ NEAR_CONFLICT = Kind(
     "near conflict", "serious", "look like one with another label", "look at both; keep one label if they are the same"
 )
 MISSING = Kind("class missing", "serious", "classes that one part lacks", "add images, or leave the class out of all")
-COPY = Kind(
+DUPLICATE = Kind(
     "copy", "odd", "copies within a part and class", "delete them: they count double, and parting may leak them"
 )
-NEAR_COPY = Kind("near copy", "odd", "look like one of part and class", "look at both; delete one if they are the same")
+NEAR_DUPLICATE = Kind(
+    "near copy", "odd", "look like one of part and class", "look at both; delete one if they are the same"
+)
 BLANK = Kind("blank", "odd", "of one single colour", "delete them: there is nothing to learn from")
 TINY_ONES = Kind("tiny", "odd", "much smaller than the others", "delete them, or find them larger")
 HUGE_ONES = Kind("huge", "odd", "much larger than the others", "shrink them: they are slow to decode")
@@ -152,7 +154,7 @@ def check(source: str, *, root: Path | None = None, near: int = NEAR, console: C
         UserError: The source cannot be used as it is.
         RunStoppedError: A process that opens images was killed.
     """
-    whole = Whole(open_brought(source, root))
+    whole = Whole(open_loaded(source, root))
     console = console or Terminal(stderr=True)
     seen, reasons = scan(whole, console)
     alike, cut = _alike(whole, seen, near, console)
@@ -200,7 +202,7 @@ class _Partners:
     def __init__(self, whole: Whole, images: Int64[np.ndarray, " some"]) -> None:
         self._whole = whole
         self._images = images
-        kinds = (LEAK, CONFLICT, COPY, NEAR_LEAK, NEAR_CONFLICT, NEAR_COPY)
+        kinds = (LEAK, CONFLICT, DUPLICATE, NEAR_LEAK, NEAR_CONFLICT, NEAR_DUPLICATE)
         self._of = {kind: np.full(len(whole), -1) for kind in kinds}
 
     def exact(self, same: Int64[np.ndarray, " some"], kin: Int64[np.ndarray, " some"]) -> Int64[np.ndarray, " kinds"]:
@@ -220,7 +222,7 @@ class _Partners:
         self._of[CONFLICT][images[other >= 0]] = images[other[other >= 0]]
         first = first_of(kin, every)[kin]
         again = (first != np.arange(len(images))) & (self._of[LEAK][images] < 0) & (other < 0)
-        self._of[COPY][images[again]] = images[first[again]]
+        self._of[DUPLICATE][images[again]] = images[first[again]]
         return images[first_of(kin, every)]
 
     def near(self, pairs: Int64[np.ndarray, "pairs 2"], first_of_kin: Int64[np.ndarray, " some"]) -> None:
@@ -232,20 +234,20 @@ class _Partners:
             for kind, chosen in (
                 (NEAR_LEAK, in_earlier),
                 (NEAR_CONFLICT, label[one] != label[other]),
-                (NEAR_COPY, in_own),
+                (NEAR_DUPLICATE, in_own),
             ):
                 images, nearest = np.unique(one[chosen], return_index=True)
                 self._of[kind][images] = other[chosen][nearest]
-        for exact, kind in ((LEAK, NEAR_LEAK), (CONFLICT, NEAR_CONFLICT), (COPY, NEAR_COPY)):
+        for exact, kind in ((LEAK, NEAR_LEAK), (CONFLICT, NEAR_CONFLICT), (DUPLICATE, NEAR_DUPLICATE)):
             of = self._of[kind]
             of[self._images] = of[first_of_kin]
             of[self._of[exact] >= 0] = -1
         told = (self._of[NEAR_LEAK] >= 0) | (self._of[NEAR_CONFLICT] >= 0) | (self._of[LEAK] >= 0)
-        self._of[NEAR_COPY][told | (self._of[CONFLICT] >= 0)] = -1
+        self._of[NEAR_DUPLICATE][told | (self._of[CONFLICT] >= 0)] = -1
 
     def findings(self) -> Iterator[Finding]:
         """What was noted, most serious first."""
-        for kind in (LEAK, CONFLICT, NEAR_LEAK, NEAR_CONFLICT, COPY, NEAR_COPY):
+        for kind in (LEAK, CONFLICT, NEAR_LEAK, NEAR_CONFLICT, DUPLICATE, NEAR_DUPLICATE):
             images = np.flatnonzero(self._of[kind] >= 0)
             others = self._of[kind][images]
             yield from _finding(kind, images, self._detail(others), others)

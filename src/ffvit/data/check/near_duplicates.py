@@ -14,8 +14,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from ffvit.data.check.perceptual_hash import near_pairs
-from ffvit.data.check.scan import LOOK, THUMBNAIL, Trait, looks, thumbnails
-from ffvit.data.images import Images, Labelled, Labels, Stored, numbered
+from ffvit.data.check.scan import LOOK, THUMBNAIL, Trait, scan_images, thumbnails
+from ffvit.data.images import Images, LabeledImages, Labels, StoredImage, natural_sort
 from ffvit.terminal import Terminal
 
 NEAR = 9
@@ -29,10 +29,10 @@ SAME = 0.98
 class Whole:
     """The images of all parts, counted through, as `Images`."""
 
-    def __init__(self, brought: dict[str, Labelled]) -> None:
+    def __init__(self, brought: dict[str, LabeledImages]) -> None:
         self.parts = tuple(part for part in ("train", "val", "test") if part in brought)
         self.images: tuple[Images, ...] = tuple(brought[part].images for part in self.parts)
-        self.classes, place = numbered([name for part in self.parts for name in brought[part].classes])
+        self.classes, place = natural_sort([name for part in self.parts for name in brought[part].classes])
         begins = np.cumsum([0, *(len(brought[part].classes) for part in self.parts)])
         self.labels: Labels = np.concatenate(
             [place[begin + images.labels] for begin, images in zip(begins, self.images, strict=False)]
@@ -53,7 +53,7 @@ class Whole:
         images, at = self.of(index)
         return images.name(at)
 
-    def read(self, index: int) -> Stored:
+    def read(self, index: int) -> StoredImage:
         """See `Images.read`."""
         images, at = self.of(index)
         return images.read(at)
@@ -96,7 +96,7 @@ def scan(whole: Whole, console: Console) -> tuple[np.ndarray, dict[int, str]]:
     """What is seen of every image, as `LOOK`, and why those that cannot be read cannot."""
     seen = np.zeros(len(whole), LOOK)
     reasons: dict[int, str] = {}
-    for index, look in enumerate(_progress(looks(whole), len(whole), "opening", console)):
+    for index, look in enumerate(_progress(scan_images(whole), len(whole), "opening", console)):
         if isinstance(look, str):
             seen[index]["traits"] = Trait.BROKEN
             reasons[index] = look

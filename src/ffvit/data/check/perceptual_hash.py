@@ -18,7 +18,7 @@ _GRID = 9
 _SPREAD = np.arange(64) * 37 % 64  # Neighbouring places are alike; spread over the bits, few images share a band
 
 
-def look_hash(image: PIL.Image.Image) -> UInt64[np.ndarray, " words"] | None:
+def perceptual_hash(image: PIL.Image.Image) -> UInt64[np.ndarray, " words"] | None:
     """The difference hash of an image, across and down; None where there is next to nothing to see.
 
     Another size, format or quality changes a few bits, and so does a narrow crop. See N. Krawetz, "Kind of like

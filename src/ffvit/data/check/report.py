@@ -15,7 +15,7 @@ from rich.text import Text
 
 from ffvit.data.check.check import LEAK, MISSING, NEAR_LEAK, Check, Finding
 from ffvit.errors import OutputError
-from ffvit.files.atomic_write import writing
+from ffvit.files.atomic_write import atomic_path
 from ffvit.files.csv_formulas import escape_formula
 from ffvit.files.output_file import check_output
 
@@ -51,7 +51,7 @@ def write_findings(check: Check, path: Path) -> int:
     """
     count = 0
     try:
-        with writing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             table = csv.writer(file, lineterminator="\n")
             table.writerow(COLUMNS)
             for count, row in enumerate(_rows(check), start=1):  # noqa: B007 (the last one is handed back)
@@ -63,7 +63,7 @@ def write_findings(check: Check, path: Path) -> int:
     return count
 
 
-def free_for_findings(path: Path) -> None:
+def check_findings_file(path: Path) -> None:
     """Make sure, before hours of work, that the list of findings can be written, and replaces nothing but another.
 
     Raises:

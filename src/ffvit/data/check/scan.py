@@ -15,12 +15,12 @@ import PIL.Image
 from jaxtyping import Float32, Int64
 from torch.utils.data import Dataset
 
-from ffvit.data.check.perceptual_hash import look_hash
-from ffvit.data.decode import decoded
-from ffvit.data.images import FORMATS, BadImageError, Images, Stored
+from ffvit.data.check.perceptual_hash import perceptual_hash
+from ffvit.data.decode import decode
+from ffvit.data.images import FORMATS, BadImageError, Images, StoredImage
 from ffvit.data.worker_loader import WorkerLoader
 from ffvit.errors import OutOfMemoryError
-from ffvit.machine import cores
+from ffvit.machine import available_cores
 
 SMALLEST_TO_COMPARE = 32
 """Shorter side in pixels, below which small images that look alike need not be copies of each other."""
@@ -64,7 +64,7 @@ LOOK = np.dtype(
 """What is kept of an image: 50 bytes."""
 
 
-def looks(images: Images) -> Iterator[np.ndarray | str]:
+def scan_images(images: Images) -> Iterator[np.ndarray | str]:
     """A look at every image in order, as `LOOK`; of a broken one, the reason."""
     return _by_workers(images, np.arange(len(images)), _look)
 
@@ -76,7 +76,7 @@ def thumbnails(images: Images, indices: Int64[np.ndarray, " some"]) -> Iterator[
 
 def _look(images: Images, index: int) -> np.ndarray:
     stored = images.read(index)
-    image = decoded(stored, images.name(index))
+    image = decode(stored, images.name(index))
     encoded = stored if isinstance(stored, bytes) else repr((stored.mode, stored.size)).encode() + stored.tobytes()
     look = np.zeros((), LOOK)
     traits = _as_stored(stored)
@@ -85,7 +85,7 @@ def _look(images: Images, index: int) -> np.ndarray:
         traits |= Trait.BLANK
     if _is_grey(pixels):
         traits |= Trait.GREY
-    if min(image.size) >= SMALLEST_TO_COMPARE and (seen := look_hash(image)) is not None:
+    if min(image.size) >= SMALLEST_TO_COMPARE and (seen := perceptual_hash(image)) is not None:
         traits |= Trait.COMPARABLE
         look["hash"] = seen
     look["width"], look["height"] = image.size
@@ -95,7 +95,7 @@ def _look(images: Images, index: int) -> np.ndarray:
     return look
 
 
-def _as_stored(stored: Stored) -> Trait:
+def _as_stored(stored: StoredImage) -> Trait:
     """What shows of an image before its pixels are decoded; damaged metadata shows nothing."""
     traits = Trait(0)
     with warnings.catch_warnings(), contextlib.suppress(Exception):
@@ -126,7 +126,7 @@ def _is_grey(pixels: np.ndarray) -> bool:
 
 
 def _thumbnail(images: Images, index: int) -> Float32[np.ndarray, " pixels"]:
-    image = decoded(images.read(index), images.name(index)).convert("L")
+    image = decode(images.read(index), images.name(index)).convert("L")
     pixels = np.asarray(image.resize((THUMBNAIL, THUMBNAIL), PIL.Image.Resampling.BOX), dtype=np.float32).ravel()
     pixels = pixels - pixels.mean()
     return pixels / max(float(np.linalg.norm(pixels)), 1e-6)
@@ -160,7 +160,7 @@ def _by_workers(
         _Each(images, indices, find),
         batch_size=_AT_ONCE,
         collate_fn=list,
-        num_workers=cores() if len(indices) > _FEW else 0,
+        num_workers=available_cores() if len(indices) > _FEW else 0,
     )
     try:
         for found in loader:

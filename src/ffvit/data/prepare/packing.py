@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 import PIL.Image
 
-from ffvit.data.decode import decoded
-from ffvit.data.images import FORMATS, BadImageError, Images, Labels, Stored
+from ffvit.data.decode import decode
+from ffvit.data.images import FORMATS, BadImageError, Images, Labels, StoredImage
 from ffvit.data.shards.index import RECORD, Shard
 
 QUALITY = 90
@@ -49,19 +49,19 @@ class Form:
     max_side: int | None = None
     quality: int | None = None
 
-    def applied(self, stored: Stored, name: str) -> Packed:
+    def applied(self, stored: StoredImage, name: str) -> Packed:
         """An image in this form; its bytes untouched where nothing asks for a change.
 
         Raises:
             BadImageError: It cannot be decoded, or it cannot be encoded.
         """
-        image = decoded(stored, name)
+        image = decode(stored, name)
         try:
             return self._packed(stored, image)
         except Exception as error:  # Pillow's encoders; the pixels themselves are good
             raise BadImageError(name, f"cannot be stored ({error})") from error
 
-    def _packed(self, stored: Stored, image: PIL.Image.Image) -> Packed:
+    def _packed(self, stored: StoredImage, image: PIL.Image.Image) -> Packed:
         longest = max(image.size)
         kind = _kind(stored) if isinstance(stored, bytes) else ""
         if self.max_side is not None and longest > self.max_side:

@@ -24,17 +24,17 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ffvit.config import data
-from ffvit.data.images import BadImageError, Images, Labelled, Labels
+from ffvit.data.images import BadImageError, Images, LabeledImages, Labels
 from ffvit.data.prepare.packing import MOST_PIXELS, Form, pack, room
-from ffvit.data.prepare.worker_pool import GLANCE, Tally, WorkerLostError, work
-from ffvit.data.progress import counted
+from ffvit.data.prepare.worker_pool import GLANCE, ResultCounter, WorkerLostError, run_pool
+from ffvit.data.progress import progress_bar
 from ffvit.data.shards import index as shards
 from ffvit.data.shards.index import INFO, PLAN, Shard
-from ffvit.data.splits import bring, check_source
+from ffvit.data.splits import check_source, load_splits
 from ffvit.errors import BadImagesError, DataError, OutputError, RunFolderError, RunStoppedError, UserError, WorkerError
-from ffvit.files.atomic_write import full, writing
+from ffvit.files.atomic_write import atomic_path, is_disk_full
 from ffvit.files.csv_formulas import escape_formula
-from ffvit.machine import cores
+from ffvit.machine import available_cores
 from ffvit.terminal import Terminal
 
 GO_ON = "give the same command again to go on"
@@ -161,12 +161,12 @@ def prepare(
     with _locked(out), _stopping(out):
         if overwrite:
             _clear(out)
-        parts = bring(source, root)
+        parts = load_splits(source, root)
         plan = _planned(source, root, form, shard_size, parts, out)
         new = not (out / INFO).exists()
         if new:
             display = console or Terminal()
-            _write_shards(plan, form, parts, _base(source), out, workers or cores(), bad_images, display)
+            _write_shards(plan, form, parts, _base(source), out, workers or available_cores(), bad_images, display)
             _finish(plan, parts["train"].classes, out)
         shutil.rmtree(out / _DONE, ignore_errors=True)
         return _prepared(out, time.monotonic() - began if new else None)
@@ -227,7 +227,7 @@ def _stopping(out: Path) -> Iterator[None]:
     except WorkerLostError as error:
         raise WorkerError(f"{error}; the finished shards in {out} are kept: {GO_ON}") from None
     except OSError as error:
-        what = "the disk is full" if full(error) else f"{error.filename or out}: {error.strerror or error}"
+        what = "the disk is full" if is_disk_full(error) else f"{error.filename or out}: {error.strerror or error}"
         raise RunStoppedError(f"{what}; the finished shards in {out} are kept: {GO_ON}") from None
     finally:
         _clean(out)
@@ -252,7 +252,7 @@ def _clear(out: Path) -> None:
 
 
 def _planned(
-    source: str, root: Path | None, form: Form, shard_size: float, parts: dict[str, Labelled], out: Path
+    source: str, root: Path | None, form: Form, shard_size: float, parts: dict[str, LabeledImages], out: Path
 ) -> Plan:
     """The plan that the folder was begun with, if it is this one, or else a new one.
 
@@ -279,7 +279,7 @@ def _planned(
         return plan
     per_shard = {part: _per_shard(images, form, shard_size) for part, (images, _) in parts.items()}
     plan = Plan(per_shard=per_shard, **given)
-    with writing(out / PLAN, GO_ON) as temporary:
+    with atomic_path(out / PLAN, GO_ON) as temporary:
         temporary.write_text(json.dumps(asdict(plan), indent=1) + "\n")
     return plan
 
@@ -308,7 +308,7 @@ def _sample(images: Images) -> list[int]:
     return np.unique(np.linspace(0, len(images) - 1, SAMPLE).astype(np.int64)).tolist()
 
 
-def _checksum(parts: dict[str, Labelled], base: str) -> int:
+def _checksum(parts: dict[str, LabeledImages], base: str) -> int:
     """Of what tells these images from others, as far as that is quick to tell."""
     checksum = 0
     for part, (images, classes) in parts.items():
@@ -322,7 +322,7 @@ def _per_shard(images: Images, form: Form, shard_size: float) -> int:
     """How many images fill a shard, by some of them."""
     sizes = []
     sample = _sample(images)
-    for index in counted(sample, "looking at some of the images"):
+    for index in progress_bar(sample, "looking at some of the images"):
         try:
             sizes.append(room(len(form.applied(images.read(index), images.name(index)).encoded)))
         except BadImageError as error:
@@ -335,7 +335,7 @@ def _per_shard(images: Images, form: Form, shard_size: float) -> int:
 def _write_shards(
     plan: Plan,
     form: Form,
-    parts: dict[str, Labelled],
+    parts: dict[str, LabeledImages],
     base: str,
     out: Path,
     workers: int,
@@ -358,7 +358,7 @@ def _write_shards(
     _list_bad(out, before, new=True)
     orders = {part: _order(count) for part, count in plan.images.items()}
 
-    def write(piece: Piece, tally: Tally) -> None:
+    def write(piece: Piece, tally: ResultCounter) -> None:
         """In a worker: write a shard, and then what is known of it, which makes it done."""
         bad: list[Bad] = []
 
@@ -368,7 +368,7 @@ def _write_shards(
                 _list_bad(out, bad[-1:])
             tally.add(good=error is None)
 
-        with writing(out / piece.file, GO_ON) as temporary:
+        with atomic_path(out / piece.file, GO_ON) as temporary:
             images, indices = parts[piece.part].images, orders[piece.part][piece.begin : piece.end]
             shard = pack(temporary, piece.file, images, indices, piece.begin, form, base, seen)
         if not len(shard.records):  # each of its images was left out
@@ -383,7 +383,7 @@ def _write_shards(
     with _bar(console) as bar:
         task = bar.add_task("packing images", total=total, completed=done, rate="")
 
-        def watch(tallies: Sequence[Tally]) -> None:
+        def watch(tallies: Sequence[ResultCounter]) -> None:
             good, bad = sum(tally.good for tally in tallies), sum(tally.bad for tally in tallies)
             rate = f"{(good + bad) / max(time.monotonic() - began, GLANCE):,.0f} images/s"
             bar.update(task, completed=done + good + bad, rate=rate, refresh=True)
@@ -395,7 +395,7 @@ def _write_shards(
                 )
 
         watch([])
-        work(pieces, write, min(workers, len(pieces)), watch)
+        run_pool(pieces, write, min(workers, len(pieces)), watch)
 
 
 def _base(source: str) -> str:
@@ -435,7 +435,7 @@ def _list_bad(out: Path, bad: Sequence[Bad], new: bool = False) -> None:
 def _write_done(out: Path, shard: Shard, bad: Sequence[Bad]) -> None:
     """Write down what is known of a finished shard."""
     said = json.dumps({"size": shard.size, "bad": bad})
-    with writing(out / _DONE / f"{shard.file}.npz", GO_ON) as temporary, temporary.open("wb") as file:
+    with atomic_path(out / _DONE / f"{shard.file}.npz", GO_ON) as temporary, temporary.open("wb") as file:
         np.savez(file, said=np.array(said), records=shard.records, names=np.frombuffer(shard.names, np.uint8))
 
 

@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
 from ffvit.errors import RunStoppedError, UserError
-from ffvit.signals import kept_from_children
+from ffvit.signals import block_signals_in_children
 
 Job = TypeVar("Job")
 
@@ -23,7 +23,7 @@ class WorkerLostError(Exception):
     """A process that worked is gone; says how it ended."""
 
 
-class Tally:
+class ResultCounter:
     """What a process has done so far. It alone writes here, so nothing needs to be locked, and any process may read."""
 
     def __init__(self) -> None:
@@ -47,8 +47,11 @@ class Tally:
             os._exit(1)
 
 
-def work(
-    jobs: Sequence[Job], do: Callable[[Job, Tally], None], workers: int, watch: Callable[[Sequence[Tally]], None]
+def run_pool(
+    jobs: Sequence[Job],
+    do: Callable[[Job, ResultCounter], None],
+    workers: int,
+    watch: Callable[[Sequence[ResultCounter]], None],
 ) -> None:
     """Do all jobs in forked processes, each of which takes the next one.
 
@@ -65,13 +68,13 @@ def work(
     context = multiprocessing.get_context("fork")
     taken = context.Value(ctypes.c_int64, 0)
     here, there = context.Pipe(duplex=False)
-    tallies = [Tally() for _ in range(workers)]
+    tallies = [ResultCounter() for _ in range(workers)]
     crew = [
         context.Process(target=_begin, args=(jobs, do, tally, taken, there), name=f"worker {number}", daemon=True)
         for number, tally in enumerate(tallies)
     ]
     try:
-        with kept_from_children():
+        with block_signals_in_children():
             for process in crew:
                 process.start()
         alive = crew
@@ -94,7 +97,9 @@ def work(
         there.close()
 
 
-def _begin(jobs: Sequence[Job], do: Callable[[Job, Tally], None], tally: Tally, taken: Any, there: Connection) -> None:
+def _begin(
+    jobs: Sequence[Job], do: Callable[[Job, ResultCounter], None], tally: ResultCounter, taken: Any, there: Connection
+) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         while True:

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ffvit.data.shards.download import Patience, fetch, shown
+from ffvit.data.shards.download import RetryPolicy, fetch, printable_address
 from ffvit.errors import OutputError
 
 MOST_BYTES = 64 * 2**30
@@ -40,7 +40,7 @@ class ShardCache:
         sizes: Sequence[int] | None = None,
         folder: Path | None = None,
         limit: int | None = None,
-        patience: Patience | None = None,
+        patience: RetryPolicy | None = None,
     ) -> None:
         """Nothing is fetched yet.
 
@@ -55,7 +55,7 @@ class ShardCache:
         self.sizes = None if sizes is None else tuple(sizes)
         self.folder = folder or default_folder(*addresses)
         self.limit = limit
-        self.patience = patience or Patience()
+        self.patience = patience or RetryPolicy()
         self._names = _names(self.addresses)
         self._process: _Process | None = None
 
@@ -134,7 +134,7 @@ class ShardCache:
         self._keep_to_limit(besides=n)
 
     def _fetching(self, n: int, wait: bool) -> AbstractContextManager[bool]:
-        return locked(self.folder / f".{self._names[n]}.lock", wait)
+        return file_lock(self.folder / f".{self._names[n]}.lock", wait)
 
     def _keep_to_limit(self, besides: int) -> None:
         """Remove shards, those first that were used longest ago."""
@@ -193,7 +193,7 @@ class _Process:
 
 
 @contextmanager
-def locked(file: Path, wait: bool = True) -> Iterator[bool]:
+def file_lock(file: Path, wait: bool = True) -> Iterator[bool]:
     """While no other process holds this lock; without waiting, yields whether that is so.
 
     Raises:
@@ -217,7 +217,7 @@ def default_folder(*of: str) -> Path:
 
 def _names(addresses: Sequence[str]) -> list[str]:
     """A file name for each: its own, or with a number before it where that is not one shard's alone."""
-    names = [PurePosixPath(shown(address)).name for address in addresses]
+    names = [PurePosixPath(printable_address(address)).name for address in addresses]
     return names if len(set(names)) == len(names) else [f"{n:06}-{name}" for n, name in enumerate(names)]
 
 

@@ -21,7 +21,7 @@ from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.http import HTTPFileSystem
 
 from ffvit.errors import DataError, DownloadError, MissingPackageError, OutputError, UserError
-from ffvit.files.atomic_write import full
+from ffvit.files.atomic_write import is_disk_full
 from ffvit.terminal import Terminal
 
 CHUNK = 16 * 2**20
@@ -43,7 +43,7 @@ _jitter = random.Random()  # its own, so that training's draws stay where they a
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """How long to go on with a server that fails.
 
     Args:
@@ -71,7 +71,7 @@ def is_remote(text: str) -> bool:
     return found is not None and found[1].lower() in fsspec.available_protocols()
 
 
-def addresses(text: str) -> list[str]:
+def expand_braces(text: str) -> list[str]:
     """The addresses that braces stand for: `{000..127}` counts (and keeps the zeros), `{a,b}` lists.
 
     Raises:
@@ -82,7 +82,7 @@ def addresses(text: str) -> list[str]:
         if "{" in text or "}" in text:
             raise DataError(f"{text}: a brace is never closed or never opened; write {{000..127}} or {{a,b}}")
         return [text]
-    before, after = text[: found.start()], addresses(text[found.end() :])
+    before, after = text[: found.start()], expand_braces(text[found.end() :])
     if "{" in before or "}" in before:
         raise DataError(f"{text}: braces within braces (or one too many); write {{000..127}} or {{a,b}}, side by side")
     choices = _choices(text, found[1])
@@ -91,13 +91,13 @@ def addresses(text: str) -> list[str]:
     return [before + choice + rest for choice in choices for rest in after]
 
 
-def shown(address: str) -> str:
+def printable_address(address: str) -> str:
     """The address without its query, which may hold a signature."""
     return address.partition("?")[0]
 
 
 def fetch(
-    address: str, target: Path, size: int | None = None, patience: Patience | None = None, most: int | None = None
+    address: str, target: Path, size: int | None = None, patience: RetryPolicy | None = None, most: int | None = None
 ) -> None:
     """Bring a file here, whole or not at all; one process at a time may fetch a target.
 
@@ -115,7 +115,7 @@ def fetch(
         UserError: It is not there, may not be read, is too large, or does not come in that many tries; or the disk is
             full.
     """
-    patience = patience or Patience()
+    patience = patience or RetryPolicy()
     gained, failures, told = _gained(target), 0, _Told(address)
     while True:
         try:
@@ -123,10 +123,10 @@ def fetch(
         except UserError:
             raise
         except Exception as error:  # every file system has its own errors for a connection that breaks
-            if full(error):
+            if is_disk_full(error):
                 free = shutil.disk_usage(target.parent).free / 2**20
                 raise OutputError(
-                    f"{target.parent}: the disk is full ({free:,.0f} MiB left) while {shown(address)} is fetched; "
+                    f"{target.parent}: the disk is full ({free:,.0f} MiB left) while {printable_address(address)} is fetched; "
                     "free some space, or keep fetched shards elsewhere"
                 ) from None
             if _is_local(error, target):
@@ -134,7 +134,7 @@ def fetch(
             reason = " ".join(_reason(error, patience).split())[:200]
             if _is_final(error):
                 raise DownloadError(
-                    f"{shown(address)}: cannot be fetched ({reason}); check address and access"
+                    f"{printable_address(address)}: cannot be fetched ({reason}); check address and access"
                 ) from error
             before, gained = gained, _gained(target)
             if isinstance(error, _SlowError):  # gains a little, and would for ever
@@ -143,7 +143,7 @@ def fetch(
                 failures = failures + 1 if gained == before else 1
             if failures >= patience.tries:
                 raise DownloadError(
-                    f"{shown(address)}: not fetched in {failures} tries (the last: {reason}); check the connection, "
+                    f"{printable_address(address)}: not fetched in {failures} tries (the last: {reason}); check the connection, "
                     f"then go on with the same command (what has come of it, {gained:,} bytes, is kept)"
                 ) from error
             told.failure(reason, failures, patience.tries)
@@ -158,7 +158,7 @@ class _Told:
     """What is said on stderr of a file that takes long; nothing of one that a thread fetches ahead."""
 
     def __init__(self, address: str) -> None:
-        self._name = shown(address)
+        self._name = printable_address(address)
         self._silent = threading.current_thread() is not threading.main_thread()
         self._started = self._last = time.monotonic()
 
@@ -179,7 +179,7 @@ class _Told:
             Terminal(stderr=True).say(f"{self._name}: {words}")
 
 
-def _try(address: str, target: Path, size: int | None, patience: Patience, most: int | None, told: _Told) -> None:
+def _try(address: str, target: Path, size: int | None, patience: RetryPolicy, most: int | None, told: _Told) -> None:
     files, path = _file_system(address, patience)
     # A server that trickles never stalls: a deadline ends it too, where fsspec can set one.
     deadline = {"timeout": 2 * patience.stall_seconds} if isinstance(files, AsyncFileSystem) else {}
@@ -187,12 +187,14 @@ def _try(address: str, target: Path, size: int | None, patience: Patience, most:
     length = info.get("size")
     if length is None:
         raise DownloadError(
-            f"{shown(address)}: the server does not say how long it is, so what comes cannot be checked"
+            f"{printable_address(address)}: the server does not say how long it is, so what comes cannot be checked"
         )
     if size is not None and length != size:
         raise EOFError(f"it is {length:,} bytes long there, not {size:,}")
     if most is not None and length > most:
-        raise DownloadError(f"{shown(address)}: it is {length:,} bytes long there, and should be {most:,} at most")
+        raise DownloadError(
+            f"{printable_address(address)}: it is {length:,} bytes long there, and should be {most:,} at most"
+        )
     partial = target.with_name(f"{_partial_prefix(target)}{_version(info)}.part")
     for other in _partials(target):
         if other != partial:  # of a file that was replaced there since
@@ -200,7 +202,7 @@ def _try(address: str, target: Path, size: int | None, patience: Patience, most:
     with partial.open("ab") as file:
         if length - file.tell() > (free := shutil.disk_usage(target.parent).free):
             raise OutputError(
-                f"{target.parent}: {shown(address)} is {length:,} bytes long, and the disk has only {free:,} left; "
+                f"{target.parent}: {printable_address(address)} is {length:,} bytes long, and the disk has only {free:,} left; "
                 "free some space, or keep fetched shards elsewhere"
             )
         pace = _Pace(patience)
@@ -215,7 +217,7 @@ def _try(address: str, target: Path, size: int | None, patience: Patience, most:
 
 
 def _pieces(
-    files: Any, path: str, at: int, wanted: int, length: int, file: IO[bytes], patience: Patience
+    files: Any, path: str, at: int, wanted: int, length: int, file: IO[bytes], patience: RetryPolicy
 ) -> Iterator[bytes]:
     """The bytes of a range as they come, and never more of them; from a server without ranges all, into a file emptied."""
     if not isinstance(files, HTTPFileSystem):
@@ -251,7 +253,7 @@ class _Pace:
         _SlowError: By `came`, where fewer come than the patience asks for.
     """
 
-    def __init__(self, patience: Patience) -> None:
+    def __init__(self, patience: RetryPolicy) -> None:
         self._patience = patience
         self._since, self._bytes = time.monotonic(), 0
 
@@ -264,7 +266,7 @@ class _Pace:
             self._since, self._bytes = time.monotonic(), 0
 
 
-def _file_system(address: str, patience: Patience) -> tuple[Any, str]:
+def _file_system(address: str, patience: RetryPolicy) -> tuple[Any, str]:
     scheme = address.partition("://")[0].lower()
     options: dict[str, Any] = {}
     if scheme in ("http", "https"):
@@ -285,7 +287,7 @@ def _file_system(address: str, patience: Patience) -> tuple[Any, str]:
     except ImportError as error:
         install = "pip install 'ffvit[s3]'" if scheme in ("s3", "s3a") else str(error)
         raise MissingPackageError(
-            f"{shown(address)}: a package that reads {scheme}:// is missing; {install}"
+            f"{printable_address(address)}: a package that reads {scheme}:// is missing; {install}"
         ) from error
 
 
@@ -338,7 +340,7 @@ def _is_final(error: BaseException) -> bool:
     return any(isinstance(cause, missing) or "Credentials" in type(cause).__name__ for cause in chain)
 
 
-def _reason(error: BaseException, patience: Patience) -> str:
+def _reason(error: BaseException, patience: RetryPolicy) -> str:
     for cause in _chain(error):
         if isinstance(cause, aiohttp.ClientResponseError):  # in full it would repeat the address, query and all
             return f"the server answers {cause.status} {cause.message}".rstrip()

@@ -25,9 +25,9 @@ import numpy as np
 from pydantic import Field, InstanceOf, TypeAdapter, ValidationError
 
 from ffvit.config.base import short
-from ffvit.data.images import BadImageError, Labelled, Labels, Stored, read_file
+from ffvit.data.images import BadImageError, LabeledImages, Labels, StoredImage, read_file
 from ffvit.errors import DataError
-from ffvit.files.atomic_write import writing
+from ffvit.files.atomic_write import atomic_path
 
 FORMAT = "ffvit shards"
 VERSION = 1
@@ -147,7 +147,7 @@ class ShardImages:
         name = self._names[begin : int(self.records["name_end"][index])].tobytes()
         return f"{self.shards.files[int(self.records['shard'][index])]}:{os.fsdecode(name)}"
 
-    def read(self, index: int) -> Stored:
+    def read(self, index: int) -> StoredImage:
         """The image's bytes, see `Images.read`."""
         shard, offset, length, _, _, _, checksum, _ = self.records[index].item()
         try:
@@ -196,7 +196,7 @@ def is_prepared(folder: Path) -> bool:
         return False
 
 
-def open_shards(folder: Path) -> dict[str, Labelled]:
+def open_shards(folder: Path) -> dict[str, LabeledImages]:
     """The parts of a folder that `ffvit prepare` wrote.
 
     Raises:
@@ -209,7 +209,7 @@ def open_shards(folder: Path) -> dict[str, Labelled]:
     return open_index(folder, partial(ShardFolder, folder))
 
 
-def open_index(folder: Path, shards: Callable[[tuple[str, ...]], Shards]) -> dict[str, Labelled]:
+def open_index(folder: Path, shards: Callable[[tuple[str, ...]], Shards]) -> dict[str, LabeledImages]:
     """The parts of a folder that holds an index, wherever the shards are.
 
     Args:
@@ -233,7 +233,7 @@ def open_index(folder: Path, shards: Callable[[tuple[str, ...]], Shards]) -> dic
                 f"{index}: has an image of class {low if low < 0 else high}, but {folder / INFO} names "
                 f"{len(classes):,} classes (from 0); {AGAIN}"
             )
-        parts[part] = Labelled(images, classes)
+        parts[part] = LabeledImages(images, classes)
     return parts
 
 
@@ -280,7 +280,7 @@ def write_info(folder: Path, classes: Iterable[str], splits: Iterable[Split], ma
         "classes": list(classes),
         "splits": {split.name: asdict(split) for split in splits},
     }
-    with writing(folder / INFO, go_on) as temporary:
+    with atomic_path(folder / INFO, go_on) as temporary:
         temporary.write_text(json.dumps(info, indent=1) + "\n")
 
 
@@ -291,8 +291,8 @@ def write_index(folder: Path, part: str, shards: Iterable[Shard], go_on: str) ->
     sizes: list[int] = []
     checksum = 0
     with (
-        writing(folder / f"{part}.names", go_on) as names_path,
-        writing(folder / f"{part}.index", go_on) as index_path,
+        atomic_path(folder / f"{part}.names", go_on) as names_path,
+        atomic_path(folder / f"{part}.index", go_on) as index_path,
         names_path.open("wb") as names,
         index_path.open("wb") as index,
     ):

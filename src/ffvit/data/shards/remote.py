@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ffvit.data.images import Images, Labelled, Labels, Subset
-from ffvit.data.progress import counted
-from ffvit.data.shards.cache import ShardCache, default_folder, locked
-from ffvit.data.shards.download import Patience, addresses, fetch, shown
+from ffvit.data.images import Images, LabeledImages, Labels, Subset
+from ffvit.data.progress import progress_bar
+from ffvit.data.shards.cache import ShardCache, default_folder, file_lock
+from ffvit.data.shards.download import RetryPolicy, expand_braces, fetch, printable_address
 from ffvit.data.shards.index import INFO, Shard, ShardImages, open_index, read_info, write_index, write_info
-from ffvit.data.shards.tars import Notes, read_shard, tell_notes
+from ffvit.data.shards.tars import SkippedFiles, log_skipped, read_shard
 from ffvit.errors import DataError, UserError
-from ffvit.files.atomic_write import writing
+from ffvit.files.atomic_write import atomic_path
 
 AHEAD = 2
 """Tar files to fetch while one is looked through."""
@@ -50,7 +50,7 @@ class CachedShards:
         self.cache.prefetch(self.first + number for number in numbers)
 
 
-def far_blocks(images: Images) -> tuple[Labels, Callable[[list[int]], None]] | None:
+def remote_blocks(images: Images) -> tuple[Labels, Callable[[list[int]], None]] | None:
     """Where the images of each shard begin (and the last end), and what fetches shards; None for images close by.
 
     An order that jumped between shards would need all of them at once.
@@ -65,7 +65,9 @@ def far_blocks(images: Images) -> tuple[Labels, Callable[[list[int]], None]] | N
     return np.searchsorted(of_shard, np.arange(len(images.shards.files) + 1)), images.shards.prefetch
 
 
-def open_remote(address: str, root: Path | None = None, patience: Patience | None = None) -> dict[str, Labelled]:
+def open_remote(
+    address: str, root: Path | None = None, patience: RetryPolicy | None = None
+) -> dict[str, LabeledImages]:
     """The parts of a prepared folder far away, or of tar files that others wrote (all of them train).
 
     Args:
@@ -76,16 +78,16 @@ def open_remote(address: str, root: Path | None = None, patience: Patience | Non
     Raises:
         UserError: Something cannot be fetched, or is not what it should be.
     """
-    if "{" in address or shown(address).endswith(".tar"):
+    if "{" in address or printable_address(address).endswith(".tar"):
         return _open_tars(address, root, patience)
     return _open_prepared(address, root, patience)
 
 
-def _open_prepared(address: str, root: Path | None, patience: Patience | None) -> dict[str, Labelled]:
+def _open_prepared(address: str, root: Path | None, patience: RetryPolicy | None) -> dict[str, LabeledImages]:
     info = _fetched(_inside(address, INFO), patience)
     # Named for what the folder holds too: once it is prepared anew, nothing old is taken for it.
     folder = _folder(root, address, f"{len(info)} {zlib.crc32(info)}")
-    with locked(folder / ".info.lock"), writing(folder / INFO, _GO_ON) as temporary:
+    with file_lock(folder / ".info.lock"), atomic_path(folder / INFO, _GO_ON) as temporary:
         temporary.write_bytes(info)
     _, splits = read_info(folder)
     beside = [_inside(address, f"{part}.{kind}") for part in splits for kind in ("index", "names")]
@@ -100,34 +102,34 @@ def _open_prepared(address: str, root: Path | None, patience: Patience | None) -
     except UserError as error:
         for number in range(len(beside)):
             whole.discard(number)
-        raise DataError(f"{shown(address)}: {error} (what came is not kept here)") from None
+        raise DataError(f"{printable_address(address)}: {error} (what came is not kept here)") from None
 
 
-def _open_tars(address: str, root: Path | None, patience: Patience | None) -> dict[str, Labelled]:
-    every = addresses(address)
+def _open_tars(address: str, root: Path | None, patience: RetryPolicy | None) -> dict[str, LabeledImages]:
+    every = expand_braces(address)
     folder = _folder(root, *every)
 
-    def opened() -> dict[str, Labelled]:
+    def opened() -> dict[str, LabeledImages]:
         (split,) = read_info(folder)[1].values()
         cache = ShardCache(every, split.shard_bytes, folder, patience=patience)
         return open_index(folder, lambda files: CachedShards(files, cache, first=0))
 
-    with locked(folder / ".info.lock"):  # one process looks through them, the others wait
+    with file_lock(folder / ".info.lock"):  # one process looks through them, the others wait
         try:
             parts = opened()
         except (UserError, ValueError):  # there is no index yet, or it is damaged
             _make_index(address, ShardCache(every, folder=folder, patience=patience))
             parts = opened()
-    tell_notes(folder, shown(address))
+    log_skipped(folder, printable_address(address))
     return parts
 
 
 def _make_index(address: str, cache: ShardCache) -> None:
     """Fetch every tar file once and look through its headers."""
-    notes = Notes()
+    notes = SkippedFiles()
 
     def walked() -> Iterator[Shard]:
-        for number in counted(range(len(cache)), f"fetching and looking through {shown(address)}"):
+        for number in progress_bar(range(len(cache)), f"fetching and looking through {printable_address(address)}"):
             cache.prefetch(range(number, min(number + 1 + AHEAD, len(cache))))
             path = cache.path(number)
             try:
@@ -137,19 +139,21 @@ def _make_index(address: str, cache: ShardCache) -> None:
                 cache.discard(number)
                 what = "a web page came, and no tar file" if page else str(error)
                 raise DataError(
-                    f"{shown(cache.addresses[number])}: {what} (it is not kept here): check address and access, then start again"
+                    f"{printable_address(cache.addresses[number])}: {what} (it is not kept here): check address and access, then start again"
                 ) from None
             yield shard
 
     split = write_index(cache.folder, "train", walked(), _GO_ON)
     labels = np.load(cache.folder / "train.index", mmap_mode="r")["label"]
     if labels.min() < 0:
-        raise DataError(f"{shown(address)}: holds images whose label is withheld ({labels.min()}); leave them out")
+        raise DataError(
+            f"{printable_address(address)}: holds images whose label is withheld ({labels.min()}); leave them out"
+        )
     write_info(
         cache.folder,
         map(str, range(int(labels.max()) + 1)),
         [split],
-        {"source": shown(address), "notes": notes.sentences()},
+        {"source": printable_address(address), "notes": notes.sentences()},
         _GO_ON,
     )
 
@@ -171,7 +175,7 @@ def _inside(address: str, name: str) -> str:
     return f"{folder.rstrip('/')}/{name}{mark}{query}"
 
 
-def _fetched(address: str, patience: Patience | None) -> bytes:
+def _fetched(address: str, patience: RetryPolicy | None) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         fetch(address, Path(folder) / "file", patience=patience, most=_MOST_INFO)
         return (Path(folder) / "file").read_bytes()

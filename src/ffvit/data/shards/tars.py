@@ -19,8 +19,8 @@ import numpy as np
 
 from ffvit.config.base import short
 from ffvit.data.folders import SUFFIXES, visible
-from ffvit.data.images import MAX_FILE_BYTES, Labelled
-from ffvit.data.progress import counted
+from ffvit.data.images import MAX_FILE_BYTES, LabeledImages
+from ffvit.data.progress import progress_bar
 from ffvit.data.shards.index import (
     INFO,
     RECORD,
@@ -57,7 +57,7 @@ def holds_tars(folder: Path) -> bool:
     return any(entry.name.endswith(".tar") for entry in inside) and not any(entry.is_dir() for entry in inside)
 
 
-def open_tars(folder: Path) -> dict[str, Labelled]:
+def open_tars(folder: Path) -> dict[str, LabeledImages]:
     """The images of a folder of tar files, in the parts that the files' names (or an `_info.json`) tell.
 
     The index is kept in ~/.cache/ffvit, and made again when a file was changed.
@@ -69,17 +69,17 @@ def open_tars(folder: Path) -> dict[str, Labelled]:
     index = Path.home() / ".cache" / "ffvit" / "shards" / _key(folder, parts)
     with suppress(UserError):  # there is none yet, or it is damaged
         opened = open_index(index, partial(ShardFolder, folder))
-        tell_notes(index, folder)
+        log_skipped(index, folder)
         return opened
     try:
         _make_index(folder, parts, index)
     except OSError as error:
         raise OutputError(f"{index}: the index of {folder} cannot be kept there ({error.strerror or error})") from None
-    tell_notes(index, folder)
+    log_skipped(index, folder)
     return open_index(index, partial(ShardFolder, folder))
 
 
-def tell_notes(index: Path, source: object) -> None:
+def log_skipped(index: Path, source: object) -> None:
     """Say on stderr, once, what was left out when an index was made."""
     made_of = read_info_file(index).get("made_of")
     notes = made_of.get("notes") if isinstance(made_of, Mapping) else None
@@ -95,12 +95,13 @@ def _tell(sentence: str) -> None:
 def _make_index(folder: Path, parts: dict[str, list[str]], index: Path) -> None:
     go_on = "start again"
     index.mkdir(parents=True, exist_ok=True)
-    notes = Notes()
+    notes = SkippedFiles()
     splits: list[Split] = []
     highest = -1
     for part, files in parts.items():
         shards = (
-            read_shard(folder / file, notes) for file in counted(files, f"looking through the tar files of {folder}")
+            read_shard(folder / file, notes)
+            for file in progress_bar(files, f"looking through the tar files of {folder}")
         )
         split = write_index(index, part, shards, go_on)
         labels = np.load(index / f"{part}.index", mmap_mode="r")["label"]
@@ -159,7 +160,7 @@ class _Found(NamedTuple):
     label: int
 
 
-def read_shard(path: Path, notes: Notes | None = None) -> Shard:
+def read_shard(path: Path, notes: SkippedFiles | None = None) -> Shard:
     """Walk through the headers of a tar file.
 
     Args:
@@ -169,7 +170,7 @@ def read_shard(path: Path, notes: Notes | None = None) -> Shard:
     Raises:
         UserError: As `open_tars`.
     """
-    found = list(_images(path, notes or Notes()))
+    found = list(_images(path, notes or SkippedFiles()))
     if not found:
         raise DataError(f"{path}: there is no image in it (looked for {' '.join(SUFFIXES)}); move it away")
     records = np.zeros(len(found), RECORD)
@@ -179,7 +180,7 @@ def read_shard(path: Path, notes: Notes | None = None) -> Shard:
     return Shard(path.name, path.stat().st_size, records, b"".join(image.name for image in found))
 
 
-class Notes:
+class SkippedFiles:
     """What is left out of tar files that are otherwise read: how much, and the first of it."""
 
     _words: ClassVar = {
@@ -223,7 +224,7 @@ class _Member(tarfile.TarInfo):
         return super()._proc_pax(tar)  # type: ignore[misc]
 
 
-def _images(path: Path, notes: Notes) -> Iterator[_Found]:
+def _images(path: Path, notes: SkippedFiles) -> Iterator[_Found]:
     """The images of a tar file with their labels; what belongs to one image lies together."""
     key: bytes | None = None
     sample: list[tuple[str, tarfile.TarInfo]] = []
@@ -251,7 +252,7 @@ def _images(path: Path, notes: Notes) -> Iterator[_Found]:
     raise DataError(f"{path}: is cut off, or no tar file ({reason}); copy it anew, or move it away")
 
 
-def _files(tar: tarfile.TarFile, end: int, notes: Notes) -> Iterator[tarfile.TarInfo]:
+def _files(tar: tarfile.TarFile, end: int, notes: SkippedFiles) -> Iterator[tarfile.TarInfo]:
     while (member := tar.next()) is not None:
         tar.members = []  # type: ignore[attr-defined]  # or it would keep them all
         if member.isreg() and not member.issparse():
@@ -282,7 +283,9 @@ def shown_name(member: tarfile.TarInfo) -> str:
     return printable(member.name)
 
 
-def _image(path: Path, descriptor: int, sample: list[tuple[str, tarfile.TarInfo]], notes: Notes) -> Iterator[_Found]:
+def _image(
+    path: Path, descriptor: int, sample: list[tuple[str, tarfile.TarInfo]], notes: SkippedFiles
+) -> Iterator[_Found]:
     """The image of a sample, if there is one in it."""
     labels = {kind: member for kind, member in sample if kind.rsplit(".", 1)[-1] in ("cls", "json")}
     images = [(kind, member) for kind, member in sample if f".{kind}".endswith(SUFFIXES)]
@@ -306,7 +309,7 @@ def _image(path: Path, descriptor: int, sample: list[tuple[str, tarfile.TarInfo]
     yield _Found(os.fsencode(image.name), image.offset_data, image.size, max(label, -1))
 
 
-def _chosen(path: Path, images: list[tuple[str, tarfile.TarInfo]], notes: Notes) -> tarfile.TarInfo:
+def _chosen(path: Path, images: list[tuple[str, tarfile.TarInfo]], notes: SkippedFiles) -> tarfile.TarInfo:
     """The one image that stands for a sample: `a.jpg` before `a.png` before `a.mask.png`.
 
     Raises:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ffvit.study.findings import DisputedImage
-from ffvit.study.report.drawing import Drawn
+from ffvit.study.findings import DisagreementImage
+from ffvit.study.report.drawing import Plot
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Table:
 class Figure:
     """A drawing and what it shows."""
 
-    drawn: Drawn
+    drawn: Plot
     caption: str
 
 
@@ -99,7 +99,7 @@ class Figure:
 class Pictures:
     """Images of the data set on which two arms disagree."""
 
-    images: tuple[DisputedImage, ...]
+    images: tuple[DisagreementImage, ...]
 
 
 @dataclass(frozen=True)

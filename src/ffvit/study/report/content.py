@@ -21,7 +21,7 @@ from ffvit.study.report.blocks import (
     Table,
     Terms,
 )
-from ffvit.study.report.drawing import Drawn
+from ffvit.study.report.drawing import Plot
 from ffvit.study.report.figures import CLASSES
 
 MISSING_SHOWN = 6
@@ -62,7 +62,7 @@ PAPER = (
 PAPER_LINK = ("arXiv 2105.02723", "https://arxiv.org/abs/2105.02723")
 
 
-def content(findings: Findings, figures: dict[str, Drawn]) -> Iterator[Block]:
+def content(findings: Findings, figures: dict[str, Plot]) -> Iterator[Block]:
     """The report of these findings, with those figures that there are."""
     yield from _verdict(findings, figures)
     yield from _arms(findings, figures)
@@ -74,7 +74,7 @@ def content(findings: Findings, figures: dict[str, Drawn]) -> Iterator[Block]:
     yield from _repeat(findings)
 
 
-def _verdict(findings: Findings, figures: dict[str, Drawn]) -> Iterator[Block]:
+def _verdict(findings: Findings, figures: dict[str, Plot]) -> Iterator[Block]:
     yield Heading(findings.title, level=1)
     if findings.exploratory:
         yield Note("exploratory", formatting.EXPLORATORY, findings.exploratory)
@@ -119,7 +119,7 @@ def _concluded(comparison: Comparison) -> Iterator[Block]:
     yield Paragraph(comparison.words, "verdict")
 
 
-def _arms(findings: Findings, figures: dict[str, Drawn]) -> Iterator[Block]:
+def _arms(findings: Findings, figures: dict[str, Plot]) -> Iterator[Block]:
     arms = findings.arms
     yield Heading("The arms")
     yield Paragraph(findings.images, "soft")
@@ -158,7 +158,7 @@ def _arms(findings: Findings, figures: dict[str, Drawn]) -> Iterator[Block]:
         )
 
 
-def _comparisons(findings: Findings, figures: dict[str, Drawn]) -> Iterator[Block]:
+def _comparisons(findings: Findings, figures: dict[str, Plot]) -> Iterator[Block]:
     comparisons = findings.comparisons
     if comparisons:
         yield Heading("Every comparison")
@@ -188,7 +188,7 @@ def _comparisons(findings: Findings, figures: dict[str, Drawn]) -> Iterator[Bloc
         yield Table("Effects", formatting.EFFECTS, formatting.effects(findings), text=(0, 1))
 
 
-def _search(findings: Findings, figures: dict[str, Drawn]) -> Iterator[Block]:
+def _search(findings: Findings, figures: dict[str, Plot]) -> Iterator[Block]:
     searched = [(arm, arm.search) for arm in findings.arms if arm.search is not None and arm.search.trials]
     if not searched:
         return
@@ -207,7 +207,7 @@ def _search(findings: Findings, figures: dict[str, Drawn]) -> Iterator[Block]:
     )
 
 
-def _runs(findings: Findings, figures: dict[str, Drawn]) -> Iterator[Block]:
+def _runs(findings: Findings, figures: dict[str, Plot]) -> Iterator[Block]:
     rows = formatting.runs(findings)
     if not rows:
         return
@@ -221,7 +221,7 @@ def _runs(findings: Findings, figures: dict[str, Drawn]) -> Iterator[Block]:
     yield from _figure(figures, "curves", "Learning curves. Thin: a run. Bold: the mean of an arm.")
 
 
-def _disagreements(findings: Findings, figures: dict[str, Drawn]) -> Iterator[Block]:
+def _disagreements(findings: Findings, figures: dict[str, Plot]) -> Iterator[Block]:
     if not findings.disagreements:
         return
     yield Heading("Where they disagree")
@@ -254,7 +254,7 @@ def _disagreement(its: Disagreement) -> Iterator[Block]:
         (its.against, its.arm, its.only_against, its.counts[1]),
     ):
         if images:
-            yield Paragraph(f"{formatting.disputed(correct, incorrect, count, len(images))}:")
+            yield Paragraph(f"{formatting.disagreement_sentence(correct, incorrect, count, len(images))}:")
             yield Pictures(images)
 
 
@@ -284,6 +284,6 @@ def _repeat(findings: Findings) -> Iterator[Block]:
             yield Code(command, "sh")
 
 
-def _figure(figures: dict[str, Drawn], name: str, caption: str) -> Iterator[Figure]:
+def _figure(figures: dict[str, Plot], name: str, caption: str) -> Iterator[Figure]:
     if name in figures:
         yield Figure(figures[name], caption)

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from ffvit.plot_style import INK, MUTED, PAPER, SOFT, WIDE
 from ffvit.study.findings import Comparison
 from ffvit.study.report import formatting
-from ffvit.study.report.drawing import Look, bar, rows, short
+from ffvit.study.report.drawing import ArmStyle, bar, rows, short
 from ffvit.study.statistics import Difference
 
 
@@ -50,7 +50,7 @@ def difference_rows(comparisons: Sequence[Comparison], width: float) -> Figure:
     return figure
 
 
-def run_rows(comparisons: Sequence[Comparison], of_arm: dict[str, Look], width: float) -> Figure:
+def run_rows(comparisons: Sequence[Comparison], of_arm: dict[str, ArmStyle], width: float) -> Figure:
     """A row a comparison: a dot a pair of runs, the mean and its interval."""
     figure, axes = _comparison_rows(comparisons, width)
     _ground(

@@ -34,7 +34,7 @@ DASHES: tuple[Any, ...] = ("-", (0, (4, 1.6)), (0, (1.4, 1.2)), (0, (6, 1.4, 1.4
 
 
 @dataclass(frozen=True)
-class Drawn:
+class Plot:
     """A figure, drawn.
 
     Attributes:
@@ -57,7 +57,7 @@ class Drawn:
 
 
 @dataclass(frozen=True)
-class Look:
+class ArmStyle:
     """How an arm is drawn, in every figure."""
 
     colour: str
@@ -65,34 +65,34 @@ class Look:
     dashes: Any
 
 
-def looks(arms: Iterable[ArmFinding]) -> dict[str, Look]:
+def arm_styles(arms: Iterable[ArmFinding]) -> dict[str, ArmStyle]:
     """A look an arm: controls grey, the others in colours; beyond six, colours come again with other shapes."""
     found, others, controls = {}, 0, 0
     for arm in arms:
         if arm.role == "control":
             mark = CONTROL_MARKERS[controls % len(CONTROL_MARKERS)]
-            found[arm.name] = Look(MUTED, mark, DASHES[(controls + 1) % len(DASHES)])
+            found[arm.name] = ArmStyle(MUTED, mark, DASHES[(controls + 1) % len(DASHES)])
             controls += 1
         else:
             turn, place = divmod(others, len(ARMS))
-            found[arm.name] = Look(ARMS[place], MARKERS[(place + turn) % len(MARKERS)], DASHES[turn % len(DASHES)])
+            found[arm.name] = ArmStyle(ARMS[place], MARKERS[(place + turn) % len(MARKERS)], DASHES[turn % len(DASHES)])
             others += 1
     return found
 
 
-def drawn(name: str, title: str, alt: str, make: Callable[[float], Figure]) -> Drawn:
+def make_plot(name: str, title: str, alt: str, make: Callable[[float], Figure]) -> Plot:
     """Draw a figure at both widths; `make` takes the width in inches."""
     with _quietly(), mpl.rc_context({**STYLE, "svg.hashsalt": f"ffvit-{name}-narrow"}):
-        narrow = _svg(laid_out(make(NARROW)))
+        narrow = _svg(lay_out(make(NARROW)))
     with _quietly(), mpl.rc_context({**STYLE, "svg.hashsalt": f"ffvit-{name}"}):
-        figure = laid_out(make(WIDE))
+        figure = lay_out(make(WIDE))
         wide = _svg(figure)
         figure.set_facecolor("white")
         figure.set_dpi(180)
         picture = io.BytesIO()
         FigureCanvasAgg(figure).print_png(picture, metadata={"Software": None})
     file = wide.replace("<g ", '<rect width="100%" height="100%" fill="#ffffff"/>\n <g ', 1)
-    return Drawn(name, title, alt, file, _inline(wide, alt), _inline(narrow, alt), picture.getvalue())
+    return Plot(name, title, alt, file, _inline(wide, alt), _inline(narrow, alt), picture.getvalue())
 
 
 def short(name: str, length: int) -> str:
@@ -155,7 +155,7 @@ def legend_height(arms: Sequence[ArmFinding], width: float) -> float:
     return 0.2 * -(-len(arms) // _legend_columns(width))
 
 
-def legend(figure: Figure, arms: Sequence[ArmFinding], of_arm: dict[str, Look], width: float, lines: bool) -> None:
+def legend(figure: Figure, arms: Sequence[ArmFinding], of_arm: dict[str, ArmStyle], width: float, lines: bool) -> None:
     """Name every arm below the panels, by its line or its mark."""
     handles = []
     for arm in arms:
@@ -174,7 +174,7 @@ def _quietly() -> Iterator[None]:
         yield
 
 
-def laid_out(figure: Figure) -> Figure:
+def lay_out(figure: Figure) -> Figure:
     """The figure with everything in its place for good."""
     engine = figure.get_layout_engine()
     if engine is not None:

@@ -12,7 +12,18 @@ from ffvit.plot_style import MUTED, SOFT, WIDE
 from ffvit.study.findings import ArmFinding, BaselineFinding, Comparison, Disagreement, Findings
 from ffvit.study.report import formatting
 from ffvit.study.report.difference_plots import difference_rows, run_rows, verdict_figure
-from ffvit.study.report.drawing import DASHES, Drawn, Look, bar, drawn, legend, legend_height, looks, rows, short
+from ffvit.study.report.drawing import (
+    DASHES,
+    ArmStyle,
+    Plot,
+    arm_styles,
+    bar,
+    legend,
+    legend_height,
+    make_plot,
+    rows,
+    short,
+)
 from ffvit.study.report.learning_curves import curve_panels
 from ffvit.study.report.search_plots import search_panels
 from ffvit.study.statistics import Interval
@@ -24,45 +35,45 @@ REACH = 10.0
 """Points that an axis of accuracies reaches beyond the values shown, at least, before it cuts an interval."""
 
 
-def draw(findings: Findings) -> dict[str, Drawn]:
+def draw_figures(findings: Findings) -> dict[str, Plot]:
     """All figures there is something to draw for, by name."""
     return {each.name: each for each in _all(findings)}
 
 
-def _all(findings: Findings) -> Iterator[Drawn]:
-    of_arm = looks(findings.arms)
+def _all(findings: Findings) -> Iterator[Plot]:
+    of_arm = arm_styles(findings.arms)
     comparisons, baselines = findings.comparisons, findings.baselines
     if comparisons:
         main = comparisons[0]
         alt = f"{_aloud(main)}. The margin is {formatting.margin(main.margin)} points."
-        yield drawn("verdict", "The difference with its interval", alt, lambda width: verdict_figure(main, width))
+        yield make_plot("verdict", "The difference with its interval", alt, lambda width: verdict_figure(main, width))
     if len(comparisons) > 1:
         alt = "; ".join(map(_aloud, comparisons))
-        yield drawn("differences", "All differences", alt, lambda width: difference_rows(comparisons, width))
+        yield make_plot("differences", "All differences", alt, lambda width: difference_rows(comparisons, width))
     finished = [arm for arm in findings.arms if arm.top1 is not None]
     if finished:
         every: list[ArmFinding | BaselineFinding] = [*finished, *baselines]
         alt = "; ".join(f"{its.name}: {formatting.accuracy(its.top1)}" for its in every)
-        yield drawn("accuracy", "Top-1 accuracy", alt, lambda width: _accuracy(finished, baselines, of_arm, width))
+        yield make_plot("accuracy", "Top-1 accuracy", alt, lambda width: _accuracy(finished, baselines, of_arm, width))
         alt = "Top-1 of each arm against what it costs; the numbers are in the table of the arms"
-        yield drawn("costs", "Accuracy against cost", alt, lambda width: _costs(finished, of_arm, width))
+        yield make_plot("costs", "Accuracy against cost", alt, lambda width: _costs(finished, of_arm, width))
     searched = [arm for arm in findings.arms if arm.search is not None and arm.search.trials]
     if searched:
         alt = "; ".join(f"{arm.name}: {formatting.optimum(arm.search)}" for arm in searched if arm.search is not None)
-        yield drawn("search", "The search of each arm", alt, lambda width: search_panels(searched, of_arm, width))
+        yield make_plot("search", "The search of each arm", alt, lambda width: search_panels(searched, of_arm, width))
     if any(len(each.per_run) > 1 for each in comparisons):
         alt = "; ".join(
             f"{_aloud(each)}; its runs: {', '.join(formatting.points(value) for _, value in each.per_run)}"
             for each in comparisons
         )
-        yield drawn("runs", "Pair by pair", alt, lambda width: run_rows(comparisons, of_arm, width))
+        yield make_plot("runs", "Pair by pair", alt, lambda width: run_rows(comparisons, of_arm, width))
     if any(run.curve for arm in finished for run in arm.runs):
         alt = "Training loss and validation accuracy of each run by epoch"
-        yield drawn("curves", "Learning curves", alt, lambda width: curve_panels(finished, of_arm, width))
+        yield make_plot("curves", "Learning curves", alt, lambda width: curve_panels(finished, of_arm, width))
     if findings.disagreements and len(findings.disagreements[0].classes) > 1:
         first = findings.disagreements[0]
         alt = f"Correct predictions of {first.arm} and {first.against} by class; the numbers are in the table below"
-        yield drawn("classes", "Accuracy by class", alt, lambda width: _classes(first, of_arm, width))
+        yield make_plot("classes", "Accuracy by class", alt, lambda width: _classes(first, of_arm, width))
 
 
 def _aloud(each: Comparison) -> str:
@@ -82,7 +93,7 @@ def _limits(arms: Sequence[ArmFinding]) -> tuple[float, float]:
 
 
 def _accuracy(
-    arms: Sequence[ArmFinding], baselines: Sequence[BaselineFinding], of_arm: dict[str, Look], width: float
+    arms: Sequence[ArmFinding], baselines: Sequence[BaselineFinding], of_arm: dict[str, ArmStyle], width: float
 ) -> Figure:
     """A row an arm and a baseline; the best baseline is a line through all."""
     every: list[ArmFinding | BaselineFinding] = [*arms, *baselines]
@@ -97,7 +108,7 @@ def _accuracy(
             axes.axvline(best, color=MUTED, lw=0.8, ls=DASHES[1], zorder=0)
     axes.set_xlim(low, high)
     for place, each in enumerate(every):
-        look = of_arm[each.name] if isinstance(each, ArmFinding) else Look(SOFT, "s", "-")
+        look = of_arm[each.name] if isinstance(each, ArmFinding) else ArmStyle(SOFT, "s", "-")
         top1 = _top1(each)
         bar(axes, top1, float(place), color=look.colour, lw=1.4)
         if 100 * top1.value >= low:
@@ -112,7 +123,7 @@ def _top1(its: ArmFinding | BaselineFinding) -> Interval:
     return its.top1
 
 
-def _costs(arms: list[ArmFinding], of_arm: dict[str, Look], width: float) -> Figure:
+def _costs(arms: list[ArmFinding], of_arm: dict[str, ArmStyle], width: float) -> Figure:
     """Small multiples, with the front of arms that none beats in both."""
     small = all(arm.flops < 1e9 for arm in arms)
     few = all(arm.parameters < 1e6 for arm in arms)
@@ -146,7 +157,7 @@ def _scaled(seconds: float | None, size: float) -> float | None:
     return None if seconds is None else seconds / size
 
 
-def _cost(axes: Axes, priced: list[tuple[ArmFinding, float]], of_arm: dict[str, Look]) -> None:
+def _cost(axes: Axes, priced: list[tuple[ArmFinding, float]], of_arm: dict[str, ArmStyle]) -> None:
     best, front = -1.0, []
     for arm, price in sorted(priced, key=lambda each: (each[1], -_top1(each[0]).value)):
         its, look = _top1(arm), of_arm[arm.name]
@@ -168,7 +179,7 @@ def _cost(axes: Axes, priced: list[tuple[ArmFinding, float]], of_arm: dict[str, 
         axes.step(*zip(*front, strict=True), where="post", color=MUTED, lw=0.8, ls=DASHES[1], zorder=0)
 
 
-def _classes(disagreement: Disagreement, of_arm: dict[str, Look], width: float) -> Figure:
+def _classes(disagreement: Disagreement, of_arm: dict[str, ArmStyle], width: float) -> Figure:
     """The classes on which two arms differ most, a mark an arm."""
     wide, classes = width == WIDE, disagreement.classes[:CLASSES]
     figure = Figure(figsize=(width, 0.95 + (0 if wide else 0.2) + 0.23 * len(classes)))

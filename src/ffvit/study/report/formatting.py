@@ -10,7 +10,7 @@ from statistics import fmean, median
 
 from ffvit.study.findings import ArmFinding, BaselineFinding, Comparison, Findings, Key, SearchFinding, TrialFinding
 from ffvit.study.statistics import Interval
-from ffvit.training.progress import duration
+from ffvit.training.progress import format_duration
 
 NOTHING = "-"
 """A cell with nothing to say."""
@@ -127,7 +127,7 @@ def arm_row(arm: ArmFinding, findings: Findings) -> tuple[str, ...]:
         large(arm.flops, "FLOPs"),
         f"{1e3 * cost.latency:.3g} ms" if cost else NOTHING,
         f"{cost.throughput:,.0f} images/s" if cost else NOTHING,
-        duration(time) if time is not None else NOTHING,
+        format_duration(time) if time is not None else NOTHING,
         f"{memory:,.0f} MiB" if memory is not None else NOTHING,
     )
     if not has_published(findings):
@@ -172,7 +172,7 @@ BASELINES = ("baseline", "top-1 (95 % interval)", "time", "beats")
 def baseline_row(baseline: BaselineFinding) -> tuple[str, ...]:
     """A baseline's row in the table; its cells belong to `BASELINES`."""
     seconds = baseline.seconds
-    time = duration(seconds) if seconds >= 10 else f"{seconds:.1f} s" if seconds >= 0.05 else "under 0.1 s"
+    time = format_duration(seconds) if seconds >= 10 else f"{seconds:.1f} s" if seconds >= 0.05 else "under 0.1 s"
     return baseline.name, accuracy(baseline.top1), time, join(baseline.beats) or "no arm"
 
 
@@ -324,7 +324,7 @@ def runs(findings: Findings) -> tuple[tuple[str, ...], ...]:
             f"{100 * run.top1:.2f} %",
             f"{run.loss:.3f} nats",
             f"{run.images:,}",
-            duration(run.seconds),
+            format_duration(run.seconds),
         )
         for arm in findings.arms
         for run in arm.runs
@@ -334,7 +334,7 @@ def runs(findings: Findings) -> tuple[tuple[str, ...], ...]:
 # Disagreements
 
 
-def disputed(correct: str, incorrect: str, count: int, shown: int) -> str:
+def disagreement_sentence(correct: str, incorrect: str, count: int, shown: int) -> str:
     """What a list of disputed images is called."""
     cut = f", {shown} shown" if shown < count else ""
     return f"{correct} is correct, {incorrect} is not ({count:,} image{'s' * (count != 1)}{cut})"

@@ -11,10 +11,10 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFor
 
 from ffvit.plot_style import WIDE
 from ffvit.study.findings import ArmFinding, Epoch
-from ffvit.study.report.drawing import Look, legend, legend_height
+from ffvit.study.report.drawing import ArmStyle, legend, legend_height
 
 
-def curve_panels(arms: list[ArmFinding], of_arm: dict[str, Look], width: float) -> Figure:
+def curve_panels(arms: list[ArmFinding], of_arm: dict[str, ArmStyle], width: float) -> Figure:
     """A thin line a run, a bold one for an arm's mean; errors instead of accuracies where these are near 100 %."""
     arms = [arm for arm in arms if any(run.curve for run in arm.runs)]
     kinds: list[tuple[str, Callable[[Epoch], float | None]]] = [("Training loss, nats", lambda epoch: epoch.loss)]
@@ -37,7 +37,9 @@ def curve_panels(arms: list[ArmFinding], of_arm: dict[str, Look], width: float) 
     return figure
 
 
-def _lines(axes: Axes, arms: list[ArmFinding], of_arm: dict[str, Look], value: Callable[[Epoch], float | None]) -> None:
+def _lines(
+    axes: Axes, arms: list[ArmFinding], of_arm: dict[str, ArmStyle], value: Callable[[Epoch], float | None]
+) -> None:
     for arm in sorted(arms, key=lambda arm: arm.role != "control"):
         look = of_arm[arm.name]
         lines = [np.array([value(epoch) for epoch in run.curve], dtype=float) for run in arm.runs if run.curve]

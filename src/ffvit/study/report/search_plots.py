@@ -15,10 +15,10 @@ from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 from ffvit.plot_style import PAPER, WIDE
 from ffvit.study.findings import ArmFinding, SearchFinding, TrialFinding
 from ffvit.study.report import formatting
-from ffvit.study.report.drawing import Look, short
+from ffvit.study.report.drawing import ArmStyle, short
 
 
-def search_panels(arms: Sequence[ArmFinding], of_arm: dict[str, Look], width: float) -> Figure:
+def search_panels(arms: Sequence[ArmFinding], of_arm: dict[str, ArmStyle], width: float) -> Figure:
     """A panel an arm, all on one scale of losses."""
     columns = min(len(arms), 3 if width == WIDE else 2)
     rows = -(-len(arms) // columns)
@@ -52,7 +52,7 @@ def search_panels(arms: Sequence[ArmFinding], of_arm: dict[str, Look], width: fl
     return figure
 
 
-def _panel(axes: Axes, search: SearchFinding, look: Look) -> None:
+def _panel(axes: Axes, search: SearchFinding, look: ArmStyle) -> None:
     tried = sorted({trial.values.get(search.field) for trial in search.trials}, key=_order)
     place = _places(axes, tried)
     by_repetition: dict[Any, list[TrialFinding]] = {}

@@ -160,7 +160,7 @@ def ours(mixer: str, case: Case, config: Config, channels: int, classes: int) ->
     over_patches = {
         "attention": lambda: Branch("attention", "patches", heads=max(1, int(heads * config["heads"]))),
         "feedforward": lambda: Branch("feedforward", "patches", norm=norm),
-        "none": lambda: Branch("none", "patches"),
+        "none": lambda: Branch("identity", "patches"),
     }[mixer]()
     learned = config["position"] != "sincos"
     architecture = Architecture(
@@ -190,8 +190,8 @@ def timm_vit(case: Case, config: Config, channels: int, classes: int) -> nn.Modu
         embed_dim=width,
         depth=depth,
         num_heads=max(1, int(heads * config["heads"])),
-        class_token=config["readout"] == "class token",
-        global_pool="token" if config["readout"] == "class token" else "avg",
+        class_token=config["readout"] == "class_token",
+        global_pool="token" if config["readout"] == "class_token" else "avg",
         fc_norm=False,
         drop_path_rate=config["drop_path"],
     )
@@ -442,7 +442,7 @@ SETTINGS: tuple[Config, ...] = (
     {},
     {"position": 0.2},
     {"position": 1.0},
-    {"readout": "class token"},
+    {"readout": "class_token"},
     {"heads": 0.5},
     {"heads": 2.0},
     {"norm": "features"},
@@ -708,7 +708,7 @@ def _by_library(runs: Runs, arm: str, seed: int, config: Config) -> Result:
     with tempfile.TemporaryDirectory() as folder:
         summary = ffvit.train(
             network.architecture,
-            ffvit.Data(source=str(runs.sets / runs.case.set), selection=0.2),
+            ffvit.Data(source=str(runs.sets / runs.case.set), validation=0.2),
             _recipe(runs.case, config),
             machine=ffvit.Machine(precision="32-true"),
             seed=seed,
@@ -719,7 +719,7 @@ def _by_library(runs: Runs, arm: str, seed: int, config: Config) -> Result:
         "diverged": False,
         "seconds": round(summary["seconds"], 2),
         "parameters": summary["parameters"],
-        "val_top1": 100 * summary["selection"]["top1"],
+        "val_top1": 100 * summary["validation"]["top1"],
         "test_top1": 100 * summary["test"]["top1"]["value"],
     }
 
@@ -729,13 +729,13 @@ def _recipe(case: Case, config: Config) -> ffvit.Recipe:
     return ffvit.Recipe(
         epochs=case.epochs,
         batch_size=case.batch,
-        learning_rate=config["lr"],
+        lr=config["lr"],
         weight_decay=config["weight_decay"],
-        clip_gradients=config["clip"],
+        clip_grad_norm=config["clip"],
         warmup_epochs=round(config["warmup"] * case.epochs),
-        final_learning_rate=0.0,
+        min_lr=0.0,
         label_smoothing=config["smoothing"],
-        average_decay=None,
+        ema_decay=None,
         crop_scale=(config["crop"], 1.0),
         crop_ratio=(0.78, 1.28),
         interpolation="bilinear",
@@ -777,7 +777,7 @@ def _random(draw: np.random.Generator, arm: str, case: Case) -> Config:
         "crop": float(draw.choice([case.crop - 0.15, case.crop, 0.9])),
         "mix": float(draw.choice([0.0, 0.0, 0.5] if case.flip else [0.0])),
         "position": [0.02, 0.2, 0.5, "sincos"][int(draw.integers(4))],
-        "readout": str(draw.choice(["mean", "class token"])) if arm == "attention" or "ViT" in arm else "mean",
+        "readout": str(draw.choice(["mean", "class_token"])) if arm == "attention" or "ViT" in arm else "mean",
         "heads": float(draw.choice([1.0, 2.0])),
     }
 

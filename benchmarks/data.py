@@ -62,9 +62,9 @@ from ffvit.profiling.hardware_peak import processor_name
 IMAGE = 224, 224
 BATCH = 128  # as DeiT's on each GPU
 MEAN = 0.485, 0.456, 0.406
-DEIT = ffvit.config.recipe.named_recipe("deit").replace(batch_size=BATCH, mix_group=BATCH)
-ONCE = DEIT.replace(repeats=1)
-PLAIN = ffvit.Recipe(batch_size=BATCH, mix_group=BATCH, crop_scale=(0.08, 1.0))
+DEIT = ffvit.config.recipe.named_recipe("deit").replace(batch_size=BATCH, mixup_group_size=BATCH)
+ONCE = DEIT.replace(aug_repeats=1)
+PLAIN = ffvit.Recipe(batch_size=BATCH, mixup_group_size=BATCH, crop_scale=(0.08, 1.0))
 
 timms.NAME_TO_OP["PosterizeIncreasing"] = augmentation.posterize  # timm's stops at an image it cannot posterize
 
@@ -136,8 +136,8 @@ WHAT = ("DeiT's recipe", "crop and flip", "evaluation")
 def _sides(folder: Path, shards: Path) -> dict[str, Callable[[], int]]:
     """What is measured: each call reads all images once and hands back how many."""
     encoded = [path.read_bytes() for path in sorted((folder / "train").rglob("*.jpg"))]
-    ours = open_splits(Data(source=str(folder), selection=0.0))
-    from_shards = open_splits(Data(source=str(shards), selection=0.0))
+    ours = open_splits(Data(source=str(folder), validation=0.0))
+    from_shards = open_splits(Data(source=str(shards), validation=0.0))
 
     def bare(height: int = 0, width: int = 0) -> int:
         for each in encoded:
@@ -200,7 +200,7 @@ def _dali(folder: Path) -> dict[str, Callable[[], int]]:
 
 
 def _training(images: Images, recipe: ffvit.Recipe) -> Callable[[], int]:
-    order = TrainingOrder(len(images), 0, BATCH, BATCH, recipe.repeats)
+    order = TrainingOrder(len(images), 0, BATCH, BATCH, recipe.aug_repeats)
     transform = training_transform(recipe, IMAGE, 3, MEAN)
     loader = training_loader(images, transform, (3, *IMAGE), order, 0, 0)
     epochs = iter(range(10**9))

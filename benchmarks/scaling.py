@@ -251,7 +251,7 @@ def _predict(
                 "GPUs": gpus,
                 "batch": batch,
                 "images a GPU": f"{batch / gpus:g}",
-                "peak rate": f"{DEIT.replace(batch_size=batch).peak_learning_rate:.4g}",
+                "peak rate": f"{DEIT.replace(batch_size=batch).peak_lr:.4g}",
                 "hours, DDP": ddp,
                 "hours, sharded": sharded,
                 "% of ideal, DDP": [100 * one / its for one, its in zip(ideal, ddp, strict=True)],

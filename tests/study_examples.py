@@ -165,7 +165,7 @@ def diverged(its: Findings) -> Findings:
     arm = its.arms[1]
     assert arm.search is not None
     trials = tuple(
-        replace(trial, losses=(inf, *trial.losses[1:])) if trial.values["learning_rate"] == RATES[-1] else trial
+        replace(trial, losses=(inf, *trial.losses[1:])) if trial.values["lr"] == RATES[-1] else trial
         for trial in arm.search.trials
     )
     broken = replace(arm, runs=arm.runs[:-1], failed=1, search=replace(arm.search, trials=trials))
@@ -240,10 +240,10 @@ def _search(best, repetitions, draw) -> SearchFinding:
         chosen = min(range(len(RATES)), key=lambda number: sum(losses[number]))
         edges += chosen in (0, len(RATES) - 1)
         trials += [
-            TrialFinding((seed, None), {"learning_rate": rate}, losses[number], number == chosen)
+            TrialFinding((seed, None), {"lr": rate}, losses[number], number == chosen)
             for number, rate in enumerate(RATES)
         ]
-    return SearchFinding("learning_rate", 4, tuple(trials), edges, repetitions)
+    return SearchFinding("lr", 4, tuple(trials), edges, repetitions)
 
 
 def _comparison(one, other, correct, main) -> Comparison:

@@ -74,17 +74,17 @@ def test_help_imports_nothing_heavy():
 def test_train_prints_what_it_is_about_to_do_and_what_it_reached(digits):
     done = here("train", "--config", digits / "config.yaml", "--out", digits.parent / "again")
     assert done.returncode == 0, done.stderr
-    for word in ("ff_micro_patch2_8, 0.14 M parameters", "1,294 for training", "selection", "run folder", "epoch 2/2"):
+    for word in ("ff_micro_patch2_8, 0.14 M parameters", "1,294 for training", "validation", "run folder", "epoch 2/2"):
         assert word in done.stdout
     assert "95 % interval" in done.stdout.splitlines()[-1]
     assert (digits.parent / "again" / "best.safetensors").read_bytes() == (digits / "best.safetensors").read_bytes()
 
 
 def test_dry_run_shows_the_whole_configuration_and_does_nothing(tmp_path):
-    done = here("train", "--recipe", "deit", "--recipe.average-decay", "none", "--dry-run", cwd=tmp_path)
+    done = here("train", "--recipe", "deit", "--recipe.ema-decay", "none", "--dry-run", cwd=tmp_path)
     shown = yaml.safe_load(done.stdout)
     assert shown["recipe"]["epochs"] == 300
-    assert shown["recipe"]["average_decay"] is None
+    assert shown["recipe"]["ema_decay"] is None
     assert not list(tmp_path.iterdir())
 
 
@@ -100,7 +100,7 @@ def test_fewer_epochs_than_the_warmup_shorten_it(recipe, tmp_path):
 
 def test_runs_without_a_name_get_one_each(tmp_path):
     for _ in range(2):
-        assert here("train", *FAST, "--data.selection", 0, cwd=tmp_path).returncode == 0
+        assert here("train", *FAST, "--data.validation", 0, cwd=tmp_path).returncode == 0
     assert sorted(each.name for each in (tmp_path / "runs").iterdir()) == [
         "ff_micro_patch2_8-digits",
         "ff_micro_patch2_8-digits-2",
@@ -212,7 +212,7 @@ def test_models_lists_what_it_costs_and_what_was_published():
         (["train", "--recipe", "diet"], "none is called 'diet', did you mean 'deit'?"),
         (["train", "--recipe.epoch", 3], "Unknown option: --recipe.epoch. Did you mean --recipe.epochs?"),
         (["train", "--recipe.epochs", "three"], "--recipe.epochs: input should be a valid integer"),
-        (["train", "--recipe.loss", "bse"], "--recipe.loss: must be 'soft target' or 'bce'; got 'bse', did you mean 'bce'?"),
+        (["train", "--recipe.loss", "bse"], "--recipe.loss: must be 'soft_target' or 'bce'; got 'bse', did you mean 'bce'?"),
         (["train", "--recipe.mixup", -1], "--recipe.mixup: input should be greater than or equal to 0; got '-1'"),
         (["train", "--precision", "fp8"], "--precision: must be 'auto', '32-true', 'bf16-mixed' or '16-mixed'; got 'fp8'"),
         (["train", "--recipe.auto-augment", "brand-m9"], "timm does not know 'brand-m9'"),
@@ -317,9 +317,9 @@ def test_a_full_disk_stops_the_run_with_a_sentence(tmp_path):
 
 def test_a_loss_that_is_not_finite(tmp_path):
     said = refused(
-        "train", "--out", tmp_path / "run", *FAST, "--recipe.learning-rate", 1e30, "--recipe.clip-gradients", "none",
-        "--recipe.warmup-learning-rate", 1e20, code=1,
+        "train", "--out", tmp_path / "run", *FAST, "--recipe.lr", 1e30, "--recipe.clip-grad-norm", "none",
+        "--recipe.warmup-lr", 1e20, code=1,
     )  # fmt: skip
     assert "the loss became" in said
     assert "of epoch 1" in said
-    assert "A lower --recipe.learning-rate" in said
+    assert "A lower --recipe.lr" in said

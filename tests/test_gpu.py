@@ -69,7 +69,7 @@ def test_a_step_waits_for_nothing(tmp_path, monkeypatch):
             torch.cuda.set_sync_debug_mode("default")
 
     monkeypatch.setattr(Trainer, "step", watched)
-    deit = SHORT.replace(mixup=0.8, cutmix=1.0, erase=0.25, drop_path=0.1, average_decay=0.99)
+    deit = SHORT.replace(mixup=0.8, cutmix=1.0, random_erase_prob=0.25, drop_path=0.1, ema_decay=0.99)
     ffvit.train("ff_micro_patch2_8", "digits", deit, machine=Machine(accelerator="cuda"), out=tmp_path / "run")
 
 

@@ -20,9 +20,9 @@ CONFIGS = {
     "deit": PLAIN.replace(recipe=recipes.RECIPES["deit"]),
     "everything": Config(
         network=Network(architecture=SMALL),
-        data=ffvit.Data(source="a: folder #1/", root=Path("/some/where"), selection=0.0, test=0.3, split_seed=7),
+        data=ffvit.Data(source="a: folder #1/", root=Path("/some/where"), validation=0.0, test=0.3, split_seed=7),
         recipe=recipes.RECIPES["small"].replace(
-            minutes=0.1, epsilon=1e-30, average_decay=None, clip_gradients=None, teacher="1e5", betas=(0.5, 0.75)
+            minutes=0.1, epsilon=1e-30, ema_decay=None, clip_grad_norm=None, teacher="1e5", betas=(0.5, 0.75)
         ),
         machine=Machine(accelerator="cpu", devices=2, strategy="fsdp", precision="32-true", workers=0, micro_batch=3),
         seed=12345678901234567890,
@@ -40,7 +40,7 @@ class TestConfig:
 
     def test_says_what_made_it(self, tmp_path):
         run = Run.create(tmp_path / "run", PLAIN)
-        made = yaml.safe_load(run.config_file.read_text())["made_with"]
+        made = yaml.safe_load(run.config_file.read_text())["environment"]
         assert torch.__version__.startswith(made["torch"])
         assert made["ffvit"] == ffvit.__version__
         assert {"command", "started", "python", "commit", "system", "processor", "devices"} <= set(made)
@@ -66,7 +66,7 @@ class TestConfig:
             ),
             (
                 "network: {name: ff_micro_patch2_8}\nrecipe: {loss: bcee}",
-                "config.yaml.recipe.loss: must be 'soft target' or 'bce'; got 'bcee', did you mean 'bce'?",
+                "config.yaml.recipe.loss: must be 'soft_target' or 'bce'; got 'bcee', did you mean 'bce'?",
             ),
         ],
     )
@@ -154,12 +154,12 @@ class TestMetrics:
     def test_of_later_epochs_are_forgotten(self, run, after, left):
         for epoch in (1, 2, 3):
             run.append_metrics({"epoch": epoch})
-        run.forget_after(after)
+        run.truncate_metrics(after)
         run.append_metrics({"epoch": 10})
         assert [row["epoch"] for row in run.metrics()] == [*left, 10]
 
     def test_none_are_forgotten_where_none_are(self, run):
-        run.forget_after(3)
+        run.truncate_metrics(3)
         assert run.metrics() == []
 
     def test_a_summary_says_that_the_run_is_finished(self, run):

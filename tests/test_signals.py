@@ -48,9 +48,9 @@ def test_a_child_does_not_hear_it():
 def test_nor_does_one_off_a_fork_server():
     program = """
 import multiprocessing, signal
-from ffvit.signals import kept_from_children
+from ffvit.signals import block_signals_in_children
 child = multiprocessing.get_context("forkserver").Process(target=signal.raise_signal, args=(signal.SIGINT,))
-with kept_from_children():
+with block_signals_in_children():
     child.start()
 child.join()
 print(child.exitcode)

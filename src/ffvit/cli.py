@@ -121,7 +121,7 @@ def train(
     machine
         Where to compute.
     data_fields
-        How the images are parted.
+        How the images are split.
     recipe_fields
         Single fields of the recipe.
     """
@@ -426,7 +426,7 @@ def compare(
     side_seeds
         Repetitions of arms outside the main comparison. Default: all.
     folds
-        Cross-validate over so many parts, for small sets.
+        Cross-validate over so many folds, for small sets.
     minutes
         What the whole study may take, planning, searches, baselines and report included. Default: 30, where the plan is
         chosen for you.
@@ -454,7 +454,7 @@ def compare(
     machine
         Where one run computes.
     data_fields
-        How the images are parted.
+        How the images are split.
     recipe_fields
         Single fields of the recipe.
     """
@@ -514,11 +514,11 @@ def check(
 ) -> None:
     """Look at every image before training: broken ones, copies, leaks, odd ones.
 
-    Leaves with exit code 1 if something serious was found: broken images, images in two parts or under two labels,
-    classes that one part lacks.
+    Leaves with exit code 1 if something serious was found: broken images, images in two splits or under two labels,
+    classes that one split lacks.
 
     Examples:
-      ffvit check /data/flowers               every image of every part opened
+      ffvit check /data/flowers               every image of every split opened
       ffvit check flowers.csv --out flowers-check.csv
       ffvit check torch/cifar10 --near 0      only exact copies
 
@@ -681,7 +681,7 @@ def benchmark_data(
     seconds
         Time for each of the stages.
     data_fields
-        How the images are parted.
+        How the images are split.
 
     Examples:
     --------
@@ -691,10 +691,10 @@ def benchmark_data(
     from ffvit.data.loader_benchmark import measure
     from ffvit.data.splits import open_splits
 
-    parts = open_splits(_changed(Data(), data_fields).replace(source=data))
-    found = measure(parts.train, recipes.named_recipe(recipe), (image, image), workers, seconds)
+    splits = open_splits(_changed(Data(), data_fields).replace(source=data))
+    found = measure(splits.train, recipes.named_recipe(recipe), (image, image), workers, seconds)
     console = Terminal()
-    console.say(parts.account)
+    console.say(splits.account)
     console.print(found.table())
     console.print(found.words(), markup=False, highlight=False)
 

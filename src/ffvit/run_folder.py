@@ -6,7 +6,7 @@
 | `metrics.jsonl` | a line an epoch |
 | `checkpoint/state.pt` | everything needed to go on, replaced whole; `state.previous.pt`: the one before, if this is damaged |
 | `best.safetensors`, `last.safetensors` | weights, with the network and the class names inside |
-| `summary.json` | how good it is on the test part, with uncertainty |
+| `summary.json` | how good it is on the test split, with uncertainty |
 | `predictions.csv` | its answer to every test image |
 | `split.csv.gz` | its images as they were when it began, and which split each was in |
 | `bad_images.csv` | images that could not be read, if any |
@@ -63,14 +63,14 @@ class _Row(AnyObject):
     epoch: int
 
 
-class _Selection(AnyObject):
+class _Validation(AnyObject):
     loss: float
 
 
 class _Summary(AnyObject):
     """What a summary has, if it says it."""
 
-    selection: _Selection | None = None
+    validation: _Validation | None = None
 
 
 class Run:
@@ -111,12 +111,12 @@ class Run:
             lock: Of the folder; is acquired, and held afterwards. Default: one that is released in the end.
 
         Raises:
-            UserError: As `check_free`, or the folder cannot be made.
+            UserError: As `check_writable`, or the folder cannot be made.
         """
         held = lock or FolderLock(path, "run")
         try:
             make_folder(path, RUN, held, overwrite, input_paths(config))
-            text = config.to_yaml() + yaml.safe_dump({"made_with": environment_info()}, sort_keys=False)
+            text = config.to_yaml() + yaml.safe_dump({"environment": environment_info()}, sort_keys=False)
             with atomic_path(path / "config.yaml") as temporary:
                 temporary.write_text(text)
             (path / "checkpoint").mkdir(exist_ok=True)
@@ -126,8 +126,8 @@ class Run:
         return cls(path)
 
     @staticmethod
-    def check_free(path: Path, config: Config, overwrite: bool = False) -> None:
-        """Nothing, if a run folder may be made there; see `output_folder.check_free`.
+    def check_writable(path: Path, config: Config, overwrite: bool = False) -> None:
+        """Nothing, if a run folder may be made there; see `output_folder.check_writable`.
 
         Raises:
             UserError: None may.
@@ -162,7 +162,7 @@ class Run:
         """Add the row of an epoch."""
         self._write_metrics([*self.metrics(), row])
 
-    def forget_after(self, epoch: int) -> None:
+    def truncate_metrics(self, epoch: int) -> None:
         """Drop the rows of epochs that a run gone on from its checkpoint will do again."""
         self._write_metrics([row for row in self.metrics() if row["epoch"] <= epoch])
 
@@ -191,7 +191,7 @@ def read_config(path: Path) -> Config:
     """
     fields = read_yaml(path)
     if isinstance(fields, dict):
-        fields.pop("made_with", None)
+        fields.pop("environment", None)
     return parse(Config, fields, str(path))
 
 

@@ -28,7 +28,7 @@ def preserve_rng_state() -> Iterator[None]:
 
 
 def seed_everything(*numbers: int) -> None:
-    """From here on, what these generators draw is a function of these numbers alone; only within `generators_kept`.
+    """From here on, what these generators draw is a function of these numbers alone; only within `preserve_rng_state`.
 
     Args:
         numbers: For an image: the run's seed, the epoch, the image's place among its part, and which of its views in

@@ -45,7 +45,9 @@ def engines(monkeypatch):
 
     module.build = build
     monkeypatch.setitem(sys.modules, "ffvit.inference.engines", module)
-    monkeypatch.setattr("ffvit.benchmark.workload.why_not_compiled", lambda _: "shapes are checked here as it runs")
+    monkeypatch.setattr(
+        "ffvit.benchmark.workload.compile_unavailable_reason", lambda _: "shapes are checked here as it runs"
+    )
     monkeypatch.setattr(hardware_peak, "SIZES", {"cpu": (16, 32)})
     monkeypatch.setattr(hardware_peak, "TRIAD", 2**12)
     return calibrated

@@ -16,7 +16,7 @@ def branches(draw) -> Branch:
     mixer = draw(st.sampled_from(sorted(MIXER_FIELDS)))
     axis = "patches" if mixer in GRID_MIXERS else draw(st.sampled_from(["patches", "features"]))
     fields = {"norm": draw(st.sampled_from([None, "patches", "features", "none"]))}
-    if mixer in ("feedforward", "gating"):
+    if mixer in ("feedforward", "gmlp"):
         fields |= draw(st.sampled_from([{}, {"ratio": 2.0}, {"hidden": 34}]))
     return Branch(mixer, axis, **fields)
 
@@ -58,7 +58,7 @@ def test_named_ones_read_back_equal(name):
         ("width: 12\ndepth: 2\nposition_std: 0\nblock: [{mixer: attention, axis: patches}]", "architecture.position_std: input should be greater than 0; got 0"),
         ("3", "architecture: must be fields and their values; got 3"),
         ("width: [", "architecture, line 1: not YAML"),
-        ("width: 12\ndepth: 2\nreadout: mena\nblock: [{mixer: none, axis: patches}]", "must be 'class token' or 'mean'; got 'mena', did you mean 'mean'?"),
+        ("width: 12\ndepth: 2\nreadout: mena\nblock: [{mixer: identity, axis: patches}]", "must be 'class_token' or 'mean'; got 'mena', did you mean 'mean'?"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_said(text, sentence):
@@ -85,7 +85,7 @@ def test_hidden_sizes():
     assert (tiny.tokens, tiny.hidden(features), tiny.hidden(patches)) == (197, 768, 788)
     assert tiny.hidden(Branch("feedforward", "patches", ratio=0.5)) == 98
     assert tiny.hidden(Branch("feedforward", "patches", hidden=31)) == 31
-    assert tiny.hidden(Branch("gating", "patches")) == 6 * 192
+    assert tiny.hidden(Branch("gmlp", "patches")) == 6 * 192
 
 
 def test_the_norm_runs_over_what_the_first_matrix_reads():

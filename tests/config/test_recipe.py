@@ -13,8 +13,8 @@ def test_named_ones_read_back_equal(name):
 
 
 def test_a_none_that_was_chosen_is_kept():
-    without = Recipe(average_decay=None)
-    assert Recipe.from_yaml(str(without)).average_decay is None
+    without = Recipe(ema_decay=None)
+    assert Recipe.from_yaml(str(without)).ema_decay is None
     assert "minutes" not in str(without)  # None anyway
 
 
@@ -23,16 +23,16 @@ def test_deit_is_the_papers():
     deit = recipe.RECIPES["deit"]
     facts = {
         "epochs": 300, "batch_size": 1024, "betas": (0.9, 0.999), "epsilon": 1e-8, "weight_decay": 0.05,
-        "warmup": 5, "warmup_learning_rate": 1e-6, "final_learning_rate": 1e-5, "label_smoothing": 0.1,
+        "warmup": 5, "warmup_lr": 1e-6, "min_lr": 1e-5, "label_smoothing": 0.1,
         "drop_path": 0.1, "dropout": 0.0, "auto_augment": "rand-m9-mstd0.5-inc1", "interpolation": "bicubic",
-        "crop_scale": (0.08, 1.0), "flip": 0.5, "erase": 0.25, "mixup": 0.8, "cutmix": 1.0, "mix_probability": 1.0,
-        "cutmix_probability": 0.5, "loss": "soft target", "repeats": 3, "average_decay": 0.99996,
-        "average_warmup": False,
-        "clip_gradients": None, "evaluation_crop": 0.875, "mix_group": 128, "optimizer": "adamw",
+        "crop_scale": (0.08, 1.0), "flip": 0.5, "random_erase_prob": 0.25, "mixup": 0.8, "cutmix": 1.0, "mixup_prob": 1.0,
+        "mixup_switch_prob": 0.5, "loss": "soft_target", "aug_repeats": 3, "ema_decay": 0.99996,
+        "ema_warmup": False,
+        "clip_grad_norm": None, "evaluation_crop": 0.875, "mixup_group_size": 128, "optimizer": "adamw",
     }  # fmt: skip
     assert {name: getattr(deit, name) for name in facts} == facts
-    assert deit.peak_learning_rate == 1e-3
-    assert deit.replace(batch_size=256).peak_learning_rate == 2.5e-4
+    assert deit.peak_lr == 1e-3
+    assert deit.replace(batch_size=256).peak_lr == 2.5e-4
 
 
 @pytest.mark.parametrize(
@@ -40,10 +40,10 @@ def test_deit_is_the_papers():
     [
         ({"epochs": 3, "warmup_epochs": 5}, "warmup_epochs 5 and cooldown_epochs 0 leave nothing of 3 epochs; lower them (--recipe.warmup-epochs 0.6)"),
         ({"crop_scale": (0.9, 0.1)}, "crop_scale: must rise from above 0; got 0.9 to 0.1"),
-        ({"mixup": 0.2, "batch_size": 9}, "mixup and CutMix mix images in pairs: batch_size and mix_group must be even"),
-        ({"loss": "bcee"}, "recipe.loss: must be 'soft target' or 'bce'; got 'bcee', did you mean 'bce'?"),
-        ({"learning_rate": 0}, "recipe.learning_rate: input should be greater than 0; got 0"),
-        ({"learnin_rate": 1}, "recipe.learnin_rate: there is no such field, did you mean 'learning_rate'?"),
+        ({"mixup": 0.2, "batch_size": 9}, "mixup and CutMix mix images in pairs: batch_size and mixup_group_size must be even"),
+        ({"loss": "bcee"}, "recipe.loss: must be 'soft_target' or 'bce'; got 'bcee', did you mean 'bce'?"),
+        ({"lr": 0}, "recipe.lr: input should be greater than 0; got 0"),
+        ({"learnin_rate": 1}, "recipe.learnin_rate: there is no such field, did you mean 'lr'?"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_said(fields, sentence):
@@ -60,9 +60,9 @@ def test_unknown_names_get_the_nearest():
 
 
 def test_changes_are_checked_alone_first_and_together_with_what_they_change():
-    changes = unvalidated(Recipe)(epochs=2, average_decay="none")
-    assert changes.model_fields_set == {"epochs", "average_decay"}
-    assert changes.average_decay is None
+    changes = unvalidated(Recipe)(epochs=2, ema_decay="none")
+    assert changes.model_fields_set == {"epochs", "ema_decay"}
+    assert changes.ema_decay is None
     fields = {name: getattr(changes, name) for name in changes.model_fields_set}
     assert recipe.RECIPES["digits"].replace(**fields).epochs == 2
     fields = {"cooldown_epochs": 2}

@@ -58,21 +58,21 @@ def names(images) -> list[str]:
     return [images.name(index) for index in range(len(images))]
 
 
-def in_part(parts: Splits) -> dict[str, str]:
-    """The part of each image, by the image's file name."""
+def in_part(splits: Splits) -> dict[str, str]:
+    """The split of each image, by the image's file name."""
     return {
-        Path(name).name: part
-        for part in ("train", "selection", "test")
-        if getattr(parts, part) is not None
-        for name in names(getattr(parts, part))
+        Path(name).name: split
+        for split in ("train", "validation", "test")
+        if getattr(splits, split) is not None
+        for name in names(getattr(splits, split))
     }
 
 
-def are_whole(parts: Splits, group_of) -> bool:
-    """Whether every group lies in one part; `group_of` tells the group of a file name."""
+def are_whole(splits: Splits, group_of) -> bool:
+    """Whether every group lies in one split; `group_of` tells the group of a file name."""
     found: dict[object, set[str]] = {}
-    for name, part in in_part(parts).items():
-        found.setdefault(group_of(name), set()).add(part)
+    for name, split in in_part(splits).items():
+        found.setdefault(group_of(name), set()).add(split)
     return all(len(each) == 1 for each in found.values())
 
 
@@ -87,17 +87,17 @@ def number_of(name: str) -> int:
 class TestColumn:
     @pytest.mark.parametrize("seed", range(10))
     def test_no_split_cuts_a_group(self, patients, tmp_path, seed):
-        parts = open_splits(Data(source=write(patients, tmp_path), groups="patient", split_seed=seed))
-        assert are_whole(parts, by_file(patients))
-        for part in (parts.train, parts.selection, parts.test):
-            assert set(part.labels) == {0, 1, 2}
-        assert (len(parts.train) + len(parts.selection) + len(parts.test)) == 180
-        assert 0.1 <= len(parts.test) / 180 <= 0.3
-        assert parts.test_ratio == len(parts.test) / (180 - len(parts.test))
-        assert (parts.drawn, parts.official_test, parts.groups) == (("test", "selection"), False, 30)
-        assert list(parts.test_groups) == [by_file(patients)(Path(name).name) for name in names(parts.test)]
-        assert "180 images of 3 classes in 30 groups from " in parts.account
-        assert "test and selection drawn at random, in whole groups (by 'patient'), class by class" in parts.account
+        splits = open_splits(Data(source=write(patients, tmp_path), groups="patient", split_seed=seed))
+        assert are_whole(splits, by_file(patients))
+        for split in (splits.train, splits.validation, splits.test):
+            assert set(split.labels) == {0, 1, 2}
+        assert (len(splits.train) + len(splits.validation) + len(splits.test)) == 180
+        assert 0.1 <= len(splits.test) / 180 <= 0.3
+        assert splits.test_ratio == len(splits.test) / (180 - len(splits.test))
+        assert (splits.drawn, splits.official_test, splits.groups) == (("test", "validation"), False, 30)
+        assert list(splits.test_groups) == [by_file(patients)(Path(name).name) for name in names(splits.test)]
+        assert "180 images of 3 classes in 30 groups from " in splits.account
+        assert "test and validation drawn at random, in whole groups (by 'patient'), class by class" in splits.account
 
     def test_the_same_seed_draws_the_same(self, patients, tmp_path):
         data = Data(source=write(patients, tmp_path), groups="patient", split_seed=3)
@@ -105,38 +105,38 @@ class TestColumn:
 
     def test_groups_of_several_classes(self, patients, tmp_path):
         patients["patient"] = [f"{number % 25}" for number in range(180)]
-        parts = open_splits(Data(source=write(patients, tmp_path), groups="patient"))
-        assert are_whole(parts, by_file(patients))
-        for part in (parts.train, parts.selection, parts.test):
-            assert set(part.labels) == {0, 1, 2}
+        splits = open_splits(Data(source=write(patients, tmp_path), groups="patient"))
+        assert are_whole(splits, by_file(patients))
+        for split in (splits.train, splits.validation, splits.test):
+            assert set(split.labels) == {0, 1, 2}
 
     def test_folds_test_every_group_once(self, patients, tmp_path):
         data = Data(source=write(patients, tmp_path), groups="patient", folds=5, fold=0)
-        parts = [open_splits(data.replace(fold=fold)) for fold in range(5)]
-        tested = [set(each.test_groups) for each in parts]
+        splits = [open_splits(data.replace(fold=fold)) for fold in range(5)]
+        tested = [set(each.test_groups) for each in splits]
         assert sorted(name for each in tested for name in each) == sorted(patients["patient"].unique())
-        for each in parts:
+        for each in splits:
             assert set(each.test.labels) == {0, 1, 2}
             assert are_whole(each, by_file(patients))
 
     def test_an_official_test_part_is_kept(self, patients, tmp_path):
         patients["split"] = np.where(patients["patient"] < "006", "test", "train")
-        parts = open_splits(Data(source=write(patients, tmp_path), groups="patient"))
-        assert (parts.drawn, parts.official_test) == (("selection",), True)
-        assert set(parts.test_groups) == {f"{patient:03d}" for patient in range(6)}
-        assert are_whole(parts, by_file(patients))
+        splits = open_splits(Data(source=write(patients, tmp_path), groups="patient"))
+        assert (splits.drawn, splits.official_test) == (("validation",), True)
+        assert set(splits.test_groups) == {f"{patient:03d}" for patient in range(6)}
+        assert are_whole(splits, by_file(patients))
 
     def test_groups_of_one_image_change_nothing_and_the_account_says_so(self, patients, tmp_path):
         patients["patient"] = [f"{number}" for number in range(180)]
         source = write(patients, tmp_path)
-        parts = open_splits(Data(source=source, groups="patient"))
-        assert in_part(parts) == in_part(open_splits(Data(source=source)))
-        assert "Groups have no effect: by 'patient', every image is one of its own." in parts.account
+        splits = open_splits(Data(source=source, groups="patient"))
+        assert in_part(splits) == in_part(open_splits(Data(source=source)))
+        assert "Groups have no effect: by 'patient', every image is one of its own." in splits.account
 
     def test_without_groups_there_are_none(self, patients, tmp_path):
-        parts = open_splits(Data(source=write(patients, tmp_path)))
-        assert (parts.groups, parts.test_groups) == (None, None)
-        assert "180 images of 3 classes from " in parts.account
+        splits = open_splits(Data(source=write(patients, tmp_path)))
+        assert (splits.groups, splits.test_groups) == (None, None)
+        assert "180 images of 3 classes from " in splits.account
 
 
 @pytest.mark.parametrize("groups", [None, "patient"])
@@ -144,7 +144,7 @@ def test_another_split_seed_redraws_what_is_drawn_and_nothing_else(patients, tmp
     source = write(patients, tmp_path)
     one, other = (open_splits(Data(source=source, groups=groups, split_seed=seed)) for seed in (0, 1))
     assert set(names(one.test)) != set(names(other.test))
-    assert set(names(one.selection)) != set(names(other.selection))
+    assert set(names(one.validation)) != set(names(other.validation))
     folds = [open_splits(Data(source=source, groups=groups, split_seed=seed, folds=5, fold=0)) for seed in (0, 1)]
     assert set(names(folds[0].test)) != set(names(folds[1].test))
 
@@ -152,7 +152,7 @@ def test_another_split_seed_redraws_what_is_drawn_and_nothing_else(patients, tmp
     write(patients, tmp_path)
     one, other = (open_splits(Data(source=source, groups=groups, split_seed=seed)) for seed in (0, 1))
     assert names(one.test) == names(other.test)
-    assert set(names(one.selection)) != set(names(other.selection))
+    assert set(names(one.validation)) != set(names(other.validation))
 
     patients["split"] = np.select([patients["patient"] < "006", patients["patient"] < "012"], ["test", "val"], "train")
     write(patients, tmp_path)
@@ -176,10 +176,10 @@ class TestPaths:
 
     @pytest.mark.parametrize("groups", ["folder", r"re:/(\d+)/", r"re:(\d+)_\d+\.jpg$"])
     def test_a_folder_below_the_class_or_a_pattern_makes_a_group(self, bursts, groups):
-        parts = open_splits(Data(source=str(bursts), groups=groups))
-        assert parts.groups == 8  # of all classes: a patient may have images in several
-        assert [str(number_of(name)) for name in names(parts.test)] == list(parts.test_groups)
-        assert are_whole(parts, number_of)
+        splits = open_splits(Data(source=str(bursts), groups=groups))
+        assert splits.groups == 8  # of all classes: a patient may have images in several
+        assert [str(number_of(name)) for name in names(splits.test)] == list(splits.test_groups)
+        assert are_whole(splits, number_of)
 
     def test_all_brackets_or_the_whole_match(self, bursts):
         assert open_splits(Data(source=str(bursts), groups=r"re:^(\w)/(\d+)/")).groups == 24
@@ -188,10 +188,10 @@ class TestPaths:
     @pytest.mark.parametrize("parted", [False, True])
     def test_shards_have_the_groups_of_the_folder_they_were_made_of(self, tmp_path, parted):
         folder = tmp_path / "set"
-        for part in ("train", "val") if parted else ("",):
+        for split in ("train", "val") if parted else ("",):
             for name in CLASSES:
                 for burst in range(4):
-                    path = folder / part / name / f"{part}{burst}"
+                    path = folder / split / name / f"{split}{burst}"
                     path.mkdir(parents=True)
                     for number in range(2):
                         PIL.Image.new("RGB", (4, 4)).save(path / f"{number}.png")
@@ -228,11 +228,11 @@ class TestNearDuplicates:
 
     def test_copies_stay_together(self, folder):
         for seed in range(3):
-            parts = open_splits(Data(source=str(folder), groups="near-duplicates", split_seed=seed))
-            assert parts.groups == 24
-            assert are_whole(parts, number_of)
-            assert "in whole groups (by near-duplicates)" in parts.account
-            assert list(map(number_of, parts.test_groups)) == list(map(number_of, names(parts.test)))
+            splits = open_splits(Data(source=str(folder), groups="near-duplicates", split_seed=seed))
+            assert splits.groups == 24
+            assert are_whole(splits, number_of)
+            assert "in whole groups (by near-duplicates)" in splits.account
+            assert list(map(number_of, splits.test_groups)) == list(map(number_of, names(splits.test)))
 
     def test_together_with_a_column_both_count(self, folder, tmp_path):
         paths = sorted(str(path.relative_to(tmp_path)) for path in folder.glob("*/*"))
@@ -241,10 +241,10 @@ class TestNearDuplicates:
         table["patient"] = [str(number_of(path) % 12) if "first" in path else path for path in paths]
         source = write(table, tmp_path)
         assert open_splits(Data(source=source, groups="patient")).groups == 12 + 48
-        parts = open_splits(Data(source=source, groups="patient+near-duplicates"))
-        assert parts.groups == 12
-        assert "in whole groups (by 'patient' and near-duplicates)" in parts.account
-        assert are_whole(parts, lambda name: number_of(name) % 12)
+        splits = open_splits(Data(source=source, groups="patient+near-duplicates"))
+        assert splits.groups == 12
+        assert "in whole groups (by 'patient' and near-duplicates)" in splits.account
+        assert are_whole(splits, lambda name: number_of(name) % 12)
 
     def test_a_list_may_name_its_parts_in_any_order(self, folder, tmp_path):
         paths = [
@@ -254,9 +254,9 @@ class TestNearDuplicates:
         ]
         table = pd.DataFrame({"path": paths, "label": [Path(path).parent.name for path in paths]})
         table["split"] = ["test" if number_of(path) < 6 else "train" for path in paths]
-        parts = open_splits(Data(source=write(table, tmp_path), groups="near-duplicates"))
-        assert are_whole(parts, number_of)
-        assert list(map(number_of, parts.test_groups)) == list(map(number_of, names(parts.test)))
+        splits = open_splits(Data(source=write(table, tmp_path), groups="near-duplicates"))
+        assert are_whole(splits, number_of)
+        assert list(map(number_of, splits.test_groups)) == list(map(number_of, names(splits.test)))
 
     def test_small_images_are_grouped_if_they_are_the_same_to_the_byte(self, tmp_path, regions):
         for number, region in enumerate(regions):
@@ -266,8 +266,8 @@ class TestNearDuplicates:
             for copy in range(2):
                 small.save(path / f"{number}_{copy}.png")
             small.resize((25, 25)).save(path / f"{number}_other.png")
-        parts = open_splits(Data(source=str(tmp_path / "set"), groups="near-duplicates"))
-        assert parts.groups == 48
+        splits = open_splits(Data(source=str(tmp_path / "set"), groups="near-duplicates"))
+        assert splits.groups == 48
 
     def test_blank_and_unreadable_images_belong_with_no_other(self, folder):
         for number in range(3):
@@ -345,7 +345,7 @@ class TestBadInput:
     def test_a_constant(self, patients, tmp_path, groups):
         patients["patient"] = "x"
         self.fails(
-            rf"data.groups: by '{groups}', all 180 images of .* are one group \((x|img)\), and no group is ever parted",
+            rf"data.groups: by '{groups}', all 180 images of .* are one group \((x|img)\), and no group is ever split",
             source=write(patients, tmp_path), groups=groups,
         )  # fmt: skip
 
@@ -379,23 +379,23 @@ class TestBadInput:
         with pytest.raises(UserError, match=message):
             Data().replace(groups=groups)
 
-    @pytest.mark.parametrize("part", ["val", "test"])
-    def test_groups_in_train_and_in_an_official_part(self, patients, tmp_path, part):
+    @pytest.mark.parametrize("split", ["val", "test"])
+    def test_groups_in_train_and_in_an_official_part(self, patients, tmp_path, split):
         is_first = patients["path"].str.endswith("_0.jpg")
-        patients["split"] = np.where(is_first & (patients["patient"] < "004"), part, "train")
+        patients["split"] = np.where(is_first & (patients["patient"] < "004"), split, "train")
         self.fails(
-            rf"4 of 30 groups by 'patient' lie in both train and {part} of .*: 000 \(1 and 1 images\), 001 \(1 and 1 images\), "
-            r"002 \(1 and 1 images\) and 1 more; leave their images out of train, or give all images unparted",
+            rf"4 of 30 groups by 'patient' lie in both train and {split} of .*: 000 \(1 and 1 images\), 001 \(1 and 1 images\), "
+            r"002 \(1 and 1 images\) and 1 more; leave their images out of train, or give all images unsplit",
             source=write(patients, tmp_path), groups="patient",
         )  # fmt: skip
 
     def test_too_few_groups_of_a_class(self, patients, tmp_path):
         few = patients[(patients["label"] != "b") | patients["patient"].isin(["001", "004"])]
         self.fails(
-            r"too few groups \(by 'patient'\) in .* of 'b' \(2\): every class needs 3, one for each part",
+            r"too few groups \(by 'patient'\) in .* of 'b' \(2\): every class needs 3, one for each split",
             source=write(few, tmp_path), groups="patient",
         )  # fmt: skip
-        assert open_splits(Data(source=str(tmp_path / "list.csv"), groups="patient", selection=0)).groups == 22
+        assert open_splits(Data(source=str(tmp_path / "list.csv"), groups="patient", validation=0)).groups == 22
         self.fails("'b' .2.: every class needs 4", source=str(tmp_path / "list.csv"), groups="patient", folds=4, fold=0)
 
     def test_groups_of_several_classes_that_allow_no_split(self, tmp_path):
@@ -405,9 +405,9 @@ class TestBadInput:
         touched(tmp_path, table["path"])
         source = write(table, tmp_path)
         self.fails(
-            "no split by whole groups was found that leaves images of '[abc]' in every part: its 2 groups also hold other "
+            "no split by whole groups was found that leaves images of '[abc]' in every split: its 2 groups also hold other "
             "classes.*; it takes more groups with '[abc]'",
-            source=source, groups="patient", selection=0, test=0.4,
+            source=source, groups="patient", validation=0, test=0.4,
         )  # fmt: skip
         self.fails(
             "with whole groups, one of 2 folds holds no image of '[abc]', or all of them; take fewer folds, or add groups",

@@ -53,13 +53,13 @@ def test_pixels_do_not_depend_on_who_loads_them(images):
 def test_pixels_do_not_depend_on_how_a_batch_is_shared(images, shared):
     whole = loaded(images)
     processes = shared.get("processes", 1)
-    parts = [loaded(images, **shared, process=process) for process in range(processes)]
-    a_step = len(parts[0]) // len(whole)
+    splits = [loaded(images, **shared, process=process) for process in range(processes)]
+    a_step = len(splits[0]) // len(whole)
     for step, batch in enumerate(whole):
-        of_step = [part for its in parts for part in its[step * a_step : (step + 1) * a_step]]
+        of_step = [split for its in splits for split in its[step * a_step : (step + 1) * a_step]]
         assert len(of_step) > 1
         expected = dict(zip(batch.positions, batch.images, strict=True))
-        got = {place: image for part in of_step for place, image in zip(part.positions, part.images, strict=True)}
+        got = {place: image for split in of_step for place, image in zip(split.positions, split.images, strict=True)}
         assert expected.keys() == got.keys()
         assert all(torch.equal(got[place], image) for place, image in expected.items())
 

@@ -52,14 +52,14 @@ def single(photos) -> Path:
 
 class TestDigits:
     def test_three_parts(self):
-        parts = open_splits(Data())
-        assert parts.classes == tuple("0123456789")
-        assert (len(parts.train), len(parts.selection), len(parts.test)) == (1294, 144, 359)
-        assert parts.account == (
-            "1,797 images of 10 classes from digits: 1,294 for training (72.0 %), 144 for selection (8.0 %), 359 for "
-            "test (20.0 %); test and selection drawn at random, class by class, with split seed 0."
+        splits = open_splits(Data())
+        assert splits.classes == tuple("0123456789")
+        assert (len(splits.train), len(splits.validation), len(splits.test)) == (1294, 144, 359)
+        assert splits.account == (
+            "1,797 images of 10 classes from digits: 1,294 for training (72.0 %), 144 for validation (8.0 %), 359 for "
+            "test (20.0 %); test and validation drawn at random, class by class, with split seed 0."
         )
-        everything = [*names(parts.train), *names(parts.selection), *names(parts.test)]
+        everything = [*names(splits.train), *names(splits.validation), *names(splits.test)]
         assert sorted(everything) == sorted(f"digits[{number}]" for number in range(1797))
 
     def test_the_test_part_stays_where_it_is(self):
@@ -77,32 +77,34 @@ class TestDigits:
         assert len(first) == len(other)
 
     def test_without_selection(self):
-        parts = open_splits(Data(selection=0))
-        assert parts.selection is None
-        assert "the last weights are the result" in parts.account
+        splits = open_splits(Data(validation=0))
+        assert splits.validation is None
+        assert "the last weights are the result" in splits.account
 
 
 class TestFolders:
     def test_val_is_the_test_part_where_there_is_no_other(self, photos):
-        parts = open_splits(Data(source=str(photos)))
-        assert parts.classes == ("dahlia", "leaves", "pagoda", "sky")
-        assert sorted(names(parts.test)) == sorted(str(path) for path in photos.glob("val/*/*.jpg"))
-        assert sorted([*names(parts.train), *names(parts.selection)]) == sorted(map(str, photos.glob("train/*/*.jpg")))
-        assert np.bincount(parts.selection.labels).max() - np.bincount(parts.selection.labels).min() <= 1
-        for part in (parts.train, parts.selection, parts.test):
-            assert classes_in_paths(part, parts.classes)
-        same_photo(open_image(parts.test, 4), parts.test.name(4))
+        splits = open_splits(Data(source=str(photos)))
+        assert splits.classes == ("dahlia", "leaves", "pagoda", "sky")
+        assert sorted(names(splits.test)) == sorted(str(path) for path in photos.glob("val/*/*.jpg"))
+        assert sorted([*names(splits.train), *names(splits.validation)]) == sorted(
+            map(str, photos.glob("train/*/*.jpg"))
+        )
+        assert np.bincount(splits.validation.labels).max() - np.bincount(splits.validation.labels).min() <= 1
+        for split in (splits.train, splits.validation, splits.test):
+            assert classes_in_paths(split, splits.classes)
+        same_photo(open_image(splits.test, 4), splits.test.name(4))
 
     @pytest.mark.parametrize("val", ["val", "validation"])
     def test_val_is_for_selection_where_there_is_test(self, photos, tmp_path, val):
         shutil.copytree(photos / "train", tmp_path / "train")
         shutil.copytree(photos / "val", tmp_path / val)
         shutil.copytree(photos / "val", tmp_path / "test")
-        parts = open_splits(Data(source=str(tmp_path)))
-        assert len(parts.train) == 48
-        assert {Path(name).parent.parent.name for name in names(parts.selection)} == {val}
-        assert {Path(name).parent.parent.name for name in names(parts.test)} == {"test"}
-        assert "all parts as the data brings them" in parts.account
+        splits = open_splits(Data(source=str(tmp_path)))
+        assert len(splits.train) == 48
+        assert {Path(name).parent.parent.name for name in names(splits.validation)} == {val}
+        assert {Path(name).parent.parent.name for name in names(splits.test)} == {"test"}
+        assert "all splits as the data brings them" in splits.account
 
     def test_a_test_part_without_labels_is_none(self, photos, tmp_path):
         shutil.copytree(photos, tmp_path, dirs_exist_ok=True)
@@ -112,17 +114,21 @@ class TestFolders:
         }
 
     def test_a_single_folder_is_split_in_three(self, single):
-        parts = open_splits(Data(source=str(single), test=0.25, selection=0.2))
-        assert [np.bincount(part.labels).sum() for part in (parts.train, parts.selection, parts.test)] == [29, 7, 12]
-        assert np.bincount(parts.test.labels).tolist() == [3, 3, 3, 3]
-        assert not set(names(parts.train)) & set(names(parts.test))
-        for part in (parts.train, parts.selection, parts.test):
-            assert classes_in_paths(part, parts.classes)
+        splits = open_splits(Data(source=str(single), test=0.25, validation=0.2))
+        assert [np.bincount(split.labels).sum() for split in (splits.train, splits.validation, splits.test)] == [
+            29,
+            7,
+            12,
+        ]
+        assert np.bincount(splits.test.labels).tolist() == [3, 3, 3, 3]
+        assert not set(names(splits.train)) & set(names(splits.test))
+        for split in (splits.train, splits.validation, splits.test):
+            assert classes_in_paths(split, splits.classes)
 
     def test_a_class_of_three_is_in_every_part(self, tmp_path):
-        parts = open_splits(Data(source=str(fill(tmp_path, rare=3, common=60)), test=0.6))
-        for part in (parts.train, parts.selection, parts.test):
-            assert (part.labels == 1).sum() == 1
+        splits = open_splits(Data(source=str(fill(tmp_path, rare=3, common=60)), test=0.6))
+        for split in (splits.train, splits.validation, splits.test):
+            assert (split.labels == 1).sum() == 1
 
     def test_a_folder_of_nothing_but_train_is_split_like_a_single_one(self, single, tmp_path):
         (tmp_path / "train").symlink_to(single)
@@ -177,21 +183,21 @@ class TestLists:
     def test_a_list_is_split_in_three(self, photos, rows, suffix):
         path = photos / f"list.{suffix}"
         rows.to_csv(path, index=False) if suffix == "csv" else rows.to_parquet(path)
-        parts = open_splits(Data(source=str(path)))
-        assert parts.classes == ("dahlia", "leaves", "pagoda", "sky")
-        assert len(parts.train) + len(parts.selection) + len(parts.test) == 48
-        for part in (parts.train, parts.selection, parts.test):
-            assert classes_in_paths(part, parts.classes)
-        same_photo(open_image(parts.test, 0), parts.test.name(0))
+        splits = open_splits(Data(source=str(path)))
+        assert splits.classes == ("dahlia", "leaves", "pagoda", "sky")
+        assert len(splits.train) + len(splits.validation) + len(splits.test) == 48
+        for split in (splits.train, splits.validation, splits.test):
+            assert classes_in_paths(split, splits.classes)
+        same_photo(open_image(splits.test, 0), splits.test.name(0))
 
-    @pytest.mark.parametrize("selection", ["val", "validation", "selection"])
-    def test_a_column_names_the_parts(self, photos, rows, selection):
-        rows["split"] = ["train", "train", selection, "test"] * 12
+    @pytest.mark.parametrize("validation", ["val", "validation"])
+    def test_a_column_names_the_parts(self, photos, rows, validation):
+        rows["split"] = ["train", "train", validation, "test"] * 12
         rows.to_csv(photos / "parted.csv", index=False)
-        parts = open_splits(Data(source=str(photos / "parted.csv")))
-        assert (len(parts.train), len(parts.selection), len(parts.test)) == (24, 12, 12)
+        splits = open_splits(Data(source=str(photos / "parted.csv")))
+        assert (len(splits.train), len(splits.validation), len(splits.test)) == (24, 12, 12)
         wanted = rows["path"][rows["split"] == "test"]
-        assert [str(photos / path) for path in wanted] == names(parts.test)
+        assert [str(photos / path) for path in wanted] == names(splits.test)
 
     def test_labels_may_be_numbers_and_odd_names(self, tmp_path):
         fill(tmp_path, x=16)
@@ -211,11 +217,11 @@ class TestTimm:
     """No data set is downloaded: torchvision's folder reader and stand-ins for timm's others."""
 
     def test_a_torchvision_set(self, photos):
-        parts = open_splits(Data(source="torch/image_folder", root=photos))
-        assert parts.classes == ("dahlia", "leaves", "pagoda", "sky")
-        assert (len(parts.train), len(parts.selection), len(parts.test)) == (43, 5, 12)
-        assert parts.test.name(3) == "torch/image_folder:validation[3]"
-        same_photo(open_image(parts.test, 3), photos / "val" / "leaves" / "0000.jpg")
+        splits = open_splits(Data(source="torch/image_folder", root=photos))
+        assert splits.classes == ("dahlia", "leaves", "pagoda", "sky")
+        assert (len(splits.train), len(splits.validation), len(splits.test)) == (43, 5, 12)
+        assert splits.test.name(3) == "torch/image_folder:validation[3]"
+        same_photo(open_image(splits.test, 3), photos / "val" / "leaves" / "0000.jpg")
 
     class Stream(IterableDataset):
         """Like timm's IterableImageDataset."""
@@ -246,11 +252,11 @@ class TestTimm:
         return made
 
     def test_a_stream_is_held_in_memory_whole_by_every_process(self, shards, tmp_path):
-        parts = open_splits(Data(source="wds/some", root=tmp_path))
-        assert (len(parts.train), len(parts.selection), len(parts.test)) == (18, 2, 6)
-        assert parts.classes == ("0", "1")
-        assert np.asarray(open_image(parts.test, 5)).tolist() == np.full((3, 4, 3), 5).tolist()
-        assert parts.test.labels.tolist() == [0, 1, 0, 1, 0, 1]
+        splits = open_splits(Data(source="wds/some", root=tmp_path))
+        assert (len(splits.train), len(splits.validation), len(splits.test)) == (18, 2, 6)
+        assert splits.classes == ("0", "1")
+        assert np.asarray(open_image(splits.test, 5)).tolist() == np.full((3, 4, 3), 5).tolist()
+        assert splits.test.labels.tolist() == [0, 1, 0, 1, 0, 1]
         assert {(reader.dist_rank, reader.dist_num_replicas) for reader in shards[1:]} == {(0, 1)}
 
     @pytest.mark.parametrize(
@@ -293,10 +299,10 @@ class TestTimm:
         return paths
 
     def test_a_hub_set_whose_test_labels_are_withheld(self, hub):
-        parts = open_splits(Data(source="hfds/some/photos"))
-        assert parts.classes == ("dahlia", "leaves", "pagoda", "sky")
-        assert (len(parts.train), len(parts.selection), len(parts.test)) == (43, 5, 48)
-        same_photo(open_image(parts.test, 13), hub[13])
+        splits = open_splits(Data(source="hfds/some/photos"))
+        assert splits.classes == ("dahlia", "leaves", "pagoda", "sky")
+        assert (len(splits.train), len(splits.validation), len(splits.test)) == (43, 5, 48)
+        same_photo(open_image(splits.test, 13), hub[13])
 
     def test_missing_package(self, monkeypatch):
         monkeypatch.setattr(timm_datasets, "find_spec", lambda name: None)
@@ -384,8 +390,8 @@ class TestErrors:
         self.fails("has val but no train", source=str(tmp_path))
 
     def test_val_twice(self, photos, tmp_path):
-        for part in ("train", "val", "validation"):
-            (tmp_path / part).mkdir()
+        for split in ("train", "val", "validation"):
+            (tmp_path / split).mkdir()
         self.fails("has both val/ and validation/", source=str(tmp_path))
 
     def test_parts_that_differ_in_their_classes(self, tmp_path):
@@ -399,15 +405,15 @@ class TestErrors:
     def test_classes_too_small_to_be_split(self, tmp_path):
         fill(tmp_path, a=9, b=2)
         self.fails(r"too few images in .* of 'b' \(2\): every class needs 3", source=str(tmp_path))
-        assert open_splits(Data(source=str(tmp_path), selection=0)).selection is None
+        assert open_splits(Data(source=str(tmp_path), validation=0)).validation is None
 
     @pytest.mark.parametrize(
         ("shares", "message"),
         [
             ({"test": 0.001}, "data.test: a share of 0.001 of 20 images is none of them; raise it"),
             ({"test": 0.99}, "data.test: a share of 0.99 of 20 images is all of them"),
-            ({"selection": 0.02}, "data.selection: a share of 0.02 of 16 images is none"),
-            ({"selection": 0.99}, "data.selection: a share of 0.99 of 16 images is all"),
+            ({"validation": 0.02}, "data.validation: a share of 0.02 of 16 images is none"),
+            ({"validation": 0.99}, "data.validation: a share of 0.99 of 16 images is all"),
         ],
     )
     def test_shares_that_leave_a_part_empty(self, tmp_path, shares, message):
@@ -481,9 +487,9 @@ class TestHoldOut:
     def test_is_capped_for_large_sets(self, monkeypatch):
         many = LabeledImages(self.images([60_000, 60_000, 30_000]), ("a", "b", "c"))
         monkeypatch.setattr("ffvit.data.splits._digits", lambda: many)
-        parts = open_splits(Data())
-        assert len(parts.selection) == 10_000
-        assert np.bincount(parts.selection.labels).tolist() == [4000, 4000, 2000]
+        splits = open_splits(Data())
+        assert len(splits.validation) == 10_000
+        assert np.bincount(splits.validation.labels).tolist() == [4000, 4000, 2000]
 
 
 def test_what_takes_long_is_counted_aloud_on_stderr(capsys, monkeypatch):
@@ -505,10 +511,10 @@ def test_photos_are_seeded(tmp_path):
 
 
 def test_folds_test_every_image_once_with_equal_classes():
-    parts = [open_splits(Data(folds=5, fold=fold)) for fold in range(5)]
-    names = [each.test.name(index) for each in parts for index in range(len(each.test))]
+    splits = [open_splits(Data(folds=5, fold=fold)) for fold in range(5)]
+    names = [each.test.name(index) for each in splits for index in range(len(each.test))]
     assert len(names) == len(set(names)) == 1797
-    for each in parts:
+    for each in splits:
         sizes = np.bincount(each.test.labels)
         assert sizes.max() - sizes.min() <= 3
         trained = {each.train.name(index) for index in range(len(each.train))}
@@ -516,7 +522,7 @@ def test_folds_test_every_image_once_with_equal_classes():
 
 
 def test_folds_of_data_that_brings_its_test_part_are_refused(photos: Path):
-    with pytest.raises(UserError, match="brings its own test part"):
+    with pytest.raises(UserError, match="brings its own test split"):
         open_splits(Data(source=str(photos), folds=3, fold=0))
 
 

@@ -100,7 +100,7 @@ from pathlib import Path
 import numpy as np
 
 from ffvit.config import recipe
-from ffvit.seeding import seed_everything_for
+from ffvit.seeding import seeded
 from ffvit.data.transforms import Source, training_transform
 
 files = [Path(name).read_bytes() for name in sys.argv[1:]]
@@ -109,7 +109,7 @@ ways = [training_transform(deit.replace(exact=exact), (64, 64), 3, (0.5, 0.4, 0.
 for index in range(200):
     seen = []
     for transform in ways:
-        with seed_everything_for(0, 0, index, 0):
+        with seeded(0, 0, index, 0):
             seen.append(transform(Source(files[index % len(files)], "")))
     assert seen[0].erased == seen[1].erased
     print(np.abs(seen[0].pixels.astype(int) - seen[1].pixels).mean())
@@ -143,7 +143,7 @@ def test_a_recipe_moves_what_it_names(photo):
         made = wide(Source(PIL.Image.fromarray(np.dstack([x, y, x])), "")).pixels
         assert np.ptp(made[..., 0]) > 90
         assert np.ptp(made[..., 1]) < 50
-        noisy = training_transform(whole.replace(erase=1.0, flip=0.0), (96, 96), 3, ZERO)
+        noisy = training_transform(whole.replace(random_erase_prob=1.0, flip=0.0), (96, 96), 3, ZERO)
         assert noisy(Source(square, "")).erased[2] > 0
 
 
@@ -163,7 +163,7 @@ def test_every_recipe_shows_images_of_the_networks_size(photo, named, channels, 
 
 @pytest.mark.parametrize("exact", ["never", "always"])
 def test_grey_is_the_grey_of_the_augmented_colour(photo, exact):
-    strong = recipe.named_recipe("deit").replace(erase=0.0, exact=exact)
+    strong = recipe.named_recipe("deit").replace(random_erase_prob=0.0, exact=exact)
     grey, colour = (training_transform(strong, (40, 60), n, (0.5,) * n) for n in (1, 3))
     for index in range(40):
         with seeded(0, 0, index, 0):

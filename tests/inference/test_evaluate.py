@@ -56,7 +56,7 @@ def whole(run) -> Score:
 
 
 def write_digits(folder: Path, classes: str, called=str) -> tuple[Path, np.ndarray]:
-    """The test part's images of some classes as files, and their places in it, in the order of the files."""
+    """The test split's images of some classes as files, and their places in it, in the order of the files."""
     images = open_splits(Data()).test
     places = [index for name in classes for index in np.flatnonzero(images.labels == int(name)).tolist()]
     for index in places:
@@ -204,8 +204,8 @@ def test_training_images_among_others_are_counted(own, folder, tmp_path):
         else:  # a copy is not known to be the same
             shutil.copy(file, target)
     score = ffvit.evaluate(own.path, tmp_path / "links", machine=CPU)
-    parts = open_splits(own.config.data)
-    used = {part.name(index) for part in (parts.train, parts.selection) for index in range(len(part))}
+    splits = open_splits(own.config.data)
+    used = {split.name(index) for split in (splits.train, splits.validation) for index in range(len(split))}
     expected = sum(str(file) in used for file in sorted(folder.rglob("*.jpg"))[1::2])
     assert 0 < expected < 24
     assert score.used_in_training == expected

@@ -137,7 +137,7 @@ def sincos(readout: str) -> Backbone:
 
 def test_sine_cosine_positions_by_hand():
     """A quarter each: sines of the row and of the column, then their cosines."""
-    net, tokens = sincos("class token"), torch.randn(5, 7, 8)
+    net, tokens = sincos("class_token"), torch.randn(5, 7, 8)
     expected = [[0.0] * 8]
     for row in range(2):
         for column in range(3):

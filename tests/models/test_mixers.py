@@ -58,28 +58,28 @@ def test_shape_is_kept_and_every_trainable_parameter_learns(mixer, axis):
     assert not {name for name in still if "gate" not in name}
 
 
-@pytest.mark.parametrize("mixer", ["feedforward", "linear", "fourier", "random", "pooling", "convolution", "none"])
+@pytest.mark.parametrize("mixer", ["feedforward", "linear", "fourier", "random", "pooling", "convolution", "identity"])
 def test_along_patches_no_feature_touches_another(mixer):
     moved = influence(mixer, "patches")
     between_features = moved.any(dim=2).any(dim=0)
     assert not between_features[~torch.eye(7, dtype=torch.bool)].any()
 
 
-@pytest.mark.parametrize("mixer", ["feedforward", "linear", "fourier", "random", "none"])
+@pytest.mark.parametrize("mixer", ["feedforward", "linear", "fourier", "random", "identity"])
 def test_along_features_no_patch_touches_another(mixer):
     moved = influence(mixer, "features")
     between_patches = moved.any(dim=3).any(dim=1)
     assert not between_patches[~torch.eye(25, dtype=torch.bool)].any()
 
 
-@pytest.mark.parametrize("mixer", ["feedforward", "linear", "attention", "gating", "random"])
+@pytest.mark.parametrize("mixer", ["feedforward", "linear", "attention", "gmlp", "random"])
 def test_along_patches_every_patch_reaches_every_other(mixer):
     assert influence(mixer, "patches").any(dim=3).any(dim=1).all()
 
 
 @pytest.mark.parametrize("mixer", GRID_MIXERS)
 def test_over_the_grid_only_neighbours_touch_and_the_class_token_is_left_alone(mixer):
-    moved = influence(mixer, "patches", "class token").any(dim=3).any(dim=1)
+    moved = influence(mixer, "patches", "class_token").any(dim=3).any(dim=1)
     assert not moved[0].any()
     assert not moved[:, 0].any()
     rows, columns = np.divmod(np.arange(25), 5)
@@ -88,7 +88,7 @@ def test_over_the_grid_only_neighbours_touch_and_the_class_token_is_left_alone(m
 
 
 def test_architecture_of_a_grid_mixer_has_a_class_token_that_others_feed():
-    assert architecture("pooling", "patches", "class token").tokens == 26
+    assert architecture("pooling", "patches", "class_token").tokens == 26
 
 
 def test_pooling_by_hand():

@@ -247,7 +247,7 @@ SUMMARY = {
     "images_seen": 3,
     "parameters": 4,
     "seconds": 1.0,
-    "selection": {"loss": 1.0},
+    "validation": {"loss": 1.0},
 }
 PREDICTIONS = "image,label,predicted,correct,confidence,loss\na.jpg,x,x,True,0.9,0.1\nb.jpg,x,y,False,0.9,0.1\n"
 
@@ -288,7 +288,7 @@ class TestRun:
     def test_a_summary_of_other_fields_is_one_sentence(self, job, field, value):
         if (field, value) == ("weights", "1.5x"):
             value = None
-        read = Run(job.folder).summary if field == "selection" else lambda: read_results([job])
+        read = Run(job.folder).summary if field == "validation" else lambda: read_results([job])
         changed = json.loads(json.dumps(SUMMARY))
         *outer, last = field.split(".")
         (changed[outer[0]] if outer else changed)[last] = value

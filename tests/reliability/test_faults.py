@@ -111,7 +111,7 @@ def test_gradients_that_are_not_finite_are_noticed_too(tmp_path, monkeypatch, cl
         return loss
 
     monkeypatch.setattr(loop.Trainer, "_gradients", spoiled)
-    run, said = trained(tmp_path / "run", recipe=QUICK.replace(clip_gradients=clip))
+    run, said = trained(tmp_path / "run", recipe=QUICK.replace(clip_grad_norm=clip))
     assert "the gradients were no longer finite at step 4 of epoch 1" in said
     assert run.summary()["skipped_steps"] == 2
 
@@ -190,7 +190,7 @@ loop.Loop.fit = limited
 loop.keep_freed_memory = lambda: None
 sys.argv = ["ffvit", "train", "ff_tiny_patch16_224", "--image", "64", "--data", "{tmp_path}/photos", "--workers", "0", "--out",
             "{tmp_path}/run", "--recipe.epochs", "1", "--recipe.warmup-epochs", "0.1", "--recipe.batch-size", "128",
-            "--recipe.repeats", "3", "--precision", "32-true"]
+            "--recipe.aug-repeats", "3", "--precision", "32-true"]
 main()
 """
     from photos import write_photos

@@ -46,7 +46,7 @@ class TestOverwrite:
 
     def test_train_refuses_a_config_yaml_that_was_written_by_hand(self, tmp_path, trained):
         fields = yaml.safe_load((trained / "config.yaml").read_text())
-        del fields["made_with"]
+        del fields["environment"]
         (tmp_path / "config.yaml").write_text(yaml.safe_dump(fields))
         assert "is no run folder" in refused("train", "--out", tmp_path, "--overwrite", *FAST, keeps=tmp_path)
 
@@ -119,7 +119,7 @@ class TestOverwrite:
 
     def test_a_study_is_replaced(self, study, tmp_path):
         another = read_plan(plan_file(tmp_path, title="Another"))
-        Study.check_free(study, another, overwrite=True)
+        Study.check_writable(study, another, overwrite=True)
         assert Study.create(study, another, overwrite=True).plan.title == "Another"
         assert sorted(path.name for path in study.iterdir()) == [".lock", "ledger.jsonl", "study.yaml"]
 
@@ -144,7 +144,7 @@ class TestEvaluateWritesOnlyItsOwn:
         assert len((tmp_path / "p.csv").read_text().splitlines()) == 360
 
     def test_a_place_that_cannot_be_written_is_found_before_scoring(self, run, tmp_path, monkeypatch):
-        monkeypatch.setattr("ffvit.inference.evaluate.Scorer", None)  # scoring would fail
+        monkeypatch.setattr("ffvit.inference.evaluate.Evaluator", None)  # scoring would fail
         (tmp_path / "folder").mkdir()
         for option in ("--json", "--predictions"):
             said = refused("evaluate", run, option, tmp_path / "nowhere" / "x.csv", keeps=tmp_path)
@@ -171,8 +171,8 @@ class TestPlacesThatCannotBeUsed:
         def work(*_: object, **__: object) -> None:
             raise AssertionError("work was begun")
 
-        monkeypatch.setattr("ffvit.training.train.open_parts", work)
-        monkeypatch.setattr("ffvit.study.compare.open_parts", work)
+        monkeypatch.setattr("ffvit.training.train.open_splits", work)
+        monkeypatch.setattr("ffvit.study.compare.open_splits", work)
 
     def commands(self, tmp_path: Path, out: Path) -> list[tuple[object, ...]]:
         return [("train", "--out", out, *FAST), ("compare", "--study", plan_file(tmp_path), "--out", out)]
@@ -215,7 +215,7 @@ def test_an_empty_folder_takes_a_run_or_a_study(tmp_path):
     plan = read_plan(plan_file(tmp_path))
     for name in ("run", "study"):
         (tmp_path / name).mkdir()
-    Study.check_free(tmp_path / "study", plan)
+    Study.check_writable(tmp_path / "study", plan)
     assert Study.create(tmp_path / "study", plan).plan == plan
     assert here("train", "--out", tmp_path / "run", *FAST).returncode == 0
 

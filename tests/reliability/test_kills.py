@@ -17,8 +17,8 @@ from ffvit.training.checkpoint import read_checkpoint
 
 TRAIN_FOR = (
     "train", "--precision", "32-true", "--recipe.warmup-epochs", 0.5, "--recipe.mixup", 0.8,
-    "--recipe.cutmix", 1.0, "--recipe.mix-group", 16, "--recipe.repeats", 3, "--recipe.erase", 0.3,
-    "--recipe.auto-augment", "rand-m5", "--recipe.average-decay", 0.9, "--recipe.drop-path", 0.2, "--recipe.epochs",
+    "--recipe.cutmix", 1.0, "--recipe.mixup-group-size", 16, "--recipe.aug-repeats", 3, "--recipe.random-erase-prob", 0.3,
+    "--recipe.auto-augment", "rand-m5", "--recipe.ema-decay", 0.9, "--recipe.drop-path", 0.2, "--recipe.epochs",
 )  # fmt: skip
 TRAIN = (*TRAIN_FOR, 4)
 

@@ -28,7 +28,7 @@ from reliability_cases import contents, plan_file
 PICTURES, SLOWLY = 150, 0.01
 """How many images there are, and the seconds that each takes to be read, so that kills fall into the work."""
 
-TRIES = {"fields": {"learning_rate": [0.001, 0.004]}, "length": 1.0, "seeds": 1, "extend": 0}
+TRIES = {"fields": {"lr": [0.001, 0.004]}, "length": 1.0, "seeds": 1, "extend": 0}
 """A search of two trials an arm and repetition."""
 
 

@@ -114,7 +114,7 @@ def test_a_lock_file_with_anything_in_it_holds_nobody_up(run):
 
 
 def test_a_run_that_ends_or_fails_lets_go(run):
-    assert here("train", "--out", run, "--overwrite", *FAST, "--recipe.learning-rate", 1e30).returncode in (0, 1)
+    assert here("train", "--out", run, "--overwrite", *FAST, "--recipe.lr", 1e30).returncode in (0, 1)
     assert here("train", "--out", run, "--overwrite", *FAST).returncode == 0
     assert "this run is finished" in refused("train", "--out", run, "--resume")
 

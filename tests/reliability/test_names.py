@@ -114,7 +114,7 @@ def study(images, tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[s
         "data": str(images),
         "recipe": {"base": "digits", "epochs": 1, "warmup_epochs": 0, "batch_size": 8},
         "network": NETWORK,
-        "factors": {"mixer": {"=cmd": {}, "\x1b[5m": attention, "a [/b]": {**attention, "learning_rate": 1e30}}},
+        "factors": {"mixer": {"=cmd": {}, "\x1b[5m": attention, "a [/b]": {**attention, "lr": 1e30}}},
         "seeds": 2,
         "search": "none",
         "controls": False,

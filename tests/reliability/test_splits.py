@@ -180,9 +180,9 @@ def test_a_run_of_a_study_begins_on_the_images_of_the_study_alone(tmp_path, imag
 
 class TestRecord:
     def test_says_of_each_image_where_it_is(self, images, tmp_path):
-        parts = open_splits(Data(source=str(images)))
-        table = record_split(parts, str(images))
-        assert table["split"].value_counts().to_dict() == {"train": 29, "selection": 3, "test": 8}
+        splits = open_splits(Data(source=str(images)))
+        table = record_split(splits, str(images))
+        assert table["split"].value_counts().to_dict() == {"train": 29, "validation": 3, "test": 8}
         first = table.set_index("image").loc["cat/00.png"]
         assert first["label"] == "cat"
         assert int(first["bytes"]) == (images / "cat" / "00.png").stat().st_size
@@ -192,13 +192,13 @@ class TestRecord:
         odd = [b"\xff\xfe.png", b"a,b.png", b'a"b.png', b"a\nb.png", b"a\rb.png", b"=1+1.png", b"NA.png", b" .png"]
         for name in odd:
             shutil.copy(images / "cat" / "00.png", os.fsencode(images / "cat") + b"/" + name)
-        parts = open_splits(Data(source=str(images)))
-        table = record_split(parts, str(images))
+        splits = open_splits(Data(source=str(images)))
+        table = record_split(splits, str(images))
         for number in (1, 2):
             write_record(table, tmp_path / f"{number}.csv.gz")
         assert (tmp_path / "1.csv.gz").read_bytes() == (tmp_path / "2.csv.gz").read_bytes()
         pd.testing.assert_frame_equal(read_record(tmp_path / "1.csv.gz"), table, check_dtype=False)
-        check_split(tmp_path / "1.csv.gz", parts, str(images), "")
+        check_split(tmp_path / "1.csv.gz", splits, str(images), "")
 
     def test_of_a_large_set_reads_a_sample_of_bounded_size(self, images, tmp_path, monkeypatch):
         sizes = [path.stat().st_size for path in images.rglob("*.png")]
@@ -222,12 +222,12 @@ class TestRecord:
             rows = [f"images/{path.parent.name}/{path.name},{path.parent.name}" for path in images.rglob("*.png")]
             (tmp_path / "all.csv").write_text("\n".join(["path,label", *rows]) + "\n")
             source = str(tmp_path / "all.csv")
-        parts = open_splits(Data(source=source))
-        table = record_split(parts, source)
+        splits = open_splits(Data(source=source))
+        table = record_split(splits, source)
         assert (table["crc32"] != "").all()
         assert table["image"].is_unique
         write_record(table, tmp_path / "r.csv.gz")
-        check_split(tmp_path / "r.csv.gz", parts, source, "")
+        check_split(tmp_path / "r.csv.gz", splits, source, "")
         with pytest.raises(ffvit.UserError, match="in another split"):
             check_split(tmp_path / "r.csv.gz", open_splits(Data(source=source, split_seed=1)), source, "")
 
@@ -240,11 +240,11 @@ class TestRecord:
         rows = list({row.split(",")[0]: row for row in rows}.values())
         for order in (rows, rows[::-1]):
             (tmp_path / "all.csv").write_text("\n".join(["path,label,split", *order]) + "\n")
-            parts = open_splits(Data(source=str(tmp_path / "all.csv"), selection=0))
+            splits = open_splits(Data(source=str(tmp_path / "all.csv"), validation=0))
             if order is rows:
-                write_record(record_split(parts, str(tmp_path / "all.csv")), tmp_path / "r.csv.gz")
+                write_record(record_split(splits, str(tmp_path / "all.csv")), tmp_path / "r.csv.gz")
         with pytest.raises(ffvit.UserError, match="their order changed"):
-            check_split(tmp_path / "r.csv.gz", parts, str(tmp_path / "all.csv"), "")
+            check_split(tmp_path / "r.csv.gz", splits, str(tmp_path / "all.csv"), "")
 
     @pytest.mark.parametrize("content", [b"", b"not gzip", b"\x1f\x8b\x08\x00"])
     def test_that_is_damaged_is_one_sentence(self, begun, content):

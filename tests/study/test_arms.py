@@ -96,7 +96,7 @@ def test_controls_are_the_body_without_mixing_and_with_a_random_one():
         arm.name: arm for arm in make_arms(plan(factors={"mixer": {"FF": {}, "attention": {"patches": ATTENTION}}}))
     }
     base = arms["FF"].network.architecture
-    for name, mixer in (("no mixing", "none"), ("random mixing", "random")):
+    for name, mixer in (("no mixing", "identity"), ("random mixing", "random")):
         control = arms[name]
         assert control.role == "control"
         assert control.network.architecture.block == (Branch(mixer, "patches"), base.block[1])
@@ -106,13 +106,13 @@ def test_controls_are_the_body_without_mixing_and_with_a_random_one():
 @pytest.mark.parametrize(("search", "times"), [(True, 4.0), ("none", 1.0)])
 def test_the_search_of_a_control_begins_at_a_higher_rate(search: object, times: float):
     arm, *controls = make_arms(plan(search=search))
-    assert {control.recipe.learning_rate / arm.recipe.learning_rate for control in controls} == {times}
+    assert {control.recipe.lr / arm.recipe.lr for control in controls} == {times}
 
 
 def test_a_control_without_mixing_reads_the_mean_where_the_body_has_a_class_token():
     arms = {arm.name: arm for arm in make_arms(Plan(network="ff_micro_patch2_8", recipe="digits"))}
     assert arms["no mixing"].network.architecture.readout == "mean"
-    assert arms["random mixing"].network.architecture.readout == "class token"
+    assert arms["random mixing"].network.architecture.readout == "class_token"
 
 
 def test_a_network_of_timms_is_external_and_gets_no_control():
@@ -138,7 +138,7 @@ def test_image_size_reaches_every_network():
         ),
         ({"patch": [2, 3]}, "the cell patch = patch 3 is impossible: image: height 8 is no multiple"),
         ({"widht": [2]}, "did you mean 'width'?"),
-        ({"x": {"a": {"block.7.mixer": "none"}}}, "block.7"),
+        ({"x": {"a": {"block.7.mixer": "identity"}}}, "block.7"),
         ({"x": {"a": {"width.deep": 3}}}, "width.deep"),
         (
             {"x": {"a": {"patches": "attention"}}},
@@ -157,7 +157,7 @@ def test_image_size_reaches_every_network():
             {"x": {"a": {"network": "ff_micro_patch2_8", "block.0.mixer": "linear"}}},
             "block.0.mixer: named networks differ in the order of their branches: say 'patches' or 'features' in place of 'block.0'",
         ),
-        ({"x": {"a": {"learning_rate": -1}}}, "learning_rate"),
+        ({"x": {"a": {"lr": -1}}}, "lr"),
         ({"network": ["vit_tiny_patch16_224"], "width": [64]}, "vit_tiny_patch16_224 has a body of its own"),
         ({"x": {"a": {}, "b": {}}}, "'a' and 'b' are the same network and recipe"),
     ],

@@ -18,8 +18,8 @@ from ffvit.study import baselines
 from ffvit.study.baselines import measure_baselines
 
 
-def by_name(parts: Splits) -> dict[str, baselines.Baseline]:
-    return {each.name: each for each in measure_baselines(parts, seed=0)}
+def by_name(splits: Splits) -> dict[str, baselines.Baseline]:
+    return {each.name: each for each in measure_baselines(splits, seed=0)}
 
 
 def made_up(train: np.ndarray, others: np.ndarray, side: int = 8) -> Splits:
@@ -31,19 +31,19 @@ def made_up(train: np.ndarray, others: np.ndarray, side: int = 8) -> Splits:
         return ArrayImages(name, shades.astype(np.uint8), labels)
 
     classes = tuple("abcde"[: train.max() + 1])
-    return Splits(classes, images("train", train), images("selection", others), images("test", others), "made up")
+    return Splits(classes, images("train", train), images("validation", others), images("test", others), "made up")
 
 
 def test_the_digits_are_told_apart_as_scikit_learn_does_it_plainly():
-    parts = open_splits(Data())
-    found = by_name(parts)
+    splits = open_splits(Data())
+    found = by_name(splits)
     digits = load_digits()
 
-    def plainly(part) -> tuple[np.ndarray, np.ndarray]:
-        numbers = [int(part.name(index)[len("digits[") : -1]) for index in range(len(part))]
+    def plainly(split) -> tuple[np.ndarray, np.ndarray]:
+        numbers = [int(split.name(index)[len("digits[") : -1]) for index in range(len(split))]
         return digits.data[numbers] / 16, digits.target[numbers]
 
-    (train, classes), (test, wanted) = plainly(parts.train), plainly(parts.test)
+    (train, classes), (test, wanted) = plainly(splits.train), plainly(splits.test)
     assert found["largest class"].correct.mean() == np.mean(wanted == np.bincount(classes).argmax())
     for name, model, scaler in (
         ("nearest neighbours", KNeighborsClassifier(1), None),
@@ -57,28 +57,28 @@ def test_the_digits_are_told_apart_as_scikit_learn_does_it_plainly():
 
 
 def test_every_baseline_answers_the_same_images_in_their_order():
-    parts = open_splits(Data())
-    names = tuple(parts.test.name(index) for index in range(len(parts.test)))
-    for each in measure_baselines(parts, seed=0):
+    splits = open_splits(Data())
+    names = tuple(splits.test.name(index) for index in range(len(splits.test)))
+    for each in measure_baselines(splits, seed=0):
         assert each.images == names
         assert each.correct.shape == (len(names),)
         assert each.accuracy == each.correct.mean()
 
 
 def test_an_unreadable_image_is_left_out_of_training_and_test(photos: Path, tmp_path: Path):
-    for part, count in (("train", 6), ("val", 3)):
-        for folder in (photos / part).iterdir():
-            (tmp_path / part / folder.name).mkdir(parents=True)
+    for split, count in (("train", 6), ("val", 3)):
+        for folder in (photos / split).iterdir():
+            (tmp_path / split / folder.name).mkdir(parents=True)
             for file in sorted(folder.iterdir())[:count]:
-                (tmp_path / part / folder.name / file.name).write_bytes(file.read_bytes())
-    parts = open_splits(Data(source=str(tmp_path), selection=0.25))
-    for file in (parts.train.name(0), parts.test.name(0)):
+                (tmp_path / split / folder.name / file.name).write_bytes(file.read_bytes())
+    splits = open_splits(Data(source=str(tmp_path), validation=0.25))
+    for file in (splits.train.name(0), splits.test.name(0)):
         Path(file).write_bytes(b"no image")
-    found = measure_baselines(parts, seed=0)
+    found = measure_baselines(splits, seed=0)
     assert len(found) == 3
     for each in found:
         assert len(each.images) == len(each.correct) == 11
-        assert parts.test.name(0) not in each.images
+        assert splits.test.name(0) not in each.images
     assert found[1].notes.endswith("on 16 x 16 px, 17 of 18 training images, 11 of 12 test images")
 
 
@@ -92,8 +92,8 @@ def test_images_none_of_which_can_be_read(tmp_path: Path):
 
 
 def test_a_class_that_most_images_have_is_what_the_largest_class_is_right_on():
-    parts = made_up(np.repeat([0, 1], [95, 5]), np.repeat([0, 1], [19, 1]))
-    found = by_name(parts)
+    splits = made_up(np.repeat([0, 1], [95, 5]), np.repeat([0, 1], [19, 1]))
+    found = by_name(splits)
     assert found["largest class"].correct.tolist() == [True] * 19 + [False]
     assert found["largest class"].notes == "a: 95.0% of the training images"
     assert found["nearest neighbours"].correct.all()
@@ -103,30 +103,30 @@ def test_a_class_that_most_images_have_is_what_the_largest_class_is_right_on():
 def test_the_setting_is_chosen_on_the_selection_part_and_scored_on_the_test_part():
     """Training labels with noise, which one neighbour repeats and several outvote."""
     labels = np.arange(200) % 2
-    parts = made_up(labels, np.arange(40) % 2)
+    splits = made_up(labels, np.arange(40) % 2)
     flipped = np.where(np.arange(200) % 10 < 2, 1 - labels, labels)
-    parts = Splits(parts.classes, ArrayImages("x", parts.train.arrays, flipped), parts.selection, parts.test, "")
-    found = by_name(parts)["nearest neighbours"]
+    splits = Splits(splits.classes, ArrayImages("x", splits.train.arrays, flipped), splits.validation, splits.test, "")
+    found = by_name(splits)["nearest neighbours"]
     assert not found.notes.startswith("k = 1,")
     assert found.accuracy > 0.9
 
 
 def test_without_a_selection_part_a_fifth_of_the_training_images_chooses():
-    parts = made_up(np.arange(100) % 3, np.arange(30) % 3)
-    parts = Splits(parts.classes, parts.train, None, parts.test, "")
-    assert by_name(parts)["logistic regression"].accuracy == 1.0
+    splits = made_up(np.arange(100) % 3, np.arange(30) % 3)
+    splits = Splits(splits.classes, splits.train, None, splits.test, "")
+    assert by_name(splits)["logistic regression"].accuracy == 1.0
 
 
 def test_a_single_class_leaves_only_the_largest_class():
-    parts = made_up(np.zeros(20, dtype=np.int64), np.zeros(5, dtype=np.int64))
-    assert list(by_name(parts)) == ["largest class"]
+    splits = made_up(np.zeros(20, dtype=np.int64), np.zeros(5, dtype=np.int64))
+    assert list(by_name(splits)) == ["largest class"]
 
 
 def test_more_images_than_are_looked_at_are_drawn_by_the_seed(monkeypatch):
     monkeypatch.setattr(baselines, "MOST_TRAINING", 50)
     monkeypatch.setattr(baselines, "MOST_TEST", 20)
-    parts = made_up(np.arange(200) % 4, np.arange(60) % 4)
-    first, again, other = (measure_baselines(parts, seed)[1] for seed in (0, 0, 1))
+    splits = made_up(np.arange(200) % 4, np.arange(60) % 4)
+    first, again, other = (measure_baselines(splits, seed)[1] for seed in (0, 0, 1))
     assert first.notes.endswith("on 8 x 8 px, 50 of 200 training images, 20 of 60 test images")
     assert first.images == again.images != other.images
     assert len(first.images) == 20

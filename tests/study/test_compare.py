@@ -248,16 +248,16 @@ def test_the_search_of_every_repetition_is_its_own(tmp_path: Path):
     splits = {yaml.safe_load(file.read_text())["data"]["split_seed"] for file in trials}
     assert splits == {0, 1}
     table = pd.read_csv(tmp_path / "study/results.csv")
-    assert table["learning_rate"].notna().all()
+    assert table["lr"].notna().all()
 
 
 def test_a_run_that_was_exchanged_is_refused(study: Path):
     file = study / "runs/attention/seed-0/config.yaml"
-    file.write_text(file.read_text().replace("learning_rate: 0.002", "learning_rate: 0.003"))
+    file.write_text(file.read_text().replace("lr: 0.002", "lr: 0.003"))
     for arguments in (("report", study), ("compare", "--study", study, "--resume")):
         told = commands.here(*arguments)
         assert told.returncode == 2
-        assert "recipe.learning_rate was 0.003, is 0.002" in told.stderr
+        assert "recipe.lr was 0.003, is 0.002" in told.stderr
 
 
 def test_two_at_one_study_are_one_too_many(study: Path):
@@ -314,9 +314,7 @@ def test_dry_run_tells_the_plan_and_makes_nothing(tmp_path: Path):
 
 
 def test_a_run_that_fails_is_told_and_the_others_are_reported(tmp_path: Path):
-    factors = {
-        "rate": {"sane": {}, "mad": {"learning_rate": 1e30, "clip_gradients": None}, "low": {"learning_rate": 1e-4}}
-    }
+    factors = {"rate": {"sane": {}, "mad": {"lr": 1e30, "clip_grad_norm": None}, "low": {"lr": 1e-4}}}
     told = commands.here(
         "compare", "--study", plan_file(tmp_path, factors=factors, seeds=1), "--out", tmp_path / "study"
     )

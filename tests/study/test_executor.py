@@ -65,7 +65,7 @@ class Scripted:
         done = [(job, self.outcomes.pop(0)) for job in self._running]
         for job, outcome in done:
             if outcome.status == "done":
-                summary = {"test": {"top1": {"value": 0.5}}, "seconds": 1.0, "selection": None}
+                summary = {"test": {"top1": {"value": 0.5}}, "seconds": 1.0, "validation": None}
                 Run.create(job.folder, job.config, overwrite=True).write_summary(summary)
         self._running.clear()
         return done

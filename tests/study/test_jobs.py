@@ -34,7 +34,7 @@ def runs(its: Plan, folder: Path) -> list[Job]:
 
 def trained(job: Job, loss: float) -> None:
     """A trial with a validation loss."""
-    Run.create(job.folder, job.config).write_summary({"selection": {"top1": 0.5, "loss": loss}})
+    Run.create(job.folder, job.config).write_summary({"validation": {"top1": 0.5, "loss": loss}})
 
 
 def search_through(its: Plan, folder: Path, loss) -> dict:
@@ -43,9 +43,7 @@ def search_through(its: Plan, folder: Path, loss) -> dict:
     for run in runs(its, folder):
         while (reached := searches.step(run.arm, run.seed, run.fold)).chosen is None:
             for values, number in reached.wanted:
-                trained(
-                    searches.job(run.arm, run.seed, run.fold, values, number), loss(run.arm, values["learning_rate"])
-                )
+                trained(searches.job(run.arm, run.seed, run.fold, values, number), loss(run.arm, values["lr"]))
         ends[run.arm, (run.seed, run.fold)] = reached
     return ends
 
@@ -115,7 +113,7 @@ def test_each_arm_trains_with_what_its_search_chose(tmp_path: Path):
     its, best = plan(seeds=2), {"width 16": 1e-3, "width 32": 4e-3}
     ends = search_through(its, tmp_path, lambda arm, rate: abs(math.log(rate / best[arm])))
     tuned = make_runs(its, make_arms(its), tmp_path, its.seeds, ends)
-    assert {(job.arm, job.config.recipe.learning_rate) for job in tuned} == set(best.items())
+    assert {(job.arm, job.config.recipe.lr) for job in tuned} == set(best.items())
 
 
 def test_a_trial_that_failed_counts_as_diverged(tmp_path: Path):
@@ -124,7 +122,7 @@ def test_a_trial_that_failed_counts_as_diverged(tmp_path: Path):
     first = searches.step("width 16", 0, None)
     jobs = [searches.job("width 16", 0, None, *wanted) for wanted in first.wanted]
     for job in jobs[1:]:
-        trained(job, 1.0 + job.trial["learning_rate"])
+        trained(job, 1.0 + job.trial["lr"])
     assert searches.step("width 16", 0, None).wanted == first.wanted[:1]
     after = searches.step("width 16", 0, None, {jobs[0].folder})
     assert jobs[0].trial not in [values for values, _ in after.wanted]
@@ -139,7 +137,7 @@ def test_what_can_begin_is_a_runs_search_and_then_the_run(tmp_path: Path):
     search_through(its, tmp_path, lambda _, rate: abs(math.log(rate / 1e-3)))
     ready = startable_jobs(its, searches, jobs, set(), arms, tmp_path)
     assert [(job.arm, job.trial) for job in ready] == [("width 16", None), ("width 32", None)]
-    assert {job.config.recipe.learning_rate for job in ready} == {1e-3}
+    assert {job.config.recipe.lr for job in ready} == {1e-3}
 
 
 def test_another_run_in_the_folder_is_refused_with_what_differs(tmp_path: Path):
@@ -179,11 +177,11 @@ def test_a_trial_that_failed_before_is_not_tried_again_once_its_run_has_begun(tm
     searches = Searches(its, arms, tmp_path)
     trials = [searches.job("width 16", 0, None, *wanted) for wanted in searches.step("width 16", 0, None).wanted]
     for trial in trials[1:]:
-        trained(trial, 1.0 + trial.trial["learning_rate"])
+        trained(trial, 1.0 + trial.trial["lr"])
     failed = {trials[0].folder}
     again = startable_jobs(its, searches, jobs[:1], set(), arms, tmp_path, failed)
     assert [job.folder for job in again] == [trials[0].folder]
     jobs[0].folder.mkdir(parents=True)
     (run,) = startable_jobs(its, searches, jobs[:1], set(), arms, tmp_path, failed)
     assert run.folder == jobs[0].folder
-    assert run.config.recipe.learning_rate == min(trial.trial["learning_rate"] for trial in trials[1:])
+    assert run.config.recipe.lr == min(trial.trial["lr"] for trial in trials[1:])

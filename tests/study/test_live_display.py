@@ -26,7 +26,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 def job(number: int, trial: float | None = None) -> Job:
     config = Config(network=Network(name="ff_micro_patch2_8"), recipe=named_recipe("digits"))
-    return Job("an arm", number, None, None if trial is None else {"learning_rate": trial}, config, Path("nowhere"))
+    return Job("an arm", number, None, None if trial is None else {"lr": trial}, config, Path("nowhere"))
 
 
 def test_the_time_left_is_less_what_goes_on_and_what_was_tried_ahead(clock, monkeypatch):

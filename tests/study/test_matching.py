@@ -24,7 +24,7 @@ MIXERS = {
     "FF": {},
     "attention": {"block.0": ATTENTION},
     "attention only": {"block.0": ATTENTION, "block.1": {"mixer": "attention", "axis": "features", "heads": 1}},
-    "gating": {"block.0.mixer": "gating"},
+    "gmlp": {"block.0.mixer": "gmlp"},
     "linear": {"block.0.mixer": "linear"},
 }
 
@@ -48,7 +48,7 @@ def test_parameters_are_equal_within_three_percent():
     assert all(abs(size / sizes["attention"] - 1) <= TOLERANCE for size in sizes.values())
     assert result.arm("attention") == next(arm for arm in held("epochs").arms if arm.name == "attention")
     assert len({arm.network.architecture.width for arm in result.arms}) > 1
-    for name in ("FF", "linear", "gating", "attention only"):
+    for name in ("FF", "linear", "gmlp", "attention only"):
         assert f"{name}: width" in result.words[0]
 
 

@@ -17,7 +17,7 @@ def test_plan_survives_the_way_through_yaml():
     plan = Plan(
         **LEAST,
         data="photos",
-        factors={"width": [32, 64], "mixer": {"none": {"block.0.mixer": "none"}, "as it is": {}}},
+        factors={"width": [32, 64], "mixer": {"none": {"block.0.mixer": "identity"}, "as it is": {}}},
         seeds=4,
         search="none",
         published={"a": {"top1": 61.4, "source": "paper"}},
@@ -57,8 +57,8 @@ def test_networks_are_levels_by_their_names():
         ({"recipe": "digit"}, "did you mean 'digits'?"),
         ({"search": {"fields": {"rate": None}}}, "a recipe has no field 'rate'"),
         ({"search": {"fields": {"drop_path": None}}}, "say which values"),
-        ({"search": {"fields": {"learning_rate": [1e-3]}}}, "at least two"),
-        ({"data": {"source": "digits", "selection": 0}}, "selection"),
+        ({"search": {"fields": {"lr": [1e-3]}}}, "at least two"),
+        ({"data": {"source": "digits", "validation": 0}}, "validation"),
         ({"until_settled": True, "folds": 3}, "not with folds"),
         ({"until_settled": True, "seeds": 5, "max_seeds": 4}, "max_seeds"),
         ({"margin": -1}, "margin"),
@@ -86,6 +86,6 @@ def test_a_file_that_is_no_plan_is_named(tmp_path: Path, text: str):
 
 
 def test_search_tries_around_the_recipes_own_rate():
-    assert Search().grid(Recipe(learning_rate=4e-3)) == {"learning_rate": (4e-3, 8e-3, 2e-3, 1.6e-2, 1e-3)}
+    assert Search().grid(Recipe(lr=4e-3)) == {"lr": (4e-3, 8e-3, 2e-3, 1.6e-2, 1e-3)}
     assert Search(fields={"drop_path": (0.0, 0.1)}).grid(Recipe()) == {"drop_path": (0.0, 0.1)}
-    assert Search(fields={"learning_rate": None, "drop_path": (0.0, 0.1)}).planned(Recipe()) == 10
+    assert Search(fields={"lr": None, "drop_path": (0.0, 0.1)}).planned(Recipe()) == 10

@@ -44,10 +44,10 @@ def a_set(monkeypatch):
     """Images of which nobody knows but their size and number, on two cores whose speed is known."""
 
     def be(side: int, images: int, mirrors: bool = True) -> Splits:
-        parts = made_up(side, images)
-        monkeypatch.setattr(plan_defaults, "open_parts", lambda _: parts)
+        splits = made_up(side, images)
+        monkeypatch.setattr(plan_defaults, "open_parts", lambda _: splits)
         monkeypatch.setattr(plan_defaults, "survives_mirroring", lambda *_, **__: mirrors)
-        return parts
+        return splits
 
     monkeypatch.setattr(time_estimate, "measure", speed_by_flops)
     monkeypatch.setattr(time_estimate, "cores", lambda: 2)
@@ -69,14 +69,14 @@ def test_positions_start_at_the_spread_of_the_patches(a_set, monkeypatch, spread
     assert plan.network.architecture.position_std == start
 
 
-def seconds(plan: Plan, parts: Splits) -> float:
-    return study_seconds(plan, all_arms(plan, len(parts.classes)), parts)
+def seconds(plan: Plan, splits: Splits) -> float:
+    return study_seconds(plan, all_arms(plan, len(splits.classes)), splits)
 
 
 @pytest.mark.parametrize("images", [500, 5_700, 50_000])
 @pytest.mark.parametrize("side", [8, 28, 32, 64, 224])
 def test_the_time_is_used_and_kept(a_set, side: int, images: int):
-    parts = a_set(side, images)
+    splits = a_set(side, images)
     for minutes in (2, 10, 30, 60):
         try:
             plan, _ = chosen(minutes)
@@ -85,11 +85,11 @@ def test_the_time_is_used_and_kept(a_set, side: int, images: int):
             assert minutes < needed
             chosen(1.1 * needed)  # what it asks for is enough
             continue
-        assert seconds(plan, parts) <= 60 * minutes
+        assert seconds(plan, splits) <= 60 * minutes
         epochs = plan.recipe.epochs
-        longest = epochs >= plan_defaults.LONGEST * min(100, max(10, plan_defaults.ENOUGH_VIEWS // len(parts.train)))
+        longest = epochs >= plan_defaults.LONGEST * min(100, max(10, plan_defaults.ENOUGH_VIEWS // len(splits.train)))
         one_more = plan.replace(recipe=plan.recipe.lasting(epochs + 1))
-        assert longest or seconds(one_more, parts) > 0.9 * 60 * minutes
+        assert longest or seconds(one_more, splits) > 0.9 * 60 * minutes
 
 
 @pytest.mark.parametrize("images", [500, 50_000])
@@ -211,7 +211,7 @@ def test_what_a_mirror_changes_is_not_flipped(a_set):
 
 
 def test_what_is_asked_for_is_planned_with(a_set):
-    parts = a_set(64, 5_700)
+    splits = a_set(64, 5_700)
     plan, said = chosen(30, seeds=(7, 8))
     assert plan.seeds == (7, 8)
     assert "of the main pair" not in " ".join(said)
@@ -219,7 +219,7 @@ def test_what_is_asked_for_is_planned_with(a_set):
     assert untuned.search is None
     assert untuned.recipe.epochs > plan.recipe.epochs
     for each in (plan, untuned):
-        assert seconds(each, parts) <= 30 * 60
+        assert seconds(each, splits) <= 30 * 60
 
 
 def test_arms_that_a_person_named_are_all_kept_with_all_seeds(a_set):

@@ -472,7 +472,7 @@ def _one_cost(its: Findings) -> Findings:
         lambda its: replace(its, margin=0.0, disagreements=(replace(its.disagreements[0], classes=tuple((str(n), 3, 0.1, 0.2) for n in range(300)), only_arm=()),)),
         lambda its: findings(its.folder, "網絡 🙂", "مرحبا", "caf\udce9\x07"),
     ],
-    ids=["nothing compared", "one arm", "nothing finished", "an arm unfinished", "one cost, no selection", "published, one epoch, no cost",
+    ids=["nothing compared", "one arm", "nothing finished", "an arm unfinished", "one cost, no validation", "published, one epoch, no cost",
          "one seed", "folds, no curves", "many arms", "no margin, many classes", "all letters"],
 )  # fmt: skip
 def test_what_is_there_is_reported_whatever_is_not(tmp_path: Path, change):

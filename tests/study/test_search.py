@@ -13,7 +13,7 @@ from ffvit.errors import UserError
 from ffvit.study.plan import Plan, Search
 from ffvit.study.search import Step, step
 
-RECIPE = recipes.named_recipe("digits").replace(learning_rate=1e-3)
+RECIPE = recipes.named_recipe("digits").replace(lr=1e-3)
 
 
 def run(search: Search, loss, most: int = 100) -> tuple[Step, int]:
@@ -30,7 +30,7 @@ def run(search: Search, loss, most: int = 100) -> tuple[Step, int]:
         assert reached.wanted
         for values, number in reached.wanted:
             assert (str(values), number) not in known  # nothing is tried twice
-            known[str(values), number] = loss(values["learning_rate"], number)
+            known[str(values), number] = loss(values["lr"], number)
     raise AssertionError("the search does not end")
 
 
@@ -40,7 +40,7 @@ def valley(at: float):
 
 def test_the_optimum_inside_the_grid_is_chosen():
     reached, _ = run(Search(), valley(2e-3))
-    assert reached.chosen == {"learning_rate": 2e-3}
+    assert reached.chosen == {"lr": 2e-3}
     assert not reached.at_the_edge
 
 
@@ -48,14 +48,14 @@ def test_the_optimum_inside_the_grid_is_chosen():
 def test_a_best_rate_at_the_edge_extends_the_grid(at: float, wanted: float):
     reached, _ = run(Search(extend=6), valley(at))
     assert reached.chosen is not None
-    assert reached.chosen["learning_rate"] == pytest.approx(wanted, rel=0.02)
+    assert reached.chosen["lr"] == pytest.approx(wanted, rel=0.02)
     assert not reached.at_the_edge
 
 
 def test_a_rate_that_is_still_at_the_edge_is_said_to_be():
     reached, _ = run(Search(extend=1), valley(1.0))
     assert reached.at_the_edge
-    assert reached.chosen == {"learning_rate": 8e-3}
+    assert reached.chosen == {"lr": 8e-3}
 
 
 def test_half_of_the_configurations_are_tried_again():
@@ -69,12 +69,12 @@ def test_half_of_the_configurations_are_tried_again():
 def test_a_second_seed_can_overrule_the_first():
     luck = {(1e-3, 0): 0.5, (1e-3, 1): 2.0, (2e-3, 0): 0.6, (2e-3, 1): 0.6}
     reached, _ = run(Search(extend=0), lambda rate, number: luck.get((rate, number), 5.0 + rate))
-    assert reached.chosen == {"learning_rate": 2e-3}
+    assert reached.chosen == {"lr": 2e-3}
 
 
 def test_a_trial_that_diverged_is_never_chosen():
     reached, _ = run(Search(extend=0), lambda rate, _: math.inf if rate > 1e-3 else 1 / rate)
-    assert reached.chosen == {"learning_rate": 1e-3}
+    assert reached.chosen == {"lr": 1e-3}
 
 
 def test_a_search_whose_trials_all_diverged_says_so_and_keeps_the_recipe():
@@ -84,7 +84,7 @@ def test_a_search_whose_trials_all_diverged_says_so_and_keeps_the_recipe():
 
 
 def test_several_fields_are_crossed():
-    search = Search(fields={"learning_rate": (1e-3, 2e-3), "weight_decay": (0.0, 0.05)}, seeds=1, extend=0)
+    search = Search(fields={"lr": (1e-3, 2e-3), "weight_decay": (0.0, 0.05)}, seeds=1, extend=0)
     reached = step(search, RECIPE, lambda *_: None)
     assert len(reached.wanted) == 4
     few = step(search.replace(configurations=3), RECIPE, lambda *_: None)
@@ -94,7 +94,7 @@ def test_several_fields_are_crossed():
 
 def test_of_few_rates_the_nearest_to_the_recipe_are_tried():
     reached = step(Search(configurations=3), RECIPE, lambda *_: None)
-    tried = {values["learning_rate"] / RECIPE.learning_rate for values, _ in reached.tried}
+    tried = {values["lr"] / RECIPE.lr for values, _ in reached.tried}
     assert tried == {0.5, 1.0, 2.0}
 
 
@@ -113,9 +113,9 @@ def test_the_choice_is_the_best_of_those_with_all_seeds(losses: list[float], see
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"learning_rat": None}, "did you mean 'learning_rate'"),
+        ({"learning_rat": None}, "did you mean 'lr'"),
         ({"weight_decay": None}, "say which values of weight_decay"),
-        ({"learning_rate": [1e-3]}, "at least two values"),
+        ({"lr": [1e-3]}, "at least two values"),
         ({"epochs": [1, 2]}, "cannot be searched"),
         ({}, "at least one field"),
     ],

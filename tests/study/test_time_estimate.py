@@ -26,19 +26,19 @@ SPEED = Speed(start=1.0, train=0.01, load=0.002, answer=0.001, epoch=0.1, kept=2
 
 
 def test_a_run_is_its_epochs_and_what_comes_before_and_after():
-    recipe, parts = make_plan().recipe.lasting(25), open_splits(Data())
-    train, selection, test = len(parts.train), len(parts.selection), len(parts.test)
-    around = time_estimate.START + 1.0 + (selection + test) * 0.003
+    recipe, splits = make_plan().recipe.lasting(25), open_splits(Data())
+    train, validation, test = len(splits.train), len(splits.validation), len(splits.test)
+    around = time_estimate.START + 1.0 + (validation + test) * 0.003
     epoch = train * 0.01 + 0.1
-    plain = SPEED.run(recipe.replace(average_decay=None), parts)
-    assert plain.seconds == pytest.approx(around + 25 * (epoch + selection * 0.001))
-    assert SPEED.run(recipe, parts).seconds == pytest.approx(around + 25 * (epoch + 2 * selection * 0.001))
-    assert SPEED.run(recipe.replace(minutes=2.0), parts).seconds == pytest.approx(around + 120)
+    plain = SPEED.run(recipe.replace(ema_decay=None), splits)
+    assert plain.seconds == pytest.approx(around + 25 * (epoch + validation * 0.001))
+    assert SPEED.run(recipe, splits).seconds == pytest.approx(around + 25 * (epoch + 2 * validation * 0.001))
+    assert SPEED.run(recipe.replace(minutes=2.0), splits).seconds == pytest.approx(around + 120)
     assert plain.memory == 2 + recipe.batch_size
 
 
 def test_a_study_is_its_searches_and_runs_as_many_at_once_as_there_is_room_for(monkeypatch):
-    plan, parts = make_plan().replace(controls=False), open_splits(Data())
+    plan, splits = make_plan().replace(controls=False), open_splits(Data())
     recipe = plan.recipe.lasting(25)
     plan = plan.replace(
         seeds=(0, 1, 2), side_seeds=1, search=Search(), recipe=recipe, factors={"mixer": mixers(heads=2)}
@@ -46,23 +46,23 @@ def test_a_study_is_its_searches_and_runs_as_many_at_once_as_there_is_room_for(m
     arms = make_arms(plan)
     monkeypatch.setattr(time_estimate, "measure", lambda *_: SPEED)
     monkeypatch.setattr(time_estimate, "slots_for", lambda *_: Slots(1, 1, 0))
-    run = SPEED.run(plan.recipe, parts).seconds
-    trial = SPEED.run(plan.recipe.lasting(5), parts).seconds
+    run = SPEED.run(plan.recipe, splits).seconds
+    trial = SPEED.run(plan.recipe.lasting(5), splits).seconds
     around = time_estimate.REPORT + 3 * SPEED.costs
-    one = study_seconds(plan, arms, parts)
+    one = study_seconds(plan, arms, splits)
     assert one == pytest.approx(around + (3 + 3 + 1) * (run + 9 * trial))
-    assert study_seconds(plan.replace(search=None), arms, parts) == pytest.approx(around + 7 * run)
+    assert study_seconds(plan.replace(search=None), arms, splits) == pytest.approx(around + 7 * run)
     monkeypatch.setattr(time_estimate, "slots_for", lambda *_: Slots(2, 1, 0))
-    assert (one - around) / 2 < study_seconds(plan, arms, parts) - around <= (one - around + run) / 2
+    assert (one - around) / 2 < study_seconds(plan, arms, splits) - around <= (one - around + run) / 2
     monkeypatch.setattr(time_estimate, "slots_for", lambda *_: Slots(1000, 1, 0))
-    assert study_seconds(plan, arms, parts) - around >= run + 2 * trial
+    assert study_seconds(plan, arms, splits) - around >= run + 2 * trial
 
 
 def test_large_networks_are_scaled_from_the_largest_that_was_timed(monkeypatch):
-    plan, parts = make_plan(study=Path("studies/table1.yaml"), source="digits"), open_splits(Data())
+    plan, splits = make_plan(study=Path("studies/table1.yaml"), source="digits"), open_splits(Data())
     arms, timed = make_arms(plan), []
     monkeypatch.setattr(time_estimate, "measure", lambda network, *_: timed.append(network) or SPEED)
-    speeds = speeds_of(arms, parts, 1, Machine(accelerator="cpu"), 1)
+    speeds = speeds_of(arms, splits, 1, Machine(accelerator="cpu"), 1)
     assert all(count_arm(network, 10).parameters < time_estimate.LARGE for network in timed)
     assert timed
     assert set(speeds) == {arm.name for arm in arms}
@@ -75,29 +75,29 @@ def test_large_networks_are_scaled_from_the_largest_that_was_timed(monkeypatch):
 
 
 def test_a_measurement_does_what_a_run_does_and_is_kept(monkeypatch):
-    plan, parts = make_plan(), open_splits(Data())
+    plan, splits = make_plan(), open_splits(Data())
     arm = make_arms(plan)[1]
-    found = measure(arm.network, arm.recipe, parts, 1, plan.machine, 2)
+    found = measure(arm.network, arm.recipe, splits, 1, plan.machine, 2)
     assert all(value > 0 for value in vars(found).values())
     assert found.kept == 202928.0625
     assert found.state == time_estimate.STATE * 4 * 152_074
     monkeypatch.setattr(time_estimate, "_at_once", lambda *_: pytest.fail("measured again"))
-    longer = arm.recipe.replace(epochs=50, learning_rate=1e-4, average_decay=0.999)
-    assert measure(arm.network, longer, parts, 1, plan.machine, 2) is found
+    longer = arm.recipe.replace(epochs=50, lr=1e-4, ema_decay=0.999)
+    assert measure(arm.network, longer, splits, 1, plan.machine, 2) is found
     with pytest.raises(pytest.fail.Exception):
-        measure(arm.network, longer.replace(mixup=0.2), parts, 1, plan.machine, 2)
+        measure(arm.network, longer.replace(mixup=0.2), splits, 1, plan.machine, 2)
 
 
 def test_steps_are_timed_with_as_many_images_as_a_run_takes_where_a_network_is_cheap():
     """Photographs of 84 px in 16 patches were foreseen to take twice as long as they did, by steps of 8 images."""
-    parts, recipe, device = (
+    splits, recipe, device = (
         open_splits(Data()),
         recipes.named_recipe("small").replace(batch_size=96),
         torch.device("cpu"),
     )
 
     def batch(network: Network) -> int:
-        return time_estimate._batch(Config(network=network, recipe=recipe), parts, device)
+        return time_estimate._batch(Config(network=network, recipe=recipe), splits, device)
 
     assert batch(Network(architecture=body(84, 21, 64, 4, 0.3))) == 64
     assert batch(Network(name="ff_tiny_patch16_224")) == 8
@@ -106,26 +106,26 @@ def test_steps_are_timed_with_as_many_images_as_a_run_takes_where_a_network_is_c
 def test_as_many_are_measured_at_the_same_time_as_runs_will_go_on(monkeypatch):
     seen = []
     monkeypatch.setattr(time_estimate, "_at_once", lambda count, *_: seen.append(count) or [SPEED] * count)
-    plan, parts = make_plan(), open_splits(Data())
+    plan, splits = make_plan(), open_splits(Data())
     network = make_arms(plan)[0].network
     for at_once in (1, 3, 100):
-        measure(network, plan.recipe.replace(cutmix=0.5), parts, 1, plan.machine, at_once)
+        measure(network, plan.recipe.replace(cutmix=0.5), splits, 1, plan.machine, at_once)
     assert seen == [1, 3, time_estimate.MOST_AT_ONCE]
 
 
 def test_the_mean_of_those_measured_is_the_speed(monkeypatch):
     monkeypatch.setattr(time_estimate, "_at_once", lambda *_: [SPEED, replace(SPEED, train=0.03)])
-    plan, parts = make_plan(), open_splits(Data())
+    plan, splits = make_plan(), open_splits(Data())
     network = make_arms(plan)[0].network
-    assert measure(network, plan.recipe.replace(cutmix=0.25), parts, 1, plan.machine, 2).train == pytest.approx(0.02)
+    assert measure(network, plan.recipe.replace(cutmix=0.25), splits, 1, plan.machine, 2).train == pytest.approx(0.02)
 
 
 def test_a_measurement_that_the_system_ends_is_told_in_words(monkeypatch):
-    plan, parts = make_plan(), open_splits(Data())
+    plan, splits = make_plan(), open_splits(Data())
     network = make_arms(plan)[0].network
     monkeypatch.setattr(time_estimate, "ProcessPoolExecutor", _Broken)
     with pytest.raises(OutOfMemoryError, match="ended by the system"):
-        measure(network, plan.recipe.replace(cutmix=0.125), parts, 1, plan.machine, 1)
+        measure(network, plan.recipe.replace(cutmix=0.125), splits, 1, plan.machine, 1)
 
 
 class _Broken:

@@ -10,7 +10,7 @@ from ffvit.data.sampler import TrainingOrder
 from ffvit.seeding import seeded
 from ffvit.training.mixup import MixupCutmix
 
-MIXED = Recipe(mixup=0.8, cutmix=1.0, label_smoothing=0.1, batch_size=24, mix_group=8)
+MIXED = Recipe(mixup=0.8, cutmix=1.0, label_smoothing=0.1, batch_size=24, mixup_group_size=8)
 
 
 def parts(processes: int, micro_batch: int | None):
@@ -30,16 +30,16 @@ def mixed(recipe: Recipe, part, epoch=0, step=0, bad=()):
     return places, out
 
 
-@pytest.mark.parametrize("fields", [{}, {"mixup": 0.0}, {"cutmix": 0.0}, {"mix_probability": 0.5}])
+@pytest.mark.parametrize("fields", [{}, {"mixup": 0.0}, {"cutmix": 0.0}, {"mixup_prob": 0.5}])
 @pytest.mark.parametrize("step", range(4))
 def test_a_group_is_mixed_as_timm_mixes_a_batch(fields, step):
     (part,) = parts(1, None)
-    recipe = MIXED.replace(cutmix_probability=0.3, **fields)
+    recipe = MIXED.replace(mixup_switch_prob=0.3, **fields)
     places, (images, targets, _) = mixed(recipe, part, epoch=2, step=step)
     generator = torch.Generator().manual_seed(0)
     plain = torch.randn(24, 3, 6, 5, generator=generator)[places]
     timms = Mixup(
-        mixup_alpha=recipe.mixup, cutmix_alpha=recipe.cutmix, prob=recipe.mix_probability, switch_prob=0.3,
+        mixup_alpha=recipe.mixup, cutmix_alpha=recipe.cutmix, prob=recipe.mixup_prob, switch_prob=0.3,
         label_smoothing=0.1, num_classes=5,
     )  # fmt: skip
     for group in range(3):

@@ -29,8 +29,8 @@ from ffvit.training import loop, train
 
 QUICK = recipes.RECIPES["digits"].replace(epochs=2, warmup_epochs=1, batch_size=128)
 EVERYTHING = {
-    "epochs": 2, "warmup-epochs": 1, "mixup": 0.8, "cutmix": 1.0, "mix-group": 16, "repeats": 3, "erase": 0.3,
-    "auto-augment": "rand-m5", "average-decay": 0.9, "drop-path": 0.2,
+    "epochs": 2, "warmup-epochs": 1, "mixup": 0.8, "cutmix": 1.0, "mixup-group-size": 16, "aug-repeats": 3, "random-erase-prob": 0.3,
+    "auto-augment": "rand-m5", "ema-decay": 0.9, "drop-path": 0.2,
 }  # fmt: skip
 FINISHED = {
     ".lock",
@@ -109,7 +109,7 @@ def test_what_is_reported_is_what_the_best_weights_answer(tmp_path):
     predictions = pd.read_csv(run.predictions_file)
     assert predictions["correct"].mean() == pytest.approx(run.summary()["test"]["top1"]["value"])
     best = max((row[which]["top1"], -row[which]["loss"]) for row in run.metrics() for which in ("weights", "average"))
-    assert (run.summary()["selection"]["top1"], -run.summary()["selection"]["loss"]) == best
+    assert (run.summary()["validation"]["top1"], -run.summary()["validation"]["loss"]) == best
 
 
 def test_same_seed_same_bits_and_another_seed_others(tmp_path):
@@ -194,7 +194,7 @@ def test_stopped_at_the_very_end_of_an_epoch(tmp_path, monkeypatch):
     steps = iter(range(1, 100))
     update = loop.WeightAverage.update
 
-    class Asking(loop.Interruption):
+    class Asking(loop.StopSignals):
         asked = False
 
     def count(*arguments):
@@ -202,7 +202,7 @@ def test_stopped_at_the_very_end_of_an_epoch(tmp_path, monkeypatch):
         update(*arguments)
 
     monkeypatch.setattr(loop.WeightAverage, "update", count)
-    monkeypatch.setattr(loop, "Interruption", Asking)
+    monkeypatch.setattr(loop, "StopSignals", Asking)
     monkeypatch.setattr(Asking, "__init__", lambda self, say: self.__dict__.update(_say=say, _before={}, _by=0))
     with pytest.raises(ffvit.RunStoppedError, match="stopped; go on with"):
         quick(tmp_path / "two")
@@ -226,7 +226,7 @@ def test_the_average_counts_steps_through_the_whole_run(tmp_path, monkeypatch):
 
 def test_the_average_of_a_short_run_is_no_longer_at_chance(tmp_path):
     """At the decay of `small`, a run of 100 steps would else end with 98 % of its start values."""
-    recipe = QUICK.replace(epochs=5, batch_size=64, average_decay=0.9998)
+    recipe = QUICK.replace(epochs=5, batch_size=64, ema_decay=0.9998)
     last = quick(tmp_path / "run", recipe=recipe).metrics()[-1]
     assert last["average"]["top1"] > 0.9 * last["weights"]["top1"] > 0.5
 
@@ -288,13 +288,13 @@ def test_a_disk_that_fills_while_an_epoch_is_written_down_leaves_whole_lines(tmp
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(tmp_path, monkeypatch):
-    rate = loop.learning_rate
-    monkeypatch.setattr(loop, "learning_rate", lambda recipe, done: rate(recipe, done) if done < 1.25 else 1e30)
+    rate = loop.lr
+    monkeypatch.setattr(loop, "lr", lambda recipe, done: rate(recipe, done) if done < 1.25 else 1e30)
     with pytest.raises(
         ffvit.RunStoppedError,
         match=r"the loss became (nan|inf) at step [4-9] of epoch 2 \(after 1,\d+ images\), and .*; the last good",
     ):
-        quick(tmp_path / "run", recipe=QUICK.replace(clip_gradients=None))
+        quick(tmp_path / "run", recipe=QUICK.replace(clip_grad_norm=None))
     monkeypatch.undo()
     kept = torch.load(tmp_path / "run/checkpoint/state.pt", weights_only=True)
     assert kept["progress"]["epoch"] == 1
@@ -346,7 +346,7 @@ SMALL = ffvit.Architecture(width=12, depth=2, block=FF_ONLY, image=(24, 16), pat
 
 
 def test_an_architecture_of_ones_own_on_photographs_with_workers(tmp_path, photos):
-    recipe = QUICK.replace(batch_size=8, repeats=3, mixup=0.8, mix_group=4, drop_path=0.3, dropout=0.1)
+    recipe = QUICK.replace(batch_size=8, aug_repeats=3, mixup=0.8, mixup_group_size=4, drop_path=0.3, dropout=0.1)
     machines = [ffvit.Machine(workers=0), ffvit.Machine(workers=2)]
     runs = [
         quick(tmp_path / str(i), data=photos, model=SMALL, recipe=recipe, machine=m) for i, m in enumerate(machines)
@@ -357,7 +357,7 @@ def test_an_architecture_of_ones_own_on_photographs_with_workers(tmp_path, photo
 
 
 def test_without_a_selection_part_the_last_weights_are_the_result(tmp_path):
-    run = quick(tmp_path / "run", data=ffvit.Data(selection=0))
+    run = quick(tmp_path / "run", data=ffvit.Data(validation=0))
     assert not run.best_file.exists()
     assert run.summary()["weights"] == "the last weights"
     assert run.summary()["temperature"] is None
@@ -366,9 +366,9 @@ def test_without_a_selection_part_the_last_weights_are_the_result(tmp_path):
 
 def test_a_budget_in_minutes_fits_the_schedule_to_the_clock(tmp_path):
     run = quick(tmp_path / "run", recipe=QUICK.replace(minutes=0.05, epochs=50, warmup_epochs=5))
-    rates = [row["learning_rate"] for row in run.metrics()]
+    rates = [row["lr"] for row in run.metrics()]
     assert 3 <= run.summary()["seconds"] < 30  # the time is a budget of training, not a promise about the machine
-    assert rates[-1] < 0.1 * QUICK.peak_learning_rate
+    assert rates[-1] < 0.1 * QUICK.peak_lr
 
 
 def test_starting_from_weights_with_other_classes_makes_a_new_head(tmp_path, photos):
@@ -393,9 +393,9 @@ def test_starting_from_weights_with_other_classes_makes_a_new_head(tmp_path, pho
         {"loss": "bce"},
         {"balance": "weights"},
         {"balance": "sampler"},
-        {"optimizer": "lion", "learning_rate": 1e-4},
-        {"schedule": "constant", "average_decay": None},
-        {"clip_gradients": None, "mixup": 0.2, "cutmix": 0.0},
+        {"optimizer": "lion", "lr": 1e-4},
+        {"schedule": "constant", "ema_decay": None},
+        {"clip_grad_norm": None, "mixup": 0.2, "cutmix": 0.0},
     ],
 )
 def test_recipes_learn(tmp_path, fields):

@@ -32,7 +32,7 @@ class Agreement:
 def measure_agreement(
     subject: Target, models: Sequence[nn.Module], device: torch.device, batch: int
 ) -> list[Agreement]:
-    """Score the engines of a network as `ffvit evaluate` scores it, on the test part of its run.
+    """Score the engines of a network as `ffvit evaluate` scores it, on the test split of its run.
 
     Args:
         subject: With a run.

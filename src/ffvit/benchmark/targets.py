@@ -63,16 +63,16 @@ class Target:
         return create_model(self.given, image=self.side).eval()
 
     @property
-    def parts(self) -> Splits:
+    def splits(self) -> Splits:
         """The run's images.
 
         Raises:
             UserError: They are no longer where they were, or not those it was trained on.
         """
         run = Run(self.given)
-        parts = open_splits(run.config.data)
-        check_own(run.split_file, parts, run.config.data.source)
-        return parts
+        splits = open_splits(run.config.data)
+        check_own(run.split_file, splits, run.config.data.source)
+        return splits
 
     def calibration(self) -> Float[Tensor, "images channels height width"]:
         """Images to calibrate with: the run's training images, or without a run random ones, which tell speed alone."""
@@ -80,7 +80,7 @@ class Target:
         shape = preprocess.in_chans, *preprocess.img_size
         if not self.has_run:
             return torch.randn(CALIBRATION, *shape, generator=torch.Generator().manual_seed(0))
-        train = self.parts.train
+        train = self.splits.train
         images = Subset(train, np.linspace(0, len(train) - 1, min(CALIBRATION, len(train))).astype(np.int64))
         transform = evaluation_transform(preprocess)
         batch = next(iter(evaluation_loader(images, transform, shape, CALIBRATION, worker_count(images, 1))))

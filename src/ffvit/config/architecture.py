@@ -21,7 +21,7 @@ from ffvit.errors import did_you_mean
 
 Axis = Literal["patches", "features"]
 Mixer = Literal[
-    "feedforward", "attention", "linear", "gating", "pooling", "convolution", "fourier", "random", "none"
+    "feedforward", "attention", "linear", "gmlp", "pooling", "convolution", "fourier", "random", "identity"
 ]  # fmt: skip
 Side = Annotated[int, Field(gt=0, le=2**15)]
 Pair = tuple[Side, Side]
@@ -30,12 +30,12 @@ MIXER_FIELDS: dict[str, frozenset[str]] = {
     "feedforward": frozenset({"hidden", "ratio"}),
     "attention": frozenset({"heads"}),
     "linear": frozenset(),
-    "gating": frozenset({"hidden", "ratio"}),
+    "gmlp": frozenset({"hidden", "ratio"}),
     "pooling": frozenset({"kernel"}),
     "convolution": frozenset({"kernel"}),
     "fourier": frozenset(),
     "random": frozenset(),
-    "none": frozenset(),
+    "identity": frozenset(),
 }
 """The fields of `Branch` each mixer reads; any other is refused, so that no setting is ever silently without effect."""
 
@@ -109,7 +109,7 @@ class Branch(Value):
             return self.norm
         if self.mixer in ("feedforward", "linear", "random"):
             return self.axis
-        if self.mixer in ("attention", "gating"):
+        if self.mixer in ("attention", "gmlp"):
             return "features" if self.axis == "patches" else "patches"
         return "features"
 
@@ -117,8 +117,8 @@ class Branch(Value):
     def spreads_patches(self) -> bool:
         """Whether what one patch holds can reach every token, the class token among them, through this branch."""
         if self.axis == "patches":
-            return self.mixer in ("attention", "feedforward", "linear", "gating", "fourier", "random")
-        return self.mixer in ("attention", "gating")  # their matrices read vectors of patches
+            return self.mixer in ("attention", "feedforward", "linear", "gmlp", "fourier", "random")
+        return self.mixer in ("attention", "gmlp")  # their matrices read vectors of patches
 
 
 class Architecture(Value):
@@ -148,7 +148,7 @@ class Architecture(Value):
     patch: Pair = (16, 16)
     channels: Side = 3
     classes: Annotated[int, Field(ge=0, le=10**8)] = 1000
-    readout: Literal["class token", "mean"] = "class token"
+    readout: Literal["class_token", "mean"] = "class_token"
     position: Literal["map", "vectors", "sincos", "none"] = "map"
     position_grid: Pair | None = None
     position_std: Annotated[float, Field(gt=0)] = 0.02
@@ -176,12 +176,12 @@ class Architecture(Value):
                     f"block.{number}.heads: {branch.heads} heads do not divide the {what}"
                     + ("" if branch.axis == "patches" else "; along features use 1 head")
                 )
-            if branch.mixer == "gating" and self.hidden(branch) % 2:
+            if branch.mixer == "gmlp" and self.hidden(branch) % 2:
                 raise ValueError(
                     f"block.{number}.hidden: gating splits its hidden size in two, so it must be even; "
                     f"got {self.hidden(branch)}"
                 )
-        if self.readout == "class token" and not any(branch.spreads_patches for branch in self.block):
+        if self.readout == "class_token" and not any(branch.spreads_patches for branch in self.block):
             raise ValueError(
                 "readout: nothing in this block brings what the patches hold to the class token, so it would answer "
                 "the same for every image; use readout 'mean'"
@@ -205,19 +205,19 @@ class Architecture(Value):
     @property
     def tokens(self) -> int:
         """Number of tokens: the patches and, with that readout, the class token in front of them."""
-        return self.patches + (self.readout == "class token")
+        return self.patches + (self.readout == "class_token")
 
     def hidden(self, branch: Branch) -> int:
         """Hidden size of a feed-forward or gating branch in this network."""
         along_patches = branch.axis == "patches"
-        if branch.mixer == "gating":
+        if branch.mixer == "gmlp":
             reference, default = (self.width if along_patches else self.tokens), 6.0
         else:
             reference, default = (self.tokens if along_patches else self.width), 4.0
         if branch.hidden is not None:
             return branch.hidden
         size = max(1, int(reference * (branch.ratio if branch.ratio is not None else default)))
-        return size + size % 2 if branch.mixer == "gating" and branch.ratio is None else size
+        return size + size % 2 if branch.mixer == "gmlp" and branch.ratio is None else size
 
 
 class Network(Value):

@@ -1,4 +1,4 @@
-"""Which images a run uses, and how they are parted, as a checked value (no image is opened here)."""
+"""Which images a run uses, and how they are split, as a checked value (no image is opened here)."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ def absolute_path(place: str) -> str:
 class Data(Value):
     """The images of a run.
 
-    What weights and epochs are chosen on is never what the final figure is measured on: `selection` images are held
-    out of the training part for choosing wherever the data does not bring three parts itself.
+    What weights and epochs are chosen on is never what the final figure is measured on: `validation` images are held
+    out of the training split for choosing wherever the data does not bring three splits itself.
     """
 
     source: str = Field(
@@ -76,7 +76,7 @@ class Data(Value):
         None,
         description="Where a data set that timm opens lies or is downloaded to, and where shards from far away are kept (default: ~/.cache/ffvit).",
     )
-    selection: Annotated[float, Field(ge=0, lt=1)] | None = Field(
+    validation: Annotated[float, Field(ge=0, lt=1)] | None = Field(
         None,
         description="Share of the training images held out to choose epoch and weights on, where the data brings no "
         "part for it. Default: 10 %, at most 10,000 images. 0: none, and the last weights are the result.",
@@ -86,16 +86,16 @@ class Data(Value):
     )
     groups: str | None = Field(
         None,
-        description="Images that belong together (of one patient, burst or product) and are never parted: a column of the "
+        description="Images that belong together (of one patient, burst or product) and are never split apart: a column of the "
         "list; `folder`, the folder below the class's; `re:PATTERN`, what it matches in the path (its brackets, if it "
         "has any); `near-duplicates`, images that look the same to `ffvit check`; or, say, `patient+near-duplicates`.",
     )
     split_seed: int = Field(0, ge=0, lt=2**32, description="Decides which images fall into which part.")
     folds: Annotated[int, Field(ge=2)] | None = Field(
         None,
-        description="Cross-validation: part the images into so many folds of equal classes; `fold` is the test part.",
+        description="Cross-validation: split the images into so many folds of equal classes; `fold` is the test split.",
     )
-    fold: NonNegativeInt | None = Field(None, description="Which of the folds is the test part, from 0.")
+    fold: NonNegativeInt | None = Field(None, description="Which of the folds is the test split, from 0.")
     bad_images: NonNegativeFloat = Field(
         BAD_IMAGES,
         description="Unreadable images to leave out (counted and listed) before the run stops: below 1 a share of all "
@@ -129,7 +129,7 @@ class Data(Value):
     @model_validator(mode="after")
     def _consistent(self) -> Data:
         if (self.folds is None) != (self.fold is None):
-            raise ValueError("folds: how many there are, and fold: which is the test part, go together")
+            raise ValueError("folds: how many there are, and fold: which is the test split, go together")
         if self.folds is not None and self.fold is not None and self.fold >= self.folds:
             raise ValueError(f"fold: of {self.folds} folds the last is {self.folds - 1}; got {self.fold}")
         return self

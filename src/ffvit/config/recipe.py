@@ -17,7 +17,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Recipe(Value):
-    """A training recipe. Durations are in epochs; one epoch shows about as many images as the training part holds."""
+    """A training recipe. Durations are in epochs; one epoch shows about as many images as the training split holds."""
 
     # Duration
     epochs: PositiveInt = Field(100, description="Epochs to train; with minutes, the length the schedule is drawn for.")
@@ -26,8 +26,8 @@ class Recipe(Value):
 
     # Optimizer
     optimizer: str = Field("adamw", description="Any optimizer timm knows, by timm's name.")
-    learning_rate: PositiveFloat = Field(1e-3, description="Highest learning rate.")
-    learning_rate_batch: PositiveInt | None = Field(
+    lr: PositiveFloat = Field(1e-3, description="Highest learning rate.")
+    lr_base_batch_size: PositiveInt | None = Field(
         None, description="The batch the rate is meant for: it is scaled by batch_size / this. None: not scaled."
     )
     betas: tuple[Share, Share] = Field((0.9, 0.999), description="AdamW's two decay rates.")
@@ -37,7 +37,7 @@ class Recipe(Value):
         False,
         description="Decay a position map too: the released code does, its exclusion list misspelling the name.",
     )
-    clip_gradients: PositiveFloat | None = Field(None, description="Largest gradient norm. None: not clipped.")
+    clip_grad_norm: PositiveFloat | None = Field(None, description="Largest gradient norm. None: not clipped.")
 
     # Schedule
     schedule: Literal["cosine", "constant"] = Field("cosine", description="Learning rate after the warm-up.")
@@ -46,8 +46,8 @@ class Recipe(Value):
         None,
         description="Epochs of linear warm-up, or a fraction of one. None: 5, but no more than a fifth of the epochs.",
     )
-    warmup_learning_rate: NonNegativeFloat = Field(1e-6, description="Where the warm-up begins.")
-    final_learning_rate: NonNegativeFloat = Field(1e-5, description="Where the cosine ends.")
+    warmup_lr: NonNegativeFloat = Field(1e-6, description="Where the warm-up begins.")
+    min_lr: NonNegativeFloat = Field(1e-5, description="Where the cosine ends.")
     cooldown_epochs: NonNegativeFloat = Field(
         0.0,
         description="Of the epochs, how many at the end stay at the final rate (DeiT's option for it has no effect).",
@@ -63,10 +63,10 @@ class Recipe(Value):
     drop_path: Share = Field(0.0, description="Stochastic depth of the last block; linear from 0 in the first.")
     dropout: Share = Field(0.0, description="Dropout inside the branches.")
     label_smoothing: Share = Field(0.1, description="Share of each label spread over all classes.")
-    average_decay: Annotated[float, Field(ge=0, lt=1)] | None = Field(
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] | None = Field(
         0.999, description="Decay a step of the moving average of the weights. None: no average is kept."
     )
-    average_warmup: bool = Field(
+    ema_warmup: bool = Field(
         True,
         description="Let the decay rise to that as (1 + t) / (10 + t) over steps t; else a short run averages its start.",
     )
@@ -82,8 +82,8 @@ class Recipe(Value):
     )
     flip: Share = Field(0.5, description="Probability of a horizontal flip.")
     auto_augment: str | None = Field(None, description="timm's RandAugment or AutoAugment, as timm spells it.")
-    erase: Share = Field(0.0, description="Probability of erasing a random rectangle with noise.")
-    repeats: PositiveInt = Field(
+    random_erase_prob: Share = Field(0.0, description="Probability of erasing a random rectangle with noise.")
+    aug_repeats: PositiveInt = Field(
         1, description="Views of an image in a batch (repeated augmentation); an epoch then holds fewer images."
     )
     evaluation_crop: Annotated[float, Field(gt=0, le=1)] = Field(
@@ -93,15 +93,15 @@ class Recipe(Value):
     # Mixing
     mixup: NonNegativeFloat = Field(0.0, description="Mixup's alpha; 0: no mixup.")
     cutmix: NonNegativeFloat = Field(0.0, description="CutMix's alpha; 0: no CutMix.")
-    mix_probability: Share = Field(1.0, description="Probability that a group of images is mixed at all.")
-    cutmix_probability: Share = Field(0.5, description="Where both are on, the probability of CutMix.")
-    mix_group: PositiveInt = Field(
+    mixup_prob: Share = Field(1.0, description="Probability that a group of images is mixed at all.")
+    mixup_switch_prob: Share = Field(0.5, description="Where both are on, the probability of CutMix.")
+    mixup_group_size: PositiveInt = Field(
         128, description="Images that share one draw of mixing and are mixed among themselves (DeiT: 128 a GPU)."
     )
 
     # Loss
-    loss: Literal["soft target", "bce"] = Field(
-        "soft target", description="Cross entropy with soft targets, or binary cross entropy a class (DeiT III)."
+    loss: Literal["soft_target", "bce"] = Field(
+        "soft_target", description="Cross entropy with soft targets, or binary cross entropy a class (DeiT III)."
     )
     balance: Literal["none", "weights", "sampler"] = Field(
         "none", description="For imbalanced classes: weight the loss, or draw every class equally often."
@@ -126,8 +126,8 @@ class Recipe(Value):
                 f"warmup_epochs {self.warmup:g} and cooldown_epochs {self.cooldown_epochs:g} leave nothing of "
                 f"{self.epochs} epochs; lower them (--recipe.warmup-epochs {self.epochs / 5:g}) or raise epochs"
             )
-        if self.mixes and (self.batch_size % 2 or self.mix_group % 2):
-            raise ValueError("mixup and CutMix mix images in pairs: batch_size and mix_group must be even")
+        if self.mixes and (self.batch_size % 2 or self.mixup_group_size % 2):
+            raise ValueError("mixup and CutMix mix images in pairs: batch_size and mixup_group_size must be even")
         return self
 
     def lasting(self, epochs: int) -> Recipe:
@@ -145,13 +145,13 @@ class Recipe(Value):
     @property
     def mixes(self) -> bool:
         """Whether images are mixed with each other."""
-        return (self.mixup > 0 or self.cutmix > 0) and self.mix_probability > 0
+        return (self.mixup > 0 or self.cutmix > 0) and self.mixup_prob > 0
 
     @property
-    def peak_learning_rate(self) -> float:
+    def peak_lr(self) -> float:
         """The highest learning rate, scaled to the batch."""
-        scale = self.batch_size / self.learning_rate_batch if self.learning_rate_batch else 1.0
-        return self.learning_rate * scale
+        scale = self.batch_size / self.lr_base_batch_size if self.lr_base_batch_size else 1.0
+        return self.lr * scale
 
 
 RECIPES: dict[str, Recipe] = {
@@ -159,24 +159,24 @@ RECIPES: dict[str, Recipe] = {
     "deit": Recipe(
         epochs=300,
         batch_size=1024,
-        learning_rate=5e-4,
-        learning_rate_batch=512,
+        lr=5e-4,
+        lr_base_batch_size=512,
         weight_decay=0.05,
         decay_position_map=True,
         schedule_per="epoch",
-        warmup_learning_rate=1e-6,
-        final_learning_rate=1e-5,
+        warmup_lr=1e-6,
+        min_lr=1e-5,
         cosine_under_warmup=True,
         schedule_late=True,
         drop_path=0.1,
         label_smoothing=0.1,
-        average_decay=0.99996,
-        average_warmup=False,
+        ema_decay=0.99996,
+        ema_warmup=False,
         crop_scale=(0.08, 1.0),
         exact="evaluation",
         auto_augment="rand-m9-mstd0.5-inc1",
-        erase=0.25,
-        repeats=3,
+        random_erase_prob=0.25,
+        aug_repeats=3,
         mixup=0.8,
         cutmix=1.0,
     ),
@@ -184,13 +184,13 @@ RECIPES: dict[str, Recipe] = {
     "small": Recipe(
         epochs=100,
         batch_size=128,
-        learning_rate=1e-3,
+        lr=1e-3,
         weight_decay=0.05,
-        clip_gradients=1.0,
+        clip_grad_norm=1.0,
         drop_path=0.1,
-        average_decay=0.9998,
+        ema_decay=0.9998,
         auto_augment="rand-m7-mstd0.5-inc1",
-        erase=0.1,
+        random_erase_prob=0.1,
         mixup=0.2,
         cutmix=1.0,
     ),
@@ -198,10 +198,10 @@ RECIPES: dict[str, Recipe] = {
     "digits": Recipe(
         epochs=25,
         batch_size=64,
-        learning_rate=2e-3,
+        lr=2e-3,
         weight_decay=0.05,
-        clip_gradients=1.0,
-        average_decay=0.99,
+        clip_grad_norm=1.0,
+        ema_decay=0.99,
         crop_scale=(0.7, 1.0),
         crop_ratio=(0.8, 1.25),
         interpolation="bilinear",

@@ -1,1 +1,1 @@
-"""Images: where they come from, how they are parted, augmented, ordered and loaded."""
+"""Images: where they come from, how they are split, augmented, ordered and loaded."""

@@ -19,7 +19,7 @@ PARTS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
 
 
 def split_folders(folder: Path) -> dict[str, Path]:
-    """Which folder holds which part: train, val and test, or the folder itself as train if it is not parted.
+    """Which folder holds which split: train, val and test, or the folder itself as train if it has no splits.
 
     A test/ without folders in it holds no labels (ImageNet's), so it is no part.
 

@@ -70,7 +70,7 @@ def find_groups(data: Data, brought: dict[str, LabeledImages]) -> Groups | None:
     if not numbers.any():
         raise DataError(
             f"data.groups: by {what}, all {len(names):,} images of {data.source} are one group ({names[0]}), and no group "
-            "is ever parted; group by what differs between images that do not belong together"
+            "is ever split apart; group by what differs between images that do not belong together"
         )
     _, first, numbers = np.unique(numbers, return_index=True, return_inverse=True)
     of = dict(
@@ -291,6 +291,6 @@ def _check_parts(source: str, groups: Groups) -> None:
             more = f" and {len(shared) - 3:,} more" if len(shared) > 3 else ""
             raise DataError(
                 f"data.groups: {len(shared):,} of {len(groups.names):,} groups by {groups.what} lie in both {one} and {other} of "
-                f"{source}: {', '.join(told)}{more}; leave their images out of {one}, or give all images unparted, so "
-                "that they are parted by groups"
+                f"{source}: {', '.join(told)}{more}; leave their images out of {one}, or give all images unsplit, so "
+                "that they are split by groups"
             )

@@ -13,7 +13,7 @@ from ffvit.errors import DataError, MissingPackageError, did_you_mean
 
 SUFFIXES = (".csv", ".parquet")
 
-_PARTS = {"train": "train", "val": "val", "validation": "val", "selection": "val", "test": "test"}
+_PARTS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
 
 
 def read_list(path: Path) -> dict[str, LabeledImages]:

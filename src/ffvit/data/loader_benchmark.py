@@ -116,7 +116,7 @@ def measure(
         if time.perf_counter() - began > seconds and len(stored) > 8:
             break
     read = (time.perf_counter() - began) / max(1, len(stored))
-    still = recipe.replace(auto_augment=None, erase=0.0, flip=0.0)
+    still = recipe.replace(auto_augment=None, random_erase_prob=0.0, flip=0.0)
     ways: list[Transform] = [
         training_transform(still, image, 3, mean),
         training_transform(recipe, image, 3, mean),
@@ -134,7 +134,7 @@ def measure(
         evaluate=evaluate,
         size=float(np.mean(sizes)) if sizes else 0.0,
         workers=workers,
-        loaded=_loaded(images, ways[1], image, recipe.repeats, workers, 2 * seconds),
+        loaded=_loaded(images, ways[1], image, recipe.aug_repeats, workers, 2 * seconds),
     )
 
 

@@ -36,20 +36,20 @@ READ = 128 * 2**20
 _COLUMNS = ("image", "label", "split", "bytes", "crc32")
 
 
-def record_split(parts: Splits, source: str, hashed: frozenset[str] | None = None) -> pd.DataFrame:
+def record_split(splits: Splits, source: str, hashed: frozenset[str] | None = None) -> pd.DataFrame:
     """A row for each image, as text: image (its path in the source), label, split, bytes, crc32.
 
     Args:
-        parts: The images.
+        splits: The images.
         source: As in `Data.source`.
         hashed: The images to read for their crc32. Default: as this module says.
     """
-    splits = {"train": parts.train, "selection": parts.selection, "test": parts.test}
+    splits = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     tables = [
         pd.DataFrame(
             {
                 "image": [_relative(images.name(index), source) for index in range(len(images))],
-                "label": np.array(parts.classes, dtype=object)[images.labels],
+                "label": np.array(splits.classes, dtype=object)[images.labels],
                 "split": split,
                 "bytes": [str(size) if size >= 0 else "" for size in _sizes(images)],
             },
@@ -105,23 +105,23 @@ def read_record(path: Path) -> pd.DataFrame:
     return table
 
 
-def check_split(path: Path, parts: Splits, source: str, advice: str, splits: bool = True) -> None:
+def check_split(path: Path, splits: Splits, source: str, advice: str, same_split: bool = True) -> None:
     """Nothing, if the images are those of a record.
 
     Args:
         path: The record.
-        parts: The images as they are now.
+        splits: The images as they are now.
         source: As in `Data.source`.
         advice: What to do if they are not, for a person.
-        splits: Whether each image must be in the same split, too.
+        same_split: Whether each image must be in the same split, too.
 
     Raises:
         DataError: They are not; says how many changed and which first.
         RunFolderError: The record is damaged.
     """
     before = read_record(path)
-    now = record_split(parts, source, frozenset(before["image"][before["crc32"] != ""]))
-    if not splits:
+    now = record_split(splits, source, frozenset(before["image"][before["crc32"] != ""]))
+    if not same_split:
         before, now = (table.drop(columns="split").sort_values("image", ignore_index=True) for table in (before, now))
     if before.to_numpy().tolist() == now.to_numpy().tolist():
         return
@@ -129,7 +129,7 @@ def check_split(path: Path, parts: Splits, source: str, advice: str, splits: boo
     raise DataError(f"{source}: the images are not those of {path.parent}: {'; '.join(changes)}. {advice}")
 
 
-def check_own(record: Path, parts: Splits, source: str) -> None:
+def check_own(record: Path, splits: Splits, source: str) -> None:
     """Nothing, if a run's images are those it was trained on, so that its test images are none it has seen.
 
     Raises:
@@ -137,7 +137,7 @@ def check_own(record: Path, parts: Splits, source: str) -> None:
     """
     if record.is_file():
         advice = "Its test split now holds images that it was trained on: put them back, or name other images (--data)"
-        check_split(record, parts, source, advice)
+        check_split(record, splits, source, advice)
 
 
 def _relative(name: str, source: str) -> str:

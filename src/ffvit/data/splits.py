@@ -22,7 +22,7 @@ from ffvit.errors import DataError, did_you_mean
 
 VALIDATION_SHARE = 0.1
 VALIDATION_LIMIT = 10_000
-"""What is held out of the training images to choose by, unless `data.selection` says otherwise."""
+"""What is held out of the training images to choose by, unless `data.validation` says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -32,18 +32,18 @@ class Splits:
     Attributes:
         classes: Their names; labels count them.
         train: To train on.
-        selection: To choose epoch and weights on. None: nothing is chosen.
+        validation: To choose epoch and weights on. None: nothing is chosen.
         test: For the final figure, and for nothing else.
-        account: For a person: how many images each part holds, and how it came to hold them.
-        drawn: Which parts (test, selection) were drawn at random; another `split_seed` draws others. The rest is as the
+        account: For a person: how many images each split holds, and how it came to hold them.
+        drawn: Which splits (test, validation) were drawn at random; another `split_seed` draws others. The rest is as the
             data brings it.
-        groups: How many groups the images of all parts are in; None: no groups were asked for.
+        groups: How many groups the images of all splits are in; None: no groups were asked for.
         test_groups: The name of each test image's group; None: no groups were asked for.
     """
 
     classes: tuple[str, ...]
     train: Images
-    selection: Images | None
+    validation: Images | None
     test: Images
     account: str
     drawn: tuple[str, ...] = ()
@@ -52,27 +52,27 @@ class Splits:
 
     @property
     def count(self) -> int:
-        """How many images all parts have."""
-        return sum(len(part) for part in (self.train, self.selection, self.test) if part is not None)
+        """How many images all splits have."""
+        return sum(len(split) for split in (self.train, self.validation, self.test) if split is not None)
 
     @property
     def official_test(self) -> bool:
-        """Whether the data brings its own test part."""
+        """Whether the data brings its own test split."""
         return "test" not in self.drawn
 
     @property
     def test_ratio(self) -> float:
-        """Test images for each image that training and selection see, as the variance of a redrawn split asks for.
+        """Test images for each image that training and validation see, as the variance of a redrawn split asks for.
 
         n2 / n1 of C. Nadeau and Y. Bengio, "Inference for the generalization error", Machine Learning 52 (2003).
         """
-        return len(self.test) / (len(self.train) + (0 if self.selection is None else len(self.selection)))
+        return len(self.test) / (len(self.train) + (0 if self.validation is None else len(self.validation)))
 
 
 def open_splits(data: Data) -> Splits:
-    """Find the images and part them: as the data does, and by class at random where it brings no such part.
+    """Find the images and split them: as the data does, and by class at random where it brings no such split.
 
-    Groups (`data.groups`) are never parted: whole groups are drawn. Brought are train, val and test. Without a test part, val is the test part: the figure then compares with what
+    Groups (`data.groups`) are never split apart: whole groups are drawn. Brought are train, val and test. Without a test split, val is the test split: the figure then compares with what
     others report on it, and what is chosen by is held out of train.
 
     Raises:
@@ -88,15 +88,15 @@ def open_splits(data: Data) -> Splits:
     groups = find_groups(data, brought)
     of = groups.of if groups else {}
     train = brought["train"].images
-    selection = brought["val"].images if "val" in brought and "test" in brought else None
-    official = next((part for part in ("test", "val") if part in brought), None)
+    validation = brought["val"].images if "val" in brought and "test" in brought else None
+    official = next((split for split in ("test", "val") if split in brought), None)
     test = brought[official].images if official else None
-    select = selection is None and data.selection != 0
+    select = validation is None and data.validation != 0
     if data.folds is not None and test is not None:
         raise DataError(
-            f"data.folds: {data.source} brings its own test part; cross-validation needs images that are not parted yet"
+            f"data.folds: {data.source} brings its own test split; cross-validation needs images that are not split yet"
         )
-    _check_sizes(data.source, classes, train.labels, groups, parts=data.folds or 1 + (test is None) + select)
+    _check_sizes(data.source, classes, train.labels, groups, splits=data.folds or 1 + (test is None) + select)
 
     drawn = []
     of_train, of_test = of.get("train"), of.get(official or "")
@@ -110,18 +110,18 @@ def open_splits(data: Data) -> Splits:
             of_train, of_test = of_train[train.indices], of_train[test.indices]
         drawn.append("test")
     if select:
-        if data.selection is None:
+        if data.validation is None:
             count = min(round(VALIDATION_SHARE * len(train)), VALIDATION_LIMIT)
         else:
-            count = _count("data.selection", data.selection, len(train))
-        train, selection = _hold_out(train, count, 1, data.split_seed, of_train, classes)
-        drawn.append("selection")
+            count = _count("data.validation", data.validation, len(train))
+        train, validation = _hold_out(train, count, 1, data.split_seed, of_train, classes)
+        drawn.append("validation")
     return Splits(
         classes,
         train,
-        selection,
+        validation,
         test,
-        _account(data, len(classes), {"training": train, "selection": selection, "test": test}, drawn, groups),
+        _account(data, len(classes), {"training": train, "validation": validation, "test": test}, drawn, groups),
         drawn=tuple(drawn),
         groups=None if groups is None else len(groups.names),
         test_groups=None if groups is None or of_test is None else tuple(groups.names[group] for group in of_test),
@@ -149,25 +149,25 @@ def check_source(source: str) -> None:
 
 
 def load_splits(source: str, root: Path | None) -> dict[str, LabeledImages]:
-    """The parts a source brings, as it brings them: train, val and test, or train alone; all with the same classes.
+    """The splits a source brings, as it brings them: train, val and test, or train alone; all with the same classes.
 
     Raises:
-        UserError: The source cannot be used, brings no train, or its parts differ in their classes.
+        UserError: The source cannot be used, brings no train, or its splits differ in their classes.
     """
     brought = open_loaded(source, root)
     if "train" not in brought:
-        raise DataError(f"data.source: {source} has {' and '.join(brought) or 'no part'} but no train to train on")
+        raise DataError(f"data.source: {source} has {' and '.join(brought) or 'no split'} but no train to train on")
     _check_classes(source, brought)
     return brought
 
 
 def open_images(source: str, root: Path | None, classes: Sequence[str] | None) -> Images:
-    """Images to evaluate on: the test part a source brings, or else its val part, or else all of it.
+    """Images to evaluate on: the test split a source brings, or else its val split, or else all of it.
 
     Their labels count the network's classes, to which they are matched by name; some of the classes will do.
 
     Args:
-        source: As in `Data.source`; of digits, the test part.
+        source: As in `Data.source`; of digits, the test split.
         root: As in `Data.root`.
         classes: The network's. None: they have no names, and are taken to be the source's in natural order, which is
             ImageNet's (numbers, where a list or data set gives those, are the labels themselves).
@@ -176,11 +176,11 @@ def open_images(source: str, root: Path | None, classes: Sequence[str] | None) -
         UserError: The source cannot be used, or has a class that the network does not know.
     """
     if source == "digits":
-        parts = open_splits(Data(source=source))
-        images, names = parts.test, parts.classes
+        splits = open_splits(Data(source=source))
+        images, names = splits.test, splits.classes
     else:
         openers = _openers(source, root)
-        found = (openers[part]() for part in ("test", "val", "train") if part in openers)
+        found = (openers[split]() for split in ("test", "val", "train") if split in openers)
         labelled = next((labelled for labelled in found if labelled), None)
         if labelled is None:
             raise DataError(f"{source}: has no labels to compare answers with")
@@ -201,39 +201,39 @@ def open_images(source: str, root: Path | None, classes: Sequence[str] | None) -
 
 
 def open_loaded(source: str, root: Path | None) -> dict[str, LabeledImages]:
-    """The parts that a source brings, as they are; those whose labels are withheld are left out.
+    """The splits that a source brings, as they are; those whose labels are withheld are left out.
 
     Raises:
         UserError: The source cannot be used.
     """
-    return {part: found for part, opened in _openers(source, root).items() if (found := opened())}
+    return {split: found for split, opened in _openers(source, root).items() if (found := opened())}
 
 
 def _openers(source: str, root: Path | None) -> dict[str, Callable[[], LabeledImages | None]]:
-    """What opens each part that a source brings: train, val, test, or only train if it is not parted."""
+    """What opens each split that a source brings: train, val, test, or only train if it has no splits."""
     check_source(source)
     path = Path(os.path.expanduser(source))  # noqa: PTH111 (never raises)
     prefix = source.split("/", 1)[0].lower()
     if source == "digits":
         return {"train": _digits}
     if download.is_remote(source):
-        return {part: partial(LabeledImages, *found) for part, found in remote.open_remote(source, root).items()}
+        return {split: partial(LabeledImages, *found) for split, found in remote.open_remote(source, root).items()}
     if path.is_dir() and (index.is_prepared(path) or tars.holds_tars(path)):
         opened = index.open_shards(path) if index.is_prepared(path) else tars.open_tars(path)
-        return {part: partial(LabeledImages, *found) for part, found in opened.items()}
+        return {split: partial(LabeledImages, *found) for split, found in opened.items()}
     if path.is_dir():
-        return {part: partial(folders.read_folder, folder) for part, folder in folders.split_folders(path).items()}
+        return {split: partial(folders.read_folder, folder) for split, folder in folders.split_folders(path).items()}
     if path.is_file():
         if path.suffix.lower() not in lists.SUFFIXES:
             raise DataError(
                 f"data.source: {source} is a file; give a folder of images or shards, or a list (.csv, .parquet)"
             )
-        return {part: partial(LabeledImages, *found) for part, found in lists.read_list(path).items()}
+        return {split: partial(LabeledImages, *found) for split, found in lists.read_list(path).items()}
     if "/" in source and prefix in NEEDS:
-        from ffvit.data import timm_sets  # brings PyTorch, which packing images from elsewhere does without
+        from ffvit.data import timm_datasets  # brings PyTorch, which packing images from elsewhere does without
 
-        names = timm_sets.split_names(source, root)
-        return {part: partial(timm_sets.open_split, source, root, split) for part, split in names.items()}
+        names = timm_datasets.split_names(source, root)
+        return {split: partial(timm_datasets.open_split, source, root, name) for split, name in names.items()}
     raise DataError(_nowhere(source, path, prefix))
 
 
@@ -259,17 +259,17 @@ def _nowhere(source: str, path: Path, prefix: str) -> str:
 
 def _check_classes(source: str, brought: dict[str, LabeledImages]) -> None:
     classes = brought["train"].classes
-    for part, (_, others) in brought.items():
+    for split, (_, others) in brought.items():
         here, there = set(classes), set(others)
         if here != there:
-            sides = [("train", classes, there, part), (part, others, here, "train")]
+            sides = [("train", classes, there, split), (split, others, here, "train")]
             said = [
                 f"{_listed([name for name in names if name not in lacked])} in {has} but not in {lacks}"
                 for has, names, lacked, lacks in sides
                 if set(names) - lacked
             ]
-            raise DataError(f"data.source: the parts of {source} differ in their classes: {'; '.join(said)}")
-        assert others == classes, f"{part} numbers the classes otherwise than train"
+            raise DataError(f"data.source: the splits of {source} differ in their classes: {'; '.join(said)}")
+        assert others == classes, f"{split} numbers the classes otherwise than train"
 
 
 def _listed(names: Sequence[str], limit: int = 5) -> str:
@@ -278,17 +278,17 @@ def _listed(names: Sequence[str], limit: int = 5) -> str:
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit:,} more"
 
 
-def _check_sizes(source: str, classes: Sequence[str], labels: Labels, groups: Groups | None, parts: int) -> None:
+def _check_sizes(source: str, classes: Sequence[str], labels: Labels, groups: Groups | None, splits: int) -> None:
     what = "images"
     if groups is not None:  # a group counts once for each class that it holds
         what = f"groups (by {groups.what})"
         labels = np.unique(np.stack([groups.of["train"], labels]), axis=1)[1]
     sizes = np.bincount(labels, minlength=len(classes))
-    small = [f"{name!r} ({size})" for name, size in zip(classes, sizes, strict=True) if size < parts]
+    small = [f"{name!r} ({size})" for name, size in zip(classes, sizes, strict=True) if size < splits]
     if small:
         few = ", ".join(small[:5]) + (f" and {len(small) - 5:,} more classes" if len(small) > 5 else "")
         raise DataError(
-            f"data.source: too few {what} in {source} of {few}: every class needs {parts}, one for each part that is "
+            f"data.source: too few {what} in {source} of {few}: every class needs {splits}, one for each split that is "
             "made of them; add images or leave the class out"
         )
 
@@ -312,12 +312,12 @@ def _hold_out(
 ) -> tuple[Subset, Subset]:
     """Part off `count` images at random, the same share of every class, within one image; or as near as groups come.
 
-    Every class gives at least one (image, or group) and keeps at least `leave`, so that no part lacks a class;
-    scikit-learn's stratified split leaves rare classes out of a small part, and refuses a part smaller than the number
+    Every class gives at least one (image, or group) and keeps at least `leave`, so that no split lacks a class;
+    scikit-learn's stratified split leaves rare classes out of a small split, and refuses a split smaller than the number
     of classes.
 
     Raises:
-        UserError: No split by whole groups gives every part every class.
+        UserError: No split by whole groups gives every split every class.
     """
     labels = images.labels
     sizes = np.bincount(labels)
@@ -367,21 +367,21 @@ def _fold(
 
 
 def _account(
-    data: Data, classes: int, parts: dict[str, Images | None], drawn: Sequence[str], groups: Groups | None
+    data: Data, classes: int, splits: dict[str, Images | None], drawn: Sequence[str], groups: Groups | None
 ) -> str:
-    sizes = {name: len(part) for name, part in parts.items() if part is not None}
+    sizes = {name: len(split) for name, split in splits.items() if split is not None}
     total = sum(sizes.values())
     counts = ", ".join(f"{size:,} for {name} ({100 * size / total:.1f} %)" for name, size in sizes.items())
     if drawn:
         named = [
-            f"test (fold {data.fold} of {data.folds})" if part == "test" and data.folds else part for part in drawn
+            f"test (fold {data.fold} of {data.folds})" if split == "test" and data.folds else split for split in drawn
         ]
         whole = "" if groups is None else f"in whole groups (by {groups.what}), "
         how = f"{' and '.join(named)} drawn at random, {whole}class by class, with split seed {data.split_seed}"
     else:
-        how = "all parts as the data brings them"
+        how = "all splits as the data brings them"
     grouped = "" if groups is None else f" in {len(groups.names):,} groups"
-    notes = "" if "selection" in sizes else " Nothing is held out to choose by: the last weights are the result."
+    notes = "" if "validation" in sizes else " Nothing is held out to choose by: the last weights are the result."
     if groups is not None and len(groups.names) == total:
         notes += f" Groups have no effect: by {groups.what}, every image is one of its own."
     return f"{total:,} images of {classes:,} classes{grouped} from {data.source}: {counts}; {how}.{notes}"

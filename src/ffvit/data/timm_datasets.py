@@ -50,7 +50,7 @@ def split_names(source: str, root: Path | None) -> dict[str, str]:
 
 
 def open_split(source: str, root: Path | None, split: str) -> LabeledImages | None:
-    """A part of the data set, or None if its labels are withheld (as those of many a public test part are).
+    """A split of the data set, or None if its labels are withheld (as those of many a public test split are).
 
     Raises:
         UserError: A package is missing, timm cannot open or read the data set, or it is too large to be held.
@@ -131,7 +131,7 @@ def _class_names(dataset: Any) -> tuple[str, ...]:
 def _held(source: str, split: str, dataset: Any) -> ArrayImages:
     """Read a stream to its end and keep its pixels.
 
-    Only so can it be parted, shuffled and augmented like every other source, and resumed where a run stopped;
+    Only so can it be split, shuffled and augmented like every other source, and resumed where a run stopped;
     what does not fit is better unpacked once than trained on by rules of its own.
     """
     dataset.reader.dist_rank, dataset.reader.dist_num_replicas = 0, 1  # Every process holds the whole part

@@ -137,9 +137,9 @@ def training_transform(recipe: Recipe, image: tuple[int, int], channels: int, me
         for operation in operations(augment):
             if operation.aug_fn is timms_posterize:
                 operation.aug_fn = posterize
-        return _Exactly(Compose([first, augment]), channels, recipe.erase)
+        return _Exactly(Compose([first, augment]), channels, recipe.random_erase_prob)
     steps = [on_arrays(step) for step in augment.transforms]
-    return _FastForTraining(first.transforms, steps, recipe.interpolation, channels, recipe.erase)
+    return _FastForTraining(first.transforms, steps, recipe.interpolation, channels, recipe.random_erase_prob)
 
 
 def evaluation_transform(preprocess: Preprocess) -> Transform:

@@ -52,7 +52,7 @@ def is_run(folder: Path) -> bool:
     """Whether a training wrote this folder: its `config.yaml` says which ffvit made it."""
     text = _beginning(folder / "config.yaml", 2**20)
     return all(re.search(f"^{field}:", text, re.M) for field in ("network", "recipe")) and bool(
-        re.search(r"^made_with:\n(  .*\n)*?  ffvit: ", text, re.M)
+        re.search(r"^environment:\n(  .*\n)*?  ffvit: ", text, re.M)
     )
 
 
@@ -111,11 +111,11 @@ def make_folder(
         path: The folder.
         kind: What is to be written.
         lock: Is acquired before anything is touched, and held afterwards.
-        overwrite: As in `check_free`.
-        used: As in `check_free`.
+        overwrite: As in `check_writable`.
+        used: As in `check_writable`.
 
     Raises:
-        UserError: As `check_free`.
+        UserError: As `check_writable`.
     """
     check_writable(path, kind, overwrite, used)
     try:

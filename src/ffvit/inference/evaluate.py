@@ -154,9 +154,9 @@ def _count_used(images: Images, own: Splits) -> int:
     candidates = {os.path.basename(name) for name in names}  # noqa: PTH119 (a million names)
     used = {
         _file(name)
-        for part in (own.train, own.selection)
-        if part is not None
-        for name in map(part.name, range(len(part)))
+        for split in (own.train, own.validation)
+        if split is not None
+        for name in map(split.name, range(len(split)))
         if os.path.basename(name) in candidates  # noqa: PTH119
     } - {None}
     return sum(_file(name) in used for name in names) if used else 0

@@ -31,7 +31,7 @@ KEPT_LOGITS = 100_000_000
 """At most so many logits are kept (400 MB) to fit a temperature on; of a larger set, those of evenly spaced images."""
 
 KEPT_IMAGES = 2**28
-"""Bytes: a set whose images fit in so many is loaded once and kept, to be scored again (a selection part: twice an epoch)."""
+"""Bytes: a set whose images fit in so many is loaded once and kept, to be scored again (a validation split: twice an epoch)."""
 
 BATCH = 256
 """Images at once on a device: enough to keep it busy. It moves no figure."""

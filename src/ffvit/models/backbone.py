@@ -312,4 +312,4 @@ class Backbone(nn.Module):
 
 
 def _has_class_token(architecture: Architecture) -> bool:
-    return architecture.readout == "class token"
+    return architecture.readout == "class_token"

@@ -150,7 +150,7 @@ def build_mixer(branch: Branch, architecture: Architecture, dropout: float) -> n
             return Attention(width, num_heads=branch.heads or 1, qkv_bias=True, proj_drop=dropout)
         case "linear":
             return Linear(length, branch.axis)
-        case "gating":  # gMLP, arXiv 2105.08050, section 2
+        case "gmlp":  # gMLP, arXiv 2105.08050, section 2
             gate = partial(SpatialGatingUnit, seq_len=length)
             return GatedMlp(width, architecture.hidden(branch), gate_layer=gate, drop=dropout)
         case "pooling":
@@ -162,5 +162,5 @@ def build_mixer(branch: Branch, architecture: Architecture, dropout: float) -> n
             return Fourier()
         case "random":
             return Random(length)
-        case "none":
+        case "identity":
             return nn.Identity()

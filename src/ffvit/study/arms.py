@@ -21,7 +21,7 @@ AXES = get_args(Axis)
 NO_MIXING = "no mixing"
 """The control that says whether mixing over patches is worth anything on these images."""
 
-CONTROLS = {NO_MIXING: "none", "random mixing": "random"}
+CONTROLS = {NO_MIXING: "identity", "random mixing": "random"}
 """The controls' names, and what stands in the place of the base's mixers over patches."""
 
 CONTROLS_RATE = 4.0
@@ -253,10 +253,10 @@ def _controls(arms: list[Arm], rate: float) -> list[Arm]:
                 Branch("feedforward", "features") if each.axis == "features" and each.spreads_patches else each
                 for each in block
             )
-        readout = "mean" if mixer == "none" else architecture.readout
+        readout = "mean" if mixer == "identity" else architecture.readout
         network = Network(architecture=architecture.replace(block=block, readout=readout))
         if any(arm.network.architecture == network.architecture and arm.recipe == body.recipe for arm in arms):
             continue  # the plan has it already
-        recipe = body.recipe.replace(learning_rate=rate * body.recipe.learning_rate)
+        recipe = body.recipe.replace(lr=rate * body.recipe.lr)
         controls.append(Arm(name=name, role="control", network=network, recipe=recipe))
     return controls

@@ -55,14 +55,14 @@ class Forecast:
         runs: What one run of each arm will take.
         at_once: Runs at once.
         seconds: Of all runs and trials, as many at once.
-        parts: The images.
+        splits: The images.
     """
 
     ground: StudyInputs
     runs: Mapping[str, Prediction]
     at_once: int
     seconds: float
-    parts: Splits
+    splits: Splits
 
 
 def make_forecast(
@@ -80,23 +80,23 @@ def make_forecast(
         UserError: The images, an arm or the budget cannot be had as the plan says; or the images or an arm that has runs
             were changed.
     """
-    parts = open_splits(plan.data if plan.folds is None else plan.data.replace(folds=plan.folds, fold=0))
+    splits = open_splits(plan.data if plan.folds is None else plan.data.replace(folds=plan.folds, fold=0))
     if record is not None and record.is_file():
         advice = "Put them back as they were, or begin a new study with another --out"
-        check_split(record, parts, plan.data.source, advice)
-    classes = len(parts.classes)
+        check_split(record, splits, plan.data.source, advice)
+    classes = len(splits.classes)
     if ground is None:
         held = match_budget(plan, all_arms(plan, classes), classes)
         threads = max(1, available_cores() // (len(held.arms) * len(plan.seeds) * (plan.folds or 1)))
         ground = StudyInputs(
             held=held,
             classes=classes,
-            images=parts.account,
-            train_images=len(parts.train),
-            validation_images=len(parts.selection) if parts.selection is not None else 0,
-            test_images=len(parts.test),
-            drawn=parts.drawn,
-            groups=parts.groups,
+            images=splits.account,
+            train_images=len(splits.train),
+            validation_images=len(splits.validation) if splits.validation is not None else 0,
+            test_images=len(splits.test),
+            drawn=splits.drawn,
+            groups=splits.groups,
             threads=threads,
             format=FORMAT,
             made_of=made_of(plan),
@@ -106,11 +106,11 @@ def make_forecast(
         ground = _extended(plan, ground)
     arms, jobs = ground.held.arms, make_runs(plan, ground.held.arms, Path(), plan.seeds, {})
     at_once = slots_for(plan.machine, len(jobs), MEMORY, workers, ground.threads).count
-    speeds = speeds_of(arms, parts, ground.threads, plan.machine, at_once)
-    runs = {arm.name: speeds[arm.name].run(arm.recipe, parts) for arm in arms}
+    speeds = speeds_of(arms, splits, ground.threads, plan.machine, at_once)
+    runs = {arm.name: speeds[arm.name].run(arm.recipe, splits) for arm in arms}
     memory = PROCESS + max(each.memory for each in runs.values())
     at_once = slots_for(plan.machine, len(jobs), memory, workers, ground.threads).count
-    return Forecast(ground, runs, at_once, study_seconds(plan, arms, parts), parts)
+    return Forecast(ground, runs, at_once, study_seconds(plan, arms, splits), splits)
 
 
 def _extended(plan: Plan, ground: StudyInputs) -> StudyInputs:
@@ -242,7 +242,7 @@ def _compare(
 ) -> Findings:
     began = time.monotonic()
     if not resume:
-        Study.check_free(out, plan, overwrite)
+        Study.check_writable(out, plan, overwrite)
     study = Study(out) if resume else None
     lock = FolderLock(out, "study")
     if study is not None:
@@ -266,7 +266,7 @@ def _compare(
         study.replan(plan)
         study.stand_on(ground)
         if not study.split_file.is_file():
-            write_record(record_split(forecast.parts, plan.data.source), study.split_file)
+            write_record(record_split(forecast.splits, plan.data.source), study.split_file)
         engine: Engine
         if on_cluster is not None:
             engine = on_cluster(ground.threads, study.logs)
@@ -377,8 +377,8 @@ def _measure_baselines(study: Study, plan: Plan, console: Console) -> None:
     known = study.baselines()
     seeds = [seed for seed in plan.seeds if str(seed) not in known]
     for seed in track(seeds, "trivial baselines", console=console, transient=True, disable=not console.is_terminal):
-        parts = open_splits(plan.data.replace(split_seed=splits_of(plan, seed)[0][0]))
-        found = measure_baselines(parts, seed)
+        splits = open_splits(plan.data.replace(split_seed=splits_of(plan, seed)[0][0]))
+        found = measure_baselines(splits, seed)
         known[str(seed)] = {
             each.name: {"top1": float(each.correct.mean()), "images": len(each.correct), "seconds": each.seconds}
             for each in found

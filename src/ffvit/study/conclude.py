@@ -327,7 +327,7 @@ def _statistics(analysis: Analysis, look: int, comparisons: int, runs: int) -> I
             "repetitions that share images."
         )
     else:
-        redrawn = "its own validation split" if "selection" in ground.drawn and plan.redraw else "the same split"
+        redrawn = "its own validation split" if "validation" in ground.drawn and plan.redraw else "the same split"
         yield (
             f"Each repetition has {redrawn}{search} and its own initialization, order and augmentation; all are tested on "
             "the same images. Intervals account for both sources of chance, repetitions and test images (crossed random "
@@ -367,7 +367,7 @@ def _missing(study: Study, jobs: Sequence[Job]) -> Iterator[str]:
 def _repeat(study: Study, results: Sequence[Result]) -> Iterator[tuple[str, str]]:
     yield "again", f"ffvit compare --study {study.plan_file} --out another-folder"
     if results:
-        made = read_yaml(Run(results[0].job.folder).config_file)["made_with"]
+        made = read_yaml(Run(results[0].job.folder).config_file)["environment"]
         names = ("ffvit", "torch", "torchvision", "timm", "lightning-fabric", "numpy", "pillow")
         yield "versions", ", ".join([f"Python {made['python']}", *(f"{name} {made[name]}" for name in names)])
         yield "commit", str(made["commit"])

@@ -1,4 +1,4 @@
-"""Where two arms part ways: the classes and the very images that one gets right and the other wrong."""
+"""Where two arms disagree: the classes and the very images that one gets right and the other wrong."""
 
 from __future__ import annotations
 

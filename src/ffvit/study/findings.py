@@ -64,7 +64,7 @@ class TrialFinding:
 
     Attributes:
         repetition: Seed and fold of the repetition that searched.
-        values: What was tried, {"learning_rate": 0.002}.
+        values: What was tried, {"lr": 0.002}.
         losses: Validation loss in nats of each trial seed; infinite where training diverged.
         chosen: Whether the repetition trained with it.
     """
@@ -80,7 +80,7 @@ class SearchFinding:
     """The search of one arm, over all its repetitions.
 
     Attributes:
-        field: What was searched on an axis: `learning_rate`, or the first of the fields searched.
+        field: What was searched on an axis: `lr`, or the first of the fields searched.
         epochs: Length of a trial.
         trials: Every configuration that was tried, in every repetition.
         at_the_edge: Repetitions whose choice is the largest or smallest value tried, so that the optimum was not seen.

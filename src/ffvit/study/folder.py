@@ -61,7 +61,7 @@ class StudyInputs(Value):
         train_images: How many each repetition trains on.
         validation_images: How many it chooses by.
         test_images: How many each repetition is tested on.
-        drawn: The parts that are drawn at random, anew for every repetition: `test`, `selection`.
+        drawn: The parts that are drawn at random, anew for every repetition: `test`, `validation`.
         groups: In how many groups the images lie; None if they are not grouped.
         threads: Processor threads a run, on which the last bits of its result depend.
         outlook: What the plan can show, computed before its runs, a sentence each.
@@ -159,7 +159,7 @@ class Study:
             lock: Of the folder; is acquired, and held afterwards. Default: one that is released in the end.
 
         Raises:
-            UserError: As `check_free`, or the folder cannot be made.
+            UserError: As `check_writable`, or the folder cannot be made.
         """
         held = lock or FolderLock(path, "study")
         try:
@@ -173,8 +173,8 @@ class Study:
         return cls(path)
 
     @staticmethod
-    def check_free(path: Path, plan: Plan | None = None, overwrite: bool = False) -> None:
-        """Nothing, if a study folder may be made there; see `output_folder.check_free`.
+    def check_writable(path: Path, plan: Plan | None = None, overwrite: bool = False) -> None:
+        """Nothing, if a study folder may be made there; see `output_folder.check_writable`.
 
         Raises:
             UserError: None may.

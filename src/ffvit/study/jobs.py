@@ -119,7 +119,7 @@ class Searches:
         def loss_of(values: Values, number: int) -> float | None:
             job = self.job(arm, seed, fold, values, number)
             if job.folder not in self._losses and job.finished():
-                chosen = (Run(job.folder).summary() or {}).get("selection")
+                chosen = (Run(job.folder).summary() or {}).get("validation")
                 self._losses[job.folder] = float(chosen["loss"]) if chosen else math.inf
             if job.folder in self._losses:
                 return self._losses[job.folder]

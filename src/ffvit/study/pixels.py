@@ -37,14 +37,14 @@ class Pixels:
     names: tuple[str, ...]
 
 
-def survives_mirroring(parts: Splits, seed: int) -> bool:
+def survives_mirroring(splits: Splits, seed: int) -> bool:
     """Whether mirrored images still look like their own class to the nearest neighbour.
 
     Photographs and drawings do, letters and digits do not: these are better trained without flips. Measured on training
     images alone, a third of which are looked up among the others, as they are and mirrored.
     """
-    side = min(MIRRORED_SIDE, typical_side(parts.train))
-    pixels = read_pixels(parts.train, MIRRORED, side, seed)
+    side = min(MIRRORED_SIDE, typical_side(splits.train))
+    pixels = read_pixels(splits.train, MIRRORED, side, seed)
     known, looked_up = train_test_split(np.arange(len(pixels.labels)), test_size=1 / 3, random_state=seed)
     nearest = KNeighborsClassifier(1, algorithm="brute").fit(pixels.values[known], pixels.labels[known])
     upright = pixels.values[looked_up].reshape(len(looked_up), 3, side, side)
@@ -55,14 +55,14 @@ def survives_mirroring(parts: Splits, seed: int) -> bool:
     return bool(mirrored >= ALIKE * as_is)
 
 
-def patch_spread(parts: Splits, side: int, patch: int) -> float:
+def patch_spread(splits: Splits, side: int, patch: int) -> float:
     """Standard deviation of the embeddings of an image's patches about their mean, as PyTorch starts the embedding.
 
     PyTorch draws its weights with a variance of 1 / (3 x inputs), so a feature's variance over an image's patches is a
     third of the mean variance of a pixel over them.
 
     Args:
-        parts: The images.
+        splits: The images.
         side: Of the images that the network takes, in pixels.
         patch: Side of a patch, in pixels.
 
@@ -70,7 +70,7 @@ def patch_spread(parts: Splits, side: int, patch: int) -> float:
         UserError: None of the images can be read.
     """
     takes = Preprocess(img_size=(side, side))
-    values = read_pixels(parts.train, SPREAD, side, seed=0).values.reshape(-1, 3, side, side)
+    values = read_pixels(splits.train, SPREAD, side, seed=0).values.reshape(-1, 3, side, side)
     rows = side // patch
     patches = values.reshape(-1, 3, rows, patch, rows, patch) / np.array(takes.std, np.float32).reshape(3, 1, 1, 1, 1)
     return float(np.sqrt(patches.var(axis=(2, 4)).mean() / 3))

@@ -39,7 +39,7 @@ class Search(Value):
     """How every repetition of an arm tunes its recipe: short trials on its own split, judged by validation loss."""
 
     fields: dict[str, tuple[Any, ...] | None] = Field(
-        {"learning_rate": None},
+        {"lr": None},
         description="Fields of the recipe and the values tried, crossed. Learning rate without values: the recipe's "
         "times 1/4, 1/2, 1, 2 and 4.",
     )
@@ -63,7 +63,7 @@ class Search(Value):
                 raise ValueError(f"fields: a recipe has no field {name!r}{did_you_mean(name, Recipe.model_fields)}")
             if name in ("epochs", "minutes"):
                 raise ValueError(f"fields: {name} is what a trial is short of; it cannot be searched")
-            if values is None and name != "learning_rate":
+            if values is None and name != "lr":
                 raise ValueError(f"fields: say which values of {name} to try")
             if values is not None and len(set(values)) < 2:
                 raise ValueError(f"fields: give at least two values of {name} to choose from")
@@ -71,7 +71,7 @@ class Search(Value):
 
     def grid(self, recipe: Recipe) -> dict[str, tuple[Any, ...]]:
         """The values tried around a recipe, by field; the recipe's own learning rate first, then outwards."""
-        own = recipe.learning_rate
+        own = recipe.lr
         ladder = tuple(float(f"{own * factor:.3g}") for factor in (1, 2, 1 / 2, 4, 1 / 4))
         return {name: ladder if values is None else values for name, values in self.fields.items()}
 
@@ -207,8 +207,10 @@ class Plan(Value):
             )
         if self.side_seeds is not None and self.side_seeds > len(self.seeds):
             raise ValueError(f"side_seeds: {self.side_seeds} is more than the {len(self.seeds)} seeds of the main pair")
-        if self.search is not None and self.data.selection == 0:
-            raise ValueError("data.selection: the search chooses by a selection part: keep one, or set search to none")
+        if self.search is not None and self.data.validation == 0:
+            raise ValueError(
+                "data.validation: the search chooses by a validation split: keep one, or set search to none"
+            )
         if self.until_settled and self.folds is not None:
             raise ValueError("until_settled: not with folds, whose runs are few and fixed")
         if self.until_settled and self.max_seeds < len(self.seeds):

@@ -207,9 +207,7 @@ def fit_plan(
         fields = {
             "machine": _computing(machine, Body(8, 2, 64, 3, 2)),
             "network": Network(architecture=body(8, 2, width=64, depth=3, positions=DIGITS_POSITIONS, channels=1)),
-            "recipe": recipes.named_recipe("digits")
-            .lasting(DIGITS_EPOCHS)
-            .replace(learning_rate=4e-3, crop_scale=(0.8, 1.0)),
+            "recipe": recipes.named_recipe("digits").lasting(DIGITS_EPOCHS).replace(lr=4e-3, crop_scale=(0.8, 1.0)),
             "factors": factors
             or {"mixer": {name: its for name, its in mixers(heads=4).items() if name != ATTENTION_ONLY}},
             "side_seeds": None if factors else 1,
@@ -236,9 +234,9 @@ class _Fitting:
         self.data, self.factors, self.minutes, self.machine = data, factors, minutes, machine
         self.asked: dict[str, Any] = {"data": data, "controls": controls, "search": search}
         self.seeds = seeds
-        self.parts: Splits = open_splits(data)
-        self.images, self.side = len(self.parts.train), typical_side(self.parts.train)
-        self.flip = 0.5 if survives_mirroring(self.parts, seed=0) else 0.0
+        self.splits: Splits = open_splits(data)
+        self.images, self.side = len(self.splits.train), typical_side(self.splits.train)
+        self.flip = 0.5 if survives_mirroring(self.splits, seed=0) else 0.0
         self.spreads: dict[tuple[int, ...], float] = {}
         self.enough = int(np.clip(ENOUGH_VIEWS / self.images, 10, 100))
 
@@ -292,7 +290,7 @@ class _Fitting:
     def takes(self, size: Body, offer: RunBudget, epochs: int, **others: Any) -> float:
         """Predicted seconds of such a study; `others` replace fields of its plan."""
         plan = Plan(**self.fields(size, offer, epochs) | others)
-        return study_seconds(plan, all_arms(plan, len(self.parts.classes)), self.parts)
+        return study_seconds(plan, all_arms(plan, len(self.splits.classes)), self.splits)
 
     def fields(self, size: Body, offer: RunBudget, epochs: int) -> dict[str, Any]:
         """The fields of such a plan."""
@@ -314,7 +312,7 @@ class _Fitting:
     def positions(self, size: Body) -> float:
         """The standard deviation at which its positions start; 0.05 at least, should all patches of an image be alike."""
         if size[:2] not in self.spreads:
-            self.spreads[size[:2]] = patch_spread(self.parts, size.image, size.patch)
+            self.spreads[size[:2]] = patch_spread(self.splits, size.image, size.patch)
         return max(0.05, round(self.spreads[size[:2]], 2))
 
     def gave_up(self, size: Body, offer: RunBudget, epochs: int, larger: Body | None) -> Iterator[str]:
@@ -382,9 +380,9 @@ def _recipe(images: int, epochs: int, size: Body, flip: float) -> Recipe:
     fields: dict[str, Any] = {
         "epochs": epochs,
         "batch_size": batch,
-        "learning_rate": 4e-3 if size.width <= 96 else 2e-3 if size.width <= 192 else 1e-3,
+        "lr": 4e-3 if size.width <= 96 else 2e-3 if size.width <= 192 else 1e-3,
         "warmup_epochs": min(max(1, epochs // 10), epochs - 1),
-        "average_decay": float(f"{1 - min(0.1, 10 / steps):.3g}"),
+        "ema_decay": float(f"{1 - min(0.1, 10 / steps):.3g}"),
         "flip": flip,
     }
     if tiny:  # a crop must keep the stroke of a letter, and Pillow is the faster way for so few pixels
@@ -392,7 +390,7 @@ def _recipe(images: int, epochs: int, size: Body, flip: float) -> Recipe:
     if size.image < 128:
         fields |= {"evaluation_crop": 1.0}
     if epochs < STRONG_FROM:
-        fields |= {"drop_path": 0.0, "auto_augment": None, "erase": 0.0, "mixup": 0.0, "cutmix": 0.0}
+        fields |= {"drop_path": 0.0, "auto_augment": None, "random_erase_prob": 0.0, "mixup": 0.0, "cutmix": 0.0}
         fields |= {"crop_scale": (0.6, 1.0)}
     elif tiny:
         fields |= {"crop_scale": (0.6, 1.0), "auto_augment": "rand-m5-mstd0.5-inc1" if flip else None}

@@ -67,7 +67,7 @@ def _configurations(search: Search, recipe: Recipe) -> list[Values]:
     grid = search.grid(recipe)
     cells = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
     count = search.planned(recipe)
-    if search.fields == {"learning_rate": None}:
+    if search.fields == {"lr": None}:
         return cells[:count]
     return cells if count == len(cells) else random.Random(0).sample(cells, count)
 
@@ -98,11 +98,11 @@ def _halved(search: Search, configurations: Sequence[Values], loss_of: LossOf) -
 
 def _beyond(configurations: Sequence[Values], chosen: Values) -> Values | None:
     """The configuration one rate further out, where the chosen learning rate is the largest or smallest tried."""
-    if "learning_rate" not in chosen:
+    if "lr" not in chosen:
         return None
-    rates = sorted({float(values["learning_rate"]) for values in configurations})
-    own = float(chosen["learning_rate"])
+    rates = sorted({float(values["lr"]) for values in configurations})
+    own = float(chosen["lr"])
     if own not in (rates[0], rates[-1]) or len(rates) < 2:
         return None
     factor = rates[0] / rates[1] if own == rates[0] else rates[-1] / rates[-2]
-    return {**chosen, "learning_rate": float(f"{own * factor:.3g}")}
+    return {**chosen, "lr": float(f"{own * factor:.3g}")}

@@ -116,13 +116,13 @@ class Speed:
     kept: float
     state: float
 
-    def run(self, recipe: Recipe, parts: Splits) -> Prediction:
+    def run(self, recipe: Recipe, splits: Splits) -> Prediction:
         """What a run by this recipe will take, on these images."""
-        selection = len(parts.selection) if parts.selection is not None else 0
-        scored = 2 if recipe.average_decay is not None else 1
-        # The selection part is loaded once, and scored once more at the end, then the test part.
-        last = selection * (self.load + self.answer) + len(parts.test) * (self.load + self.answer)
-        seconds = recipe.epochs * (len(parts.train) * self.train + scored * selection * self.answer + self.epoch)
+        validation = len(splits.validation) if splits.validation is not None else 0
+        scored = 2 if recipe.ema_decay is not None else 1
+        # The validation split is loaded once, and scored once more at the end, then the test split.
+        last = validation * (self.load + self.answer) + len(splits.test) * (self.load + self.answer)
+        seconds = recipe.epochs * (len(splits.train) * self.train + scored * validation * self.answer + self.epoch)
         if recipe.minutes is not None:
             seconds = 60 * recipe.minutes
         return Prediction(START + self.start + seconds + last, (self.state + recipe.batch_size * self.kept) / 2**20)
@@ -143,49 +143,49 @@ def trials(plan: Plan, recipe: Recipe) -> float:
     return total + (EXTENSIONS * plan.search.seeds if plan.search.extend else 0.0)
 
 
-def study_seconds(plan: Plan, arms: Sequence[Arm], parts: Splits) -> float:
+def study_seconds(plan: Plan, arms: Sequence[Arm], splits: Splits) -> float:
     """What a whole study takes: searches and runs, as many at once as this machine carries, and what comes around them.
 
     Args:
         plan: The study.
         arms: Its arms.
-        parts: The images of one of its runs.
+        splits: The images of one of its runs.
     """
     jobs = make_runs(plan, arms, Path(), plan.seeds, {})
     threads = max(1, available_cores() // (len(arms) * len(plan.seeds) * (plan.folds or 1)))
     at_once = slots_for(plan.machine, len(jobs), MEMORY, None, threads).count
-    speeds = speeds_of(arms, parts, threads, plan.machine, at_once)
+    speeds = speeds_of(arms, splits, threads, plan.machine, at_once)
     runs, searches = 0.0, 0.0
     longest, slowest = 0.0, 0.0
     for job in jobs:
         speed, recipe = speeds[job.arm], job.config.recipe
-        run = speed.run(recipe, parts).seconds
-        trial = speed.run(shorten(recipe, plan.search), parts).seconds if plan.search is not None else 0.0
+        run = speed.run(recipe, splits).seconds
+        trial = speed.run(shorten(recipe, plan.search), splits).seconds if plan.search is not None else 0.0
         longest, slowest = max(longest, run), max(slowest, trial)
         runs, searches = runs + run, searches + trials(plan, recipe) * trial
     # The last runs leave places free: half of one, on average. No study is over before its slowest repetition is.
     working = (runs + searches + longest * (at_once - 1) / 2) / at_once
     rounds = plan.search.seeds if plan.search is not None else 0
-    baselines = predicted_seconds(parts, next(iter(speeds.values())).load) if plan.controls else 0.0
+    baselines = predicted_seconds(splits, next(iter(speeds.values())).load) if plan.controls else 0.0
     around = REPORT + len(plan.seeds) * baselines + sum(speed.costs for speed in speeds.values())
     return max(working, longest + rounds * slowest) + around
 
 
-def speeds_of(arms: Sequence[Arm], parts: Splits, threads: int, machine: Machine, at_once: int) -> dict[str, Speed]:
+def speeds_of(arms: Sequence[Arm], splits: Splits, threads: int, machine: Machine, at_once: int) -> dict[str, Speed]:
     """What a run of each arm takes; on a CPU large networks are not built, but scaled from the largest that was.
 
     Args:
         arms: The arms.
-        parts: The images.
+        splits: The images.
         threads: Processor threads of each run.
         machine: What one run computes on.
         at_once: How many runs go on at once.
     """
-    classes = len(parts.classes)
+    classes = len(splits.classes)
     by_size = sorted(arms, key=lambda arm: count_arm(arm.network, classes).parameters)
     scaled = scaled_arms(arms, classes, machine)
     built = [arm for arm in by_size if arm.name not in scaled]
-    speeds = {arm.name: measure(arm.network, arm.recipe, parts, threads, machine, at_once) for arm in built}
+    speeds = {arm.name: measure(arm.network, arm.recipe, splits, threads, machine, at_once) for arm in built}
     largest = built[-1]
     for arm in by_size[len(built) :]:
         speeds[arm.name] = _scaled(speeds[largest.name], largest, arm, classes)
@@ -222,13 +222,15 @@ def _scaled(speed: Speed, of: Arm, arm: Arm, classes: int) -> Speed:
 _measured: dict[Any, Speed] = {}
 
 
-def measure(network: Network, recipe: Recipe, parts: Splits, threads: int, machine: Machine, at_once: int = 1) -> Speed:
+def measure(
+    network: Network, recipe: Recipe, splits: Splits, threads: int, machine: Machine, at_once: int = 1
+) -> Speed:
     """Do a few steps of a run, score a few images, end an epoch, and time each; what was measured once is kept.
 
     Args:
         network: What is trained.
         recipe: How; its length and its learning rate do not matter.
-        parts: The images.
+        splits: The images.
         threads: Processor threads of each run.
         machine: What one run computes on.
         at_once: How many runs go on at once; on GPUs each has its own, so there one is measured alone.
@@ -238,15 +240,15 @@ def measure(network: Network, recipe: Recipe, parts: Splits, threads: int, machi
         OutOfMemoryError: Memory ran out.
     """
     on_processor = device_type(machine) == "cpu"
-    alike = {"epochs": 100, "minutes": None, "warmup_epochs": 1, "cooldown_epochs": 0, "learning_rate": 1e-3}
-    average = None if recipe.average_decay is None else 0.9
-    recipe = recipe.replace(**alike, average_decay=average, balance="none", teacher=None)
+    alike = {"epochs": 100, "minutes": None, "warmup_epochs": 1, "cooldown_epochs": 0, "lr": 1e-3}
+    average = None if recipe.ema_decay is None else 0.9
+    recipe = recipe.replace(**alike, ema_decay=average, balance="none", teacher=None)
     workers = threads - 1 if machine.workers is None and on_processor else machine.workers
     alone = machine.replace(devices=1, nodes=1, strategy="ddp", compile="never", workers=workers)
-    key = (network.to_yaml(), recipe.to_yaml(), alone.to_yaml(), parts.account, threads, at_once)
+    key = (network.to_yaml(), recipe.to_yaml(), alone.to_yaml(), splits.account, threads, at_once)
     if key not in _measured:
         at_once = min(at_once, MOST_AT_ONCE) if on_processor else 1
-        found = _at_once(at_once, Config(network=network, recipe=recipe, machine=alone), parts, threads)
+        found = _at_once(at_once, Config(network=network, recipe=recipe, machine=alone), splits, threads)
         mean = {each.name: float(np.mean([getattr(one, each.name) for one in found])) for each in fields(Speed)}
         speed = Speed(**mean)
         _measured[key] = replace(speed, train=speed.train / (machine.devices * machine.nodes))
@@ -300,18 +302,18 @@ def _leave_with_parent(folder: Path) -> None:
     threading.Thread(target=leave, daemon=True).start()
 
 
-def _measure_here(config: Config, parts: Splits, threads: int, folder: Path) -> Speed:
+def _measure_here(config: Config, splits: Splits, threads: int, folder: Path) -> Speed:
     """What a run takes, measured in this process; `folder` is where its run folder is made."""
     torch.set_num_threads(threads)
     began = time.perf_counter()
     device = torch.device(device_type(config.machine))
     model = create_model(
-        config.network, len(parts.classes), drop_path=config.recipe.drop_path, dropout=config.recipe.dropout
+        config.network, len(splits.classes), drop_path=config.recipe.drop_path, dropout=config.recipe.dropout
     )
     takes = preprocess_of(model)
-    batch = _batch(config, parts, device)
+    batch = _batch(config, splits, device)
     config = config.replace(recipe=config.recipe.replace(batch_size=batch))
-    few = Splits(parts.classes, _some(parts.train, 8 * batch), None, _some(parts.test, 256), "")
+    few = Splits(splits.classes, _some(splits.train, 8 * batch), None, _some(splits.test, 256), "")
     display = TrainingDisplay(Console(file=io.StringIO()), shown=False)
     loop = Trainer(start_fabric(config.machine), config, model, None, few, display)
     loop.run = Run.create(Path(tempfile.mkdtemp(dir=folder)), config)
@@ -333,11 +335,11 @@ def _measure_here(config: Config, parts: Splits, threads: int, folder: Path) -> 
     return Speed(started, train, load, answer, epoch, kept, state)
 
 
-def _batch(config: Config, parts: Splits, device: torch.device) -> int:
+def _batch(config: Config, splits: Splits, device: torch.device) -> int:
     """Images of the steps that are timed."""
     # Steps of a cheap network are all overhead, which the batch shares; others take long enough with few images.
-    cheap = device.type != "cpu" or count_arm(config.network, len(parts.classes)).flops < CHEAP
-    return min(config.recipe.batch_size, 64 if cheap else 8, len(parts.train) // 2 * 2)
+    cheap = device.type != "cpu" or count_arm(config.network, len(splits.classes)).flops < CHEAP
+    return min(config.recipe.batch_size, 64 if cheap else 8, len(splits.train) // 2 * 2)
 
 
 def _steps(loop: Trainer, batch: int, began: float) -> tuple[float, float]:

@@ -29,19 +29,19 @@ def _peak_memory(device: torch.device) -> float:
 
 
 def evaluate_at_end(loop: Trainer) -> Group:
-    """Score what the selection part chose on the test part, write it down, and hand back the report."""
+    """Score what the validation split chose on the test split, write it down, and hand back the report."""
     run, progress, test = loop.run, loop.progress, loop.parts.test
     loop.save_weights(run.last_file, loop.plain)
     best, temperature = progress.best, None
-    if loop.selection is not None:
+    if loop.validation is not None:
         state, _ = read_weights(run.best_file)
         set_model_state_dict(loop.plain, dict(state), options=StateDictOptions(full_state_dict=True))
         with loop.eagerly():
-            chosen, _ = loop.selection(loop.network)
+            chosen, _ = loop.validation(loop.network)
         if not chosen.correct.all():  # without a mistake, ever more certain is ever better: nothing to fit
             temperature = fit_temperature(chosen.logits, chosen.labels[chosen.logits_of])
             loop.save_weights(run.best_file, loop.plain, temperature)
-    loop.display.scoring("test part")
+    loop.display.scoring("test split")
     with loop.eagerly():
         answers, bad = loop.scorer(test)(loop.network)
     loop.note(bad)
@@ -61,7 +61,7 @@ def evaluate_at_end(loop: Trainer) -> Group:
                 "parameters": sum(each.numel() for each in loop.plain.parameters()),
                 "images": loop.parts.account,
                 "weights": weights,
-                "selection": best or None,
+                "validation": best or None,
                 "temperature": temperature,
                 "test": evaluation.to_dict(),
                 "bad_images": len(progress.bad_images),

@@ -62,7 +62,7 @@ class Trainer:
         config: What to compute.
         network: With its start values.
         teacher: To distil from, or None.
-        parts: The images.
+        splits: The images.
         display: Where to show progress.
     """
 
@@ -74,22 +74,22 @@ class Trainer:
         config: Config,
         network: nn.Module,
         teacher: nn.Module | None,
-        parts: Splits,
+        splits: Splits,
         display: TrainingDisplay,
     ) -> None:
-        self.fabric, self.config, self.parts, self.display = fabric, config, parts, display
+        self.fabric, self.config, self.splits, self.display = fabric, config, splits, display
         self.recipe, self.seed = config.recipe, config.seed
         self.preprocess = preprocess_of(network).with_recipe(self.recipe)
         set_preprocess(network, self.preprocess)
 
-        blocks, ahead = remote_blocks(parts.train) or (None, None)
+        blocks, ahead = remote_blocks(splits.train) or (None, None)
         self.order = TrainingOrder(
-            images=len(parts.train),
+            images=len(splits.train),
             seed=self.seed,
             batch_size=self.recipe.batch_size,
-            group_size=self.recipe.mix_group,
-            repeats=self.recipe.repeats,
-            probabilities=_balanced(parts) if self.recipe.balance == "sampler" else None,
+            group_size=self.recipe.mixup_group_size,
+            repeats=self.recipe.aug_repeats,
+            probabilities=_balanced(splits) if self.recipe.balance == "sampler" else None,
             process=fabric.global_rank,
             processes=fabric.world_size,
             micro_batch=config.machine.micro_batch,
@@ -98,16 +98,16 @@ class Trainer:
         )
         if not self.order.steps:
             raise ConfigError(
-                f"recipe.batch_size {self.recipe.batch_size} is more than the {len(parts.train)} training images; "
-                f"try --recipe.batch-size {2 ** int(np.log2(max(2, len(parts.train) // 8)))}"
+                f"recipe.batch_size {self.recipe.batch_size} is more than the {len(splits.train)} training images; "
+                f"try --recipe.batch-size {2 ** int(np.log2(max(2, len(splits.train) // 8)))}"
             )
         if self.recipe.batch_size < 2 * fabric.world_size * self.order.micro_batches:
             raise ConfigError(
                 f"recipe.batch_size {self.recipe.batch_size} is too small to share over {fabric.world_size} devices"
             )
         self.finish = NormalizeOnDevice(self.preprocess.mean, self.preprocess.std)
-        self.mixing = MixupCutmix(self.recipe, len(parts.classes), self.seed)
-        weights = class_weights(parts.train.labels, len(parts.classes)) if self.recipe.balance == "weights" else None
+        self.mixing = MixupCutmix(self.recipe, len(splits.classes), self.seed)
+        weights = class_weights(splits.train.labels, len(splits.classes)) if self.recipe.balance == "weights" else None
         self.criterion = Criterion(self.recipe, weights, teacher, self.preprocess.mean, self.preprocess.std)
         self.criterion.to(fabric.device)
 
@@ -115,8 +115,8 @@ class Trainer:
         if teacher is not None and hasattr(network, "set_distilled_training"):
             cast("Any", network).set_distilled_training(True)
         self.depth = DropPathSampler(network, self.recipe.batch_size)
-        decay = self.recipe.average_decay
-        self.average = EMA(network, decay, self.recipe.average_warmup) if decay is not None else None
+        decay = self.recipe.ema_decay
+        self.average = EMA(network, decay, self.recipe.ema_warmup) if decay is not None else None
         if config.machine.strategy != "fsdp":  # a network that has to be sharded is estimated where it is
             network.to(fabric.device)
         at_once = -(-self.recipe.batch_size // (fabric.world_size * self.order.micro_batches))
@@ -124,7 +124,7 @@ class Trainer:
         if self.recomputed is None and has_free_memory(network, at_once, fabric):
             keep_freed_memory()
         self.workers, self.loader = self.loading(network, at_once)
-        self.compiled = should_compile(config.machine, network, self.recipe, len(parts.train), fabric.device)
+        self.compiled = should_compile(config.machine, network, self.recipe, len(splits.train), fabric.device)
         if self.compiled:
             compile_blocks(network)
         self.network = fabric.setup_module(network)
@@ -140,7 +140,7 @@ class Trainer:
         self.pieces = 1  # a micro-batch is cut into so many if the device's memory is too small for it
 
         self.alone_asked: Callable[[], bool] = lambda: False
-        self.selection = self.scorer(parts.selection) if parts.selection is not None else None
+        self.validation = self.scorer(splits.validation) if splits.validation is not None else None
         self.progress = Progress()
 
     def loading(self, network: nn.Module, at_once: int) -> tuple[int, DataLoader[Batch]]:
@@ -149,11 +149,11 @@ class Trainer:
         transform = training_transform(self.recipe, takes.img_size, takes.in_chans, takes.mean)
         shape = (takes.in_chans, *takes.img_size)
         loader = partial(
-            training_loader, self.parts.train, transform, shape, self.order, self.seed, device=self.fabric.device
+            training_loader, self.splits.train, transform, shape, self.order, self.seed, device=self.fabric.device
         )
         workers = self.config.machine.workers
         if workers is None:
-            workers = worker_count(self.parts.train, local_world_size(self.fabric), self.fabric.device)
+            workers = worker_count(self.splits.train, local_world_size(self.fabric), self.fabric.device)
             if self.config.machine.strategy != "fsdp":  # a network that has to be sharded does not answer yet
                 workers = loading_workers(loader(0), network, at_once, self.fabric, workers)
         return workers, loader(workers)
@@ -164,7 +164,7 @@ class Trainer:
             self.fabric,
             images,
             self.preprocess,
-            self.parts.classes,
+            self.splits.classes,
             BATCH,
             self.config.machine.workers,
         )
@@ -180,7 +180,7 @@ class Trainer:
                 self.run, self.fabric, self.plain, self.average, self._optimizer, self.display.say
             )
         if self.fabric.is_global_zero:
-            self.run.forget_after(self.progress.epoch)
+            self.run.truncate_metrics(self.progress.epoch)
 
     def fit(self) -> None:
         """Train to the end of the recipe.
@@ -271,9 +271,9 @@ class Trainer:
                 f"memory is short: computing each batch in {self.pieces} parts (the result stays the same)"
             )
         norm = None
-        if self.recipe.clip_gradients is not None:
-            norm = self.fabric.clip_gradients(
-                self.network, self.optimizer, max_norm=self.recipe.clip_gradients, error_if_nonfinite=False
+        if self.recipe.clip_grad_norm is not None:
+            norm = self.fabric.clip_grad_norm(
+                self.network, self.optimizer, max_norm=self.recipe.clip_grad_norm, error_if_nonfinite=False
             )
         made = self.finite.finite(loss, norm)
         self.finite.step(self.optimizer, made)
@@ -367,7 +367,7 @@ class Trainer:
         kept = "the last good checkpoint is kept" if self.run.has_checkpoint else "no checkpoint was written yet"
         return DivergedError(
             f"{self.first_skipped}{since}; {kept}. "
-            "A lower --recipe.learning-rate, a --recipe.clip-gradients, or --precision 32-true may help"
+            "A lower --recipe.lr, a --recipe.clip-grad-norm, or --precision 32-true may help"
         )
 
     def stopped(self, interruption: StopSignals) -> RunStoppedError:
@@ -375,7 +375,7 @@ class Trainer:
         return interruption.error(f"stopped; go on with: ffvit train --out {self.run.path} --resume")
 
     def pause(self, _: int) -> None:
-        """Between two batches that are scored: a large selection part must not keep anyone waiting who asked to stop.
+        """Between two batches that are scored: a large validation split must not keep anyone waiting who asked to stop.
 
         Several processes go on to the next look: they have to stop together.
         """
@@ -384,7 +384,7 @@ class Trainer:
 
     def _check_bad_images(self) -> None:
         """Say how many images could not be read, at the first and whenever their number has doubled; stop at the limit."""
-        bad, images = self.progress.bad_images, self.parts.count
+        bad, images = self.progress.bad_images, self.splits.count
         allowed = self.config.data.bad_images
         if len(bad) > (limit := bad_image_limit(allowed, images)):
             self.write_bad_images()
@@ -407,23 +407,23 @@ class Trainer:
             self.progress.bad_images.setdefault(each.name, each.reason)
 
     def end_epoch(self, images_a_second: float, curves: SummaryWriter | None) -> None:
-        """Score the weights and their average on the selection part, keep the best, write the epoch down, save."""
+        """Score the weights and their average on the validation split, keep the best, write the epoch down, save."""
         progress = self.progress
         check_finite(self.plain, self.fabric, progress.epoch)  # scoring would fail, too, but not say why
         row: dict[str, Any] = {
             "epoch": progress.epoch + 1,
             "images": progress.images,
             "loss": float(np.mean(progress.losses)) if progress.losses else float("nan"),
-            "learning_rate": self.rate,
+            "lr": self.rate,
         }
-        if self.selection is not None:
-            self.display.scoring("selection part")
+        if self.validation is not None:
+            self.display.scoring("validation split")
             candidates: dict[str, tuple[nn.Module, nn.Module]] = {"weights": (self.network, self.plain)}
             if self.average is not None:
                 candidates["average"] = (self.average.network, self.average.network)
             for name, (network, plain) in candidates.items():
                 with self.eagerly():
-                    answers, bad = self.selection(network, self.pause)
+                    answers, bad = self.validation(network, self.pause)
                 self.note(bad)
                 row[name] = {"top1": float(answers.correct.mean()), "loss": float(answers.loss.mean(dtype=np.float64))}
                 self.keep_if_best(name, plain, row)
@@ -439,7 +439,7 @@ class Trainer:
         self.display.epoch(row, epochs, len(self.progress.bad_images))
 
     def keep_if_best(self, name: str, network: nn.Module, row: dict[str, Any]) -> None:
-        """Write `best.safetensors` if this candidate has the highest top-1 on the selection part (then: lowest loss)."""
+        """Write `best.safetensors` if this candidate has the highest top-1 on the validation split (then: lowest loss)."""
         best, here = self.progress.best, row[name]
         if not best or (here["top1"], -here["loss"]) > (best["top1"], -best["loss"]):
             self.progress.best = {"epoch": row["epoch"], "which": name, **here}
@@ -449,7 +449,7 @@ class Trainer:
         """Write a file of weights, gathered from all processes by the first."""
         state = cast("dict[str, Tensor]", get_model_state_dict(network, options=WHOLE))
         on_rank_zero(
-            self.fabric, lambda: save_weights(path, network, self.parts.classes, state, temperature=temperature)
+            self.fabric, lambda: save_weights(path, network, self.splits.classes, state, temperature=temperature)
         )
 
     def write_bad_images(self) -> None:
@@ -490,9 +490,9 @@ class _AskedWhileScoringError(Exception):
     """Someone asked to stop before the epoch was scored."""
 
 
-def _balanced(parts: Splits) -> np.ndarray:
+def _balanced(splits: Splits) -> np.ndarray:
     """Probabilities by which every class is drawn equally often."""
-    labels = parts.train.labels
+    labels = splits.train.labels
     each = 1.0 / np.bincount(labels)[labels]
     return each / each.sum()
 

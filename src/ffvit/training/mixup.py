@@ -37,8 +37,8 @@ class MixupCutmix:
             Mixup(
                 mixup_alpha=recipe.mixup,
                 cutmix_alpha=recipe.cutmix,
-                prob=recipe.mix_probability,
-                switch_prob=recipe.cutmix_probability,
+                prob=recipe.mixup_prob,
+                switch_prob=recipe.mixup_switch_prob,
                 mode="batch",
                 label_smoothing=recipe.label_smoothing,
                 num_classes=classes,

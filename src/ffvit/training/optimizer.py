@@ -50,7 +50,7 @@ def build_optimizer(network: nn.Module, recipe: Recipe) -> Optimizer:
         optimizer = create_optimizer_v2(
             parameter_groups(network, recipe),
             opt=recipe.optimizer,
-            lr=recipe.peak_learning_rate,
+            lr=recipe.peak_lr,
             weight_decay=recipe.weight_decay,
             **settings,
         )

@@ -22,7 +22,7 @@ def lr_at(recipe: Recipe, epochs_done: int | float) -> float:
         epochs_done, warmup = math.floor(epochs_done), math.floor(warmup)
     if recipe.schedule_late:
         epochs_done = max(epochs_done - 1, 0)
-    peak, start, final = recipe.peak_learning_rate, recipe.warmup_learning_rate, recipe.final_learning_rate
+    peak, start, final = recipe.peak_lr, recipe.warmup_lr, recipe.min_lr
     if epochs_done < warmup:
         return start + (peak - start) * epochs_done / warmup
     if recipe.schedule == "constant":

@@ -58,7 +58,7 @@ def train(
 
     Args:
         model: A name of ours or of timm's, or an `Architecture`. Default: ff_micro for the digits, else ff_tiny.
-        data: A folder, a list, a data set that timm opens, or a `Data` that also says how it is parted.
+        data: A folder, a list, a data set that timm opens, or a `Data` that also says how it is split.
         recipe: A name or a `Recipe`. Default: `digits` for the digits, else `small`.
         image: Image size in pixels, (height, width) or one number for a square. Default: the network's own.
         machine: Devices and precision. Default: one device, a GPU if there is one.
@@ -131,7 +131,7 @@ def run_config(
     fabric = start_fabric(config.machine)
     name = f"{config.network.title}-{Path(config.data.source).stem or 'data'}"
     path = Path(on_rank_zero(fabric, lambda: str(out if out is not None else free_folder(name))))
-    on_rank_zero(fabric, lambda: Run.check_free(path, config, overwrite))
+    on_rank_zero(fabric, lambda: Run.check_writable(path, config, overwrite))
     lock = FolderLock(path, "run")
 
     def folder(config: Config) -> Run:
@@ -198,13 +198,13 @@ def _run(
             TrainingDisplay(console or Terminal(), shown=fabric.is_global_zero) as display,
         ):
             with fabric.rank_zero_first():  # one process downloads, the others find it done
-                parts = open_splits(config.data)
+                splits = open_splits(config.data)
             record: list[pd.DataFrame] = []  # the first process's alone: of a million images it is large
-            on_rank_zero(fabric, lambda: record.extend(_checked_images(config, parts, begun, study, display)))
+            on_rank_zero(fabric, lambda: record.extend(_checked_images(config, splits, begun, study, display)))
             torch.manual_seed(config.seed)
-            network, about = _network(config, len(parts.classes))
-            teacher = _teacher(config.recipe, len(parts.classes), preprocess_of(network).in_chans)
-            loop = Trainer(fabric, config, network, teacher, parts, display)
+            network, about = _network(config, len(splits.classes))
+            teacher = _teacher(config.recipe, len(splits.classes), preprocess_of(network).in_chans)
+            loop = Trainer(fabric, config, network, teacher, splits, display)
             if config.start_from not in (None, "pretrained"):
                 config = config.replace(preprocess=loop.preprocess)
             run = loop.run = folder(config)
@@ -215,7 +215,7 @@ def _run(
                     on_rank_zero(fabric, partial(remove_leftovers, inside))
                 loop.go_on()
                 about = f"as it was after {loop.progress.images:,} images" if loop.progress.images else about
-            display.say(_headline(config, run, parts, network, loop, about))
+            display.say(_headline(config, run, splits, network, loop, about))
             loop.fit()
             display.say(evaluate_at_end(loop))
     except OSError as error:
@@ -227,7 +227,7 @@ def _run(
 
 
 def _checked_images(
-    config: Config, parts: Splits, begun: Run | None, study: Path | None, display: TrainingDisplay
+    config: Config, splits: Splits, begun: Run | None, study: Path | None, display: TrainingDisplay
 ) -> list[pd.DataFrame]:
     """The record of a run's images to be written; nothing, if it has one already, which they were compared with.
 
@@ -240,14 +240,14 @@ def _checked_images(
             "With others, images would move between training and test: put them back as they were, or begin a new run "
             "with another --out"
         )
-        check_split(begun.split_file, parts, source, advice)
+        check_split(begun.split_file, splits, source, advice)
         return []
     if begun is not None and begun.has_checkpoint:
         display.say(f"{begun.split_file} is missing: whether the images are those the run began with cannot be told")
-    record = record_split(parts, source)
+    record = record_split(splits, source)
     if study is not None and (study / "split.csv.gz").is_file():
         advice = "All runs of a study need the same: put them back as they were, or begin a new study"
-        check_split(study / "split.csv.gz", parts, source, advice, splits=False)
+        check_split(study / "split.csv.gz", splits, source, advice, same_split=False)
     return [record]
 
 
@@ -287,7 +287,7 @@ def _teacher(recipe: Recipe, classes: int, channels: int) -> nn.Module | None:
     return teacher
 
 
-def _headline(config: Config, run: Run, parts: Splits, network: nn.Module, loop: Trainer, about: str) -> Table:
+def _headline(config: Config, run: Run, splits: Splits, network: nn.Module, loop: Trainer, about: str) -> Table:
     """What is about to happen, in a few lines."""
     takes = preprocess_of(network)
     parameters = sum(each.numel() for each in network.parameters())
@@ -299,8 +299,8 @@ def _headline(config: Config, run: Run, parts: Splits, network: nn.Module, loop:
     where = f"{processes} x {loop.fabric.device.type}, {loop.fabric.strategy.precision.precision}{how}"
     rows = {
         "network": f"{config.network.title}, {parameters / 1e6:.2f} M parameters, {about}",
-        "images": f"{takes.img_size[0]} x {takes.img_size[1]} px, {takes.in_chans} channel{'s' * (takes.in_chans > 1)}; {parts.account}",
-        "recipe": f"{length}, {config.recipe.batch_size} images a step, rate {config.recipe.peak_learning_rate:.1e}",
+        "images": f"{takes.img_size[0]} x {takes.img_size[1]} px, {takes.in_chans} channel{'s' * (takes.in_chans > 1)}; {splits.account}",
+        "recipe": f"{length}, {config.recipe.batch_size} images a step, rate {config.recipe.peak_lr:.1e}",
         "machine": f"{where}, {loop.workers} loading processes each",
         "run folder": str(run.path),
     }

@@ -263,7 +263,7 @@ def test_pixels_held_in_memory_are_packed(tmp_path):
     images = open_shards(tmp_path / "out")["train"].images
     wanted = {
         np.asarray(open_image(part, i)).tobytes()
-        for part in (from_memory.train, from_memory.test, from_memory.selection)
+        for part in (from_memory.train, from_memory.test, from_memory.validation)
         for i in range(len(part))
     }
     assert {np.asarray(open_image(images, index)).tobytes() for index in range(len(images))} == wanted

@@ -45,7 +45,7 @@ def copy(made, tmp_path) -> Path:
 
 
 def test_bytes_labels_and_names_are_those_of_the_folder(made, photos):
-    folder = open_splits(Data(source=str(photos), selection=0)).train
+    folder = open_splits(Data(source=str(photos), validation=0)).train
     wanted = {
         os.path.relpath(folder.name(index), photos): (folder.read(index), label)
         for index, label in enumerate(folder.labels.tolist())
@@ -79,7 +79,7 @@ def test_sizes_are_those_of_the_images(made):
 
 def test_a_run_takes_them_for_images_in_parts(made):
     parts = open_splits(Data(source=str(made)))
-    assert (len(parts.train), len(parts.selection), len(parts.test)) == (43, 5, 12)
+    assert (len(parts.train), len(parts.validation), len(parts.test)) == (43, 5, 12)
     assert len(open_images(str(made), None, ("sky", "pagoda", "leaves", "dahlia"))) == 12
 
 

@@ -56,7 +56,7 @@ NEAR_CONFLICT = Kind(
 )
 MISSING = Kind("class missing", "serious", "classes that one part lacks", "add images, or leave the class out of all")
 DUPLICATE = Kind(
-    "copy", "odd", "copies within a part and class", "delete them: they count double, and parting may leak them"
+    "copy", "odd", "copies within a part and class", "delete them: they count double, and splitting may leak them"
 )
 NEAR_DUPLICATE = Kind(
     "near copy", "odd", "look like one of part and class", "look at both; delete one if they are the same"

@@ -105,7 +105,7 @@ def _make_index(folder: Path, parts: dict[str, list[str]], index: Path) -> None:
         )
         split = write_index(index, part, shards, go_on)
         labels = np.load(index / f"{part}.index", mmap_mode="r")["label"]
-        if labels.min() >= 0:  # Below: labels that are withheld, as those of many a public test part are
+        if labels.min() >= 0:  # Below: labels that are withheld, as those of many a public test split are
             splits.append(split)
             highest = max(highest, int(labels.max()))
     write_info(index, map(str, range(highest + 1)), splits, {"source": str(folder), "notes": notes.sentences()}, go_on)

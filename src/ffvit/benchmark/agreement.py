@@ -46,7 +46,7 @@ def measure_agreement(
     plain = subject.network().to(device)
     scorer = Evaluator(
         start_fabric(Machine(accelerator="cuda" if device.type == "cuda" else "cpu", precision="32-true")),
-        subject.parts.test,
+        subject.splits.test,
         preprocess_of(plain),
         class_names_of(plain),
         batch,

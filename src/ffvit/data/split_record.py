@@ -44,7 +44,7 @@ def record_split(splits: Splits, source: str, hashed: frozenset[str] | None = No
         source: As in `Data.source`.
         hashed: The images to read for their crc32. Default: as this module says.
     """
-    splits = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    by_split = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     tables = [
         pd.DataFrame(
             {
@@ -55,7 +55,7 @@ def record_split(splits: Splits, source: str, hashed: frozenset[str] | None = No
             },
             dtype=object,
         )
-        for split, images in splits.items()
+        for split, images in by_split.items()
         if images is not None
     ]
     table = pd.concat(tables, ignore_index=True)
@@ -67,7 +67,7 @@ def record_split(splits: Splits, source: str, hashed: frozenset[str] | None = No
     else:
         wanted = table["image"].isin(list(hashed)).to_numpy()
     ends = np.cumsum([len(each) for each in tables])[:-1]
-    there = [images for images in splits.values() if images is not None]
+    there = [images for images in by_split.values() if images is not None]
     table["crc32"] = [
         crc for images, some in zip(there, np.split(wanted, ends), strict=True) for crc in _checksums(images, some)
     ]

@@ -30,7 +30,7 @@ def _peak_memory(device: torch.device) -> float:
 
 def evaluate_at_end(loop: Trainer) -> Group:
     """Score what the validation split chose on the test split, write it down, and hand back the report."""
-    run, progress, test = loop.run, loop.progress, loop.parts.test
+    run, progress, test = loop.run, loop.progress, loop.splits.test
     loop.save_weights(run.last_file, loop.plain)
     best, temperature = progress.best, None
     if loop.validation is not None:
@@ -50,7 +50,7 @@ def evaluate_at_end(loop: Trainer) -> Group:
     weights = f"the {best['which']} of epoch {best['epoch']}" if best else "the last weights"
 
     def write() -> None:
-        names, groups = predict_logits(test, bad), loop.parts.test_groups
+        names, groups = predict_logits(test, bad), loop.splits.test_groups
         if groups is not None:  # of the images that could be read
             group_of = {test.name(index): group for index, group in enumerate(groups)}
             groups = tuple(group_of[name] for name in names)
@@ -59,7 +59,7 @@ def evaluate_at_end(loop: Trainer) -> Group:
             {
                 "network": loop.config.network.title,
                 "parameters": sum(each.numel() for each in loop.plain.parameters()),
-                "images": loop.parts.account,
+                "images": loop.splits.account,
                 "weights": weights,
                 "validation": best or None,
                 "temperature": temperature,
@@ -84,7 +84,7 @@ def evaluate_at_end(loop: Trainer) -> Group:
         warnings.append(f"{progress.skipped:,} steps of the training were not finite and were left out")
     if progress.bad_images:
         reached = Text.assemble(
-            (f"\n{len(progress.bad_images):,} of {loop.parts.count:,} images could not be read", "bold"),
+            (f"\n{len(progress.bad_images):,} of {loop.splits.count:,} images could not be read", "bold"),
             f": they are listed in {run.bad_images_file}",
             reached,
         )

@@ -56,7 +56,7 @@ from ffvit.data.sampler import EpochOrder, TrainingOrder
 from ffvit.data.shards.index import FORMAT, INFO, RECORD, VERSION, ShardFolder, Split, open_index
 from ffvit.data.splits import open_splits
 from ffvit.data.transforms import evaluation_transform, training_transform
-from ffvit.machine import keep_freed_memory
+from ffvit.hardware.devices import keep_freed_memory
 from ffvit.profiling.hardware_peak import processor_name
 
 IMAGE = 224, 224

@@ -30,7 +30,7 @@ from torch.nn.functional import cross_entropy
 
 import ffvit
 from ffvit import UserError
-from ffvit.machine import keep_freed_memory
+from ffvit.hardware.devices import keep_freed_memory
 from ffvit.models.compiling import compile_blocks
 from ffvit.models.mixers import FeedForward
 from ffvit.profiling.hardware_peak import machine_name, slow_precision_reason

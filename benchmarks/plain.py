@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 
 import ffvit
-from ffvit.machine import keep_freed_memory
+from ffvit.hardware.devices import keep_freed_memory
 
 
 class FeedForward(nn.Module):

@@ -10,7 +10,9 @@ import yaml
 import ffvit
 from ffvit.config import recipe as recipes
 from ffvit.config.architecture import FF_ONLY, Network
-from ffvit.machine import Machine, _launched, resolve_precision, start_fabric
+from ffvit.config.hardware import Machine
+from ffvit.hardware.launch import _launched, start_fabric
+from ffvit.hardware.precision import resolve_precision
 from ffvit.run_folder import Config, Run, free_folder, read_config
 
 SMALL = ffvit.Architecture(width=12, depth=2, block=FF_ONLY, image=(24, 16), patch=(4, 8), classes=3)
@@ -229,5 +231,5 @@ class TestMachine:
     )
     def test_precision_by_what_the_device_has(self, monkeypatch, asked, kind, bf16, got):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16)
-        monkeypatch.setattr("ffvit.machine.has_bf16_matmul", lambda: bf16)
+        monkeypatch.setattr("ffvit.hardware.devices.has_bf16_matmul", lambda: bf16)
         assert resolve_precision(Machine(precision=asked, accelerator=kind)) == got

@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ffvit.config.architecture import NAMED, Architecture, Branch
     from ffvit.config.data import Data
+    from ffvit.config.hardware import Machine
     from ffvit.config.recipe import Recipe
     from ffvit.data.prepare.prepare import prepare
     from ffvit.errors import FfvitError, RunStoppedError, UserError
     from ffvit.inference.evaluate import evaluate
     from ffvit.inference.predict import predict
-    from ffvit.machine import Machine
     from ffvit.models.create import create_model
     from ffvit.models.weights import load, save_weights
     from ffvit.run_folder import Run
@@ -38,7 +38,7 @@ _HOME = {
     "Architecture": "ffvit.config.architecture",
     "Branch": "ffvit.config.architecture",
     "Data": "ffvit.config.data",
-    "Machine": "ffvit.machine",
+    "Machine": "ffvit.config.hardware",
     "Plan": "ffvit.study.plan",
     "Recipe": "ffvit.config.recipe",
     "Run": "ffvit.run_folder",

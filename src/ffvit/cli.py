@@ -18,9 +18,10 @@ from ffvit import __version__
 from ffvit.closed_pipe import survive_closed_pipe
 from ffvit.config.base import Value, error_sentences, unvalidated
 from ffvit.config.data import BAD_IMAGES, Data
+from ffvit.config.hardware import Machine
 from ffvit.config.recipe import Recipe
 from ffvit.errors import DataError, FfvitError, OutputError, UserError
-from ffvit.machine import Machine, is_rank_zero
+from ffvit.hardware.ranks import is_rank_zero
 from ffvit.terminal import Terminal, close_log, log, log_exception, log_to
 from ffvit.training.stopping import reraise_lost_signals
 

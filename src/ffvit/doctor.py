@@ -166,7 +166,8 @@ def _libraries() -> Finding:
 def _device() -> Finding:
     import torch
 
-    from ffvit.machine import Machine, device_type
+    from ffvit.config.hardware import Machine
+    from ffvit.hardware.devices import device_type
 
     device = torch.device(device_type(Machine()))
     ones = torch.ones(64, 64, device=device)
@@ -190,7 +191,7 @@ def _device() -> Finding:
 def _threads() -> Finding:
     import torch
 
-    from ffvit.machine import available_cores
+    from ffvit.hardware.devices import available_cores
 
     words = f"{available_cores()} cores for this process, of {os.cpu_count()}; PyTorch computes in {torch.get_num_threads()} threads"
     if 2 * torch.get_num_threads() <= available_cores():

@@ -31,6 +31,7 @@ from pydantic import Field
 from ffvit.config.architecture import Network
 from ffvit.config.base import Value, parse
 from ffvit.config.data import Data
+from ffvit.config.hardware import Machine
 from ffvit.config.preprocess import Preprocess
 from ffvit.config.recipe import Recipe
 from ffvit.config.strict_yaml import read_yaml
@@ -40,7 +41,6 @@ from ffvit.files.atomic_write import atomic_path
 from ffvit.files.json_file import AnyObject, parse_json, read_json
 from ffvit.files.lock import FolderLock
 from ffvit.files.output_folder import RUN, check_writable, existing_paths, make_folder
-from ffvit.machine import Machine
 
 
 class Config(Value):

@@ -16,14 +16,15 @@ from torchvision.transforms import Normalize
 from torchvision.transforms.functional import to_tensor
 
 from ffvit.config.architecture import FF_ONLY, Architecture
+from ffvit.config.hardware import Machine
 from ffvit.config.preprocess import Preprocess
 from ffvit.data.images import ArrayImages, BadImageError, StoredImage
 from ffvit.data.transforms import Source, evaluation_transform
 from ffvit.errors import UserError
+from ffvit.hardware.launch import start_fabric
 from ffvit.inference import evaluator
 from ffvit.inference.evaluator import PER_IMAGE, Evaluator
 from ffvit.inference.predictions import Predictions
-from ffvit.machine import Machine, start_fabric
 from ffvit.models.create import create_model
 
 PREPROCESS = Preprocess(img_size=(8, 10), crop_pct=0.8, interpolation="bilinear")

@@ -22,7 +22,7 @@ from ffvit.config import recipe as recipes
 from ffvit.config.architecture import FF_ONLY
 from ffvit.data import loader
 from ffvit.data.images import FileImages
-from ffvit.machine import is_out_of_memory
+from ffvit.hardware.devices import is_out_of_memory
 from ffvit.run_folder import Run
 from ffvit.training import loop
 from ffvit.training.nonfinite import NonfiniteGuard

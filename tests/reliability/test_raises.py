@@ -26,6 +26,7 @@ from torch import nn
 import commands
 import ffvit
 from ffvit.config.data import Data
+from ffvit.config.hardware import Machine
 from ffvit.config.recipe import named_recipe
 from ffvit.data import decode, splits
 from ffvit.data.check.check import check
@@ -62,9 +63,9 @@ from ffvit.errors import (
 from ffvit.files.json_file import read_json
 from ffvit.files.lock import FolderLock
 from ffvit.files.output_folder import RUN, make_folder
+from ffvit.hardware.launch import start_fabric
 from ffvit.inference import engines
 from ffvit.inference.predict import predict
-from ffvit.machine import Machine, start_fabric
 from ffvit.models import vit_conversion
 from ffvit.models.create import create_model
 from ffvit.models.weights import load

@@ -6,8 +6,8 @@ import pytest
 
 from ffvit.config import recipe as recipes
 from ffvit.config.architecture import NAMED, Branch
+from ffvit.config.hardware import Machine
 from ffvit.errors import UserError
-from ffvit.machine import Machine
 from ffvit.study.arms import Arm, has_attention, make_arms, make_comparisons, without_attention
 from ffvit.study.plan import Plan
 from ffvit.study.plan_options import make_plan

@@ -8,10 +8,10 @@ import pytest
 
 from ffvit.config.architecture import Network
 from ffvit.config.data import Data
+from ffvit.config.hardware import Machine
 from ffvit.data.images import ArrayImages
 from ffvit.data.splits import Splits
 from ffvit.errors import UserError
-from ffvit.machine import Machine
 from ffvit.study import plan_defaults, time_estimate
 from ffvit.study.arms import make_arms
 from ffvit.study.jobs import main_arms, make_runs

@@ -9,9 +9,9 @@ import torch
 from ffvit.config import recipe as recipes
 from ffvit.config.architecture import Network
 from ffvit.config.data import Data
+from ffvit.config.hardware import Machine
 from ffvit.data.splits import open_splits
 from ffvit.errors import OutOfMemoryError
-from ffvit.machine import Machine
 from ffvit.run_folder import Config
 from ffvit.study import time_estimate
 from ffvit.study.arms import make_arms

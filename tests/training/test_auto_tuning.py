@@ -5,8 +5,8 @@ import torch
 from lightning_fabric import Fabric
 
 import ffvit
+from ffvit.config.hardware import Machine
 from ffvit.config.recipe import named_recipe
-from ffvit.machine import Machine
 from ffvit.profiling.memory import activation_bytes
 from ffvit.training import auto_tuning
 

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from ffvit.benchmark.targets import Target
+from ffvit.config.hardware import Machine
+from ffvit.hardware.launch import start_fabric
 from ffvit.inference.evaluator import Evaluator
-from ffvit.machine import Machine, start_fabric
 from ffvit.models.create import class_names_of, preprocess_of
 
 

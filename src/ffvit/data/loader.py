@@ -33,7 +33,7 @@ from ffvit.data.shards.remote import remote_blocks
 from ffvit.data.transforms import Seen, Source, Transform, check_channels
 from ffvit.data.worker_loader import WorkerLoader
 from ffvit.errors import RunStoppedError, UserError, WorkerError
-from ffvit.machine import available_cores
+from ffvit.hardware.devices import available_cores
 from ffvit.seeding import preserve_rng_state, seed_everything
 from ffvit.terminal import Terminal
 

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ffvit.errors import DeviceError
-from ffvit.machine import has_bf16_matmul
+from ffvit.hardware.devices import has_bf16_matmul
 from ffvit.models.compiling import allow_variants, compile_unavailable_reason
 from ffvit.models.create import preprocess_of
 

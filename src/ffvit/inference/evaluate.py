@@ -9,16 +9,18 @@ from typing import Any
 
 from torch import nn
 
+from ffvit.config.hardware import Machine
 from ffvit.config.preprocess import PixelBackend
 from ffvit.data.images import BadImageError, Images
 from ffvit.data.split_record import check_own
 from ffvit.data.splits import Splits, check_source, open_images, open_splits
 from ffvit.errors import DataError, UserError
+from ffvit.hardware.devices import keep_freed_memory
+from ffvit.hardware.launch import start_fabric
 from ffvit.inference.evaluator import BATCH, Evaluator, predict_logits
 from ffvit.inference.metrics import Evaluation, compute_metrics
 from ffvit.inference.mode import evaluation_mode
 from ffvit.inference.predictions import Predictions
-from ffvit.machine import Machine, keep_freed_memory, start_fabric
 from ffvit.models.create import class_names_of, preprocess_of
 from ffvit.models.weights import WEIGHTS_OF_A_RUN, load
 from ffvit.run_folder import Run

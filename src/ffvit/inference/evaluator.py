@@ -16,8 +16,8 @@ from ffvit.data.images import BadImageError, Images
 from ffvit.data.loader import NormalizeOnDevice, evaluation_loader, worker_count
 from ffvit.data.transforms import evaluation_transform
 from ffvit.errors import DataError
+from ffvit.hardware.ranks import all_gather, local_world_size
 from ffvit.inference.predictions import Predictions
-from ffvit.machine import all_gather, local_world_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

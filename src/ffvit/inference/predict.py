@@ -18,17 +18,19 @@ from rich.console import Console
 from timm.data import ImageNetInfo
 from torch import nn
 
+from ffvit.config.hardware import Machine
 from ffvit.data.folders import image_files
 from ffvit.data.images import BadImageError, FileImages
 from ffvit.data.loader import NormalizeOnDevice, evaluation_loader, worker_count
 from ffvit.data.transforms import evaluation_transform
 from ffvit.errors import DataError, ModelError, UserError
 from ffvit.files.csv_formulas import escape_formula
+from ffvit.hardware.devices import keep_freed_memory
+from ffvit.hardware.launch import start_fabric
 from ffvit.inference.engine_selection import fastest_engine
 from ffvit.inference.engines import build, unavailable_reason
 from ffvit.inference.mode import evaluation_mode
 from ffvit.inference.report import percent
-from ffvit.machine import Machine, keep_freed_memory, start_fabric
 from ffvit.models.create import class_names_of, preprocess_of
 from ffvit.models.weights import load
 from ffvit.terminal import Terminal, printable

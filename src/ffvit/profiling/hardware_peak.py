@@ -11,7 +11,7 @@ from statistics import median
 
 import torch
 
-from ffvit.machine import has_bf16_matmul
+from ffvit.hardware.devices import has_bf16_matmul
 from ffvit.profiling.timing import time_calls
 
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

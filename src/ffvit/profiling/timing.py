@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ffvit.machine import keep_freed_memory
+from ffvit.hardware.devices import keep_freed_memory
 from ffvit.models.create import preprocess_of
 
 WARM = 3

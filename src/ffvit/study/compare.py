@@ -12,12 +12,13 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
+from ffvit.config.hardware import Machine
 from ffvit.data.split_record import check_split, record_split, write_record
 from ffvit.data.splits import Splits, open_splits
 from ffvit.errors import ConfigError, DiskFullError, RunFolderError, RunStoppedError
 from ffvit.files.atomic_write import is_disk_full
 from ffvit.files.lock import FolderLock
-from ffvit.machine import Machine, available_cores
+from ffvit.hardware.devices import available_cores
 from ffvit.study import costs
 from ffvit.study.arms import make_comparisons
 from ffvit.study.baselines import measure_baselines

@@ -10,7 +10,8 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from ffvit.machine import Machine, device_type
+from ffvit.config.hardware import Machine
+from ffvit.hardware.devices import device_type
 from ffvit.models.create import create_model
 from ffvit.profiling.hardware_peak import machine_name
 from ffvit.profiling.timing import latency, throughput

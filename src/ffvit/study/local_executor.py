@@ -11,7 +11,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from ffvit.machine import Machine, available_cores, device_type, free_memory, visible_gpus
+from ffvit.config.hardware import Machine
+from ffvit.hardware.devices import available_cores, device_type, free_memory, visible_gpus
 from ffvit.signals import block_signals_in_children
 from ffvit.study.jobs import Job
 from ffvit.study.run_job import Outcome, process

@@ -12,7 +12,7 @@ from torch import nn
 from ffvit.config.architecture import Architecture, Network
 from ffvit.config.base import Value
 from ffvit.errors import ConfigError
-from ffvit.machine import device_type
+from ffvit.hardware.devices import device_type
 from ffvit.models.convnet import convnet_by_flops
 from ffvit.models.create import create_model
 from ffvit.profiling.count import Count, count

@@ -21,10 +21,10 @@ from ffvit.config import recipe as recipes
 from ffvit.config.architecture import Network
 from ffvit.config.base import Value, parse, short
 from ffvit.config.data import Data
+from ffvit.config.hardware import Machine
 from ffvit.config.recipe import Recipe
 from ffvit.config.strict_yaml import read_yaml
 from ffvit.errors import ConfigError, did_you_mean
-from ffvit.machine import Machine
 
 MAX_SEEDS = 1000
 """Repetitions of a study; its report compares every two of them."""

@@ -12,11 +12,11 @@ import numpy as np
 from ffvit.config import recipe as recipes
 from ffvit.config.architecture import Architecture, Branch, Network
 from ffvit.config.data import Data
+from ffvit.config.hardware import Machine
 from ffvit.config.recipe import Recipe
 from ffvit.data.decode import typical_side
 from ffvit.data.splits import Splits, open_splits
 from ffvit.errors import ConfigError, UserError
-from ffvit.machine import Machine
 from ffvit.study.jobs import shorten
 from ffvit.study.matching import all_arms
 from ffvit.study.pixels import patch_spread, survives_mirroring

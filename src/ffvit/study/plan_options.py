@@ -10,8 +10,8 @@ from ffvit.config import recipe as recipes
 from ffvit.config.architecture import Network
 from ffvit.config.base import Value, parse
 from ffvit.config.data import Data, absolute_path
+from ffvit.config.hardware import Machine
 from ffvit.errors import UserError
-from ffvit.machine import Machine
 from ffvit.models.create import canonical_name
 from ffvit.study.folder import Study
 from ffvit.study.plan import Plan, Search, read_fields

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ffvit.config.hardware import Machine
 from ffvit.errors import DeviceError, MissingPackageError
-from ffvit.machine import Machine
 from ffvit.run_folder import Config
 from ffvit.study.jobs import Job
 from ffvit.study.local_executor import log_name

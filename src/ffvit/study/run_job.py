@@ -18,7 +18,7 @@ from ffvit.errors import OutOfMemoryError, RunStoppedError, UserError
 from ffvit.files.atomic_write import atomic_path
 from ffvit.files.lock import FolderLock
 from ffvit.files.output_folder import RUN, clear
-from ffvit.machine import device_type
+from ffvit.hardware.devices import device_type
 from ffvit.run_folder import Config, Run
 from ffvit.terminal import Terminal
 

@@ -33,11 +33,14 @@ from rich.console import Console
 from torch.nn.functional import cross_entropy
 
 from ffvit.config.architecture import Network
+from ffvit.config.hardware import Machine
 from ffvit.config.recipe import Recipe
 from ffvit.data.images import Images, Subset
 from ffvit.data.splits import Splits
 from ffvit.errors import OutOfMemoryError
-from ffvit.machine import Machine, autocast, available_cores, device_type, resolve_precision, start_fabric
+from ffvit.hardware.devices import available_cores, device_type
+from ffvit.hardware.launch import start_fabric
+from ffvit.hardware.precision import autocast, resolve_precision
 from ffvit.models.create import create_model, preprocess_of
 from ffvit.profiling.memory import activation_bytes
 from ffvit.run_folder import Config, Run

@@ -16,7 +16,9 @@ from torch import nn
 
 from ffvit.data.loader import seconds_per_image
 from ffvit.errors import DeviceError
-from ffvit.machine import all_gather, autocast, free_memory
+from ffvit.hardware.devices import free_memory
+from ffvit.hardware.precision import autocast
+from ffvit.hardware.ranks import all_gather
 from ffvit.models.compiling import compile_unavailable_reason
 from ffvit.models.create import preprocess_of
 from ffvit.models.mixers import FeedForward
@@ -27,9 +29,9 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
     from torch.utils.data import DataLoader
 
+    from ffvit.config.hardware import Machine
     from ffvit.config.recipe import Recipe
     from ffvit.data.loader import Batch
-    from ffvit.machine import Machine
 
 LONG = {"cuda": 1e17, "cpu": 2e14}
 """Operations: ten minutes of a GPU at 170 TFLOP/s, of a processor at 330 GFLOP/s; a compilation takes one at most."""

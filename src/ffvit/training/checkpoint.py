@@ -32,7 +32,7 @@ from torch.optim import Optimizer
 
 from ffvit.errors import DiskFullError, DivergedError, RunFolderError
 from ffvit.files.atomic_write import atomic_path
-from ffvit.machine import on_rank_zero
+from ffvit.hardware.ranks import on_rank_zero
 from ffvit.run_folder import Run
 from ffvit.training.ema import EMA
 

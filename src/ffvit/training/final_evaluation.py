@@ -10,11 +10,11 @@ from rich.console import Group
 from rich.text import Text
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
+from ffvit.hardware.ranks import on_rank_zero
 from ffvit.inference.calibration import fit_temperature
 from ffvit.inference.evaluator import predict_logits
 from ffvit.inference.metrics import compute_metrics
 from ffvit.inference.report import percent, report
-from ffvit.machine import on_rank_zero
 from ffvit.models.weights import read_weights
 from ffvit.training.loop import Trainer
 from ffvit.training.progress import format_duration

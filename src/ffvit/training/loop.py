@@ -28,8 +28,10 @@ from ffvit.data.transforms import training_transform
 from ffvit.errors import BadImagesError, ConfigError, DivergedError, ModelError, OutOfMemoryError, RunStoppedError
 from ffvit.files.atomic_write import atomic_path
 from ffvit.files.csv_formulas import escape_formula
+from ffvit.hardware.devices import is_out_of_memory, keep_freed_memory
+from ffvit.hardware.launch import shard
+from ffvit.hardware.ranks import all_gather, local_world_size, on_rank_zero
 from ffvit.inference.evaluator import BATCH, Evaluator
-from ffvit.machine import all_gather, is_out_of_memory, keep_freed_memory, local_world_size, on_rank_zero, shard
 from ffvit.models.compiling import compile_blocks
 from ffvit.models.create import preprocess_of, set_preprocess
 from ffvit.models.weights import save_weights

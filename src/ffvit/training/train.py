@@ -19,6 +19,7 @@ from ffvit.config import recipe as recipes
 from ffvit.config.architecture import Architecture, Network
 from ffvit.config.base import parse
 from ffvit.config.data import Data, absolute_path
+from ffvit.config.hardware import Machine
 from ffvit.config.recipe import Recipe
 from ffvit.data.split_record import check_split, record_split, write_record
 from ffvit.data.splits import Splits, open_splits
@@ -26,7 +27,8 @@ from ffvit.errors import DiskFullError, ModelError, RunFolderError
 from ffvit.files.atomic_write import is_disk_full, remove_leftovers
 from ffvit.files.lock import FolderLock
 from ffvit.files.output_folder import study_of
-from ffvit.machine import Machine, name_lost_ranks, on_rank_zero, start_fabric
+from ffvit.hardware.launch import start_fabric
+from ffvit.hardware.ranks import name_lost_ranks, on_rank_zero
 from ffvit.models.create import classes_of, create_model, preprocess_of, set_preprocess
 from ffvit.models.weights import load
 from ffvit.run_folder import Config, Run, free_folder

@@ -20,7 +20,7 @@ from ffvit.data.decode import decode
 from ffvit.data.images import FORMATS, BadImageError, Images, StoredImage
 from ffvit.data.worker_loader import WorkerLoader
 from ffvit.errors import OutOfMemoryError
-from ffvit.machine import available_cores
+from ffvit.hardware.devices import available_cores
 
 SMALLEST_TO_COMPARE = 32
 """Shorter side in pixels, below which small images that look alike need not be copies of each other."""

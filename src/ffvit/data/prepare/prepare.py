@@ -34,7 +34,7 @@ from ffvit.data.splits import check_source, load_splits
 from ffvit.errors import BadImagesError, DataError, OutputError, RunFolderError, RunStoppedError, UserError, WorkerError
 from ffvit.files.atomic_write import atomic_path, is_disk_full
 from ffvit.files.csv_formulas import escape_formula
-from ffvit.machine import available_cores
+from ffvit.hardware.devices import available_cores
 from ffvit.terminal import Terminal
 
 GO_ON = "give the same command again to go on"

@@ -10,7 +10,8 @@ import sys
 import pytest
 import torch
 
-from ffvit.machine import available_cores, keep_freed_memory, terminate_processes, visible_gpus
+from ffvit.hardware.devices import available_cores, keep_freed_memory, visible_gpus
+from ffvit.hardware.launch import terminate_processes
 
 GLIBC = sys.platform == "linux" and platform.libc_ver()[0] == "glibc"
 needs_glibc = pytest.mark.skipif(not GLIBC, reason="another allocator than glibc's")
@@ -48,10 +49,10 @@ def test_memory_that_is_freed_is_kept_for_the_next_step():
 
 
 def test_other_allocators_are_left_alone(monkeypatch):
-    monkeypatch.setattr("ffvit.machine.ctypes.CDLL", lambda name: object())
+    monkeypatch.setattr("ffvit.hardware.devices.ctypes.CDLL", lambda name: object())
     keep_freed_memory()
-    monkeypatch.setattr("ffvit.machine.sys.platform", "darwin")
-    monkeypatch.setattr("ffvit.machine.ctypes.CDLL", lambda name: pytest.fail("not asked for"))
+    monkeypatch.setattr("ffvit.hardware.devices.sys.platform", "darwin")
+    monkeypatch.setattr("ffvit.hardware.devices.ctypes.CDLL", lambda name: pytest.fail("not asked for"))
     keep_freed_memory()
 
 

@@ -22,8 +22,8 @@ from ffvit.config.hardware import Machine
 from ffvit.config.recipe import Recipe
 from ffvit.errors import DataError, FfvitError, OutputError, UserError
 from ffvit.hardware.ranks import is_rank_zero
+from ffvit.signals import reraise_lost_signals
 from ffvit.terminal import Terminal, close_log, log, log_exception, log_to
-from ffvit.training.stopping import reraise_lost_signals
 
 if TYPE_CHECKING:
     from ffvit.run_folder import Config

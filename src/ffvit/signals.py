@@ -1,4 +1,4 @@
-"""Signals reach every process of a terminal or a job at once; the one that started the others decides what follows."""
+"""Signals: Ctrl-C and a scheduler's warnings, for this process and for those it starts."""
 
 from __future__ import annotations
 
@@ -7,9 +7,146 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
+from types import FrameType, TracebackType
+from typing import Any
+
+from ffvit.errors import RequeueError, RunStoppedError
+
+WARNINGS = signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP
+"""Signals of a scheduler, or of a terminal that closes: the same command is to be run again later."""
+
+REPEAT = 1.0
+"""Seconds in which a signal that comes again is the same one: torchrun passes on what its process group got, too."""
+
+
+class StopSignals:
+    """Inside, the first signal only sets `asked` and says so; a second SIGINT or SIGTERM does what it always did.
+
+    Args:
+        say: Told of the first signal.
+
+    Attributes:
+        asked: Whether to stop.
+    """
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.asked = False
+        self._say = say
+        self._by = 0
+        self._at = 0.0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        self._before = _handle(self._ask)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        _put_back(self._before)
+
+    def error(self, words: str) -> RunStoppedError:
+        """What to raise once all is saved."""
+        return stop_error(self._by, words)
+
+    def _ask(self, number: int, _frame: FrameType | None) -> None:
+        if not self.asked:
+            self.asked, self._by, self._at = True, number, time.monotonic()
+            self._say("stopping soon, then saving (once more to stop at once)")
+        elif time.monotonic() - self._at > REPEAT and number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._before[number])
+            signal.raise_signal(number)
+
+
+@contextmanager
+def exit_on_signal(words: str, done: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """Inside, where there is nothing to save, a scheduler's signal ends the run at once, with these words.
+
+    Args:
+        words: Of the error.
+        done: Whether the work is done by then: nothing is left to be run again.
+
+    Raises:
+        RequeueError: Such a signal came.
+    """
+    before = _handle(_stop)
+    try:
+        with reraise_lost_signals():
+            yield
+    except _StoppedAtOnce as error:
+        if not done():
+            raise stop_error(error.number, words) from None
+    finally:
+        _put_back(before)
+
+
+@contextmanager
+def reraise_lost_signals() -> Iterator[None]:
+    """Inside, a signal that was raised in a destructor, where Python tells it with a traceback and goes on, comes again."""
+    before, main = sys.unraisablehook, threading.main_thread().ident or 0
+    timers: list[threading.Timer] = []
+    lost: list[int] = []
+
+    def send() -> None:
+        signal.pthread_kill(main, lost.pop())
+
+    def again(unraisable: Any) -> None:
+        error = unraisable.exc_value
+        if isinstance(error, KeyboardInterrupt | _StoppedAtOnce):
+            lost.append(signal.SIGINT if isinstance(error, KeyboardInterrupt) else error.number)
+            timers.append(threading.Timer(0.02, send))
+            timers[-1].start()
+        else:
+            before(unraisable)
+
+    sys.unraisablehook = again
+    try:
+        try:
+            yield
+        finally:
+            while timers:
+                timers[-1].cancel()
+                timers.pop().join()
+            if lost:  # it is raised here, not where nobody has a word for it
+                signal.raise_signal(lost.pop())
+    finally:
+        sys.unraisablehook = before
+
+
+def stop_error(number: int, words: str) -> RunStoppedError:
+    """The error of a run that was stopped by a signal and has saved."""
+    return RequeueError(words) if number in WARNINGS else RunStoppedError(words)
+
+
+class _StoppedAtOnce(BaseException):
+    """No `Exception`: what catches those to say that a file is damaged must not catch this."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def _stop(number: int, _frame: FrameType | None) -> None:
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise _StoppedAtOnce(number)
+
+
+def _handle(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
+    """Have a handler hear the signals, and hand back those before; a signal that is ignored (nohup) stays ignored."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    heard = [each for each in (signal.SIGINT, *WARNINGS) if signal.getsignal(each) is not signal.SIG_IGN]
+    return {number: signal.signal(number, handler) for number in heard}
+
+
+def _put_back(handlers: dict[int, Any]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @contextmanager

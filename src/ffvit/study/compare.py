@@ -19,6 +19,7 @@ from ffvit.errors import ConfigError, DiskFullError, RunFolderError, RunStoppedE
 from ffvit.files.atomic_write import is_disk_full
 from ffvit.files.lock import FolderLock
 from ffvit.hardware.devices import available_cores
+from ffvit.signals import exit_on_signal
 from ffvit.study import costs
 from ffvit.study.arms import make_comparisons
 from ffvit.study.baselines import measure_baselines
@@ -38,7 +39,6 @@ from ffvit.study.report.write import write_report
 from ffvit.study.time_estimate import LARGE, MEMORY, Prediction, scaled_arms, speeds_of, study_seconds, trials
 from ffvit.terminal import Terminal
 from ffvit.training.progress import format_duration
-from ffvit.training.stopping import exit_on_signal
 
 PROCESS = 700.0
 """MiB of a process with PyTorch in it, before it does anything."""

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence, Set
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from ffvit.signals import StopSignals
 from ffvit.study.folder import Study
 from ffvit.study.jobs import Job
 from ffvit.study.live_display import LiveDisplay
 from ffvit.study.run_job import Outcome
-from ffvit.training.stopping import StopSignals
 
 LOOK_EVERY = 0.5
 """Seconds between looks at the runs."""

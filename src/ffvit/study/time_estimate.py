@@ -44,7 +44,7 @@ from ffvit.hardware.precision import autocast, resolve_precision
 from ffvit.models.create import create_model, preprocess_of
 from ffvit.profiling.memory import activation_bytes
 from ffvit.run_folder import Config, Run
-from ffvit.signals import block_signals_in_children, defer_signals
+from ffvit.signals import WARNINGS, block_signals_in_children, defer_signals
 from ffvit.study.arms import Arm
 from ffvit.study.baselines import predicted_seconds
 from ffvit.study.jobs import make_runs, shorten
@@ -54,7 +54,6 @@ from ffvit.study.plan import Plan
 from ffvit.training.auto_tuning import STATE
 from ffvit.training.loop import Trainer
 from ffvit.training.progress import TrainingDisplay
-from ffvit.training.stopping import WARNINGS
 
 START = 0.5
 """Seconds of a run that are not timed here: its process starts and ends, images are listed, the summary is written."""

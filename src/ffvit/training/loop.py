@@ -37,6 +37,7 @@ from ffvit.models.create import preprocess_of, set_preprocess
 from ffvit.models.weights import save_weights
 from ffvit.run_folder import Config, Run
 from ffvit.seeding import seed_of, seed_torch
+from ffvit.signals import StopSignals
 from ffvit.training.auto_tuning import has_free_memory, loading_workers, should_compile, should_recompute
 from ffvit.training.checkpoint import WHOLE, Progress, check_finite, load_checkpoint, save_checkpoint
 from ffvit.training.ema import EMA
@@ -47,7 +48,6 @@ from ffvit.training.optimizer import build_optimizer
 from ffvit.training.progress import TrainingDisplay
 from ffvit.training.schedule import lr_at
 from ffvit.training.stochastic_depth import DropPathSampler
-from ffvit.training.stopping import StopSignals
 
 CHECK_EVERY = 1.0
 """Seconds, about, between looks at the losses on the device (one synchronisation), the clock and the stop signal."""

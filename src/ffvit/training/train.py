@@ -32,11 +32,11 @@ from ffvit.hardware.ranks import name_lost_ranks, on_rank_zero
 from ffvit.models.create import classes_of, create_model, preprocess_of, set_preprocess
 from ffvit.models.weights import load
 from ffvit.run_folder import Config, Run, free_folder
+from ffvit.signals import exit_on_signal
 from ffvit.terminal import Terminal
 from ffvit.training.final_evaluation import evaluate_at_end
 from ffvit.training.loop import Trainer
 from ffvit.training.progress import TrainingDisplay
-from ffvit.training.stopping import exit_on_signal
 
 STOPPED = (
     "stopped while nothing had to be saved; go on with --resume, or with the same command if there is no run folder yet"

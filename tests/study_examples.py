@@ -141,7 +141,7 @@ def one_repetition(its: Findings) -> Findings:
 
 
 def _withheld(its: Comparison, reason: str) -> Comparison:
-    headline, words = f"No conclusion about {its.arm} and {its.against}", f"{its.words} {reason}"
+    headline, words = f"No conclusion about {its.arm} and {its.reference}", f"{its.words} {reason}"
     return replace(its, withheld=reason, headline=headline, words=words, win_again=None, more_seeds=None)
 
 

@@ -381,7 +381,7 @@ def compare(
     margin: NonNegativeFloat | None = None,
     controls: Annotated[bool | None, Parameter(negative="--no-controls")] = None,
     search: Annotated[bool | None, Parameter(negative="--no-search")] = None,
-    until_settled: Annotated[bool | None, Parameter(negative="--no-until-settled")] = None,
+    sequential: Annotated[bool | None, Parameter(negative="--no-sequential")] = None,
     max_seeds: Annotated[PositiveInt | None, Whole] = None,
     workers: Annotated[PositiveInt | None, Whole] = None,
     cluster: str | None = None,
@@ -439,10 +439,10 @@ def compare(
         Also train the body without mixing and with a random one, and trivial baselines on pixels. Default: yes.
     search
         In each repetition, tune each arm's learning rate alike, by validation loss. Default: yes.
-    until_settled
+    sequential
         Add seeds until every comparison is conclusive, or --max-seeds is reached (error rates hold).
     max_seeds
-        With --until-settled. Default: 20.
+        With --sequential. Default: 20.
     workers
         Runs at once. Default: one a GPU, or as many as fit in CPU and RAM.
     cluster
@@ -488,7 +488,7 @@ def compare(
             "margin": margin,
             "controls": controls,
             "search": search,
-            "until_settled": until_settled,
+            "sequential": sequential,
             "max_seeds": max_seeds,
         },
     )

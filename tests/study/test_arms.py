@@ -170,7 +170,7 @@ def test_an_impossible_cell_is_named_with_the_reason(factors: dict, words: str):
 
 def test_a_comparison_with_an_arm_that_is_not_there():
     with pytest.raises(UserError, match="no arm 'atention', did you mean 'attention'"):
-        make_arms(plan(factors={"mixer": {"FF": {}, "attention": {"patches": ATTENTION}}}, against="atention"))
+        make_arms(plan(factors={"mixer": {"FF": {}, "attention": {"patches": ATTENTION}}}, reference="atention"))
     with pytest.raises(UserError, match="compared with itself"):
         make_arms(plan(factors={"mixer": {"FF": {}, "attention": {"patches": ATTENTION}}}, comparisons=[["FF", "FF"]]))
 

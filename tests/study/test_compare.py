@@ -169,7 +169,7 @@ def test_a_study_as_planned_is_not_exploratory(study: Path):
     ("arguments", "words"),
     [
         (["--margin", "30"], "margin was changed"),
-        (["--until-settled", "--max-seeds", "2"], "until_settled was changed"),
+        (["--sequential", "--max-seeds", "2"], "sequential was changed"),
     ],
 )
 def test_a_rule_changed_after_results_makes_the_report_exploratory(study: Path, arguments: list[str], words: str):
@@ -179,7 +179,7 @@ def test_a_rule_changed_after_results_makes_the_report_exploratory(study: Path, 
     assert said.index("Exploratory") < said.index(words) < said.index("Difference")
     page = (study / "report.html").read_text()
     assert page.index("Exploratory") < page.index("Difference ")
-    told = commands.here("compare", "--study", study, "--resume", "--margin", "1", "--no-until-settled")
+    told = commands.here("compare", "--study", study, "--resume", "--margin", "1", "--no-sequential")
     assert "Exploratory" in told.stdout  # putting it back does not undo it
 
 
@@ -348,7 +348,7 @@ def test_cross_validation_tests_every_image_once_a_repeat(tmp_path: Path):
 
 
 def test_until_settled_adds_seeds_and_stops(tmp_path: Path):
-    plan = plan_file(tmp_path, until_settled=True, max_seeds=3, margin=0.0)
+    plan = plan_file(tmp_path, sequential=True, max_seeds=3, margin=0.0)
     told = commands.here("compare", "--study", plan, "--out", tmp_path / "study")
     assert told.returncode == 0, told.stderr
     seeds = pd.read_csv(tmp_path / "study/results.csv")["seed"].nunique()

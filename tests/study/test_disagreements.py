@@ -10,7 +10,7 @@ def test_images_shown_are_the_strongest_of_each_class_in_turn():
         "a1": ("a", 1.0, 0.0), "a2": ("a", 1.0, 0.2), "a3": ("a", 1.0, 0.0), "a4": ("a", 0.8, 0.2),
         "b1": ("b", 0.8, 0.4), "b2": ("b", 1.0, 0.4), "c1": ("c", 0.6, 0.4),
     }  # fmt: skip
-    disputed = pd.DataFrame.from_dict(rows, orient="index", columns=["label", "arm", "against"])
+    disputed = pd.DataFrame.from_dict(rows, orient="index", columns=["label", "arm", "reference"])
     shown = typical_images(disputed)
     assert set(shown[:1]) <= {"a1", "a3"}
     assert shown[1:3] == ["b2", "c1"]
@@ -19,11 +19,13 @@ def test_images_shown_are_the_strongest_of_each_class_in_turn():
 
 
 def test_ties_are_not_broken_by_name():
-    disputed = pd.DataFrame({"label": "a", "arm": 1.0, "against": 0.0}, index=[f"{number:03}" for number in range(300)])
+    disputed = pd.DataFrame(
+        {"label": "a", "arm": 1.0, "reference": 0.0}, index=[f"{number:03}" for number in range(300)]
+    )
     shown = typical_images(disputed)[:12]
     assert max(shown) > "200"
     assert shown == typical_images(disputed)[:12]
 
 
 def test_nothing_is_shown_where_arms_never_disagree():
-    assert typical_images(pd.DataFrame({"label": [], "arm": [], "against": []})) == []
+    assert typical_images(pd.DataFrame({"label": [], "arm": [], "reference": []})) == []

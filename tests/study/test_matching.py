@@ -79,7 +79,7 @@ def test_an_external_network_that_cannot_be_fitted_is_named():
         held(
             "parameters",
             factors={"network": {**external, "small": {"network": "vit_small_patch16_224"}}},
-            against="FF",
+            reference="FF",
             controls=False,
         )
 

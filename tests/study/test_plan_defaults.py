@@ -57,7 +57,7 @@ def a_set(monkeypatch):
 
 def chosen(minutes: float, **asked) -> tuple[Plan, tuple[str, ...]]:
     fit = fit_plan(Data(source="made up"), minutes=float(minutes), **asked)
-    return Plan(**fit.fields), fit.gave_up
+    return Plan(**fit.fields), fit.compromises
 
 
 @pytest.mark.parametrize(("spread", "start"), [(0.314, 0.31), (0.0, 0.05)])
@@ -247,7 +247,7 @@ def test_a_machine_may_ask_for_its_precision(a_set):
 
 def test_the_digits_keep_the_body_that_is_theirs():
     fit = fit_plan(Data())
-    assert fit.gave_up == ()
+    assert fit.compromises == ()
     assert fit.fields["network"].architecture.image == (8, 8)
     assert "minutes" not in fit.fields
     assert fit_plan(Data(), minutes=5.0).fields["minutes"] == 5

@@ -59,7 +59,7 @@ def findings(folder: Path, *names: str, **fields) -> Findings:
             comparisons=_renamed(made.comparisons, new),
             disagreements=tuple(
                 replace(each, classes=tuple((f"{names[0]} {name}", *rest) for name, *rest in each.classes),
-                        only_against=(DisagreementImage(names[0], names[0], names[-1], png(np.zeros((8, 8)))),))
+                        only_reference=(DisagreementImage(names[0], names[0], names[-1], png(np.zeros((8, 8)))),))
                 for each in _renamed(made.disagreements, new)
             ),
             images=f"359 images from {names[0]}",
@@ -70,9 +70,9 @@ def findings(folder: Path, *names: str, **fields) -> Findings:
 
 def _renamed(pairs: tuple, new: dict[str, str]) -> tuple:
     return tuple(
-        replace(each, arm=new[each.arm], against=new[each.against])
+        replace(each, arm=new[each.arm], reference=new[each.reference])
         for each in pairs
-        if each.arm in new and each.against in new
+        if each.arm in new and each.reference in new
     )
 
 
@@ -407,7 +407,7 @@ def test_small_pictures_are_shown_pixel_by_pixel(tmp_path: Path):
         DisagreementImage(str(number), "1", "7", each)
         for number, each in enumerate((png(np.zeros((63, 63))), png(np.zeros((64, 64))), b""))
     )
-    only = replace(made.disagreements[0], only_arm=pictures, only_against=())
+    only = replace(made.disagreements[0], only_arm=pictures, only_reference=())
     text = html(replace(made, disagreements=(only,)))
     assert text.count('class="small"') == 1
     assert text.count("<img") == 2
@@ -449,7 +449,7 @@ def _curves(its: Findings, change: Callable) -> Findings:
 
 def _many(its: Findings) -> Findings:
     arms = tuple(replace(its.arms[0], name=f"arm {number} of a very long name indeed") for number in range(30))
-    asked = tuple(replace(its.comparisons[0], arm=each.name, against=arms[0].name) for each in arms[1:])
+    asked = tuple(replace(its.comparisons[0], arm=each.name, reference=arms[0].name) for each in arms[1:])
     return replace(its, arms=arms, comparisons=asked, disagreements=())
 
 

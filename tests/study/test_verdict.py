@@ -56,15 +56,15 @@ def finding(name: str, table: np.ndarray, latencies=(1.0, 1.1, 0.9, 1.0, 1.2), *
     )
 
 
-def case(one: np.ndarray, other: np.ndarray, arm: Arm = FF, against: Arm = ATTENTION, **fields) -> verdict.Case:
+def case(one: np.ndarray, other: np.ndarray, arm: Arm = FF, reference: Arm = ATTENTION, **fields) -> verdict.Case:
     difference = statistics.difference(one, other, 0.975)
     margin = statistics.effective_margin(0.01, one.mean().item(), other.mean().item())
     return verdict.Case(
         **{
             "arm": arm,
-            "against": against,
+            "reference": reference,
             "found": finding(arm.name, one),
-            "found_against": finding(against.name, other, (2.0, 2.1, 1.9, 2.0, 2.2)),
+            "found_reference": finding(reference.name, other, (2.0, 2.1, 1.9, 2.0, 2.2)),
             "difference": difference,
             "margin": margin,
             "plan_margin": 0.01,
@@ -135,9 +135,9 @@ def test_attention_is_in_the_headline_only_where_nothing_else_differs():
     other_width = Arm(name="wide", network=Network(architecture=WITH.replace(width=32)), recipe=RECIPE)
     external = Arm(name="vit", role="external", network=Network(name="vit_tiny_patch16_224"), recipe=RECIPE)
     slower = Arm(name="slow", network=ATTENTION.network, recipe=RECIPE.replace(epochs=50))
-    for against in (other_width, external, slower):
-        said = verdict.headline(case(*CLEAR, against=against))
-        assert said == f"FF is better than {against.name}, by more than the margin"
+    for reference in (other_width, external, slower):
+        said = verdict.headline(case(*CLEAR, reference=reference))
+        assert said == f"FF is better than {reference.name}, by more than the margin"
 
 
 def test_a_real_but_small_difference_is_both_better_and_equivalent():

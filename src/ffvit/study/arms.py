@@ -59,17 +59,17 @@ def make_arms(plan: Plan) -> tuple[Arm, ...]:
     if plan.controls:
         arms += _controls(arms, CONTROLS_RATE if plan.search is not None else 1.0)
     names = [arm.name for arm in arms]
-    for name in (plan.against, *(name for pair in plan.comparisons or () for name in pair), *plan.published):
+    for name in (plan.reference, *(name for pair in plan.comparisons or () for name in pair), *plan.published):
         if name is not None and name not in names:
             raise ConfigError(f"there is no arm {name!r}{did_you_mean(name, names)} (there are: {', '.join(names)})")
-    for one, against in plan.comparisons or ():
-        if one == against:
+    for one, reference in plan.comparisons or ():
+        if one == reference:
             raise ConfigError(f"comparisons: {one!r} is compared with itself")
     return tuple(arms)
 
 
 def make_comparisons(plan: Plan, arms: tuple[Arm, ...]) -> tuple[tuple[str, str], ...]:
-    """The pairs (arm, against) that the study compares, the main one first.
+    """The pairs (arm, reference) that the study compares, the main one first.
 
     With several factors, arms are compared that differ in one of them alone: the one in which attention comes and goes,
     or else the first. An arm without attention comes before others.
@@ -86,14 +86,14 @@ def make_comparisons(plan: Plan, arms: tuple[Arm, ...]) -> tuple[tuple[str, str]
             name = asked[0].name
             raise ConfigError(f"factors: there is only one arm, {name!r}, and no control: nothing to compare it with")
         return tuple((asked[0].name, other) for other in controls)
-    against = next((arm for arm in asked if arm.name == plan.against), None)
-    if against is not None or len(plan.factors) < 2:
-        against = against or next((arm for arm in asked if has_attention(arm)), None) or arms[0]
-        return tuple((arm.name, against.name) for arm in asked if arm is not against)
+    named = next((arm for arm in asked if arm.name == plan.reference), None)
+    if named is not None or len(plan.factors) < 2:
+        reference = named or next((arm for arm in asked if has_attention(arm)), None) or arms[0]
+        return tuple((arm.name, reference.name) for arm in asked if arm is not reference)
     factor = next((each for each in plan.factors if _decides_attention(each, asked)), next(iter(plan.factors)))
-    reference = next((arm for arm in asked if has_attention(arm)), arms[0]).cell[factor]
+    level = next((arm for arm in asked if has_attention(arm)), arms[0]).cell[factor]
     pairs = []
-    for other in (arm for arm in arms if arm.cell.get(factor) == reference):
+    for other in (arm for arm in arms if arm.cell.get(factor) == level):
         rest = {**other.cell, factor: ""}
         pairs += [(arm.name, other.name) for arm in asked if arm is not other and {**arm.cell, factor: ""} == rest]
     return tuple(pairs)

@@ -163,7 +163,7 @@ def show_plan(plan: Plan, forecast: Forecast, console: Console) -> None:
     console.print(Text(plan.title, "bold"))
     console.print(Text(ground.images), soft_wrap=True)
     console.print(table, highlight=False)
-    for words in (*ground.held.words, *ground.outlook, *plan.gave_up):
+    for words in (*ground.held.words, *ground.outlook, *plan.compromises):
         console.print(Text(words), soft_wrap=True)
     scaled = scaled_arms(ground.held.arms, ground.classes, plan.machine)
     if scaled:
@@ -324,7 +324,7 @@ def _all_runs(
             return startable_jobs(plan, searches, now, gone, arms, study.path, failed_before)
 
         failed |= run_jobs(study, ready, engine, watch)
-        if plan.until_settled:
+        if plan.sequential:
             left = [each for each in conclude(study, ground).comparisons if not each.conclusive]
             if not left:
                 watch.say(f"conclusive with {count} seeds")

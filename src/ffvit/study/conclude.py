@@ -96,7 +96,7 @@ def _conclude(study: Study, ground: StudyInputs) -> Findings:
         gate = comparisons[0] if comparisons else None
         comparisons.append(_comparison(analysis, found, of_arm, (one, other), pairs, difference, baselines, gate))
         disagreements.append(_disagreement(pairs, one, other))
-    warnings = (*verdict.warnings(tuple(found.values()), baselines, results_bad(results)), *plan.gave_up)
+    warnings = (*verdict.warnings(tuple(found.values()), baselines, results_bad(results)), *plan.compromises)
     return Findings(
         title=plan.title,
         folder=study.path,
@@ -141,7 +141,7 @@ def seeds_at(plan: Plan, count: int) -> tuple[int, ...]:
 
 def look_count(plan: Plan) -> tuple[int, ...]:
     """The numbers of seeds at which the study may be looked at and ended: one, unless it is sequential."""
-    return statistics.looks(len(plan.seeds), plan.max_seeds) if plan.until_settled else (len(plan.seeds),)
+    return statistics.looks(len(plan.seeds), plan.max_seeds) if plan.sequential else (len(plan.seeds),)
 
 
 def outlook_of(plan: Plan, ground: StudyInputs) -> tuple[str, ...]:
@@ -178,7 +178,7 @@ def results_bad(results: Sequence[Result]) -> tuple[int, int]:
 
 def _look(study: Study, plan: Plan, seeds: int) -> int:
     """The number of this look at the results, from 1."""
-    if plan.until_settled:
+    if plan.sequential:
         return 1 + sum(count < seeds for count in look_count(plan))
     return study.ledger.looks()
 
@@ -214,7 +214,7 @@ def _comparison(
     """One comparison; `gate` is the main one, without whose conclusion no other is drawn."""
     one, other = names
     held, plan = analysis.ground.held, analysis.plan
-    arm, against = held.arm(one), held.arm(other)
+    arm, reference = held.arm(one), held.arm(other)
     margin = statistics.effective_margin(
         plan.margin / 100, *(float(np.mean([pair[side].correct.mean() for pair in pairs])) for side in (0, 1))
     )
@@ -225,9 +225,9 @@ def _comparison(
     }
     case = verdict.Case(
         arm=arm,
-        against=against,
+        reference=reference,
         found=found[one],
-        found_against=found[other],
+        found_reference=found[other],
         difference=difference,
         margin=margin,
         plan_margin=plan.margin / 100,
@@ -239,7 +239,7 @@ def _comparison(
     )
     return Comparison(
         arm=one,
-        against=other,
+        reference=other,
         difference=difference,
         per_run=tuple((a.key, float(a.correct.mean() - b.correct.mean())) for a, b in pairs),
         main=gate is None,
@@ -337,7 +337,7 @@ def _statistics(analysis: Analysis, look: int, comparisons: int, runs: int) -> I
     if ground.groups is not None:
         yield f"The images lie in {ground.groups:,} groups; no split cuts one, and intervals count groups, not images."
     main = f"{100 * analysis.main_level:.4g} %"
-    if plan.until_settled:
+    if plan.sequential:
         yield f"A sequential study of {len(look_count(plan))} planned looks: they share 5 % of error, {main} intervals each."
     else:
         yield (

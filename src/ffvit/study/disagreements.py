@@ -30,22 +30,22 @@ def find_disagreements(pairs: Sequence[tuple[Result, Result]], one: str, other: 
     mine, theirs = (pd.concat([pair[side].answers for pair in pairs]) for side in (0, 1))
     table = pd.DataFrame({"label": mine.groupby("image")["label"].first()})
     table["arm"] = mine.groupby("image")["correct"].mean()
-    table["against"] = theirs.groupby("image")["correct"].mean()
-    by_class = table.groupby("label").agg(images=("arm", "size"), arm=("arm", "mean"), against=("against", "mean"))
-    by_class = by_class.iloc[(by_class["against"] - by_class["arm"]).abs().argsort(kind="stable")[::-1]]
-    only_arm = table[(table["arm"] > 0.5) & (table["against"] < 0.5)]
-    only_against = table[(table["arm"] < 0.5) & (table["against"] > 0.5)]
+    table["reference"] = theirs.groupby("image")["correct"].mean()
+    by_class = table.groupby("label").agg(images=("arm", "size"), arm=("arm", "mean"), reference=("reference", "mean"))
+    by_class = by_class.iloc[(by_class["reference"] - by_class["arm"]).abs().argsort(kind="stable")[::-1]]
+    only_arm = table[(table["arm"] > 0.5) & (table["reference"] < 0.5)]
+    only_reference = table[(table["arm"] < 0.5) & (table["reference"] > 0.5)]
     images = _Opener(pairs)
     return Disagreement(
         arm=one,
-        against=other,
+        reference=other,
         classes=tuple(
-            (str(name), int(row["images"]), float(row["arm"]), float(row["against"]))
+            (str(name), int(row["images"]), float(row["arm"]), float(row["reference"]))
             for name, row in by_class.iterrows()
         ),
         only_arm=_shown(only_arm, theirs, images),
-        only_against=_shown(only_against, mine, images),
-        counts=(len(only_arm), len(only_against)),
+        only_reference=_shown(only_reference, mine, images),
+        counts=(len(only_arm), len(only_reference)),
     )
 
 
@@ -69,10 +69,10 @@ def typical_images(disputed: pd.DataFrame) -> list[str]:
     Images that are equally strong come in an order drawn once, not by their names.
 
     Args:
-        disputed: `label`, and the share of runs that are correct, `arm` and `against`, by image.
+        disputed: `label`, and the share of runs that are correct, `arm` and `reference`, by image.
     """
     shuffled = disputed.sample(frac=1, random_state=0)
-    strength = (shuffled["arm"] - shuffled["against"]).abs().sort_values(ascending=False, kind="stable")
+    strength = (shuffled["arm"] - shuffled["reference"]).abs().sort_values(ascending=False, kind="stable")
     turn = shuffled["label"].loc[strength.index].groupby(shuffled["label"]).cumcount()
     return [str(name) for name in turn.sort_values(kind="stable").index]
 

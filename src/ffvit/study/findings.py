@@ -136,10 +136,10 @@ class ArmFinding:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One comparison of the study: `arm` against `against`.
+    """One comparison of the study: `arm` against `reference`.
 
     Attributes:
-        difference: arm less against, with its interval at the level that decides.
+        difference: arm less reference, with its interval at the level that decides.
         per_run: The paired differences, ((seed, fold), difference), by seed and fold.
         main: Whether it is the study's main question.
         direction: `better` or `worse` where the interval excludes 0, else `not shown`.
@@ -154,7 +154,7 @@ class Comparison:
     """
 
     arm: str
-    against: str
+    reference: str
     difference: Difference
     per_run: tuple[tuple[Key, float], ...]
     main: bool
@@ -220,17 +220,17 @@ class Disagreement:
     """Where the two arms of a comparison part ways.
 
     Attributes:
-        classes: (class, images, share right of `arm`, share right of `against`), largest difference first.
-        only_arm: Images that `arm` gets right and `against` wrong.
-        only_against: The other way round.
+        classes: (class, images, share right of `arm`, share right of `reference`), largest difference first.
+        only_arm: Images that `arm` gets right and `reference` wrong.
+        only_reference: The other way round.
         counts: How many images each of the two lists would hold if it were not cut.
     """
 
     arm: str
-    against: str
+    reference: str
     classes: tuple[tuple[str, int, float, float], ...]
     only_arm: tuple[DisagreementImage, ...]
-    only_against: tuple[DisagreementImage, ...]
+    only_reference: tuple[DisagreementImage, ...]
     counts: tuple[int, int]
 
 

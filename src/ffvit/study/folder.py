@@ -45,8 +45,8 @@ FORMAT = 2
 """What the runs of a study are; another number is another way to split or to search."""
 
 _EXTENDABLE = (
-    "title", "seeds", "side_seeds", "margin", "against", "comparisons", "until_settled", "max_seeds", "minutes", "published",
-    "machine", "factors", "controls", "gave_up",
+    "title", "seeds", "side_seeds", "margin", "reference", "comparisons", "sequential", "max_seeds", "minutes", "published",
+    "machine", "factors", "controls", "compromises",
 )  # fmt: skip
 """Fields of a plan that may change while its runs stay what they are (arms may only be added: `compare` checks)."""
 

@@ -79,7 +79,7 @@ def write_ablation(folder: Path, plan: Plan, arm: Arm) -> None:
         data=plan.data,
         machine=plan.machine,
         factors={"piece": pieces},
-        against="as it is",
+        reference="as it is",
         seeds=(0, 1, 2),
     )
     with atomic_path(folder / "ablation.yaml") as temporary:

@@ -119,19 +119,19 @@ class Plan(Value):
     budget: Budget = Field("epochs", description="What all arms have alike.")
     search: Search | None = Field(Search(), description="Tuning of each arm, alike for all. none: no tuning.")
     controls: bool = Field(True, description="Also train the body without mixing, and with a frozen random mixer.")
-    against: str | None = Field(
+    reference: str | None = Field(
         None, description="The arm that others are compared with. Default: the one with attention."
     )
     comparisons: tuple[tuple[str, str], ...] | None = Field(
-        None, description="The pairs asked about, first the main question. Default: every arm with `against`."
+        None, description="The pairs asked about, first the main question. Default: every arm with `reference`."
     )
     margin: NonNegativeFloat = Field(1.0, description="Equivalent means within so many points of top-1.")
-    until_settled: bool = Field(False, description="Add seeds until every comparison is conclusive.")
-    max_seeds: PositiveInt = Field(20, le=MAX_SEEDS, description="With until_settled: no more than these.")
+    sequential: bool = Field(False, description="Add seeds until every comparison is conclusive.")
+    max_seeds: PositiveInt = Field(20, le=MAX_SEEDS, description="With sequential: no more than these.")
     minutes: PositiveFloat | None = Field(
         None, description="Begin no seed that would end more than 5 % later than this."
     )
-    gave_up: tuple[str, ...] = Field((), description="What a plan that fits the minutes gave up, a sentence each.")
+    compromises: tuple[str, ...] = Field((), description="What a plan that fits the minutes gave up, a sentence each.")
     published: dict[str, Published] = Field({}, description="Published figures, by arm.")
 
     @field_validator("network", mode="before")
@@ -211,9 +211,9 @@ class Plan(Value):
             raise ValueError(
                 "data.validation: the search chooses by a validation split: keep one, or set search to none"
             )
-        if self.until_settled and self.folds is not None:
-            raise ValueError("until_settled: not with folds, whose runs are few and fixed")
-        if self.until_settled and self.max_seeds < len(self.seeds):
+        if self.sequential and self.folds is not None:
+            raise ValueError("sequential: not with folds, whose runs are few and fixed")
+        if self.sequential and self.max_seeds < len(self.seeds):
             raise ValueError(f"max_seeds: {self.max_seeds} is less than the {len(self.seeds)} seeds to begin with")
         return self
 

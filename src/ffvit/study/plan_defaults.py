@@ -108,7 +108,7 @@ class Fit(NamedTuple):
     """A plan's fields; and what was given up to keep to the time, and what more minutes would buy, in sentences."""
 
     fields: dict[str, Any]
-    gave_up: tuple[str, ...]
+    compromises: tuple[str, ...]
 
 
 def body(side: int, patch: int, width: int, depth: int, positions: float, channels: int = 3) -> Architecture:
@@ -261,7 +261,7 @@ class _Fitting:
             more = [offer._replace(seeds=seeds) for seeds in range(offer.seeds + 1, MOST_SEEDS + 1)]
             offer = [offer, *(each for each in more if self.takes(size, each, epochs) <= self.left())][-1]
         fields = self.fields(size, offer, epochs) | {"search": search, "minutes": self.minutes}
-        return Fit(fields, tuple(self.gave_up(size, offer, epochs, larger)))
+        return Fit(fields, tuple(self.compromises(size, offer, epochs, larger)))
 
     def with_shorter_trials(self, size: Body, offer: RunBudget, epochs: int) -> tuple[int, Search | None]:
         """The most epochs that there is time for if trials stay as short as now, and the search with that trial length.
@@ -315,7 +315,7 @@ class _Fitting:
             self.spreads[size[:2]] = patch_spread(self.splits, size.image, size.patch)
         return max(0.05, round(self.spreads[size[:2]], 2))
 
-    def gave_up(self, size: Body, offer: RunBudget, epochs: int, larger: Body | None) -> Iterator[str]:
+    def compromises(self, size: Body, offer: RunBudget, epochs: int, larger: Body | None) -> Iterator[str]:
         """What the plan does without, and what more minutes would buy."""
         if size.image < 0.9 * self.side:
             yield f"The images are shrunk from about {self.side} to {size.image} px, the largest that is planned by itself."

@@ -107,7 +107,7 @@ def make_plan(
 
 def _known(fit: Fit) -> dict[str, Any]:
     """The fields of a plan that fits, with what it gave up."""
-    return {**fit.fields, "gave_up": fit.gave_up}
+    return {**fit.fields, "compromises": fit.compromises}
 
 
 def _data(fields: object, source: str | None, given: Value | None, where: str) -> Data:

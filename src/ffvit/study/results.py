@@ -104,13 +104,13 @@ def read_predictions(path: Path) -> pd.DataFrame:
     return answers
 
 
-def paired_results(arm: Sequence[Result], against: Sequence[Result]) -> list[tuple[Result, Result]]:
+def paired_results(arm: Sequence[Result], reference: Sequence[Result]) -> list[tuple[Result, Result]]:
     """The runs of two arms that have seed and fold in common, in order.
 
     Raises:
         UserError: Two runs of a pair answered different images.
     """
-    others = {result.key: result for result in against}
+    others = {result.key: result for result in reference}
     pairs = [(one, others[one.key]) for one in sorted(arm, key=_order) if one.key in others]
     for one, other in pairs:
         if not one.answers["image"].equals(other.answers["image"]):

@@ -19,9 +19,9 @@ class Case:
 
     Attributes:
         arm: The first arm; `difference` is its accuracy less that of the second.
-        against: The second arm.
+        reference: The second arm.
         found: What the first reached.
-        found_against: What the second reached.
+        found_reference: What the second reached.
         difference: Between them.
         margin: That applies.
         plan_margin: The plan's, before few mistakes lowered it.
@@ -33,9 +33,9 @@ class Case:
     """
 
     arm: Arm
-    against: Arm
+    reference: Arm
     found: ArmFinding
-    found_against: ArmFinding
+    found_reference: ArmFinding
     difference: Difference
     margin: float
     plan_margin: float
@@ -50,8 +50,8 @@ class Case:
         """Whether the two differ in the mixers alone, and only the second has attention."""
         return (
             without_attention(self.arm)
-            and has_attention(self.against)
-            and differ_in_mixers_alone(self.arm, self.against)
+            and has_attention(self.reference)
+            and differ_in_mixers_alone(self.arm, self.reference)
         )
 
     @property
@@ -69,11 +69,11 @@ class Case:
         """Why no conclusion is drawn, in a sentence; None where one is."""
         if self.difference.runs == 1:
             return "One repetition says nothing about architectures: another seed can move accuracy by more than this."
-        beaten = [each for each in self.baselines if {self.arm.name, self.against.name} <= {*each.beats}]
+        beaten = [each for each in self.baselines if {self.arm.name, self.reference.name} <= {*each.beats}]
         if beaten:
             best = max(beaten, key=lambda each: each.top1.value)
             return f"Both networks are underfit: {best.name} reaches {percent(best.top1.value)}, more than either."
-        over = self.over_control.get(self.against.name)
+        over = self.over_control.get(self.reference.name)
         if self.about_attention and over is not None and statistics.direction(over) != "better":
             return (
                 "Attention does not surely beat the same body without mixing "
@@ -106,7 +106,7 @@ def headline(case: Case) -> str:
             ("worse", "not shown"): "Attention helps here: worse without it",
             ("not shown", "equivalent"): "Attention is not needed here: equivalent without it",
         }.get((case.direction, case.size), "Not shown whether attention helps")
-    one, other = case.arm.name, case.against.name
+    one, other = case.arm.name, case.reference.name
     if case.withheld is not None:
         return f"No conclusion about {one} and {other}"
     return {
@@ -162,7 +162,7 @@ def interval(difference: Difference) -> str:
 
 
 def _sentences(case: Case) -> Iterator[str]:
-    found, other, difference = case.found, case.found_against, case.difference
+    found, other, difference = case.found, case.found_reference, case.difference
     assert found.top1 is not None
     assert other.top1 is not None
     length = f", {found.epochs} epochs a run" if found.epochs is not None and found.epochs == other.epochs else ""
@@ -208,7 +208,7 @@ def _shown(case: Case) -> Iterator[str]:
     }[case.size]
     yield f"{direction} {size}"
     if case.win_again is not None and case.direction != "not shown":
-        ahead = case.arm.name if case.difference.value > 0 else case.against.name
+        ahead = case.arm.name if case.difference.value > 0 else case.reference.name
         yield f"In a new repetition {ahead} would win with a chance of about {100 * case.win_again:.0f} %."
     if case.direction == "not shown" and case.size == "not shown" and case.more_seeds is not None:
         low, high = case.more_seeds
@@ -227,7 +227,7 @@ def _over_control(case: Case) -> Iterator[str]:
 
 
 def _cost(case: Case) -> Iterator[str]:
-    found, other = case.found, case.found_against
+    found, other = case.found, case.found_reference
     said = [f"{found.parameters / other.parameters:.2f}x the parameters", f"{found.flops / other.flops:.2f}x the FLOPs"]
     if found.cost is not None and other.cost is not None and len(found.cost.latencies) == len(other.cost.latencies) > 2:
         ratios = [one / two for one, two in zip(found.cost.latencies, other.cost.latencies, strict=True)]

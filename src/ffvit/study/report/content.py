@@ -87,7 +87,7 @@ def _verdict(findings: Findings, figures: dict[str, Plot]) -> Iterator[Block]:
         yield from _figure(
             figures,
             "verdict",
-            f"Top-1 of {main.arm} less that of {main.against}, with its {formatting.level(main.difference)} interval, on "
+            f"Top-1 of {main.arm} less that of {main.reference}, with its {formatting.level(main.difference)} interval, on "
             f"{findings.test_images:,} test images.",
         )
     else:
@@ -233,12 +233,12 @@ def _disagreements(findings: Findings, figures: dict[str, Plot]) -> Iterator[Blo
     first, *others = findings.disagreements
     if len(first.classes) > CLASSES:
         count = f"{CLASSES} classes of {len(first.classes):,}"
-        yield Paragraph(f"The {count} on which {first.arm} and {first.against} differ most:")
+        yield Paragraph(f"The {count} on which {first.arm} and {first.reference} differ most:")
     caption = "In brackets the class's test images: with few of them, much of a difference is chance."
     yield from _figure(figures, "classes", caption)
     yield from _disagreement(first)
     for other in others:
-        yield Details(f"{other.arm} and {other.against}", tuple(_disagreement(other)))
+        yield Details(f"{other.arm} and {other.reference}", tuple(_disagreement(other)))
 
 
 def _disagreement(its: Disagreement) -> Iterator[Block]:
@@ -247,11 +247,11 @@ def _disagreement(its: Disagreement) -> Iterator[Block]:
             (name, f"{images:,}", f"{100 * one:.1f} %", f"{100 * other:.1f} %", formatting.points(one - other))
             for name, images, one, other in its.classes[:CLASSES]
         )
-        headings = ("class", "test images", its.arm, its.against, "difference, points")
-        yield Details("The classes in numbers", (Table(f"Classes of {its.arm} and {its.against}", headings, rows),))
+        headings = ("class", "test images", its.arm, its.reference, "difference, points")
+        yield Details("The classes in numbers", (Table(f"Classes of {its.arm} and {its.reference}", headings, rows),))
     for correct, incorrect, images, count in (
-        (its.arm, its.against, its.only_arm, its.counts[0]),
-        (its.against, its.arm, its.only_against, its.counts[1]),
+        (its.arm, its.reference, its.only_arm, its.counts[0]),
+        (its.reference, its.arm, its.only_reference, its.counts[1]),
     ):
         if images:
             yield Paragraph(f"{formatting.disagreement_sentence(correct, incorrect, count, len(images))}:")

@@ -33,7 +33,7 @@ def verdict_figure(each: Comparison, width: float) -> Figure:
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     for place, side, text in (
-        (0, "left", f"← {short(each.against, length)} better"),
+        (0, "left", f"← {short(each.reference, length)} better"),
         (1, "right", f"{short(each.arm, length)} better →"),
     ):
         axes.annotate(text, (place, 0), (0, -19), "axes fraction", "offset points", ha=side, va="top", color=SOFT)
@@ -70,9 +70,9 @@ def run_rows(comparisons: Sequence[Comparison], of_arm: dict[str, ArmStyle], wid
 
 def _comparison_rows(comparisons: Sequence[Comparison], width: float) -> tuple[Figure, Axes]:
     """Axes with a row a comparison; what all are compared with is named below."""
-    against = {each.against for each in comparisons}
-    common = against.pop() if len(against) == 1 else None
-    names = [each.arm if common else f"{each.arm} less {each.against}" for each in comparisons]
+    reference = {each.reference for each in comparisons}
+    common = reference.pop() if len(reference) == 1 else None
+    names = [each.arm if common else f"{each.arm} less {each.reference}" for each in comparisons]
     values = [
         f"{formatting.points(each.difference.value)} ({formatting.bounds(each.difference)})" for each in comparisons
     ]

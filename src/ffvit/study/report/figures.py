@@ -72,14 +72,14 @@ def _all(findings: Findings) -> Iterator[Plot]:
         yield make_plot("curves", "Learning curves", alt, lambda width: curve_panels(finished, of_arm, width))
     if findings.disagreements and len(findings.disagreements[0].classes) > 1:
         first = findings.disagreements[0]
-        alt = f"Correct predictions of {first.arm} and {first.against} by class; the numbers are in the table below"
+        alt = f"Correct predictions of {first.arm} and {first.reference} by class; the numbers are in the table below"
         yield make_plot("classes", "Accuracy by class", alt, lambda width: _classes(first, of_arm, width))
 
 
 def _aloud(each: Comparison) -> str:
     its = each.difference
     low, high = formatting.points(its.low), formatting.points(its.high)
-    return f"{each.arm} less {each.against}: {formatting.points(its.value)} points, from {low} to {high}"
+    return f"{each.arm} less {each.reference}: {formatting.points(its.value)} points, from {low} to {high}"
 
 
 def _limits(arms: Sequence[ArmFinding]) -> tuple[float, float]:
@@ -186,7 +186,7 @@ def _classes(disagreement: Disagreement, of_arm: dict[str, ArmStyle], width: flo
     axes = figure.add_subplot()
     for place, (_, _, one, other) in enumerate(classes):
         axes.plot([100 * one, 100 * other], [place, place], color=MUTED, lw=1, zorder=1)
-    for name, side in ((disagreement.arm, 2), (disagreement.against, 3)):
+    for name, side in ((disagreement.arm, 2), (disagreement.reference, 3)):
         values, look = [100 * each[side] for each in classes], of_arm[name]
         label = short(name, 40)
         axes.plot(values, range(len(classes)), look.marker, ms=6, mew=1, color=look.colour, label=label, clip_on=False)

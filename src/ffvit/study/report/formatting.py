@@ -185,7 +185,7 @@ def baselines(findings: Findings) -> str:
 # Comparisons
 
 COMPARISONS = (
-    "arm", "against", "difference, points", "interval, points", "level", "margin, points", "direction", "size",
+    "arm", "reference", "difference, points", "interval, points", "level", "margin, points", "direction", "size",
 )  # fmt: skip
 WITHHELD = "no conclusion"
 
@@ -195,7 +195,7 @@ def comparison_row(comparison: Comparison) -> tuple[str, ...]:
     its = comparison.difference
     return (
         f"{comparison.arm} (main)" if comparison.main else comparison.arm,
-        comparison.against,
+        comparison.reference,
         points(its.value),
         bounds(its),
         level(its),
@@ -233,7 +233,7 @@ def size_reason(comparison: Comparison) -> str:
 
 NOT_MAIN = "nothing is concluded, because the main comparison shows none"
 
-REPEATED = ("arm", "against", "ahead", "chance that it wins again", "more repetitions to settle it")
+REPEATED = ("arm", "reference", "ahead", "chance that it wins again", "more repetitions to settle it")
 
 
 def repeated(findings: Findings) -> tuple[tuple[str, ...], ...]:
@@ -245,7 +245,7 @@ def repeated(findings: Findings) -> tuple[tuple[str, ...], ...]:
         fewest, most = its.more_seeds or (0, 0)
         count = NOTHING if not most else str(most) if fewest == most else f"{fewest} to {most}"
         chance = NOTHING if its.win_again is None else f"{100 * its.win_again:.0f} %"
-        rows.append((its.arm, its.against, its.arm if its.difference.value > 0 else its.against, chance, count))
+        rows.append((its.arm, its.reference, its.arm if its.difference.value > 0 else its.reference, chance, count))
     return tuple(rows)
 
 

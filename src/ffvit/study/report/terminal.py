@@ -93,9 +93,9 @@ def _comparisons(findings: Findings) -> Iterator[RenderableType]:
     if findings.comparisons:
         table = _table(("comparison", "points", "interval", "level", "direction", "size"), (1, 2, 3))
         for comparison in findings.comparisons:
-            arm, against, value, interval, level, _, direction, size = formatting.comparison_row(comparison)
+            arm, reference, value, interval, level, _, direction, size = formatting.comparison_row(comparison)
             style = "bold" if comparison.main else "dim" if comparison.withheld else ""
-            table.add_row(Text(f"{arm} against {against}"), value, interval, level, direction, size, style=style)
+            table.add_row(Text(f"{arm} against {reference}"), value, interval, level, direction, size, style=style)
         yield from (table, Text())
 
 

@@ -36,7 +36,7 @@ from ffvit.models import mixers
 from ffvit.plot_style import ARMS
 from ffvit.profiling.hardware_peak import machine_name
 from ffvit.profiling.timing import default_device
-from ffvit.training import loop
+from ffvit.training import step
 
 
 def main(
@@ -106,7 +106,7 @@ def plainly() -> Iterator[None]:
     def transposed(self: mixers.PatchLinear, x: Tensor) -> Tensor:
         return nn.functional.linear(x.mT, self.weight, self.bias).mT
 
-    build = loop.build_optimizer
+    build = step.build_optimizer
 
     def one_by_one(network: nn.Module, recipe: ffvit.Recipe) -> torch.optim.Optimizer:
         optimizer = build(network, recipe)
@@ -116,7 +116,7 @@ def plainly() -> Iterator[None]:
 
     with (
         mock.patch.object(mixers.PatchLinear, "forward", transposed),
-        mock.patch.object(loop, "build_optimizer", one_by_one),
+        mock.patch.object(step, "build_optimizer", one_by_one),
     ):
         yield
 

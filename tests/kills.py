@@ -173,14 +173,14 @@ def wait_until_gone(commands: Sequence[Command], seconds: float = 20) -> None:
 
 def listen_to_steps(path: Path) -> None:
     """Note a hash of gradients and weights of every step a training makes."""
-    from ffvit.training import loop
+    from ffvit.training import step as steps
 
-    step, build, now = loop.Trainer.step, loop.build_optimizer, [""]
+    make, build, now = steps.TrainStep.__call__, steps.build_optimizer, [""]
 
-    def stepping(self: loop.Trainer, epoch: int, number: int, batches: Any) -> Any:
+    def stepping(self: steps.TrainStep, epoch: int, number: int, batches: Any) -> Any:
         now[0] = f"{epoch} {number}"
         try:
-            return step(self, epoch, number, batches)
+            return make(self, epoch, number, batches)
         finally:
             now[0] = ""
 
@@ -209,7 +209,7 @@ def listen_to_steps(path: Path) -> None:
         optimizer.register_step_post_hook(after)
         return optimizer
 
-    loop.Trainer.step, loop.build_optimizer = stepping, built  # type: ignore[method-assign]
+    steps.TrainStep.__call__, steps.build_optimizer = stepping, built  # type: ignore[method-assign]
 
 
 def steps_of(path: Path) -> dict[str, set[str]]:

@@ -12,7 +12,7 @@ from ffvit import Machine
 from ffvit.config import recipe
 from ffvit.inference.engines import build, unavailable_reason
 from ffvit.profiling.memory import peak_bytes
-from ffvit.training.loop import Trainer
+from ffvit.training.step import TrainStep
 from ffvit.training.train import resume
 
 pytestmark = [
@@ -59,16 +59,16 @@ def test_an_interrupted_run_goes_on_to_nearly_the_same(tmp_path, monkeypatch):
 
 def test_a_step_waits_for_nothing(tmp_path, monkeypatch):
     """But for its first ones, which load code."""
-    step = Trainer.step
+    step = TrainStep.__call__
 
-    def watched(self, *values):
-        torch.cuda.set_sync_debug_mode("error" if self.progress.step > 2 else "default")
+    def watched(self, epoch, number, batches):
+        torch.cuda.set_sync_debug_mode("error" if epoch or number > 2 else "default")
         try:
-            return step(self, *values)
+            return step(self, epoch, number, batches)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
-    monkeypatch.setattr(Trainer, "step", watched)
+    monkeypatch.setattr(TrainStep, "__call__", watched)
     deit = SHORT.replace(mixup=0.8, cutmix=1.0, random_erase_prob=0.25, drop_path=0.1, ema_decay=0.99)
     ffvit.train("ff_micro_patch2_8", "digits", deit, machine=Machine(accelerator="cuda"), out=tmp_path / "run")
 

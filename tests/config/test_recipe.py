@@ -43,7 +43,7 @@ def test_deit_is_the_papers():
         ({"mixup": 0.2, "batch_size": 9}, "mixup and CutMix mix images in pairs: batch_size and mixup_group_size must be even"),
         ({"loss": "bcee"}, "recipe.loss: must be 'soft_target' or 'bce'; got 'bcee', did you mean 'bce'?"),
         ({"lr": 0}, "recipe.lr: input should be greater than 0; got 0"),
-        ({"learnin_rate": 1}, "recipe.learnin_rate: there is no such field, did you mean 'lr'?"),
+        ({"weight_deca": 1}, "recipe.weight_deca: there is no such field, did you mean 'weight_decay'?"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_said(fields, sentence):

@@ -24,8 +24,9 @@ from ffvit.data import loader
 from ffvit.data.images import FileImages
 from ffvit.hardware.devices import is_out_of_memory
 from ffvit.run_folder import Run
-from ffvit.training import loop
+from ffvit.training.losses import Criterion
 from ffvit.training.nonfinite import NonfiniteGuard
+from ffvit.training.step import TrainStep
 
 QUICK = recipes.RECIPES["digits"].replace(epochs=2, warmup_epochs=1, batch_size=128)
 PHOTOS = QUICK.replace(batch_size=8)
@@ -62,25 +63,25 @@ def assert_same(one: Run, other: Run) -> None:
 
 def spoil(monkeypatch, steps, factor=float("nan")) -> None:
     """Make the loss of some steps (counted through the run) something else."""
-    forward, count = loop.Criterion.forward, iter(range(10_000))
+    forward, count = Criterion.forward, iter(range(10_000))
 
     def spoiled(self, *arguments):
         losses = forward(self, *arguments)
         return losses * factor if next(count) in steps else losses
 
-    monkeypatch.setattr(loop.Criterion, "forward", spoiled)
+    monkeypatch.setattr(Criterion, "forward", spoiled)
 
 
 def test_a_step_that_is_not_finite_is_left_out_counted_and_said(tmp_path, monkeypatch):
     weights = []
-    step = loop.Trainer.step
+    step = TrainStep.__call__
 
     def noting(self, *arguments):
         result = step(self, *arguments)
         weights.append(torch.cat([each.detach().flatten().clone() for each in self.plain.parameters()]))
         return result
 
-    monkeypatch.setattr(loop.Trainer, "step", noting)
+    monkeypatch.setattr(TrainStep, "__call__", noting)
     spoil(monkeypatch, {4, 13, 14})
     run, said = trained(tmp_path / "run")
     unchanged = [number for number in range(1, 20) if torch.equal(weights[number], weights[number - 1])]
@@ -104,13 +105,13 @@ def test_ten_in_a_row_stop_the_run_with_the_checkpoint_before_untouched(tmp_path
 
 @pytest.mark.parametrize("clip", [None, pytest.param(1.0, marks=pytest.mark.reliability)])
 def test_gradients_that_are_not_finite_are_noticed_too(tmp_path, monkeypatch, clip):
-    def spoiled(self, *arguments, gradients=loop.Trainer._gradients):
+    def spoiled(self, *arguments, gradients=TrainStep._gradients):
         loss = gradients(self, *arguments)
-        if self.progress.step == 3:
+        if arguments[1] == 3:
             next(self.plain.parameters()).grad.view(-1)[0] = float("inf")
         return loss
 
-    monkeypatch.setattr(loop.Trainer, "_gradients", spoiled)
+    monkeypatch.setattr(TrainStep, "_gradients", spoiled)
     run, said = trained(tmp_path / "run", recipe=QUICK.replace(clip_grad_norm=clip))
     assert "the gradients were no longer finite at step 4 of epoch 1" in said
     assert run.summary()["skipped_steps"] == 2
@@ -180,14 +181,14 @@ def test_a_limit_on_real_memory_is_survived(tmp_path):
 import resource, sys
 import ffvit.training.train, psutil, torch
 from ffvit.cli import main
-from ffvit.training import loop
-fit = loop.Loop.fit
+from ffvit.training import loop, step
+fit = loop.Trainer.fit
 def limited(self):
     now = psutil.Process().memory_info().vms
     resource.setrlimit(resource.RLIMIT_AS, (now + 300 * 2**20,) * 2)
     fit(self)
-loop.Loop.fit = limited
-loop.keep_freed_memory = lambda: None
+loop.Trainer.fit = limited
+step.keep_freed_memory = lambda: None
 sys.argv = ["ffvit", "train", "ff_tiny_patch16_224", "--image", "64", "--data", "{tmp_path}/photos", "--workers", "0", "--out",
             "{tmp_path}/run", "--recipe.epochs", "1", "--recipe.warmup-epochs", "0.1", "--recipe.batch-size", "128",
             "--recipe.aug-repeats", "3", "--precision", "32-true"]

@@ -86,16 +86,17 @@ def test_sigterm_to_the_group_saves_before_anything_ends(tmp_path):
 
 def slow_steps() -> None:
     from ffvit.training import loop
+    from ffvit.training.step import TrainStep
 
-    step = loop.Trainer.step
+    step = TrainStep.__call__
 
     def slow(*arguments):
         time.sleep(0.3)
         return step(*arguments)
 
     loop.CHECK_EVERY = 100.0  # the losses are looked at every 50 steps
-    loop.Trainer.look_after = property(lambda _: 50, lambda *_: None)
-    loop.Trainer.step = slow
+    loop.Trainer.check_after = property(lambda _: 50, lambda *_: None)
+    TrainStep.__call__ = slow
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGHUP])

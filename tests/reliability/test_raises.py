@@ -79,10 +79,10 @@ from ffvit.study.pixels import read_pixels
 from ffvit.study.plan import Plan, read_plan
 from ffvit.study.ray_executor import Cluster, connect
 from ffvit.study.results import Result, paired_results
-from ffvit.training import loop
 from ffvit.training import train as training
 from ffvit.training.checkpoint import load_checkpoint
 from ffvit.training.optimizer import build_optimizer
+from ffvit.training.step import TrainStep
 from reliability_cases import plan_file
 from servers import serving
 
@@ -475,12 +475,12 @@ def test_a_cluster_without_room_or_machines(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_weights_that_became_infinite_before_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def spoilt(self: loop.Trainer, *_: object) -> torch.Tensor:
+    def spoilt(self: TrainStep, *_: object) -> torch.Tensor:
         with torch.no_grad():
             next(self.network.parameters()).fill_(float("inf"))
         return torch.tensor([1.0, 1.0])
 
-    monkeypatch.setattr(loop.Trainer, "step", spoilt)
+    monkeypatch.setattr(TrainStep, "__call__", spoilt)
     with pytest.raises(DivergedError, match="the weights became infinite or NaN in epoch 1"):
         ffvit.train("ff_micro_patch2_8", "digits", out=tmp_path / "run")
 
@@ -494,7 +494,7 @@ def test_a_checkpoint_of_another_network(tmp_path: Path):
 
 
 def test_memory_that_is_too_small_for_a_single_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(loop.Trainer, "_gradients", raising(torch.OutOfMemoryError("CUDA out of memory")))
+    monkeypatch.setattr(TrainStep, "_gradients", raising(torch.OutOfMemoryError("CUDA out of memory")))
     with pytest.raises(OutOfMemoryError, match="the device's memory is too small for this batch: use a smaller"):
         ffvit.train("ff_micro_patch2_8", "digits", out=tmp_path / "run")
 

@@ -137,13 +137,13 @@ def test_a_stopped_process_is_named_after_the_timeout(tmp_path):
 HANGS = """
 import os, time
 from ffvit.cli import main
-from ffvit.training import loop
-step = loop.Loop.step
+from ffvit.training.step import TrainStep
+step = TrainStep.__call__
 def hang(self, epoch, number, batches):
     while epoch == 1 and os.environ["RANK"] == os.environ["HANGS"]:
         time.sleep(1)
     return step(self, epoch, number, batches)
-loop.Loop.step = hang
+TrainStep.__call__ = hang
 main()
 """
 

@@ -26,6 +26,7 @@ from ffvit.config.architecture import FF_ONLY
 from ffvit.models.create import preprocess_of, set_preprocess
 from ffvit.run_folder import Run
 from ffvit.training import loop, train
+from ffvit.training.ema import EMA
 
 QUICK = recipes.RECIPES["digits"].replace(epochs=2, warmup_epochs=1, batch_size=128)
 EVERYTHING = {
@@ -120,7 +121,7 @@ def test_same_seed_same_bits_and_another_seed_others(tmp_path):
 
 def test_memory_is_kept_where_there_is_plenty_and_things_computed_again_where_it_is_short(tmp_path, monkeypatch):
     kept = []
-    monkeypatch.setattr("ffvit.training.loop.keep_freed_memory", lambda: kept.append(1))
+    monkeypatch.setattr("ffvit.training.step.keep_freed_memory", lambda: kept.append(1))
     plenty = quick(tmp_path / "1")
     assert kept == [1]
     monkeypatch.setattr("ffvit.training.auto_tuning.free_memory", lambda _: 1)
@@ -173,7 +174,7 @@ def test_interrupted_it_saves_and_says_how_to_go_on(tmp_path, number, code):
 
 def test_going_on_in_the_middle_of_an_epoch(tmp_path, monkeypatch):
     undisturbed = quick(tmp_path / "one")
-    monkeypatch.setattr(loop, "LOOK_EVERY", 0.0)
+    monkeypatch.setattr(loop, "CHECK_EVERY", 0.0)
     monkeypatch.setattr(loop, "SAVE_EVERY", 0.0)
     steps = iter(range(100))
 
@@ -181,7 +182,7 @@ def test_going_on_in_the_middle_of_an_epoch(tmp_path, monkeypatch):
         if next(steps) == 14:  # the fifth step of the second epoch
             raise ZeroDivisionError
 
-    monkeypatch.setattr(loop.WeightAverage, "update", cut_off(loop.WeightAverage.update, power_cut))
+    monkeypatch.setattr(EMA, "update", cut_off(EMA.update, power_cut))
     with pytest.raises(ZeroDivisionError):
         quick(tmp_path / "two")
     monkeypatch.undo()
@@ -192,7 +193,7 @@ def test_going_on_in_the_middle_of_an_epoch(tmp_path, monkeypatch):
 def test_stopped_at_the_very_end_of_an_epoch(tmp_path, monkeypatch):
     undisturbed = quick(tmp_path / "one")
     steps = iter(range(1, 100))
-    update = loop.WeightAverage.update
+    update = EMA.update
 
     class Asking(loop.StopSignals):
         asked = False
@@ -201,7 +202,7 @@ def test_stopped_at_the_very_end_of_an_epoch(tmp_path, monkeypatch):
         Asking.asked = next(steps) == 10  # the last step of the first epoch
         update(*arguments)
 
-    monkeypatch.setattr(loop.WeightAverage, "update", count)
+    monkeypatch.setattr(EMA, "update", count)
     monkeypatch.setattr(loop, "StopSignals", Asking)
     monkeypatch.setattr(Asking, "__init__", lambda self, say: self.__dict__.update(_say=say, _before={}, _by=0))
     with pytest.raises(ffvit.RunStoppedError, match="stopped; go on with"):
@@ -213,13 +214,13 @@ def test_stopped_at_the_very_end_of_an_epoch(tmp_path, monkeypatch):
 
 def test_the_average_counts_steps_through_the_whole_run(tmp_path, monkeypatch):
     """Its warm-up goes by them; a run that went on would else begin it anew."""
-    steps, update = [], loop.WeightAverage.update
+    steps, update = [], EMA.update
 
     def noting(self, network, step):
         steps.append(step)
         update(self, network, step)
 
-    monkeypatch.setattr(loop.WeightAverage, "update", noting)
+    monkeypatch.setattr(EMA, "update", noting)
     quick(tmp_path / "run")
     assert steps == list(range(20))
 
@@ -288,8 +289,8 @@ def test_a_disk_that_fills_while_an_epoch_is_written_down_leaves_whole_lines(tmp
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(tmp_path, monkeypatch):
-    rate = loop.lr
-    monkeypatch.setattr(loop, "lr", lambda recipe, done: rate(recipe, done) if done < 1.25 else 1e30)
+    rate = loop.lr_at
+    monkeypatch.setattr(loop, "lr_at", lambda recipe, done: rate(recipe, done) if done < 1.25 else 1e30)
     with pytest.raises(
         ffvit.RunStoppedError,
         match=r"the loss became (nan|inf) at step [4-9] of epoch 2 \(after 1,\d+ images\), and .*; the last good",

@@ -54,6 +54,7 @@ from ffvit.study.plan import Plan
 from ffvit.training.auto_tuning import STATE
 from ffvit.training.loop import Trainer
 from ffvit.training.progress import TrainingDisplay
+from ffvit.training.setup import Setup, set_up
 
 START = 0.5
 """Seconds of a run that are not timed here: its process starts and ends, images are listed, the summary is written."""
@@ -317,18 +318,17 @@ def _measure_here(config: Config, splits: Splits, threads: int, folder: Path) ->
     config = config.replace(recipe=config.recipe.replace(batch_size=batch))
     few = Splits(splits.classes, _some(splits.train, 8 * batch), None, _some(splits.test, 256), "")
     display = TrainingDisplay(Console(file=io.StringIO()), shown=False)
-    loop = Trainer(start_fabric(config.machine), config, model, None, few, display)
-    loop.run = Run.create(Path(tempfile.mkdtemp(dir=folder)), config)
-    loop.began = loop.seconds_before = 0.0
-    train, started = _steps(loop, batch, began)
+    setup = set_up(start_fabric(config.machine), config, model, None, few, display.say)
+    trainer = Trainer(setup, Run.create(Path(tempfile.mkdtemp(dir=folder)), config), display)
+    train, started = _steps(setup, batch, began)
     images = few.test if 256 * train < 3 * TIMED else _some(few.test, 16)
-    scorer = loop.scorer(images)
-    load = _seconds(lambda: scorer.batches) / len(images)
-    scorer(loop.network)
-    answer = _seconds(partial(scorer, loop.network)) / len(images)
-    loop.progress.losses = [0.0]
-    with loop.curves() as curves:
-        epoch = _seconds(partial(loop.end_epoch, 1.0, curves))
+    evaluator = trainer.evaluator(images)
+    load = _seconds(lambda: evaluator.batches) / len(images)
+    evaluator(setup.step.network)
+    answer = _seconds(partial(evaluator, setup.step.network)) / len(images)
+    trainer.progress.losses = [0.0]
+    with trainer.curves() as curves:
+        epoch = _seconds(partial(trainer.end_epoch, 1.0, curves))
     some = torch.rand(batch, takes.in_chans, *takes.img_size, device=device)
     labels = torch.zeros(batch, dtype=torch.int64, device=device)
     with autocast(resolve_precision(config.machine), device):
@@ -344,13 +344,13 @@ def _batch(config: Config, splits: Splits, device: torch.device) -> int:
     return min(config.recipe.batch_size, 64 if cheap else 8, len(splits.train) // 2 * 2)
 
 
-def _steps(loop: Trainer, batch: int, began: float) -> tuple[float, float]:
+def _steps(setup: Setup, batch: int, began: float) -> tuple[float, float]:
     """Seconds of an image in training, and seconds from the beginning until steps are warm."""
     done, epoch, warm = -2, 0, began
     while True:
-        loop.order.epoch, batches = epoch, iter(loop.loader)
-        for step in range(loop.order.steps):
-            loop.step(epoch, step, [next(batches) for _ in range(loop.order.micro_batches)]).cpu()
+        setup.order.epoch, batches = epoch, iter(setup.loader)
+        for step in range(setup.order.steps):
+            setup.step(epoch, step, [next(batches) for _ in range(setup.order.micro_batches)]).cpu()
             done += 1
             if done == 0:
                 warm = time.perf_counter()

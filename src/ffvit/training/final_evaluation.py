@@ -28,38 +28,38 @@ def _peak_memory(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
-def evaluate_at_end(loop: Trainer) -> Group:
+def evaluate_at_end(trainer: Trainer) -> Group:
     """Score what the validation split chose on the test split, write it down, and hand back the report."""
-    run, progress, test = loop.run, loop.progress, loop.splits.test
-    loop.save_weights(run.last_file, loop.plain)
+    run, progress, test = trainer.run, trainer.progress, trainer.splits.test
+    trainer.save_weights(run.last_file, trainer.step.plain)
     best, temperature = progress.best, None
-    if loop.validation is not None:
+    if trainer.validation is not None:
         state, _ = read_weights(run.best_file)
-        set_model_state_dict(loop.plain, dict(state), options=StateDictOptions(full_state_dict=True))
-        with loop.eagerly():
-            chosen, _ = loop.validation(loop.network)
+        set_model_state_dict(trainer.step.plain, dict(state), options=StateDictOptions(full_state_dict=True))
+        with trainer.step.eagerly():
+            chosen, _ = trainer.validation(trainer.step.network)
         if not chosen.correct.all():  # without a mistake, ever more certain is ever better: nothing to fit
             temperature = fit_temperature(chosen.logits, chosen.labels[chosen.logits_of])
-            loop.save_weights(run.best_file, loop.plain, temperature)
-    loop.display.scoring("test split")
-    with loop.eagerly():
-        answers, bad = loop.scorer(test)(loop.network)
-    loop.note(bad)
-    loop.write_bad_images()
+            trainer.save_weights(run.best_file, trainer.step.plain, temperature)
+    trainer.display.scoring("test split")
+    with trainer.step.eagerly():
+        answers, bad = trainer.evaluator(test)(trainer.step.network)
+    trainer.unreadable.add(bad)
+    trainer.unreadable.write()
     evaluation = compute_metrics(answers, temperature)
     weights = f"the {best['which']} of epoch {best['epoch']}" if best else "the last weights"
 
     def write() -> None:
-        names, groups = predict_logits(test, bad), loop.splits.test_groups
+        names, groups = predict_logits(test, bad), trainer.splits.test_groups
         if groups is not None:  # of the images that could be read
             group_of = {test.name(index): group for index, group in enumerate(groups)}
             groups = tuple(group_of[name] for name in names)
         answers.to_csv(run.predictions_file, names, groups)
         run.write_summary(
             {
-                "network": loop.config.network.title,
-                "parameters": sum(each.numel() for each in loop.plain.parameters()),
-                "images": loop.splits.account,
+                "network": trainer.setup.config.network.title,
+                "parameters": sum(each.numel() for each in trainer.step.plain.parameters()),
+                "images": trainer.splits.account,
                 "weights": weights,
                 "validation": best or None,
                 "temperature": temperature,
@@ -68,11 +68,11 @@ def evaluate_at_end(loop: Trainer) -> Group:
                 "skipped_steps": progress.skipped,
                 "images_seen": progress.images,
                 "seconds": progress.seconds,
-                "peak_memory_mib": _peak_memory(loop.fabric.device),
+                "peak_memory_mib": _peak_memory(trainer.fabric.device),
             }
         )
 
-    on_rank_zero(loop.fabric, write)
+    on_rank_zero(trainer.fabric, write)
     top1, unread = evaluation.top1, f" ({len(bad):,} more could not be read)" if bad else ""
     reached = Text.assemble(
         (f"\ntop-1 {percent(top1.value)}", "bold"),
@@ -84,7 +84,7 @@ def evaluate_at_end(loop: Trainer) -> Group:
         warnings.append(f"{progress.skipped:,} steps of the training were not finite and were left out")
     if progress.bad_images:
         reached = Text.assemble(
-            (f"\n{len(progress.bad_images):,} of {loop.splits.count:,} images could not be read", "bold"),
+            (f"\n{len(progress.bad_images):,} of {trainer.splits.count:,} images could not be read", "bold"),
             f": they are listed in {run.bad_images_file}",
             reached,
         )

@@ -37,6 +37,7 @@ from ffvit.terminal import Terminal
 from ffvit.training.final_evaluation import evaluate_at_end
 from ffvit.training.loop import Trainer
 from ffvit.training.progress import TrainingDisplay
+from ffvit.training.setup import Setup, set_up
 
 STOPPED = (
     "stopped while nothing had to be saved; go on with --resume, or with the same command if there is no run folder yet"
@@ -206,20 +207,22 @@ def _run(
             torch.manual_seed(config.seed)
             network, about = _network(config, len(splits.classes))
             teacher = _teacher(config.recipe, len(splits.classes), preprocess_of(network).in_chans)
-            loop = Trainer(fabric, config, network, teacher, splits, display)
+            setup = set_up(fabric, config, network, teacher, splits, display.say)
             if config.start_from not in (None, "pretrained"):
-                config = config.replace(preprocess=loop.preprocess)
-            run = loop.run = folder(config)
+                config = config.replace(preprocess=setup.preprocess)
+            run = folder(config)
             for table in record:
                 write_record(table, run.split_file)
+            trainer = Trainer(setup, run, display)
             if begun is not None:
                 for inside in (run.path, run.checkpoint_file.parent):
                     on_rank_zero(fabric, partial(remove_leftovers, inside))
-                loop.go_on()
-                about = f"as it was after {loop.progress.images:,} images" if loop.progress.images else about
-            display.say(_headline(config, run, splits, network, loop, about))
-            loop.fit()
-            display.say(evaluate_at_end(loop))
+                trainer.resume()
+                seen = trainer.progress.images
+                about = f"as it was after {seen:,} images" if seen else about
+            display.say(_headline(setup, run, about))
+            trainer.fit()
+            display.say(evaluate_at_end(trainer))
     except OSError as error:
         if is_disk_full(error):
             raise DiskFullError("the disk is full: free some space, then go on with --resume") from None
@@ -289,21 +292,20 @@ def _teacher(recipe: Recipe, classes: int, channels: int) -> nn.Module | None:
     return teacher
 
 
-def _headline(config: Config, run: Run, splits: Splits, network: nn.Module, loop: Trainer, about: str) -> Table:
+def _headline(setup: Setup, run: Run, about: str) -> Table:
     """What is about to happen, in a few lines."""
-    takes = preprocess_of(network)
-    parameters = sum(each.numel() for each in network.parameters())
+    config, fabric, step, takes = setup.config, setup.fabric, setup.step, setup.preprocess
+    parameters = sum(each.numel() for each in step.plain.parameters())
     length = f"{config.recipe.minutes:g} minutes" if config.recipe.minutes else f"{config.recipe.epochs} epochs"
-    processes = loop.fabric.world_size
-    how = ", compiled" * loop.compiled
-    if loop.recomputed:
-        how += f", {loop.recomputed} recomputed in the backward pass: memory is short"
-    where = f"{processes} x {loop.fabric.device.type}, {loop.fabric.strategy.precision.precision}{how}"
+    how = ", compiled" * step.compiled
+    if step.recomputed:
+        how += f", {step.recomputed} recomputed in the backward pass: memory is short"
+    where = f"{fabric.world_size} x {fabric.device.type}, {fabric.strategy.precision.precision}{how}"
     rows = {
         "network": f"{config.network.title}, {parameters / 1e6:.2f} M parameters, {about}",
-        "images": f"{takes.img_size[0]} x {takes.img_size[1]} px, {takes.in_chans} channel{'s' * (takes.in_chans > 1)}; {splits.account}",
+        "images": f"{takes.img_size[0]} x {takes.img_size[1]} px, {takes.in_chans} channel{'s' * (takes.in_chans > 1)}; {setup.splits.account}",
         "recipe": f"{length}, {config.recipe.batch_size} images a step, rate {config.recipe.peak_lr:.1e}",
-        "machine": f"{where}, {loop.workers} loading processes each",
+        "machine": f"{where}, {setup.workers} loading processes each",
         "run folder": str(run.path),
     }
     table = Table.grid(padding=(0, 2))

@@ -1,0 +1,132 @@
+"""Everything a run needs before its folder is made: the order of the images, the step, the loader."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from lightning_fabric import Fabric
+from torch import nn
+from torch.utils.data import DataLoader
+
+from ffvit.config.preprocess import Preprocess
+from ffvit.data.loader import Batch, training_loader, worker_count
+from ffvit.data.sampler import TrainingOrder
+from ffvit.data.shards.remote import remote_blocks
+from ffvit.data.splits import Splits
+from ffvit.data.transforms import training_transform
+from ffvit.errors import ConfigError
+from ffvit.hardware.ranks import local_world_size
+from ffvit.models.create import preprocess_of, set_preprocess
+from ffvit.run_folder import Config
+from ffvit.training.auto_tuning import loading_workers
+from ffvit.training.step import TrainStep, images_per_device
+
+
+@dataclass
+class Setup:
+    """What a run trains with.
+
+    Attributes:
+        fabric: The processes and devices.
+        config: What to compute.
+        splits: The images.
+        preprocess: How images become the network's input.
+        order: The order of the training images.
+        step: Makes the steps.
+        workers: How many processes load images for each device.
+        loader: Brings the micro-batches of an epoch.
+    """
+
+    fabric: Fabric
+    config: Config
+    splits: Splits
+    preprocess: Preprocess
+    order: TrainingOrder
+    step: TrainStep
+    workers: int
+    loader: DataLoader[Batch]
+
+
+def set_up(
+    fabric: Fabric,
+    config: Config,
+    network: nn.Module,
+    teacher: nn.Module | None,
+    splits: Splits,
+    say: Callable[[str], None],
+) -> Setup:
+    """Make ready to train.
+
+    Args:
+        fabric: The processes and devices.
+        config: What to compute.
+        network: With its initial weights; it is wrapped, and told how its images are prepared.
+        teacher: To distil from, or None.
+        splits: The images.
+        say: Told what a person should know while training.
+
+    Raises:
+        UserError: The batch does not fit the images or the devices, or what was asked for is not possible here.
+    """
+    preprocess = preprocess_of(network).with_recipe(config.recipe)
+    set_preprocess(network, preprocess)
+    order = _order(fabric, config, splits)
+    step = TrainStep(fabric, config, network, teacher, splits, preprocess, order, say)
+    workers, loader = _loader(step, config, splits, preprocess, order)
+    return Setup(fabric, config, splits, preprocess, order, step, workers, loader)
+
+
+def _order(fabric: Fabric, config: Config, splits: Splits) -> TrainingOrder:
+    recipe, images = config.recipe, len(splits.train)
+    blocks, ahead = remote_blocks(splits.train) or (None, None)
+    order = TrainingOrder(
+        images=images,
+        seed=config.seed,
+        batch_size=recipe.batch_size,
+        group_size=recipe.mixup_group_size,
+        repeats=recipe.aug_repeats,
+        probabilities=_balanced(splits) if recipe.balance == "sampler" else None,
+        process=fabric.global_rank,
+        processes=fabric.world_size,
+        micro_batch=config.machine.micro_batch,
+        blocks=blocks,
+        ahead=ahead,
+    )
+    if not order.steps:
+        raise ConfigError(
+            f"recipe.batch_size {recipe.batch_size} is more than the {images} training images; "
+            f"try --recipe.batch-size {2 ** int(np.log2(max(2, images // 8)))}"
+        )
+    if recipe.batch_size < 2 * fabric.world_size * order.micro_batches:
+        raise ConfigError(
+            f"recipe.batch_size {recipe.batch_size} is too small to share over {fabric.world_size} devices"
+        )
+    return order
+
+
+def _balanced(splits: Splits) -> np.ndarray:
+    """Probabilities by which every class is drawn equally often."""
+    labels = splits.train.labels
+    weights = 1.0 / np.bincount(labels)[labels]
+    return weights / weights.sum()
+
+
+def _loader(
+    step: TrainStep, config: Config, splits: Splits, preprocess: Preprocess, order: TrainingOrder
+) -> tuple[int, DataLoader[Batch]]:
+    """How many processes load the training images, and what they bring."""
+    fabric, shape = step.fabric, (preprocess.in_chans, *preprocess.img_size)
+    transform = training_transform(config.recipe, preprocess.img_size, preprocess.in_chans, preprocess.mean)
+    loader = partial(training_loader, splits.train, transform, shape, order, config.seed, device=fabric.device)
+    workers = config.machine.workers
+    if workers is None:
+        workers = worker_count(splits.train, local_world_size(fabric), fabric.device)
+        if config.machine.strategy != "fsdp":  # a sharded network is not called by itself
+            with step.eagerly():
+                workers = loading_workers(
+                    loader(0), step.plain, images_per_device(fabric, config, order), fabric, workers
+                )
+    return workers, loader(workers)

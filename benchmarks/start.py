@@ -30,12 +30,12 @@ import json, sys, time
 import torch
 from torch.nn.functional import cross_entropy
 import ffvit
-from ffvit.profiling.timing import device_here
+from ffvit.profiling.timing import default_device
 from ffvit.models.compiling import compile_blocks
 from ffvit.training.optimizer import build_optimizer
 
 name, batch, compiled = json.loads(sys.argv[1])
-device = device_here()
+device = default_device()
 network = ffvit.create_model(name).to(device).train()
 if compiled:
     compile_blocks(network)

@@ -12,6 +12,7 @@ from ffvit import Machine
 from ffvit.config import recipe
 from ffvit.inference.engines import build, unavailable_reason
 from ffvit.profiling.memory import peak_bytes
+from ffvit.training.loop import Trainer
 from ffvit.training.step import TrainStep
 from ffvit.training.train import resume
 

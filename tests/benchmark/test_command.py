@@ -116,10 +116,8 @@ def test_what_cannot_run_is_listed_with_its_reason(no_children):
 
 @pytest.mark.parametrize("ratio", [0.1, 10.0])
 def test_bf16_is_measured_where_it_is_fast(ratio, no_children, monkeypatch):
-    monkeypatch.setattr(hardware_peak, "multiplies_bf16", lambda: False)
-    monkeypatch.setattr(
-        hardware_peak, "product_rate", lambda size, precision, *_: 1.0 if precision == "fp32" else ratio
-    )
+    monkeypatch.setattr(hardware_peak, "has_bf16_matmul", lambda: False)
+    monkeypatch.setattr(hardware_peak, "matmul_rate", lambda size, precision, *_: 1.0 if precision == "fp32" else ratio)
     done = here("benchmark", "ff_micro_patch2_8", *QUICK, "--no-train")
     assert done.returncode == 0, done.stderr
     said = "not measured: all engines, bf16: this machine has no fast bf16 (a matrix product takes 10 times as long"

@@ -161,8 +161,8 @@ def test_processes_that_are_not_forked_load_the_same(photos):
     program = f"""
 import multiprocessing, sys, torch
 sys.path[:0] = {[str(Path(__file__).parent)]}
-from test_loader import Data, loaded, open_parts
-images = open_parts(Data(source={str(photos)!r})).train
+from test_loader import Data, loaded, open_splits
+images = open_splits(Data(source={str(photos)!r})).train
 multiprocessing.set_start_method("spawn")
 for here, there in zip(loaded(images), loaded(images, workers=1), strict=True):
     assert torch.equal(here.images, there.images)

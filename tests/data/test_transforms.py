@@ -104,7 +104,7 @@ from ffvit.seeding import seeded
 from ffvit.data.transforms import Source, training_transform
 
 files = [Path(name).read_bytes() for name in sys.argv[1:]]
-deit = recipe.named("deit")
+deit = recipe.named_recipe("deit")
 ways = [training_transform(deit.replace(exact=exact), (64, 64), 3, (0.5, 0.4, 0.4)) for exact in ("never", "always")]
 for index in range(200):
     seen = []

@@ -25,7 +25,7 @@ def test_the_roof_is_the_lower_of_the_two_limits():
 
 def test_the_fastest_size_is_found(monkeypatch):
     rates = {1024: 3.0, 2048: 2.0}
-    monkeypatch.setattr(hardware_peak, "product_rate", lambda size, *_: rates[size])
+    monkeypatch.setattr(hardware_peak, "matmul_rate", lambda size, *_: rates[size])
     assert peak_matmul("fp32", CPU) == MatmulRate(1024, 3.0)
 
 
@@ -37,9 +37,9 @@ def test_what_is_measured_is_there(monkeypatch):
 
 
 def test_a_slow_precision_is_said_to_be(monkeypatch):
-    monkeypatch.setattr(hardware_peak, "multiplies_bf16", lambda: False)
+    monkeypatch.setattr(hardware_peak, "has_bf16_matmul", lambda: False)
     monkeypatch.setattr(
-        hardware_peak, "product_rate", lambda size, precision, *_: {"fp32": 30.0, "bf16": 10.0}[precision]
+        hardware_peak, "matmul_rate", lambda size, precision, *_: {"fp32": 30.0, "bf16": 10.0}[precision]
     )
     assert (
         slow_precision_reason("bf16", CPU)
@@ -47,14 +47,14 @@ def test_a_slow_precision_is_said_to_be(monkeypatch):
     )
     assert slow_precision_reason("fp32", CPU) is None
     monkeypatch.setattr(
-        hardware_peak, "product_rate", lambda size, precision, *_: {"fp32": 10.0, "bf16": 30.0}[precision]
+        hardware_peak, "matmul_rate", lambda size, precision, *_: {"fp32": 10.0, "bf16": 30.0}[precision]
     )
     assert slow_precision_reason("bf16", CPU) is None
 
 
 def test_a_processor_with_units_for_bf16_is_not_timed(monkeypatch):
-    monkeypatch.setattr(hardware_peak, "multiplies_bf16", lambda: True)
+    monkeypatch.setattr(hardware_peak, "has_bf16_matmul", lambda: True)
     monkeypatch.setattr(
-        hardware_peak, "product_rate", lambda *_: pytest.fail("timed")
+        hardware_peak, "matmul_rate", lambda *_: pytest.fail("timed")
     )  # a busy machine may say anything
     assert slow_precision_reason("bf16", CPU) is None

@@ -450,7 +450,7 @@ def test_a_study_that_was_not_begun(tmp_path: Path):
     ("module", "function", "begin"),
     [
         (studies, "_compare", lambda folder: studies.compare(read_plan(plan_file(folder)), out=folder / "study")),
-        (training, "open_parts", lambda folder: ffvit.train("ff_micro_patch2_8", "digits", out=folder / "run")),
+        (training, "open_splits", lambda folder: ffvit.train("ff_micro_patch2_8", "digits", out=folder / "run")),
     ],
 )
 def test_a_disk_that_fills_up_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module, function, begin):

@@ -127,7 +127,7 @@ def test_very_many_seeds_are_refused_at_once(tmp_path, seeds):
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ("max_seeds: 1000000\nuntil_settled: true", "max_seeds: .*less than or equal to 1000"),
+        ("max_seeds: 1000000\nsequential: true", "max_seeds: .*less than or equal to 1000"),
         ("folds: 1000000", "folds: .*less than or equal to 1000"),
         (
             "factors: {" + ", ".join(f"f{n}: {{a: {{}}, b: {{}}}}" for n in range(30)) + "}",

@@ -45,7 +45,7 @@ def a_set(monkeypatch):
 
     def be(side: int, images: int, mirrors: bool = True) -> Splits:
         splits = made_up(side, images)
-        monkeypatch.setattr(plan_defaults, "open_parts", lambda _: splits)
+        monkeypatch.setattr(plan_defaults, "open_splits", lambda _: splits)
         monkeypatch.setattr(plan_defaults, "survives_mirroring", lambda *_, **__: mirrors)
         return splits
 

@@ -18,10 +18,10 @@ STUDY = """
 import sys, threading, time
 from pathlib import Path
 from ray.cluster_utils import Cluster
-from ffvit.study.arms import arms_of
+from ffvit.study.arms import make_arms
 from ffvit.study.ray_executor import connected
 from ffvit.study.compare import compare
-from ffvit.study.jobs import runs_of
+from ffvit.study.jobs import make_runs
 from ffvit.study.plan import read_plan
 
 if __name__ == "__main__":
@@ -40,7 +40,7 @@ if __name__ == "__main__":
     plan = read_plan(Path(sys.argv[1]))
     if "one" in sys.argv:
         engine = connected(cluster.address, plan.machine)(1, out / "logs")
-        engine.start(runs_of(plan, arms_of(plan), out, plan.seeds, {})[0])
+        engine.start(make_runs(plan, make_arms(plan), out, plan.seeds, {})[0])
         while not (ended := engine.ended(1.0)):
             pass
         assert ended[0][1].status == "done", ended

@@ -21,7 +21,7 @@ def compiled(device=GPU, compile="auto", images=1_281_167, network=TINY, **chang
 
 @pytest.fixture(autouse=True)
 def _with_a_compiler(monkeypatch):
-    monkeypatch.setattr(auto_tuning, "why_not_compiled", lambda _: None)
+    monkeypatch.setattr(auto_tuning, "compile_unavailable_reason", lambda _: None)
 
 
 def test_long_runs_are_compiled_by_themselves():
@@ -41,7 +41,7 @@ def test_networks_without_equal_blocks_only_when_asked():
 
 
 def test_what_cannot_be_compiled_is_refused(monkeypatch):
-    monkeypatch.setattr(auto_tuning, "why_not_compiled", lambda _: "there is no C++ compiler")
+    monkeypatch.setattr(auto_tuning, "compile_unavailable_reason", lambda _: "there is no C++ compiler")
     assert not compiled(device=CPU)
     with pytest.raises(ffvit.UserError, match="--compile always: there is no C\\+\\+ compiler"):
         compiled(device=CPU, compile="always")
@@ -89,7 +89,7 @@ def test_as_many_processes_load_as_the_network_needs(monkeypatch):
     monkeypatch.setattr(auto_tuning, "_forward", lambda *_: 0.001)
     needed = []
     for seconds in (0.0001, 0.003, 0.0045, 1.0):
-        monkeypatch.setattr(auto_tuning, "seconds_an_image", lambda _, seconds=seconds: seconds)
+        monkeypatch.setattr(auto_tuning, "seconds_per_image", lambda _, seconds=seconds: seconds)
         needed.append(auto_tuning.loading_workers(None, network, 8, fabric, 12))  # type: ignore[arg-type]
     assert needed == [1, 2, 3, 12]
     assert [auto_tuning.loading_workers(None, network, 8, fabric, few) for few in (0, 1)] == [0, 1]  # type: ignore[arg-type]

@@ -168,7 +168,7 @@ class TestFetching:
         script = (  # in a process of its own, for beartype draws which items it checks
             "import random, sys; from pathlib import Path; from ffvit.data.shards import cache as shard_cache, download\n"
             "download.CHUNK, before = 30_000, random.getstate()\n"
-            "haste = download.Patience(first_wait=0.01, longest_wait=0.05)\n"
+            "haste = download.RetryPolicy(first_wait=0.01, longest_wait=0.05)\n"
             "shard_cache.ShardCache([sys.argv[1]], folder=Path(sys.argv[2]), patience=haste).path(0)\n"
             "assert random.getstate() == before"
         )

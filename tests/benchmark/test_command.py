@@ -55,7 +55,7 @@ def engines(monkeypatch):
 
 @pytest.fixture
 def no_children(monkeypatch):
-    monkeypatch.setattr(measuring, "peak", lambda make, device: 3 * 2**20 if make()() is None else 2**20)
+    monkeypatch.setattr(measuring, "peak_bytes", lambda make, device: 3 * 2**20 if make()() is None else 2**20)
 
 
 @pytest.fixture(scope="module")

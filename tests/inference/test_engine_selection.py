@@ -26,7 +26,7 @@ def network() -> torch.nn.Module:
 
 def test_an_engine_is_chosen_by_when_all_images_are_answered(home, network, monkeypatch):
     monkeypatch.setattr(engine_selection, "LONG", 0.0)
-    monkeypatch.setattr(engine_selection, "measured", lambda *_: SLOW_START)
+    monkeypatch.setattr(engine_selection, "measure_engines", lambda *_: SLOW_START)
     said: list[str] = []
     assert fastest_engine(network, 99, 32, CPU, "fp32", said.append) == "torch"  # 9.9 s; 5 + 4.95 s
     assert fastest_engine(network, 101, 32, CPU, "fp32", said.append) == "onnx"
@@ -34,14 +34,14 @@ def test_an_engine_is_chosen_by_when_all_images_are_answered(home, network, monk
 
 
 def test_few_images_are_answered_without_measuring(home, network, monkeypatch):
-    monkeypatch.setattr(engine_selection, "measured", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(engine_selection, "measure_engines", lambda *_: pytest.fail("measured"))
     assert fastest_engine(network, 3, 32, CPU, "fp32", pytest.fail) == "torch"
 
 
 def test_what_was_measured_is_kept(home, network, monkeypatch):
     monkeypatch.setattr(engine_selection, "LONG", 0.0)
     calls = []
-    monkeypatch.setattr(engine_selection, "measured", lambda *_: calls.append(1) or SLOW_START)
+    monkeypatch.setattr(engine_selection, "measure_engines", lambda *_: calls.append(1) or SLOW_START)
     for _ in range(3):
         assert fastest_engine(network, 1000, 32, CPU, "fp32", str) == "onnx"
     assert len(calls) == 1
@@ -56,7 +56,7 @@ def test_what_was_measured_is_kept(home, network, monkeypatch):
 @pytest.mark.parametrize("broken", ["", "{", "[]", '{"key": [{"engine": 1}]}', '{"key": 3}'])
 def test_a_broken_file_counts_as_none(home, network, monkeypatch, broken):
     monkeypatch.setattr(engine_selection, "LONG", 0.0)
-    monkeypatch.setattr(engine_selection, "measured", lambda *_: SLOW_START)
+    monkeypatch.setattr(engine_selection, "measure_engines", lambda *_: SLOW_START)
     engine_selection.cache_file().parent.mkdir(parents=True)
     engine_selection.cache_file().write_text(broken)
     assert fastest_engine(network, 1000, 32, CPU, "fp32", str) == "onnx"
@@ -65,7 +65,7 @@ def test_a_broken_file_counts_as_none(home, network, monkeypatch, broken):
 
 def test_a_home_that_cannot_be_written_to_loses_nothing(home, network, monkeypatch):
     monkeypatch.setattr(engine_selection, "LONG", 0.0)
-    monkeypatch.setattr(engine_selection, "measured", lambda *_: SLOW_START)
+    monkeypatch.setattr(engine_selection, "measure_engines", lambda *_: SLOW_START)
     (home / ".cache").write_text("a file where a folder should be")
     assert fastest_engine(network, 1000, 32, CPU, "fp32", str) == "onnx"
 
@@ -75,8 +75,8 @@ def test_a_full_disk_loses_nothing(home, network, monkeypatch):
         raise ffvit.RunStoppedError("the disk is full")
 
     monkeypatch.setattr(engine_selection, "LONG", 0.0)
-    monkeypatch.setattr(engine_selection, "measured", lambda *_: SLOW_START)
-    monkeypatch.setattr(engine_selection, "writing", full)
+    monkeypatch.setattr(engine_selection, "measure_engines", lambda *_: SLOW_START)
+    monkeypatch.setattr(engine_selection, "atomic_path", full)
     assert fastest_engine(network, 1000, 32, CPU, "fp32", str) == "onnx"
 
 

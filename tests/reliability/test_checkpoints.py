@@ -135,7 +135,7 @@ def test_metrics_are_those_of_the_checkpoint_that_is_used(unfinished, monkeypatc
     unfinished.checkpoint_file.write_bytes(b"torn")
     rows = []
     monkeypatch.setattr(loop.Trainer, "fit", lambda self: rows.extend(self.run.metrics()))
-    monkeypatch.setattr(train, "finish", lambda loop: "")
+    monkeypatch.setattr(train, "evaluate_at_end", lambda loop: "")
     train.resume(unfinished.path, console=Console(quiet=True))
     assert [row["epoch"] for row in rows] == [1, 2]
 

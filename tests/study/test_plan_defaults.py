@@ -50,7 +50,7 @@ def a_set(monkeypatch):
         return splits
 
     monkeypatch.setattr(time_estimate, "measure", speed_by_flops)
-    monkeypatch.setattr(time_estimate, "cores", lambda: 2)
+    monkeypatch.setattr(time_estimate, "available_cores", lambda: 2)
     monkeypatch.setattr(time_estimate, "slots_for", lambda *_: Slots(2, 1, 0))
     return be
 

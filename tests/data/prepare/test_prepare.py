@@ -106,7 +106,7 @@ def slowly(monkeypatch):
         time.sleep(0.02)
         return decode(*arguments)
 
-    monkeypatch.setattr(packing, "decoded", decoded)
+    monkeypatch.setattr(packing, "decode", decoded)
 
 
 class TestKilled:
@@ -151,7 +151,7 @@ class TestKilled:
         def interrupted(*_):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(preparing, "work", interrupted)
+        monkeypatch.setattr(preparing, "run_pool", interrupted)
         done = here("prepare", many, tmp_path / "out")
         assert done.returncode == 1
         assert done.stderr == (

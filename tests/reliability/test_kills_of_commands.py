@@ -78,8 +78,8 @@ def change(folder: Path, out: str | None = None) -> None:
         return read(*arguments)
 
     FileImages.read = slowly  # type: ignore[method-assign]
-    scan.cores = lambda: workers
-    predict.workers_for = lambda *_: workers
+    scan.available_cores = lambda: workers
+    predict.worker_count = lambda *_: workers
     (folder / "tmp").mkdir(exist_ok=True)
     os.environ["TMPDIR"], tempfile.tempdir = str(folder / "tmp"), None
     os.chdir(folder)
@@ -329,7 +329,7 @@ def interrupt_the_end(folder: Path) -> None:
     from ffvit.inference import predict
 
     change(folder, "predictions.csv")
-    predict.workers_for = lambda *_: 1
+    predict.worker_count = lambda *_: 1
     end = Batches._shutdown_workers
 
     def interrupted(self) -> None:

@@ -173,7 +173,7 @@ def ours(mixer: str, case: Case, config: Config, channels: int, classes: int) ->
         block=(over_patches, Branch("feedforward", "features")),
         readout=config["readout"],
         position="vectors" if learned else "sincos",
-        start="pytorch",
+        init="pytorch",
         **({"position_std": config["position"]} if learned else {}),
     )
     return Backbone(architecture, drop_path_rate=config["drop_path"])

@@ -2,7 +2,7 @@
 
 Runs of the same seeds are trained twice: fast, as `ffvit train --compile always` does it, in bf16 where the machine has
 units for it, and plainly, in fp32, with tokens transposed for the product over patches, no compilation, and the
-optimizer a tensor at a time. Start values, order,
+optimizer a tensor at a time. Initial weights, order,
 augmentation and every other draw are the same, so the two differ by rounding alone; training makes that grow until the
 curves are as far apart as two draws of chance. Each loss is held against the other way's 95 % interval over the seeds
 (Student's t), epoch by epoch, and the final top-1 likewise.

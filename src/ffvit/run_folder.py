@@ -50,7 +50,7 @@ class Config(Value):
     data: Data = Data()
     recipe: Recipe
     machine: Machine = Machine()
-    seed: int = Field(0, ge=0, lt=2**64, description="Reaches the start values, the order of images and every draw.")
+    seed: int = Field(0, ge=0, lt=2**64, description="Reaches the initial weights, the order of images and every draw.")
     start_from: str | None = Field(None, description="Weights to start from: a file, a run folder, or `pretrained`.")
     preprocess: Preprocess | None = Field(
         None, description="How images are prepared, as the file in start_from said: a resumed run no longer reads it."

@@ -26,7 +26,7 @@ IMAGES = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
 def network(name: str) -> torch.nn.Module:
-    """With start values of PyTorch's size: the paper's leave so little that nothing is seen of it in the answers."""
+    """With initial weights of PyTorch's size: the paper's leave so little that nothing is seen of it in the answers."""
     torch.manual_seed(0)
     net = ffvit.create_model(name)
     for each in net.modules():

@@ -155,15 +155,15 @@ def test_sine_cosine_positions_are_fixed_and_no_part_of_the_weights():
     assert net.to(torch.float64).position.vectors.dtype == torch.float64  # but moves with the network
 
 
-@pytest.mark.parametrize("start", ["paper", "pytorch"])
-def test_a_new_head_starts_as_the_first_one_did(start):
+@pytest.mark.parametrize("init", ["paper", "pytorch"])
+def test_a_new_head_starts_as_the_first_one_did(init):
     torch.manual_seed(0)
-    net = Backbone(Architecture(width=64, depth=1, block=FF_ONLY, image=8, patch=4, classes=300, start=start))
-    first, std = net.head, {"paper": 0.02, "pytorch": 1 / (3 * 64) ** 0.5}[start]
+    net = Backbone(Architecture(width=64, depth=1, block=FF_ONLY, image=8, patch=4, classes=300, init=init))
+    first, std = net.head, {"paper": 0.02, "pytorch": 1 / (3 * 64) ** 0.5}[init]
     net.reset_classifier(400)
     for head in (first, net.head):
         assert head.weight.std().item() == pytest.approx(std, rel=0.05)
-        assert head.bias.any() == (start == "pytorch")
+        assert head.bias.any() == (init == "pytorch")
 
 
 def test_dropout_also_drops_tokens_after_positions():

@@ -226,7 +226,7 @@ def test_the_average_counts_steps_through_the_whole_run(tmp_path, monkeypatch):
 
 
 def test_the_average_of_a_short_run_is_no_longer_at_chance(tmp_path):
-    """At the decay of `small`, a run of 100 steps would else end with 98 % of its start values."""
+    """At the decay of `small`, a run of 100 steps would else end with 98 % of its initial weights."""
     recipe = QUICK.replace(epochs=5, batch_size=64, ema_decay=0.9998)
     last = quick(tmp_path / "run", recipe=recipe).metrics()[-1]
     assert last["average"]["top1"] > 0.9 * last["weights"]["top1"] > 0.5

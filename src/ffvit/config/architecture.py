@@ -138,7 +138,7 @@ class Architecture(Value):
         position_grid: Height and width of the position map; default: the patch grid. The paper's is 14 x 14 throughout.
         position_std: Standard deviation that learned positions start with; the paper's and ViT's is 0.02. Where it is far
             below that of the patch embeddings, attention starts almost blind to position.
-        start: Start values of linear layers: the `paper`'s (truncated normal of 0.02, zero biases) or `pytorch`'s own.
+        init: Initial weights of linear layers: the `paper`'s (truncated normal of 0.02, zero biases) or `pytorch`'s own.
     """
 
     width: Annotated[int, Field(gt=0, le=2**17)]
@@ -152,7 +152,7 @@ class Architecture(Value):
     position: Literal["map", "vectors", "sincos", "none"] = "map"
     position_grid: Pair | None = None
     position_std: Annotated[float, Field(gt=0)] = 0.02
-    start: Literal["paper", "pytorch"] = "paper"
+    init: Literal["paper", "pytorch"] = "paper"
 
     @field_validator("image", "patch", "position_grid", mode="before")
     @classmethod

@@ -1,6 +1,6 @@
 """The one module that every `Architecture` becomes. It knows nothing of devices, data or training.
 
-What is compared is the only thing that differs: start values, the ramp of stochastic depth, readout and head are
+What is compared is the only thing that differs: initial weights, the ramp of stochastic depth, readout and head are
 written here once for every mixer.
 """
 
@@ -154,7 +154,7 @@ class Backbone(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Start values of the paper's code: truncated normal of 0.02, zero biases; convolutions keep PyTorch's own."""
+        """Initial weights of the paper's code: truncated normal of 0.02, zero biases; convolutions keep PyTorch's own."""
         for name, parameter in self.named_parameters():
             if name.startswith("position."):
                 std = self.architecture.position_std
@@ -163,14 +163,14 @@ class Backbone(nn.Module):
                 trunc_normal_(parameter, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                self._start_linear(module)
+                self._init_linear(module)
         for module in self.modules():
             if isinstance(module, SpatialGatingUnit):  # its gate starts open: a property of the mixer
                 module.init_weights()
 
-    def _start_linear(self, layer: nn.Linear) -> None:
-        """Start values of a linear layer, which PyTorch has already given its own."""
-        if self.architecture.start == "paper":
+    def _init_linear(self, layer: nn.Linear) -> None:
+        """Initial weights of a linear layer, which PyTorch has already given its own."""
+        if self.architecture.init == "paper":
             trunc_normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
 
@@ -223,7 +223,7 @@ class Backbone(nn.Module):
         return self.head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new head with the start values that the architecture says, for another number of classes (0: none).
+        """A new head with the initial weights that the architecture says, for another number of classes (0: none).
 
         Raises:
             ValueError: `global_pool` is not `token`, `avg` or `""`, or is `token` where there is no class token.
@@ -239,7 +239,7 @@ class Backbone(nn.Module):
         self.head = nn.Identity()
         if num_classes:
             self.head = nn.Linear(self.embed_dim, num_classes, device=anchor.device, dtype=anchor.dtype)
-            self._start_linear(self.head)
+            self._init_linear(self.head)
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:

@@ -26,7 +26,7 @@ def create_model(
     dropout: float = 0.0,
     drop_path: float = 0.0,
 ) -> nn.Module:
-    """Build a network, with random start values unless `pretrained`.
+    """Build a network, with random initial weights unless `pretrained`.
 
     Args:
         model: A name of ours or of timm's, or an `Architecture`.

@@ -102,7 +102,7 @@ def _settings(arm: Arm) -> Iterator[tuple[str, str]]:
         std = f", starting at {its.position_std:g}" if its.position in ("map", "vectors") else ""
         yield "position", f"{its.position}{std}"
         yield "readout", its.readout
-        yield "initialization", its.start
+        yield "initialization", its.init
         for branch in its.block:
             settings = [f"{name} {getattr(branch, name)}" for name in ("heads", "hidden", "ratio", "kernel")]
             settings = [words for words in settings if not words.endswith("None")]

@@ -114,7 +114,7 @@ class Fit(NamedTuple):
 def body(side: int, patch: int, width: int, depth: int, positions: float, channels: int = 3) -> Architecture:
     """The body that the question's arms share.
 
-    The mean over patches is read, so that a control without mixing can be the same body. Start values are PyTorch's,
+    The mean over patches is read, so that a control without mixing can be the same body. Initial weights are PyTorch's,
     which follow the width: the paper's 0.02 fits a width of 768, and at 64 it starves attention above all (on the
     digits 88 % instead of 96 %).
 
@@ -138,7 +138,7 @@ def body(side: int, patch: int, width: int, depth: int, positions: float, channe
         readout="mean",
         position="vectors",
         position_std=positions,
-        start="pytorch",
+        init="pytorch",
     )
 
 

@@ -257,7 +257,7 @@ def _checked_images(
 
 
 def _network(config: Config, classes: int) -> tuple[nn.Module, str]:
-    """The network with its start values, and words on where they came from."""
+    """The network with its initial weights, and words on where they came from."""
     dropout, drop_path = config.recipe.dropout, config.recipe.drop_path
     if config.start_from is None or config.start_from == "pretrained":
         pretrained = config.start_from == "pretrained"
@@ -266,7 +266,7 @@ def _network(config: Config, classes: int) -> tuple[nn.Module, str]:
         )
         if config.preprocess is not None:
             set_preprocess(network, config.preprocess)
-        return network, "published weights" if pretrained else f"random start values (seed {config.seed})"
+        return network, "published weights" if pretrained else f"random initial weights (seed {config.seed})"
     network = load(config.start_from, config.network, classes, dropout=dropout, drop_path=drop_path)
     head = f", with a new head for {classes} classes" if network.new_head else ""
     return network.train(), f"weights of {config.start_from}{head}"

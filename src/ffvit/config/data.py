@@ -69,20 +69,20 @@ class Data(Value):
     source: str = Field(
         "digits",
         description="digits; a folder with train/ and val/ (and test/), or of class folders, or of shards (.tar); a .csv or .parquet list "
-        "with columns path, label and, where the parts are given, split; shards far away: the address of a prepared folder "
+        "with columns path, label and optionally split; remote shards: the address of a prepared folder "
         "(s3://bucket/folder, https://...) or of tar files (https://host/train-{0000..0127}.tar); or a data set timm opens: torch/cifar10, hfds/..., wds/...",
     )
     root: Path | None = Field(
         None,
-        description="Where a data set that timm opens lies or is downloaded to, and where shards from far away are kept (default: ~/.cache/ffvit).",
+        description="Where a data set that timm opens lies or is downloaded to, and where remote shards are cached (default: ~/.cache/ffvit).",
     )
     validation: Annotated[float, Field(ge=0, lt=1)] | None = Field(
         None,
-        description="Share of the training images held out to choose epoch and weights on, where the data brings no "
-        "part for it. Default: 10 %, at most 10,000 images. 0: none, and the last weights are the result.",
+        description="Share of the training images held out to choose epoch and weights on, where the data has no "
+        "validation split. Default: 10 %, at most 10,000 images. 0: none, and the last weights are the result.",
     )
     test: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.2, description="Share of the images kept for the final figure, where the data brings no part for it."
+        0.2, description="Share of the images held out for the final accuracy, where the data has no test split."
     )
     groups: str | None = Field(
         None,
@@ -90,10 +90,10 @@ class Data(Value):
         "list; `folder`, the folder below the class's; `re:PATTERN`, what it matches in the path (its brackets, if it "
         "has any); `near-duplicates`, images that look the same to `ffvit check`; or, say, `patient+near-duplicates`.",
     )
-    split_seed: int = Field(0, ge=0, lt=2**32, description="Decides which images fall into which part.")
+    split_seed: int = Field(0, ge=0, lt=2**32, description="Decides which images fall into which split.")
     folds: Annotated[int, Field(ge=2)] | None = Field(
         None,
-        description="Cross-validation: split the images into so many folds of equal classes; `fold` is the test split.",
+        description="Cross-validation: the number of folds, stratified by class; `fold` is the test split.",
     )
     fold: NonNegativeInt | None = Field(None, description="Which of the folds is the test split, from 0.")
     bad_images: NonNegativeFloat = Field(

@@ -20,19 +20,27 @@ class Recipe(Value):
     """A training recipe. Durations are in epochs; one epoch shows about as many images as the training split holds."""
 
     # Duration
-    epochs: PositiveInt = Field(100, description="Epochs to train; with minutes, the length the schedule is drawn for.")
-    minutes: PositiveFloat | None = Field(None, description="Train for this long; the schedule is fitted to the clock.")
-    batch_size: PositiveInt = Field(128, description="Images a step, over all devices and accumulated parts together.")
+    epochs: PositiveInt = Field(
+        100, description="Epochs to train; with minutes, the epochs the schedule is defined over."
+    )
+    minutes: PositiveFloat | None = Field(
+        None, description="Train for this many minutes; the schedule follows the clock."
+    )
+    batch_size: PositiveInt = Field(
+        128, description="Images per optimizer step, over all devices and accumulated micro-batches."
+    )
 
     # Optimizer
-    optimizer: str = Field("adamw", description="Any optimizer timm knows, by timm's name.")
-    lr: PositiveFloat = Field(1e-3, description="Highest learning rate.")
+    optimizer: str = Field("adamw", description="Any optimizer of timm, by timm's name.")
+    lr: PositiveFloat = Field(1e-3, description="Peak learning rate.")
     lr_base_batch_size: PositiveInt | None = Field(
-        None, description="The batch the rate is meant for: it is scaled by batch_size / this. None: not scaled."
+        None, description="Scale lr by batch_size / this. None: do not scale."
     )
     betas: tuple[Share, Share] = Field((0.9, 0.999), description="AdamW's two decay rates.")
     epsilon: PositiveFloat = Field(1e-8, description="AdamW's epsilon.")
-    weight_decay: NonNegativeFloat = Field(0.05, description="On matrices; never on biases, norms and class tokens.")
+    weight_decay: NonNegativeFloat = Field(
+        0.05, description="Weight decay of matrices; biases, norms, positions and class tokens are not decayed."
+    )
     decay_position_map: bool = Field(
         False,
         description="Decay a position map too: the released code does, its exclusion list misspelling the name.",
@@ -41,16 +49,16 @@ class Recipe(Value):
 
     # Schedule
     schedule: Literal["cosine", "constant"] = Field("cosine", description="Learning rate after the warm-up.")
-    schedule_per: Literal["step", "epoch"] = Field("step", description="How often the learning rate moves.")
+    schedule_per: Literal["step", "epoch"] = Field("step", description="How often the learning rate changes.")
     warmup_epochs: NonNegativeFloat | None = Field(
         None,
         description="Epochs of linear warm-up, or a fraction of one. None: 5, but no more than a fifth of the epochs.",
     )
-    warmup_lr: NonNegativeFloat = Field(1e-6, description="Where the warm-up begins.")
-    min_lr: NonNegativeFloat = Field(1e-5, description="Where the cosine ends.")
+    warmup_lr: NonNegativeFloat = Field(1e-6, description="Learning rate at the start of the warm-up.")
+    min_lr: NonNegativeFloat = Field(1e-5, description="Learning rate at the end of the cosine.")
     cooldown_epochs: NonNegativeFloat = Field(
         0.0,
-        description="Of the epochs, how many at the end stay at the final rate (DeiT's option for it has no effect).",
+        description="Epochs at the end that stay at min_lr (DeiT's option for it has no effect).",
     )
     cosine_under_warmup: bool = Field(
         False, description="Draw the cosine from the start, the warm-up on top (DeiT), not from the warm-up's end."
@@ -62,13 +70,13 @@ class Recipe(Value):
     # Regularisation
     drop_path: Share = Field(0.0, description="Stochastic depth of the last block; linear from 0 in the first.")
     dropout: Share = Field(0.0, description="Dropout inside the branches.")
-    label_smoothing: Share = Field(0.1, description="Share of each label spread over all classes.")
+    label_smoothing: Share = Field(0.1, description="Label smoothing.")
     ema_decay: Annotated[float, Field(ge=0, lt=1)] | None = Field(
-        0.999, description="Decay a step of the moving average of the weights. None: no average is kept."
+        0.999, description="Decay per step of the moving average (EMA) of the weights. None: no EMA."
     )
     ema_warmup: bool = Field(
         True,
-        description="Let the decay rise to that as (1 + t) / (10 + t) over steps t; else a short run averages its start.",
+        description="Raise the decay to that as (1 + t) / (10 + t) over steps t, so that a short run does not average its initial weights.",
     )
 
     # Augmentation
@@ -84,7 +92,8 @@ class Recipe(Value):
     auto_augment: str | None = Field(None, description="timm's RandAugment or AutoAugment, as timm spells it.")
     random_erase_prob: Share = Field(0.0, description="Probability of erasing a random rectangle with noise.")
     aug_repeats: PositiveInt = Field(
-        1, description="Views of an image in a batch (repeated augmentation); an epoch then holds fewer images."
+        1,
+        description="Augmented views of an image in a batch (repeated augmentation); an epoch then has fewer distinct images.",
     )
     evaluation_crop: Annotated[float, Field(gt=0, le=1)] = Field(
         0.875, description="In evaluation the image is resized so that the central crop is this share of it."
@@ -93,10 +102,10 @@ class Recipe(Value):
     # Mixing
     mixup: NonNegativeFloat = Field(0.0, description="Mixup's alpha; 0: no mixup.")
     cutmix: NonNegativeFloat = Field(0.0, description="CutMix's alpha; 0: no CutMix.")
-    mixup_prob: Share = Field(1.0, description="Probability that a group of images is mixed at all.")
-    mixup_switch_prob: Share = Field(0.5, description="Where both are on, the probability of CutMix.")
+    mixup_prob: Share = Field(1.0, description="Probability that a group of images is mixed.")
+    mixup_switch_prob: Share = Field(0.5, description="Probability of CutMix where mixup and CutMix are both on.")
     mixup_group_size: PositiveInt = Field(
-        128, description="Images that share one draw of mixing and are mixed among themselves (DeiT: 128 a GPU)."
+        128, description="Images that share one mixup or CutMix draw and are mixed with each other (DeiT: 128 per GPU)."
     )
 
     # Loss
@@ -111,8 +120,10 @@ class Recipe(Value):
     teacher: str | None = Field(
         None, description="A teacher to distil from: a timm model, a run folder or a weights file."
     )
-    distillation: Literal["soft", "hard"] = Field("hard", description="The teacher's probabilities, or its answer.")
-    distillation_weight: Share = Field(0.5, description="Share of the loss that is the teacher's.")
+    distillation: Literal["soft", "hard"] = Field(
+        "hard", description="Distil from the teacher's probabilities (soft) or its top class (hard)."
+    )
+    distillation_weight: Share = Field(0.5, description="Share of the loss that comes from the teacher.")
     distillation_temperature: PositiveFloat = Field(1.0, description="Temperature of soft distillation.")
 
     @model_validator(mode="after")

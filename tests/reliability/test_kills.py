@@ -128,7 +128,7 @@ def wait_while_opening() -> None:
         print("opening")
         time.sleep(60)
 
-    train.open_parts = slow  # type: ignore[assignment]
+    train.open_splits = slow  # type: ignore[assignment]
 
 
 def wait_while_scoring() -> None:

@@ -123,7 +123,7 @@ def test_a_new_run_is_refused_where_another_was_made_meanwhile(tmp_path, monkeyp
     """Two trainings with one --out, both past the first look at it."""
     from ffvit.training import train
 
-    open_parts = train.open_parts
+    open_parts = train.open_splits
 
     def meanwhile(data):
         (tmp_path / "run").mkdir()

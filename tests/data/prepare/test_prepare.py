@@ -100,7 +100,7 @@ def until(what, seconds: float = 60.0) -> None:
 @pytest.fixture
 def slowly(monkeypatch):
     """Images take so long that work is still going on when a test steps in."""
-    decode = packing.decoded
+    decode = packing.decode
 
     def decoded(*arguments):
         time.sleep(0.02)

@@ -322,4 +322,17 @@ def test_a_loss_that_is_not_finite(tmp_path):
     )  # fmt: skip
     assert "the loss became" in said
     assert "of epoch 1" in said
-    assert "A lower --recipe.lr" in said
+    assert "A lower --lr" in said
+
+
+def test_options_that_people_type_first_have_short_names(tmp_path):
+    done = here("train", "--epochs", 3, "--lr", 0.01, "--batch-size", 32, "--dry-run", cwd=tmp_path)
+    recipe = yaml.safe_load(done.stdout)["recipe"]
+    assert (recipe["epochs"], recipe["lr"], recipe["batch_size"]) == (3, 0.01, 32)
+    assert "specified multiple times" in here("train", "--epochs", 3, "--recipe.epochs", 4, cwd=tmp_path).stderr
+
+
+def test_images_are_named_by_one_option(tmp_path):
+    done = here("train", "--data", "digits", "--data.source", "photos", "--dry-run", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Unknown option: --data.source" in done.stderr

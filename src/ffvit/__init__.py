@@ -22,16 +22,17 @@ if TYPE_CHECKING:
     from ffvit.config.data import Data
     from ffvit.config.hardware import Machine
     from ffvit.config.recipe import Recipe
+    from ffvit.data.check.check import check
     from ffvit.data.prepare.prepare import prepare
     from ffvit.errors import FfvitError, RunStoppedError, UserError
     from ffvit.inference.evaluate import evaluate
     from ffvit.inference.predict import predict
-    from ffvit.models.create import create_model
+    from ffvit.models.create import create_model, list_models
     from ffvit.models.weights import load, save_weights
     from ffvit.run_folder import Run
-    from ffvit.study.compare import compare
+    from ffvit.study.compare import compare, report
     from ffvit.study.plan import Plan
-    from ffvit.training.train import train
+    from ffvit.training.train import resume, train
 
 _HOME = {
     "NAMED": "ffvit.config.architecture",
@@ -45,12 +46,16 @@ _HOME = {
     "FfvitError": "ffvit.errors",
     "RunStoppedError": "ffvit.errors",
     "UserError": "ffvit.errors",
+    "check": "ffvit.data.check.check",
     "compare": "ffvit.study.compare",
     "create_model": "ffvit.models.create",
     "evaluate": "ffvit.inference.evaluate",
+    "list_models": "ffvit.models.create",
     "load": "ffvit.models.weights",
     "predict": "ffvit.inference.predict",
     "prepare": "ffvit.data.prepare.prepare",
+    "report": "ffvit.study.compare",
+    "resume": "ffvit.training.train",
     "save_weights": "ffvit.models.weights",
     "train": "ffvit.training.train",
 }
@@ -68,12 +73,16 @@ __all__ = [
     "Run",
     "RunStoppedError",
     "UserError",
+    "check",
     "compare",
     "create_model",
     "evaluate",
+    "list_models",
     "load",
     "predict",
     "prepare",
+    "report",
+    "resume",
     "save_weights",
     "train",
 ]

@@ -30,7 +30,21 @@ if TYPE_CHECKING:
 
     RecipeFields = Recipe
 else:
-    RecipeFields = unvalidated(Recipe)  # of whichever recipe is named: only together with it are they checked
+    # Of whichever recipe is named: only together with it are they checked. Those that people type first have short names.
+    RecipeFields = unvalidated(
+        Recipe,
+        {
+            "epochs": Parameter(name=("epochs", "--epochs")),
+            "batch_size": Parameter(name=("batch-size", "--batch-size")),
+            "lr": Parameter(name=("lr", "--lr")),
+        },
+    )
+
+
+class DataFields(Data):
+    """How images are split; which ones, --data itself says."""
+
+    source: Annotated[str, Parameter(parse=False)] = "digits"
 
 
 def _whole(_: Any, tokens: Sequence[Token]) -> int:
@@ -84,7 +98,7 @@ def train(
     dry_run: bool = False,
     log_file: Path | None = None,
     machine: Annotated[Machine | None, Parameter(name="*", group="Machine", show_default=False)] = None,
-    data_fields: Annotated[Data | None, Parameter(name="--data", group="Images", show_default=False)] = None,
+    data_fields: Annotated[DataFields | None, Parameter(name="--data", group="Images", show_default=False)] = None,
     recipe_fields: Annotated[
         RecipeFields | None, Parameter(name="--recipe", group="Recipe", show_default=False)
     ] = None,
@@ -388,7 +402,7 @@ def compare(
     dry_run: bool = False,
     log_file: Path | None = None,
     machine: Annotated[Machine | None, Parameter(name="*", group="Machine", show_default=False)] = None,
-    data_fields: Annotated[Data | None, Parameter(name="--data", group="Images", show_default=False)] = None,
+    data_fields: Annotated[DataFields | None, Parameter(name="--data", group="Images", show_default=False)] = None,
     recipe_fields: Annotated[
         RecipeFields | None, Parameter(name="--recipe", group="Recipe", show_default=False)
     ] = None,
@@ -560,9 +574,9 @@ def report(study: Path) -> None:
     study
         The study folder.
     """
-    from ffvit.study.compare import rebuild
+    from ffvit.study.compare import report
 
-    rebuild(study, Terminal())
+    report(study, Terminal())
 
 
 @app.command
@@ -665,7 +679,7 @@ def benchmark_data(
     image: Annotated[PositiveInt, Whole] = 224,
     workers: Annotated[NonNegativeInt | None, Whole] = None,
     seconds: PositiveFloat = 1.0,
-    data_fields: Annotated[Data | None, Parameter(name="--data", group="Images", show_default=False)] = None,
+    data_fields: Annotated[DataFields | None, Parameter(name="--data", group="Images", show_default=False)] = None,
 ) -> None:
     """Images a second at each stage on their way to a training batch, and which stage is the limit.
 

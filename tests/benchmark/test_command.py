@@ -37,7 +37,9 @@ def engines(monkeypatch):
     calibrated = []
     module.ENGINES = ("torch", "compiled", "onnx", "openvino")
     module.PRECISIONS = ("fp32", "bf16", "int8")
-    module.unavailable_reason = lambda engine, precision, device: "ONNX Runtime is not installed" if engine == "onnx" else None
+    module.unavailable_reason = lambda engine, precision, device: (
+        "ONNX Runtime is not installed" if engine == "onnx" else None
+    )
 
     def build(network, engine, precision, device, calibration=None):
         calibrated.append(calibration)

@@ -9,7 +9,7 @@ import ffvit
 from ffvit import UserError
 from ffvit.config.preprocess import Preprocess
 from ffvit.models import weights
-from ffvit.models.create import create_model, list_names, network_of, preprocess_of, set_preprocess
+from ffvit.models.create import create_model, list_models, network_of, preprocess_of, set_preprocess
 from ffvit.models.weights import save_weights
 
 
@@ -102,7 +102,7 @@ def test_a_network_of_nobodys_cannot_be_named():
 
 
 def test_names_are_listed_ours_first():
-    names = list_names("*small_patch16_224")
+    names = list_models("*small_patch16_224")
     assert names[0] == "ff_small_patch16_224"
     assert {"deit_small_patch16_224", "vit_small_patch16_224"} <= set(names)
 

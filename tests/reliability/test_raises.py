@@ -443,7 +443,7 @@ def test_a_study_asked_for_in_ways_that_cannot_be(tmp_path: Path):
 def test_a_study_that_was_not_begun(tmp_path: Path):
     shutil.copy(plan_file(tmp_path), tmp_path / "study.yaml")
     with pytest.raises(RunFolderError, match="this study was not begun yet"):
-        studies.rebuild(tmp_path)
+        studies.report(tmp_path)
 
 
 @pytest.mark.parametrize(

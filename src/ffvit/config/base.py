@@ -5,7 +5,7 @@ Whatever a person gives (keyword, YAML, command line) passes through here once; 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import NoneType
 from typing import Annotated, Any, TypeVar, get_args
 
@@ -79,20 +79,24 @@ def parse(model: type[Model], fields: object, where: str | None = None) -> Model
         raise ConfigError(error_sentences(error, model, where)) from None
 
 
-def unvalidated(model: type[BaseModel]) -> Any:
+def unvalidated(model: type[BaseModel], metadata: Mapping[str, Any] | None = None) -> Any:
     """The fields of a value, each checked by itself but not against the others: for changes to a value not yet known.
 
     Written as text, `none` is None where a field may be None.
+
+    Args:
+        model: The value.
+        metadata: What to annotate some of the fields with, by name.
     """
 
     def absent(given: object, info: Any) -> object:
         may_be_none = NoneType in get_args(model.model_fields[str(info.field_name)].annotation)
         return None if may_be_none and str(given).lower() == "none" else given
 
-    fields: dict[str, Any] = {
-        name: (Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation, field)
-        for name, field in model.model_fields.items()
-    }
+    fields: dict[str, Any] = {}
+    for name, field in model.model_fields.items():
+        more = [*field.metadata, *([metadata[name]] if metadata and name in metadata else [])]
+        fields[name] = (Annotated[field.annotation, *more] if more else field.annotation, field)
     validators: dict[str, Any] = {"absent": field_validator("*", mode="before")(absent)}
     return create_model(model.__name__, __base__=Value, __validators__=validators, **fields)
 

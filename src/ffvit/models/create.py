@@ -125,7 +125,7 @@ def canonical_name(name: str) -> None:
         raise ModelError(f"no network is called {name!r}{did_you_mean(name, every)} (`ffvit models 'ff_*'` lists them)")
 
 
-def list_names(pattern: str) -> list[str]:
+def list_models(pattern: str) -> list[str]:
     """The names that match a shell pattern, ours first, then timm's."""
     ours = [name for name in NAMED if fnmatch(name, pattern)]
     return ours + [name for name in timm.list_models(pattern) if name not in NAMED]

@@ -9,7 +9,7 @@ from rich.progress import track
 from rich.table import Table
 
 from ffvit.errors import ModelError, did_you_mean
-from ffvit.models.create import create_model, list_names
+from ffvit.models.create import create_model, list_models
 from ffvit.models.published import PUBLISHED, SOURCES
 from ffvit.profiling.count import count
 
@@ -20,7 +20,7 @@ def print_models(pattern: str, console: Console) -> None:
     Raises:
         UserError: None does.
     """
-    names = list_names(pattern)
+    names = list_models(pattern)
     if not names:
         raise ModelError(f"no network matches {pattern!r}{did_you_mean(pattern, timm.list_models())}")
     table = Table(box=None, pad_edge=False)

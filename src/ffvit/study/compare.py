@@ -225,7 +225,7 @@ def compare(
         raise
 
 
-def rebuild(folder: str | Path, console: Console | None = None) -> Findings:
+def report(folder: str | Path, console: Console | None = None) -> Findings:
     """Make the report of a study anew, from its runs alone.
 
     Raises:

@@ -43,7 +43,7 @@ def next_steps(
         steps.append(
             (
                 f"Train {best.name} {LONGER} times as long",
-                f"ffvit train --config {path}/config.yaml --recipe.epochs {epochs} --out runs/{run.folder.parent.name}",
+                f"ffvit train --config {path}/config.yaml --epochs {epochs} --out runs/{run.folder.parent.name}",
             )
         )
     steps.append((f"Predict with {best.name}", f"ffvit predict {path} IMAGE_OR_FOLDER"))

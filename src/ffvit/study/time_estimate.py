@@ -274,7 +274,7 @@ def _at_once(count: int, *work: Any) -> list[Speed]:
     except BrokenProcessPool:
         raise OutOfMemoryError(
             "the process that timed a few steps was ended by the system, as it does when memory runs out: use fewer "
-            "--workers, a smaller --recipe.batch-size or a smaller --image"
+            "--workers, a smaller --batch-size or a smaller --image"
         ) from None
 
 

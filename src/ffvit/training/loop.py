@@ -197,7 +197,7 @@ class Trainer:
         kept = "the last good checkpoint is kept" if self.run.has_checkpoint else "no checkpoint was written yet"
         return DivergedError(
             f"{self.first_skipped}{since}; {kept}. "
-            "A lower --recipe.lr, a --recipe.clip-grad-norm, or --precision 32-true may help"
+            "A lower --lr, a --recipe.clip-grad-norm, or --precision 32-true may help"
         )
 
     def stopped(self, stop: StopSignals) -> RunStoppedError:

@@ -98,7 +98,7 @@ def _order(fabric: Fabric, config: Config, splits: Splits) -> TrainingOrder:
     if not order.steps:
         raise ConfigError(
             f"recipe.batch_size {recipe.batch_size} is more than the {images} training images; "
-            f"try --recipe.batch-size {2 ** int(np.log2(max(2, images // 8)))}"
+            f"try --batch-size {2 ** int(np.log2(max(2, images // 8)))}"
         )
     if recipe.batch_size < 2 * fabric.world_size * order.micro_batches:
         raise ConfigError(

@@ -440,5 +440,5 @@ def test_the_commands_that_a_report_ends_with_work(study: Path, tmp_path: Path):
     for piece in ("as it is", "no position", "no norm", "half the width"):
         assert piece in told.stdout
     said = (study / "report.md").read_text()
-    for command in ("--resume --seeds 4", "config.yaml --recipe.epochs 6", "ffvit predict", "ablation.yaml"):
+    for command in ("--resume --seeds 4", "config.yaml --epochs 6", "ffvit predict", "ablation.yaml"):
         assert command in said

@@ -456,7 +456,7 @@ def test_micro_batches_beyond_the_devices_memory_are_cut(tmp_path, monkeypatch):
     [
         (
             {"recipe": QUICK.replace(batch_size=2000)},
-            r"batch_size 2000 is more than the 1294 training images; try --recipe.batch-size 128",
+            r"batch_size 2000 is more than the 1294 training images; try --batch-size 128",
         ),
         ({"recipe": "digit"}, r"none is called 'digit', did you mean 'digits'\?"),
         (

@@ -22,7 +22,7 @@ from ffvit.run_folder import Run
 from ffvit.study.folder import Study
 from ffvit.study.ledger import Ledger
 from ffvit.study.plan import read_plan
-from ffvit.study.time_estimate import _temporary_folder
+from ffvit.study.run_speed import _temporary_folder
 from reliability_cases import contents, plan_file
 
 PICTURES, SLOWLY = 150, 0.01
@@ -183,10 +183,10 @@ def test_predict_killed_anywhere_predicts_the_same(tmp_path, trained, spoilt, pr
 
 def quickly(folder: Path, server: bool = False) -> None:
     """Measure in no time what a study's runs take, and fork its processes, if not `server`, with all imported."""
-    from ffvit.study import costs, local_executor, time_estimate
+    from ffvit.study import costs, local_executor, run_speed
 
     change(folder)
-    costs.ROUNDS, time_estimate.TIMED = 1, 0.05
+    costs.ROUNDS, run_speed.TIMED = 1, 0.05
     if server:
         return
     context, begin = multiprocessing.get_context, local_executor._in_process
@@ -266,10 +266,10 @@ def test_a_study_off_a_fork_server_killed_anywhere_ends_with_the_same_bytes(tmp_
 
 
 def measure_for_ever(folder: Path) -> None:
-    from ffvit.study import time_estimate
+    from ffvit.study import run_speed
 
     quickly(folder)
-    time_estimate.TIMED = 600.0
+    run_speed.TIMED = 600.0
 
 
 @pytest.mark.parametrize(

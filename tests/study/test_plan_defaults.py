@@ -20,7 +20,8 @@ from ffvit.study.matching import all_arms, count_arm
 from ffvit.study.plan import Plan, Search
 from ffvit.study.plan_defaults import COARSE, FINE, RUN_BUDGETS, bodies, fit_plan
 from ffvit.study.plan_options import make_plan
-from ffvit.study.time_estimate import Speed, study_seconds
+from ffvit.study.run_speed import Speed
+from ffvit.study.time_estimate import study_seconds
 
 
 def made_up(side: int, images: int, classes: int = 9) -> Splits:

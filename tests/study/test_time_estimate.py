@@ -13,14 +13,15 @@ from ffvit.config.hardware import Machine
 from ffvit.data.splits import open_splits
 from ffvit.errors import OutOfMemoryError
 from ffvit.run_folder import Config
-from ffvit.study import time_estimate
+from ffvit.study import run_speed, time_estimate
 from ffvit.study.arms import make_arms
 from ffvit.study.local_executor import Slots
 from ffvit.study.matching import count_arm
 from ffvit.study.plan import Search
 from ffvit.study.plan_defaults import body, mixers
 from ffvit.study.plan_options import make_plan
-from ffvit.study.time_estimate import Speed, measure, speeds_of, study_seconds
+from ffvit.study.run_speed import Speed, measure
+from ffvit.study.time_estimate import speeds_of, study_seconds
 
 SPEED = Speed(start=1.0, train=0.01, load=0.002, answer=0.001, epoch=0.1, kept=2.0**20, state=2.0**21)
 
@@ -28,7 +29,7 @@ SPEED = Speed(start=1.0, train=0.01, load=0.002, answer=0.001, epoch=0.1, kept=2
 def test_a_run_is_its_epochs_and_what_comes_before_and_after():
     recipe, splits = make_plan().recipe.lasting(25), open_splits(Data())
     train, validation, test = len(splits.train), len(splits.validation), len(splits.test)
-    around = time_estimate.START + 1.0 + (validation + test) * 0.003
+    around = run_speed.START + 1.0 + (validation + test) * 0.003
     epoch = train * 0.01 + 0.1
     plain = SPEED.run(recipe.replace(ema_decay=None), splits)
     assert plain.seconds == pytest.approx(around + 25 * (epoch + validation * 0.001))
@@ -80,8 +81,8 @@ def test_a_measurement_does_what_a_run_does_and_is_kept(monkeypatch):
     found = measure(arm.network, arm.recipe, splits, 1, plan.machine, 2)
     assert all(value > 0 for value in vars(found).values())
     assert found.kept == 202928.0625
-    assert found.state == time_estimate.STATE * 4 * 152_074
-    monkeypatch.setattr(time_estimate, "_at_once", lambda *_: pytest.fail("measured again"))
+    assert found.state == run_speed.STATE * 4 * 152_074
+    monkeypatch.setattr(run_speed, "_at_once", lambda *_: pytest.fail("measured again"))
     longer = arm.recipe.replace(epochs=50, lr=1e-4, ema_decay=0.999)
     assert measure(arm.network, longer, splits, 1, plan.machine, 2) is found
     with pytest.raises(pytest.fail.Exception):
@@ -97,7 +98,7 @@ def test_steps_are_timed_with_as_many_images_as_a_run_takes_where_a_network_is_c
     )
 
     def batch(network: Network) -> int:
-        return time_estimate._batch(Config(network=network, recipe=recipe), splits, device)
+        return run_speed._batch(Config(network=network, recipe=recipe), splits, device)
 
     assert batch(Network(architecture=body(84, 21, 64, 4, 0.3))) == 64
     assert batch(Network(name="ff_tiny_patch16_224")) == 8
@@ -105,16 +106,16 @@ def test_steps_are_timed_with_as_many_images_as_a_run_takes_where_a_network_is_c
 
 def test_as_many_are_measured_at_the_same_time_as_runs_will_go_on(monkeypatch):
     seen = []
-    monkeypatch.setattr(time_estimate, "_at_once", lambda count, *_: seen.append(count) or [SPEED] * count)
+    monkeypatch.setattr(run_speed, "_at_once", lambda count, *_: seen.append(count) or [SPEED] * count)
     plan, splits = make_plan(), open_splits(Data())
     network = make_arms(plan)[0].network
     for at_once in (1, 3, 100):
         measure(network, plan.recipe.replace(cutmix=0.5), splits, 1, plan.machine, at_once)
-    assert seen == [1, 3, time_estimate.MOST_AT_ONCE]
+    assert seen == [1, 3, run_speed.MOST_AT_ONCE]
 
 
 def test_the_mean_of_those_measured_is_the_speed(monkeypatch):
-    monkeypatch.setattr(time_estimate, "_at_once", lambda *_: [SPEED, replace(SPEED, train=0.03)])
+    monkeypatch.setattr(run_speed, "_at_once", lambda *_: [SPEED, replace(SPEED, train=0.03)])
     plan, splits = make_plan(), open_splits(Data())
     network = make_arms(plan)[0].network
     assert measure(network, plan.recipe.replace(cutmix=0.25), splits, 1, plan.machine, 2).train == pytest.approx(0.02)
@@ -123,7 +124,7 @@ def test_the_mean_of_those_measured_is_the_speed(monkeypatch):
 def test_a_measurement_that_the_system_ends_is_told_in_words(monkeypatch):
     plan, splits = make_plan(), open_splits(Data())
     network = make_arms(plan)[0].network
-    monkeypatch.setattr(time_estimate, "ProcessPoolExecutor", _Broken)
+    monkeypatch.setattr(run_speed, "ProcessPoolExecutor", _Broken)
     with pytest.raises(OutOfMemoryError, match="ended by the system"):
         measure(network, plan.recipe.replace(cutmix=0.125), splits, 1, plan.machine, 1)
 
@@ -132,4 +133,4 @@ class _Broken:
     """A pool whose process has died."""
 
     def __init__(self, *_: object, **__: object) -> None:
-        raise time_estimate.BrokenProcessPool
+        raise run_speed.BrokenProcessPool

@@ -36,7 +36,8 @@ from ffvit.study.plan import Plan
 from ffvit.study.ray_executor import connected
 from ffvit.study.report.terminal import summary_table
 from ffvit.study.report.write import write_report
-from ffvit.study.time_estimate import LARGE, MEMORY, Prediction, scaled_arms, speeds_of, study_seconds, trials
+from ffvit.study.run_speed import RunEstimate
+from ffvit.study.time_estimate import LARGE, MEMORY, scaled_arms, speeds_of, study_seconds, trials
 from ffvit.terminal import Terminal
 from ffvit.training.progress import format_duration
 
@@ -60,7 +61,7 @@ class Forecast:
     """
 
     ground: StudyInputs
-    runs: Mapping[str, Prediction]
+    runs: Mapping[str, RunEstimate]
     at_once: int
     seconds: float
     splits: Splits

@@ -218,7 +218,7 @@ def test_models_lists_what_it_costs_and_what_was_published():
         (["train", "--recipe.auto-augment", "brand-m9"], "timm does not know 'brand-m9'"),
         (["train", "ff_tiny_patch16_224", "--image", 225], "image: height 225 is no multiple of the patch's 16; the nearest is 224 or 240"),
         (["train", "--image", 8, 8, 8], "--image: give one number for a square, or height and width; got 3 numbers"),
-        (["train", "--resume"], "--resume needs the run folder to go on with: --out FOLDER"),
+        (["train", "--resume"], "--resume needs the run folder to resume: --out FOLDER"),
         (["train", "--resume", "--out", "x", "--seed", 3], "--resume goes on with the run as it was begun"),
         (["train", "--seed", -1], "seed: input should be greater than or equal to 0; got -1"),
         (["train", "--seed", 1.5], "Invalid value for --seed: must be a whole number; got '1.5'"),
@@ -252,7 +252,7 @@ def test_folders_that_cannot_be_used(tmp_path, photos):
 
 
 def test_a_folder_that_exists(digits, tmp_path):
-    assert "exists: go on with it (--resume), replace it (--overwrite)" in refused("train", "--out", digits, *FAST)
+    assert "exists: resume it (--resume), replace it (--overwrite)" in refused("train", "--out", digits, *FAST)
     (tmp_path / "letter.txt").write_text("dear")
     assert "does not delete it" in refused("train", "--out", tmp_path, "--overwrite", *FAST)
     assert "this run is finished" in refused("train", "--out", digits, "--resume")

@@ -119,7 +119,7 @@ class TestFolder:
     def test_an_old_run_is_replaced_only_when_asked(self, tmp_path):
         run = Run.create(tmp_path / "run", PLAIN)
         run.write_summary({"old": True})
-        with pytest.raises(ffvit.UserError, match=r"run exists: go on with it \(--resume\)"):
+        with pytest.raises(ffvit.UserError, match=r"run exists: resume it \(--resume\)"):
             Run.create(run.path, PLAIN)
         assert run.summary() == {"old": True}
         assert Run.create(run.path, PLAIN, overwrite=True).summary() is None

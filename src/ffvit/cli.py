@@ -120,7 +120,7 @@ def train(
     out
         The run folder. Default: a new one in runs/.
     resume
-        Go on with the run in --out from its last checkpoint, or from its start if it had come to none.
+        Resume the run in --out from its last checkpoint, or from its start if it had come to none.
     overwrite
         Replace the run folder in --out.
     config
@@ -148,7 +148,7 @@ def train(
     if resume:
         given = (model, data, recipe, image, config, start_from, seed, data_fields, recipe_fields)
         if out is None:
-            raise UserError("--resume needs the run folder to go on with: --out FOLDER")
+            raise UserError("--resume needs the run folder to resume: --out FOLDER")
         if overwrite or any(each is not None for each in given):
             raise UserError("--resume goes on with the run as it was begun: give it only --out and where to compute")
         with survive_closed_pipe():
@@ -428,7 +428,7 @@ def compare(
     out
         The study folder. Default: a new one in studies/.
     resume
-        Go on with the study in --study or --out.
+        Resume the study in --study or --out.
     overwrite
         Replace the study folder in --out.
     recipe
@@ -481,9 +481,9 @@ def compare(
         log_to(log_file)
     folder = out if study is None else study if study.is_dir() else out
     if resume and folder is None:
-        raise UserError("--resume needs the study to go on with: --study FOLDER")
+        raise UserError("--resume needs the study to resume: --study FOLDER")
     if study is not None and study.is_dir() and not resume and out is None:
-        raise UserError(f"{study} is a study that was begun: go on with it (--resume), or give a new one --out")
+        raise UserError(f"{study} is a study that was begun: resume it (--resume), or give a new one --out")
     plan = make_plan(
         networks=networks or [],
         source=data,

@@ -79,7 +79,7 @@ def test_sigterm_to_the_group_saves_before_anything_ends(tmp_path):
     wait_for(lambda: (out / "metrics.jsonl").exists(), command)
     command.kill(signal.SIGTERM, group=True)
     assert command.wait() == 75
-    assert f"stopped; go on with: ffvit train --out {out} --resume [E-REQUEUE]" in command.said()
+    assert f"stopped; resume with: ffvit train --out {out} --resume [E-REQUEUE]" in command.said()
     assert "Traceback" not in command.said()
     assert read_checkpoint(Run(out).checkpoint_file)["progress"]["images"] > 0
 

@@ -131,7 +131,7 @@ def test_a_new_run_is_refused_where_another_was_made_meanwhile(tmp_path, monkeyp
         return open_parts(data)
 
     monkeypatch.setattr(train, "open_splits", meanwhile)
-    assert "exists: go on with it" in refused("train", "--out", tmp_path / "run", *FAST)
+    assert "exists: resume it" in refused("train", "--out", tmp_path / "run", *FAST)
     assert (tmp_path / "run" / "config.yaml").read_text() == "of another"
 
 

@@ -431,7 +431,7 @@ def test_a_place_for_output_in_a_file_and_one_that_vanishes(tmp_path: Path, monk
 def test_a_study_asked_for_in_ways_that_cannot_be(tmp_path: Path):
     (tmp_path / "study").mkdir()
     for arguments, words in [
-        (["--study", tmp_path / "study"], "is a study that was begun: go on with it (--resume)"),
+        (["--study", tmp_path / "study"], "is a study that was begun: resume it (--resume)"),
         (["--study", tmp_path / "study", "--resume"], "not a study folder: it holds no study.yaml"),
         (["--image", 8, 8, 8], "--image: give one number for a square, or height and width; got 3 numbers"),
     ]:
@@ -455,7 +455,7 @@ def test_a_study_that_was_not_begun(tmp_path: Path):
 )
 def test_a_disk_that_fills_up_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module, function, begin):
     monkeypatch.setattr(module, function, raising(FULL))
-    with pytest.raises(DiskFullError, match="the disk is full: free some space, then go on with --resume"):
+    with pytest.raises(DiskFullError, match="the disk is full: free some space, then resume with --resume"):
         begin(tmp_path)
 
 

@@ -160,7 +160,7 @@ def test_a_process_that_hangs_is_named_after_the_timeout(tmp_path, rank):
     said, _ = process.communicate(timeout=300)  # torchrun gives the one that hangs 30 s
     assert process.returncode != 0
     assert f"process {rank} of 3 (pid " in said, said
-    assert said.count("hangs: it did not come to where the others waited for it. Go on with --resume") == 1, said
+    assert said.count("hangs: it did not come to where the others waited for it. Resume with --resume") == 1, said
     assert "gloo" not in said
 
 
@@ -192,6 +192,6 @@ def test_sigterm_to_torchrun_saves_and_asks_to_be_run_again(tmp_path):
     wait_for(lambda: (out / "metrics.jsonl").exists(), process)
     os.killpg(process.pid, signal.SIGTERM)
     said, _ = process.communicate(timeout=60)
-    assert f"stopped; go on with: ffvit train --out {out} --resume" in said
+    assert f"stopped; resume with: ffvit train --out {out} --resume" in said
     assert "Connection closed" not in said
     assert (out / "checkpoint" / "state.pt").exists()

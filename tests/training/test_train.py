@@ -167,7 +167,7 @@ def test_interrupted_it_saves_and_says_how_to_go_on(tmp_path, number, code):
     process.send_signal(number)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == code
-    assert f"stopped; go on with: ffvit train --out {out} --resume" in said
+    assert f"stopped; resume with: ffvit train --out {out} --resume" in said
     at = torch.load(out / "checkpoint" / "state.pt", weights_only=True)["progress"]
     assert 0 < at["images"] < 40 * 1280
 
@@ -205,7 +205,7 @@ def test_stopped_at_the_very_end_of_an_epoch(tmp_path, monkeypatch):
     monkeypatch.setattr(EMA, "update", count)
     monkeypatch.setattr(loop, "StopSignals", Asking)
     monkeypatch.setattr(Asking, "__init__", lambda self, say: self.__dict__.update(_say=say, _before={}, _by=0))
-    with pytest.raises(ffvit.RunStoppedError, match="stopped; go on with"):
+    with pytest.raises(ffvit.RunStoppedError, match="stopped; resume with"):
         quick(tmp_path / "two")
     monkeypatch.undo()
     assert torch.load(tmp_path / "two/checkpoint/state.pt", weights_only=True)["progress"]["step"] == 10
@@ -476,7 +476,7 @@ def test_what_cannot_be_is_said(tmp_path, given, sentence):
 def test_a_folder_that_exists_is_never_overwritten_unasked(tmp_path):
     run = quick(tmp_path / "run")
     before = run.summary_file.read_bytes()
-    with pytest.raises(ffvit.UserError, match=r"run exists: go on with it \(--resume\), replace it \(--overwrite\)"):
+    with pytest.raises(ffvit.UserError, match=r"run exists: resume it \(--resume\), replace it \(--overwrite\)"):
         quick(run.path, seed=1)
     assert run.summary_file.read_bytes() == before
     quick(run.path, seed=1, overwrite=True)

@@ -320,7 +320,7 @@ class _Loader(WorkerLoader[Batch]):
                 continue
             if lost > LOSSES:
                 raise WorkerError(
-                    f"{reason}, {lost} times in a row; fewer --workers need less memory. Go on with --resume"
+                    f"{reason}, {lost} times in a row; fewer --workers need less memory. Resume with --resume"
                 )
             Terminal(stderr=True).say(f"{reason}: loading goes on with new processes")
             self._end(batches)

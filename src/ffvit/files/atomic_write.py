@@ -16,7 +16,7 @@ from ffvit.errors import DiskFullError
 
 
 @contextmanager
-def atomic_path(path: Path, go_on: str = "go on with --resume") -> Iterator[Path]:
+def atomic_path(path: Path, go_on: str = "resume with --resume") -> Iterator[Path]:
     """A temporary file to write to; what stands at `path` is replaced only when the block ends well.
 
     Args:

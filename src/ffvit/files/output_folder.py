@@ -183,7 +183,7 @@ def _check_content(path: Path, kind: Kind, overwrite: bool, used: Mapping[str, P
     if not path.exists() or (path.is_dir() and not any(_in_the_way(entry) for entry in path.iterdir())):
         return False
     if not overwrite:
-        raise OutputError(f"{path} exists: go on with it (--resume), replace it (--overwrite), or name another --out")
+        raise OutputError(f"{path} exists: resume it (--resume), replace it (--overwrite), or name another --out")
     folder = path.resolve()
     home = Path(os.path.expanduser("~"))  # noqa: PTH111 (does not raise where there is none)
     for what, place in {"the working folder": Path(), "your home folder": home, **used}.items():

@@ -91,7 +91,7 @@ def name_lost_ranks(fabric: Fabric) -> Iterator[None]:
             }
         named = "; ".join(f"process {rank} of {fabric.world_size} {reason}" for rank, reason in lost.items())
         named = named or f"a process of {fabric.world_size} no longer answers"
-        stopped = WorkerError(f"{named}. Go on with --resume")
+        stopped = WorkerError(f"{named}. Resume with --resume")
         here = [rank for rank, (host, _) in enumerate(processes) if host == platform.node() and rank not in lost]
         stopped.speaks = fabric.global_rank == min(here, default=fabric.global_rank)
         raise stopped from None

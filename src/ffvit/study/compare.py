@@ -214,7 +214,7 @@ def compare(
         RunStoppedError: The study was interrupted, or runs failed (the report of the others is written).
     """
     console = console or Terminal()
-    words = f"stopped; every finished run is kept. Go on with: ffvit compare --study {out} --resume"
+    words = f"stopped; every finished run is kept. Resume with: ffvit compare --study {out} --resume"
     if not resume:
         words += ", or with the same command if there is no study folder yet"
     try:
@@ -222,7 +222,7 @@ def compare(
             return _compare(plan, Path(out), resume, overwrite, workers, cluster, console)
     except OSError as error:
         if is_disk_full(error):
-            raise DiskFullError("the disk is full: free some space, then go on with --resume") from None
+            raise DiskFullError("the disk is full: free some space, then resume with --resume") from None
         raise
 
 

@@ -22,7 +22,7 @@ class Engine(Protocol):
 
     @property
     def at_once(self) -> int:
-        """How many runs go on at once."""
+        """How many runs are in progress at once."""
         ...
 
     @property
@@ -39,7 +39,7 @@ class Engine(Protocol):
         ...
 
     def running(self) -> list[Job]:
-        """The runs that go on."""
+        """The runs in progress."""
         ...
 
     def stop(self) -> None:
@@ -106,7 +106,7 @@ def run_jobs(
                 )
         if interruption.asked:
             raise interruption.error(
-                f"stopped; every run has saved. Go on with: ffvit compare --study {study.path} --resume"
+                f"stopped; every run has saved. Resume with: ffvit compare --study {study.path} --resume"
             )
     return frozenset(failed)
 

@@ -27,7 +27,7 @@ class LiveDisplay:
 
     Args:
         console: Where.
-        slots: How many runs go on at once.
+        slots: How many runs are in progress at once.
     """
 
     def __init__(self, console: Console, slots: int) -> None:
@@ -78,7 +78,7 @@ class LiveDisplay:
         self.say(f"{number}  {job.title}  {figure}  {format_duration(summary['seconds'])}{unread}")
 
     def look(self, running: Sequence[Job]) -> None:
-        """Draw the runs that go on."""
+        """Draw the runs in progress."""
         now = time.monotonic()
         for job in running:
             self._began.setdefault(job.title, now)

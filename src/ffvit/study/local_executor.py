@@ -20,7 +20,7 @@ from ffvit.study.run_job import Outcome, process
 
 @dataclass(frozen=True)
 class Slots:
-    """How many runs go on at once, and what each gets."""
+    """How many runs are in progress at once, and what each gets."""
 
     count: int
     threads: int
@@ -65,7 +65,7 @@ class Local:
 
     @property
     def at_once(self) -> int:
-        """How many runs go on at once."""
+        """How many runs are in progress at once."""
         return self.slots.count
 
     @property
@@ -106,7 +106,7 @@ class Local:
         return done
 
     def running(self) -> list[Job]:
-        """The runs that go on."""
+        """The runs in progress."""
         return [job for _, _, job in self._running.values()]
 
     def stop(self) -> None:

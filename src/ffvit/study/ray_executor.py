@@ -80,7 +80,7 @@ class Cluster:
         return [(self._running.pop(reference), self._outcome(reference)) for reference in done]
 
     def running(self) -> list[Job]:
-        """The runs that go on."""
+        """The runs in progress."""
         return list(self._running.values())
 
     def stop(self) -> None:

@@ -133,7 +133,7 @@ def measure(
         splits: The images.
         threads: Processor threads of each run.
         machine: What one run computes on.
-        at_once: How many runs go on at once; on GPUs each has its own, so there one is measured alone.
+        at_once: How many runs are in progress at once; on GPUs each has its own, so there one is measured alone.
 
     Raises:
         UserError: The network or the recipe cannot be had.

@@ -81,7 +81,7 @@ def speeds_of(arms: Sequence[Arm], splits: Splits, threads: int, machine: Machin
         splits: The images.
         threads: Processor threads of each run.
         machine: What one run computes on.
-        at_once: How many runs go on at once.
+        at_once: How many runs are in progress at once.
     """
     classes = len(splits.classes)
     by_size = sorted(arms, key=lambda arm: count_arm(arm.network, classes).parameters)

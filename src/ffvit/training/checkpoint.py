@@ -228,7 +228,7 @@ def _check_space(path: Path, content: object) -> None:
     if free < needed:
         raise DiskFullError(
             f"{path}: the disk is full: the checkpoint needs {needed / 2**20:,.0f} MiB, {free / 2**20:,.0f} MiB are left; "
-            "what was there before is untouched. Free some space, then go on with --resume"
+            "what was there before is untouched. Free some space, then resume with --resume"
         )
 
 

@@ -202,7 +202,7 @@ class Trainer:
 
     def stopped(self, stop: StopSignals) -> RunStoppedError:
         """What to raise once the checkpoint is written that someone asked for."""
-        return stop.error(f"stopped; go on with: ffvit train --out {self.run.path} --resume")
+        return stop.error(f"stopped; resume with: ffvit train --out {self.run.path} --resume")
 
     def pause(self, _: int) -> None:
         """Between two batches that are scored: a large validation split must not keep anyone waiting who asked to stop.

@@ -39,9 +39,7 @@ from ffvit.training.loop import Trainer
 from ffvit.training.progress import TrainingDisplay
 from ffvit.training.setup import Setup, set_up
 
-STOPPED = (
-    "stopped while nothing had to be saved; go on with --resume, or with the same command if there is no run folder yet"
-)
+STOPPED = "stopped while nothing had to be saved; resume with --resume, or with the same command if there is no run folder yet"
 
 
 def train(
@@ -147,7 +145,7 @@ def run_config(
 
 
 def resume(out: str | Path, machine: Machine | None = None, console: Console | None = None) -> Run:
-    """Go on with a run from its last checkpoint, or from its start if it has none yet; the same as if it had never stopped.
+    """Resume a run from its last checkpoint, or from its start if it has none yet; the same as if it had never stopped.
 
     Args:
         out: The run folder.
@@ -225,7 +223,7 @@ def _run(
             display.say(evaluate_at_end(trainer))
     except OSError as error:
         if is_disk_full(error):
-            raise DiskFullError("the disk is full: free some space, then go on with --resume") from None
+            raise DiskFullError("the disk is full: free some space, then resume with --resume") from None
         raise
     assert run is not None
     return run

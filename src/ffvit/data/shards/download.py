@@ -144,7 +144,7 @@ def fetch(
             if failures >= patience.tries:
                 raise DownloadError(
                     f"{printable_address(address)}: not fetched in {failures} tries (the last: {reason}); check the connection, "
-                    f"then go on with the same command (what has come of it, {gained:,} bytes, is kept)"
+                    f"then give the same command again (what has come of it, {gained:,} bytes, is kept)"
                 ) from error
             told.failure(reason, failures, patience.tries)
             time.sleep(patience.wait(failures))

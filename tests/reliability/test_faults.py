@@ -7,9 +7,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from multiprocessing.resource_sharer import _ResourceSharer
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from lightning_fabric import Fabric
@@ -260,6 +263,27 @@ def test_a_loading_process_that_hangs_is_named_and_replaced_within_a_minute(tmp_
     said = capfd.readouterr().err
     assert "hangs at " in said
     assert "0007.jpg: loading goes on with new processes" in said
+
+
+def test_a_loading_process_killed_while_it_hands_over_a_batch_is_replaced(tmp_path, photos, monkeypatch, capfd):
+    """The batch lies in its memory, which is asked of it by a socket."""
+    whole, _ = on_photos(tmp_path / "whole", photos, workers=0)
+    connect = _ResourceSharer.get_connection
+
+    def killed_before(place):
+        if once(tmp_path / "killed"):  # what a process has open is closed before it is seen to be gone
+            for process in psutil.Process().children():
+                if "pt_data" in process.name():
+                    threading.Timer(0.3, process.kill).start()
+            raise EOFError
+        return connect(place)
+
+    monkeypatch.setattr(_ResourceSharer, "get_connection", staticmethod(killed_before))
+    run, _ = on_photos(tmp_path / "run", photos, workers=2)
+    assert_same(run, whole)
+    said = capfd.readouterr().err
+    assert "was killed" in said
+    assert "loading goes on with new processes" in said
 
 
 def test_loading_that_is_slow_does_not_hang(tmp_path, photos, monkeypatch, capfd):

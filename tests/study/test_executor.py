@@ -139,7 +139,7 @@ def test_each_run_gets_gpus_of_the_studys_own(study: Study, monkeypatch):
         seen.append(args[1].get("CUDA_VISIBLE_DEVICES"))
         return Begun()
 
-    monkeypatch.setattr("ffvit.study.local_executor.gpus", lambda: ["4", "5", "7"])
+    monkeypatch.setattr("ffvit.study.local_executor.visible_gpus", lambda: ["4", "5", "7"])
     engine = Local(Slots(4, 1, 1), study.logs)
     monkeypatch.setattr(engine._context, "Process", begin, raising=False)
     for job in [*jobs_of(study), *jobs_of(study)]:

@@ -28,7 +28,7 @@ from ffvit.files.atomic_write import atomic_path
 WORDS = ("folder", "re:", NEAR_DUPLICATES)
 
 ATTEMPTS = 10
-"""Orders in which groups are drawn before a split that gives every part every class counts as impossible."""
+"""Orders in which groups are drawn before a split that gives every split every class counts as impossible."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,8 +114,8 @@ def hold_out_groups(
             return np.array(drawn.taken)[groups]
     assert missing is not None
     raise DataError(
-        f"data.groups: no split by whole groups was found that leaves images of {classes[missing]!r} in every part: its "
-        f"{np.count_nonzero(pairs[1] == missing)} groups also hold other classes, which would then be missing from a part; it "
+        f"data.groups: no split by whole groups was found that leaves images of {classes[missing]!r} in every split: its "
+        f"{np.count_nonzero(pairs[1] == missing)} groups also hold other classes, which would then be missing from a split; it "
         f"takes more groups with {classes[missing]!r}, or leave the class out"
     )
 

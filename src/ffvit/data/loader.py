@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, islice
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
@@ -303,8 +304,10 @@ class _Loader(WorkerLoader[Batch]):
                 return
             except (UserError, RunStoppedError) as error:
                 raise type(error)(str(error).rpartition(f"{type(error).__name__}: ")[2].strip()) from None
-            except RuntimeError as error:
-                if "DataLoader" not in str(error):
+            except (RuntimeError, EOFError, ConnectionError) as error:
+                if not isinstance(error, RuntimeError):  # it was killed while it handed over a batch, and ends just now
+                    wait([worker.sentinel for worker in batches._workers], timeout=5.0)
+                elif "DataLoader" not in str(error):
                     raise
                 if "timed out" in str(error):
                     if self._beats() != beats:
@@ -335,7 +338,7 @@ class _Loader(WorkerLoader[Batch]):
         """Which worker is lost, why, and at which image."""
         for number, worker in enumerate(batches._workers):
             if not worker.is_alive():
-                return f"loading process {worker.pid} {shut_down_workers(worker.exitcode)}{self._at(number)}"
+                return f"loading process {worker.pid} {exit_reason(worker.exitcode)}{self._at(number)}"
         for number, worker in enumerate(batches._workers):
             if self.opened.beats[2 * number + 1] != IDLE:
                 return f"loading process {worker.pid} hangs{self._at(number)}"
@@ -356,7 +359,7 @@ class _Loader(WorkerLoader[Batch]):
             self.opened.beats[each] = 0
 
 
-def shut_down_workers(code: int | None) -> str:
+def exit_reason(code: int | None) -> str:
     """How a process ended, in words."""
     if code is None or code >= 0:
         return f"ended with code {code}"

@@ -1,1 +1,1 @@
-"""How good a network is: per-image answers, and the figures made of them with their uncertainty."""
+"""Evaluation and prediction: predictions, metrics with their uncertainty, calibration, engines."""

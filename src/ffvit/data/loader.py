@@ -306,7 +306,10 @@ class _Loader(WorkerLoader[Batch]):
                 raise type(error)(str(error).rpartition(f"{type(error).__name__}: ")[2].strip()) from None
             except (RuntimeError, EOFError, ConnectionError) as error:
                 if not isinstance(error, RuntimeError):  # it was killed while it handed over a batch, and ends just now
-                    wait([worker.sentinel for worker in batches._workers], timeout=5.0)
+                    ended = wait([worker.sentinel for worker in batches._workers], timeout=5.0)
+                    for worker in batches._workers:
+                        if worker.sentinel in ended:
+                            worker.join()
                 elif "DataLoader" not in str(error):
                     raise
                 if "timed out" in str(error):

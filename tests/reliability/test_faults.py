@@ -188,7 +188,7 @@ from ffvit.training import loop, step
 fit = loop.Trainer.fit
 def limited(self):
     now = psutil.Process().memory_info().vms
-    resource.setrlimit(resource.RLIMIT_AS, (now + 300 * 2**20,) * 2)
+    resource.setrlimit(resource.RLIMIT_AS, (now + 450 * 2**20,) * 2)
     fit(self)
 loop.Trainer.fit = limited
 step.keep_freed_memory = lambda: None

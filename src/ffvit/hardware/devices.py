@@ -58,7 +58,13 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that a device or the machine has too little memory left; PyTorch has no class for the latter."""
     import torch
 
-    signs = ("can't allocate memory", "not enough memory", "bad_alloc", "could not create a memory")
+    signs = (
+        "can't allocate memory",
+        "not enough memory",
+        "bad_alloc",
+        "could not create a memory",
+        "could not create a primitive",
+    )
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(sign in str(error) for sign in signs)
 
 

@@ -113,7 +113,7 @@ def test_the_choice_is_the_best_of_those_with_all_seeds(losses: list[float], see
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"learning_rat": None}, "did you mean 'lr'"),
+        ({"weight_deca": None}, "did you mean 'weight_decay'"),
         ({"weight_decay": None}, "say which values of weight_decay"),
         ({"lr": [1e-3]}, "at least two values"),
         ({"epochs": [1, 2]}, "cannot be searched"),

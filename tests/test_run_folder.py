@@ -231,5 +231,5 @@ class TestMachine:
     )
     def test_precision_by_what_the_device_has(self, monkeypatch, asked, kind, bf16, got):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16)
-        monkeypatch.setattr("ffvit.hardware.devices.has_bf16_matmul", lambda: bf16)
+        monkeypatch.setattr("ffvit.hardware.precision.has_bf16_matmul", lambda: bf16)
         assert resolve_precision(Machine(precision=asked, accelerator=kind)) == got

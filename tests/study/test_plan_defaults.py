@@ -194,7 +194,13 @@ def test_short_runs_are_not_augmented_and_long_ones_are(a_set):
     short, long = chosen(5)[0].recipe, chosen(90)[0].recipe
     assert short.epochs < plan_defaults.MILD_FROM <= long.epochs < plan_defaults.STRONG_FROM
     assert not short.mixes
-    assert (short.auto_augment, short.random_erase_prob, short.drop_path, short.flip, short.crop_scale) == (None, 0, 0, 0, (1, 1))
+    assert (short.auto_augment, short.random_erase_prob, short.drop_path, short.flip, short.crop_scale) == (
+        None,
+        0,
+        0,
+        0,
+        (1, 1),
+    )
     assert not long.mixes
     assert (long.auto_augment, long.flip, long.crop_scale) == (None, 0.5, (0.6, 1.0))
     a_set(64, 500)

@@ -85,8 +85,12 @@ def attention_of(network: Network) -> Literal["patches", "features only", "none"
         axes = {branch.axis for branch in architecture.block if branch.mixer == "attention"}
     else:
         canonical_name(str(network.name))
-        with torch.device("meta"):
-            axes = set(attention_modules(timm.create_model(network.name)).values())
+        try:
+            with torch.device("meta"):
+                built = timm.create_model(network.name)
+        except NotImplementedError:  # some networks compute with their weights while they are built
+            built = timm.create_model(network.name)
+        axes = set(attention_modules(built).values())
     return "patches" if "patches" in axes else "features only" if axes else "none"
 
 

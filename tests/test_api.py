@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import inspect
+import runpy
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -115,3 +117,10 @@ def test_a_study_takes_a_plan_as_it_is():
 def test_importing_needs_no_torch():
     code = "import sys, ffvit, ffvit.api, ffvit.cli; assert not {'torch', 'timm', 'numpy', 'pandas'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_reference_page_is_what_the_code_says():
+    docs = Path(__file__).parents[1] / "docs"
+    page = runpy.run_path(str(docs / "reference.py"))["reference"]()
+    assert (docs / "reference.md").read_text(encoding="utf-8") == page, "run: python docs/reference.py"
+    assert "| `--recipe.epochs`, `--epochs` | int | deit 300, small 100, digits 25 |" in page

@@ -124,3 +124,11 @@ def test_the_reference_page_is_what_the_code_says():
     page = runpy.run_path(str(docs / "reference.py"))["reference"]()
     assert (docs / "reference.md").read_text(encoding="utf-8") == page, "run: python docs/reference.py"
     assert "| `--recipe.epochs`, `--epochs` | int | deit 300, small 100, digits 25 |" in page
+
+
+def test_benchmark_stays_a_function_once_its_package_is_imported(tmp_path):
+    for _ in range(2):
+        found = ffvit.benchmark(
+            "ff_micro_patch2_8", precisions="fp32", rounds=1, seconds=0.01, batch_size=2, train=False
+        )
+        assert [row["network"] for row in found["rows"]] == ["ff_micro_patch2_8"]

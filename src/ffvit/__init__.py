@@ -18,7 +18,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ffvit.api import check, compare, evaluate, list_models, predict, prepare, report, resume, train
+    from ffvit.api import benchmark, check, compare, evaluate, list_models, predict, prepare, report, resume, train
     from ffvit.config.architecture import NAMED, Architecture, Branch
     from ffvit.config.data import Data
     from ffvit.config.hardware import Hardware
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from ffvit.study.plan import Plan
 
 _NAMES = {
-    "ffvit.api": "check compare evaluate list_models predict prepare report resume train",
+    "ffvit.api": "benchmark check compare evaluate list_models predict prepare report resume train",
     "ffvit.config.architecture": "Architecture Branch NAMED",
     "ffvit.config.data": "Data",
     "ffvit.config.hardware": "Hardware",
@@ -77,6 +77,7 @@ __all__ = [
     "RunStoppedError",
     "Score",
     "UserError",
+    "benchmark",
     "check",
     "compare",
     "create_model",

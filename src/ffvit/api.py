@@ -82,6 +82,12 @@ def console_of(command: commands.Command) -> Any:
     return console
 
 
+def fields_without(command: commands.Command, *names: str) -> dict[str, Any]:
+    """The fields of a command but for some, and for where it prints."""
+    fields = {field.name: getattr(command, field.name) for field in dataclasses.fields(command)}
+    return {name: value for name, value in fields.items() if name not in ("verbose", *names)}
+
+
 @function_of(commands.Train)
 def train(command: commands.Train) -> Run:
     """Returns: The finished run.
@@ -99,11 +105,11 @@ def train(command: commands.Train) -> Run:
 
 
 def _resume_in(command: commands.Train) -> Run:
-    allowed, default = ("out", "resume", "hardware", "verbose"), commands.Train()
+    default = commands.Train()
     if command.out is None:
         raise UserError("--resume needs the run folder to resume: --out FOLDER")
-    names = [field.name for field in dataclasses.fields(command) if field.name not in allowed]
-    if any(getattr(command, name) != getattr(default, name) for name in names):
+    fields = fields_without(command, "out", "resume", "hardware")
+    if any(value != getattr(default, name) for name, value in fields.items()):
         raise UserError("--resume goes on with the run as it was begun: give it only --out and where to compute")
     return resume(command.out, hardware=command.hardware, verbose=command.verbose)
 
@@ -164,17 +170,8 @@ def evaluate(command: commands.Evaluate) -> Score:
         check_output(command.json, "--json", "file with figures of an evaluation", is_evaluation)
     if is_rank_zero() and command.predictions is not None:
         check_output(command.predictions, "--predictions", "list of predictions", is_predictions)
-    score = inference.evaluate(
-        command.weights,
-        command.data,
-        model=command.model,
-        hardware=choose_hardware(command.hardware),
-        batch_size=command.batch_size,
-        crop=command.crop,
-        interpolation=command.interpolation,
-        pixel_backend=command.pixel_backend,
-        root=command.root,
-    )
+    fields = fields_without(command, "json", "predictions", "hardware")
+    score = inference.evaluate(**fields, hardware=choose_hardware(command.hardware))
     if is_rank_zero() and command.json is not None:
         write_figures(score, command.weights, command.json)
     if is_rank_zero() and command.predictions is not None:
@@ -208,15 +205,8 @@ def predict(command: commands.Predict) -> Iterator[Prediction | BadImageError]:
     """
     from ffvit.inference import predict as inference
 
-    assert not isinstance(command.images, str | Path)  # one is a tuple of one by now
-    return inference.predict(
-        command.weights,
-        command.images,
-        top=command.top,
-        model=command.model,
-        hardware=choose_hardware(command.hardware),
-        engine=command.engine,
-    )
+    fields = fields_without(command, "format", "hardware")
+    return inference.predict(**fields, hardware=choose_hardware(command.hardware))
 
 
 @function_of(commands.Compare)
@@ -325,10 +315,7 @@ def prepare(command: data_commands.Prepare) -> Prepared:
     """
     from ffvit.data.prepare.prepare import prepare
 
-    fields = {
-        field.name: getattr(command, field.name) for field in dataclasses.fields(command) if field.name != "verbose"
-    }
-    return prepare(**fields, console=console_of(command))
+    return prepare(**fields_without(command), console=console_of(command))
 
 
 @function_of(commands.ListModels)
@@ -340,20 +327,17 @@ def list_models(command: commands.ListModels) -> list[str]:
 
 
 @function_of(commands.Benchmark)
-def benchmark(command: commands.Benchmark) -> None:
-    """Raises: UserError: A network, engine, precision, batch size or file cannot be used."""
-    from ffvit.benchmark.command import benchmark
+def benchmark(command: commands.Benchmark) -> dict[str, Any]:
+    """Returns: The measurements, as the file `json` holds them.
 
-    benchmark(
-        command.networks,
-        engines=command.engines,
-        precisions=command.precisions,
+    Raises:
+        UserError: A network, engine, precision, batch size or file cannot be used.
+    """
+    from ffvit.benchmarking.command import benchmark
+
+    return benchmark(
+        **fields_without(command, "batch_size", "json", "roofline", "out"),
         batch=command.batch_size,
-        image=command.image,
-        rounds=command.rounds,
-        seconds=command.seconds,
-        train=command.train,
-        accelerator=command.accelerator,
         json_file=command.json,
         drawing=command.out if command.roofline else None,
         console=console_of(command),

@@ -12,8 +12,8 @@ from sklearn.datasets import load_digits
 
 import ffvit
 from commands import environment
-from ffvit.benchmark.agreement import measure_agreement
-from ffvit.benchmark.targets import Target
+from ffvit.benchmarking.agreement import measure_agreement
+from ffvit.benchmarking.targets import Target
 from ffvit.config import recipe
 from ffvit.inference import engines
 from ffvit.inference.engines import ENGINES, build, unavailable_reason

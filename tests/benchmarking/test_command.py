@@ -13,7 +13,7 @@ from matplotlib.image import imread
 from torch import nn
 
 from commands import here
-from ffvit.benchmark import measure as measuring
+from ffvit.benchmarking import measure as measuring
 from ffvit.profiling import hardware_peak
 
 QUICK = ("--rounds", 2, "--seconds", 0.01, "--batch-size", 4)
@@ -48,7 +48,7 @@ def engines(monkeypatch):
     module.build = build
     monkeypatch.setitem(sys.modules, "ffvit.inference.engines", module)
     monkeypatch.setattr(
-        "ffvit.benchmark.workload.compile_unavailable_reason", lambda _: "shapes are checked here as it runs"
+        "ffvit.benchmarking.workload.compile_unavailable_reason", lambda _: "shapes are checked here as it runs"
     )
     monkeypatch.setattr(hardware_peak, "SIZES", {"cpu": (16, 32)})
     monkeypatch.setattr(hardware_peak, "TRIAD", 2**12)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ffvit.benchmark.targets import Target
+from ffvit.benchmarking.targets import Target
 from ffvit.config.hardware import Hardware
 from ffvit.hardware.launch import start_fabric
 from ffvit.inference.evaluator import Evaluator

@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ffvit.benchmark.table import digits
-from ffvit.benchmark.targets import Target
-from ffvit.benchmark.workload import images_for
+from ffvit.benchmarking.table import digits
+from ffvit.benchmarking.targets import Target
+from ffvit.benchmarking.workload import images_for
 from ffvit.profiling.hardware_peak import HardwarePeak, machine_name, measure_peak
 from ffvit.profiling.op_profile import Work, profile_ops, seconds_by_part
 

@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
-from ffvit.benchmark.agreement import Agreement, measure_agreement
-from ffvit.benchmark.targets import Target
-from ffvit.benchmark.workload import PLAIN, build_predictor, images_for, predicting, training
+from ffvit.benchmarking.agreement import Agreement, measure_agreement
+from ffvit.benchmarking.targets import Target
+from ffvit.benchmarking.workload import PLAIN, build_predictor, images_for, predicting, training
 from ffvit.errors import DeviceError, OutOfMemoryError, UserError, did_you_mean
 from ffvit.profiling.count import count
 from ffvit.profiling.hardware_peak import TYPES, matmul_rate, peak_matmul, slow_precision_reason

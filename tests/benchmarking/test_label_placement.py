@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ffvit.benchmark.label_placement import place_labels
+from ffvit.benchmarking.label_placement import place_labels
 
 ROOM = np.array([0.0, 0.0, 1000.0, 1000.0])
 NOTHING = np.empty((0, 4))

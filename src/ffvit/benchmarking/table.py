@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ffvit.benchmark.measure import Benchmark, Row
+from ffvit.benchmarking.measure import Benchmark, Row
 from ffvit.inference.report import percent
 from ffvit.profiling.hardware_peak import machine_name
 

@@ -11,8 +11,8 @@ import torch
 from rich.console import Console
 from rich.text import Text
 
-from ffvit.benchmark import measure, plot, roofline, table
-from ffvit.benchmark.targets import Target
+from ffvit.benchmarking import measure, plot, roofline, table
+from ffvit.benchmarking.targets import Target
 from ffvit.errors import DeviceError, UserError
 from ffvit.files.atomic_write import atomic_path
 from ffvit.files.output_file import check_output, is_benchmark, is_plot
@@ -38,8 +38,8 @@ def benchmark(
     json_file: Path | None,
     drawing: Path | None,
     console: Console,
-) -> None:
-    """What `ffvit benchmark` does; see there.
+) -> dict[str, Any]:
+    """What `ffvit benchmark` does; see there. Returns the measurements as `json_file` holds them.
 
     Raises:
         UserError: A network, engine, precision, batch or place cannot be used.
@@ -59,7 +59,7 @@ def benchmark(
     else:
         if train and batch < 2:
             raise UserError(
-                "--batch 1: a step of training takes two images at least; measure prediction with --no-train"
+                "--batch-size 1: a step of training takes two images at least; measure prediction with --no-train"
             )
         measured = measure.measure(
             subjects,
@@ -78,6 +78,7 @@ def benchmark(
         with atomic_path(json_file) as temporary:
             temporary.write_text(json.dumps(found, indent=1) + "\n")
         console.print(f"figures in {json_file}", highlight=False, markup=False)
+    return found
 
 
 def _roofline(

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ffvit.benchmark.targets import Target
+from ffvit.benchmarking.targets import Target
 from ffvit.config.recipe import Recipe
 from ffvit.models.compiling import compile_blocks, compile_unavailable_reason
 from ffvit.models.create import classes_of, preprocess_of

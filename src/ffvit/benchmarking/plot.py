@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
-from ffvit.benchmark.label_placement import place_labels
-from ffvit.benchmark.roofline import Roofline
-from ffvit.benchmark.table import digits
+from ffvit.benchmarking.label_placement import place_labels
+from ffvit.benchmarking.roofline import Roofline
+from ffvit.benchmarking.table import digits
 from ffvit.files.atomic_write import atomic_path
 from ffvit.plot_style import ARMS, INK, MUTED, PAPER, SOFT, STYLE, WIDE
 from ffvit.profiling.hardware_peak import machine_name

@@ -266,7 +266,7 @@ def predict(
     top: Annotated[PositiveInt, Whole] = 5,
     format: Literal["table", "csv", "json"] = "table",  # noqa: A002 (the option's name)
     model: str | None = None,
-    engine: Literal["auto", "torch", "compiled", "onnx", "openvino"] = "auto",
+    engine: Literal["torch", "compiled", "onnx", "openvino"] = "torch",
     machine: Annotated[Machine | None, Parameter(name="*", group="Machine", show_default=False)] = None,
 ) -> None:
     """Name what pictures show, with calibrated probabilities.
@@ -286,7 +286,7 @@ def predict(
     model
         The network's name, for weights that do not say.
     engine
-        What answers. auto: PyTorch; for more than a minute's images whatever is measured to be the fastest here.
+        What computes: PyTorch in fp32, as in evaluate. Others are faster for many images; `ffvit benchmark` compares them.
     machine
         Where to compute.
     """

@@ -16,7 +16,7 @@ from ffvit.config.architecture import FF_ONLY
 from ffvit.config.data import Data
 from ffvit.data.splits import open_splits
 from ffvit.inference.evaluate import Score
-from ffvit.inference.mode import evaluation_mode
+from ffvit.inference.evaluator import evaluation_mode
 from ffvit.run_folder import Run
 
 CPU = ffvit.Machine(accelerator="cpu")
@@ -115,6 +115,11 @@ def test_the_same_weights_answer_the_same_however_they_are_given(run, whole):
         np.testing.assert_array_equal(score.answers.logits, whole.answers.logits)
         assert score.evaluation.to_dict() == whole.evaluation.to_dict()
     assert whole.evaluation.temperature == run.summary()["temperature"] is not None
+
+
+def test_evaluation_takes_no_precision(run):
+    with pytest.raises(ffvit.UserError, match="evaluation is always in float32, .*: leave out --precision"):
+        ffvit.evaluate(run.path, machine=CPU.replace(precision="bf16-mixed"))
 
 
 def test_a_copy_of_the_file_alone_answers_the_same(run, whole, tmp_path):

@@ -168,6 +168,13 @@ def test_the_network_keeps_its_mode_and_gradients(training):
     assert net.head.weight.grad.eq(1).all()
 
 
+@pytest.mark.parametrize("precision", ["bf16-mixed", "32-true"])
+def test_scores_are_in_float32_whatever_the_precision_of_training(precision):
+    answers, _ = scored(Some(25), start_fabric(Machine(accelerator="cpu", precision=precision)))
+    expected, _ = scored(Some(25))
+    np.testing.assert_array_equal(answers.logits, expected.logits)
+
+
 @pytest.mark.parametrize(("kept", "times"), [(25 * 3 * 8 * 10, 1), (25 * 3 * 8 * 10 - 1, 2)])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_small_set_is_loaded_once_however_often_it_is_scored(monkeypatch, kept, times, workers):

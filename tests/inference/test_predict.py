@@ -57,6 +57,17 @@ def test_probabilities_are_those_that_evaluation_calibrates(run, photos):
         assert predicted[name].probabilities[0] == pytest.approx(highest, rel=1e-4)
 
 
+def test_half_precision_only_where_it_is_asked_for(run, photos):
+    def probabilities(**machine) -> list[float]:
+        predictions = ffvit.predict(run.path, [photos / "val"], top=1, machine=CPU.replace(**machine))
+        return [prediction.probabilities[0] for prediction in predictions]
+
+    assert probabilities() == probabilities(precision="32-true") != probabilities(precision="bf16-mixed")
+    assert probabilities() == pytest.approx(probabilities(precision="bf16-mixed"), abs=0.05)
+    with pytest.raises(ffvit.UserError, match="fp16 runs on the engines torch and compiled, on a GPU"):
+        probabilities(precision="16-mixed")
+
+
 @pytest.mark.parametrize("whole", [True, False])
 def test_the_callers_network_keeps_the_mode_of_each_module(run, photos, whole):
     network = ffvit.load(run.path).train()

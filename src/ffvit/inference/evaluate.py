@@ -17,9 +17,8 @@ from ffvit.data.splits import Splits, check_source, open_images, open_splits
 from ffvit.errors import DataError, UserError
 from ffvit.hardware.devices import keep_freed_memory
 from ffvit.hardware.launch import start_fabric
-from ffvit.inference.evaluator import BATCH, Evaluator, predict_logits
+from ffvit.inference.evaluator import BATCH, Evaluator, evaluation_mode, predict_logits
 from ffvit.inference.metrics import Evaluation, compute_metrics
-from ffvit.inference.mode import evaluation_mode
 from ffvit.inference.predictions import Predictions
 from ffvit.models.create import class_names_of, preprocess_of
 from ffvit.models.weights import WEIGHTS_OF_A_RUN, load
@@ -78,7 +77,7 @@ def evaluate(
     pixel_backend: PixelBackend | None = None,
     root: Path | None = None,
 ) -> Score:
-    """Score weights on images, whose classes are matched to the network's by name.
+    """Score weights on images in float32; classes are matched to the network's by name.
 
     Args:
         weights: A run folder, a file of weights, or a network, whose mode and device stay as they are.
@@ -97,13 +96,15 @@ def evaluate(
     """
     if crop is not None and not 0 < crop <= 1:
         raise UserError(f"--crop: must be more than 0 and at most 1; got {crop:g}")
+    machine = machine or Machine()
+    if machine.precision not in ("auto", "32-true"):
+        raise UserError("evaluation is always in float32, so that figures compare across machines: leave out --precision")
     network = weights if isinstance(weights, nn.Module) else load(weights, model)
     run = None if isinstance(weights, nn.Module) else _run_of(Path(weights))
     images, words, used = _images(network, run, None if data is None else str(data), root)
     given = {"crop_pct": crop, "interpolation": interpolation, "pixel_backend": pixel_backend}
     preprocess = preprocess_of(network).replace(**{name: value for name, value in given.items() if value is not None})
-    machine = machine or Machine()
-    fabric = start_fabric(machine)
+    fabric = start_fabric(machine.replace(precision="32-true"))
     if fabric.device.type == "cpu":
         keep_freed_memory()
     scorer = Evaluator(fabric, images, preprocess, class_names_of(network), batch_size, machine.workers)

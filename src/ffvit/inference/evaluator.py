@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from functools import cached_property, partial
 from math import prod
@@ -16,6 +18,7 @@ from ffvit.data.images import BadImageError, Images
 from ffvit.data.loader import NormalizeOnDevice, evaluation_loader, worker_count
 from ffvit.data.transforms import evaluation_transform
 from ffvit.errors import DataError
+from ffvit.hardware.precision import float32
 from ffvit.hardware.ranks import all_gather, local_world_size
 from ffvit.inference.predictions import Predictions
 
@@ -43,6 +46,19 @@ def predict_logits(images: Images, bad: list[BadImageError]) -> list[str]:
     """The names of the images that have an answer, in the order of the answers."""
     unread = {each.name for each in bad}
     return [name for name in map(images.name, range(len(images))) if name not in unread]
+
+
+@contextmanager
+def evaluation_mode(network: nn.Module, device: torch.device) -> Iterator[nn.Module]:
+    """The network in evaluation mode on a device; afterwards each of its modules has its own mode and device again."""
+    modes = [(module, module.training) for module in network.modules()]
+    before = next((parameter.device for parameter in network.parameters()), device)
+    try:
+        yield network.eval().to(device)
+    finally:
+        network.to(before)
+        for module, training in modes:
+            module.training = training
 
 
 class Evaluator:
@@ -93,7 +109,7 @@ class Evaluator:
     def __call__(
         self, network: nn.Module, advance: Callable[[int], None] = lambda _: None
     ) -> tuple[Predictions, list[BadImageError]]:
-        """Score a network; `advance` is told of every batch's number of images.
+        """Score a network, in float32; `advance` is told of every batch's number of images.
 
         Returns:
             The answers to the images that could be read, in the order of the set, and the ones that could not.
@@ -104,7 +120,7 @@ class Evaluator:
         was_training = network.training
         network.eval()
         for batch in self.batches:
-            with self.fabric.autocast():
+            with float32(self.fabric.device):
                 logits = network(self.finish(batch.to(self.fabric.device)))
             bad.extend(batch.bad)
             advance(len(batch.indices) * self.fabric.world_size)

@@ -1,4 +1,4 @@
-"""What a network sees in pictures: its likeliest classes for files and folders."""
+"""The likeliest classes of image files."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from rich.console import Console
 from timm.data import ImageNetInfo
 from torch import nn
@@ -27,16 +25,19 @@ from ffvit.errors import DataError, ModelError, UserError
 from ffvit.files.csv_formulas import escape_formula
 from ffvit.hardware.devices import keep_freed_memory
 from ffvit.hardware.launch import start_fabric
-from ffvit.inference.engine_selection import fastest_engine
-from ffvit.inference.engines import build, unavailable_reason
-from ffvit.inference.mode import evaluation_mode
+from ffvit.hardware.precision import float32
+from ffvit.inference.engines import build
+from ffvit.inference.evaluator import evaluation_mode
 from ffvit.inference.report import percent
 from ffvit.models.create import class_names_of, preprocess_of
 from ffvit.models.weights import load
 from ffvit.terminal import Terminal, printable
 
 BATCH = 32
-"""Images at once: few, so that the first answers come soon."""
+"""Images at once: few, so that the first predictions come soon."""
+
+PRECISIONS = {"auto": "fp32", "32-true": "fp32", "bf16-mixed": "bf16", "16-mixed": "fp16"}
+"""What an engine computes in, by the machine's precision: as evaluation does, unless another one is asked for."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,9 @@ def predict(
     top: int = 5,
     model: str | None = None,
     machine: Machine | None = None,
-    engine: str = "auto",
+    engine: str = "torch",
 ) -> Iterator[Prediction | BadImageError]:
-    """Name what pictures show.
+    """Predict the classes of images.
 
     Probabilities are calibrated with the temperature that the weights bring from their run, if they do.
 
@@ -67,9 +68,8 @@ def predict(
         top: How many classes an image gets.
         model: The network's name, for weights that do not say.
         machine: Where to compute.
-        engine: What answers: one of `ffvit.inference.engines.ENGINES`, in the machine's precision or, if it does not know
-            that, in fp32; `auto` is PyTorch, or for so many images that they take more than a minute whatever is
-            measured to be the fastest here.
+        engine: What computes: one of `ffvit.inference.engines.ENGINES`. PyTorch in fp32, the default, computes exactly
+            what `evaluate` does; other engines and a `machine.precision` are faster and differ by rounding.
 
     Yields:
         For each image in turn its prediction, or the error that says why it could not be read.
@@ -85,36 +85,30 @@ def predict(
     if not paths:
         raise DataError(f"there is no image in {', '.join(map(str, images)) or 'nothing'}")
     network = weights if isinstance(weights, nn.Module) else load(weights, model)
-    fabric = start_fabric(machine)
+    fabric = start_fabric(machine.replace(precision="32-true"))
     if fabric.device.type == "cpu":
         keep_freed_memory()
     with evaluation_mode(network, fabric.device):
-        yield from _predictions(network, paths, top, fabric, engine, machine.workers)
+        model, precision = network, PRECISIONS[machine.precision]
+        if (engine, precision) != ("torch", "fp32"):
+            model = build(network, engine, precision, fabric.device)
+        yield from _predictions(network, model, paths, top, fabric.device, machine.workers)
 
 
 def _predictions(
-    network: nn.Module, paths: list[str], top: int, fabric: Fabric, engine: str, workers: int | None
+    network: nn.Module, model: nn.Module, paths: list[str], top: int, device: torch.device, workers: int | None
 ) -> Iterator[Prediction | BadImageError]:
-    """What a network on the device, in evaluation mode, says of image files."""
+    """What a network, run by `model` on the device, predicts for image files."""
     preprocess, names = preprocess_of(network), _readable(class_names_of(network))
     temperature = getattr(network, "temperature", None) or 1.0
-    precision = {"32-true": "fp32", "bf16-mixed": "bf16"}.get(fabric.strategy.precision.precision)
-    if engine == "auto":
-        tell = partial(print, file=sys.stderr)
-        # fp16 is PyTorch's alone, and faster than what other engines do in fp32.
-        engine = fastest_engine(network, len(paths), BATCH, fabric.device, precision, tell) if precision else "torch"
-    if engine != "torch":  # which is the network as it is, in the machine's precision
-        if precision is None or unavailable_reason(engine, precision, fabric.device) is not None:
-            precision = "fp32"
-        network = build(network, engine, precision, fabric.device)
     files = FileImages(Path(), paths, np.zeros(len(paths), dtype=np.int64))
     transform, finish = evaluation_transform(preprocess), NormalizeOnDevice(preprocess.mean, preprocess.std)
     shape = preprocess.in_chans, *preprocess.img_size
     if workers is None:
         workers = worker_count(files, 1) if len(paths) > 2 * BATCH else 0
-    for batch in evaluation_loader(files, transform, shape, BATCH, workers, device=fabric.device):
-        with torch.inference_mode(), fabric.autocast():
-            logits = network(finish(batch.to(fabric.device))).float().cpu()
+    for batch in evaluation_loader(files, transform, shape, BATCH, workers, device=device):
+        with torch.inference_mode(), float32(device):
+            logits = model(finish(batch.to(device))).float().cpu()
         if not logits.isfinite().all():
             raise ModelError(
                 "the network's logits are NaN or infinite: its training diverged, or its weights are damaged"

@@ -18,7 +18,7 @@ from ffvit import __version__
 from ffvit.closed_pipe import survive_closed_pipe
 from ffvit.config.base import Value, error_sentences, unvalidated
 from ffvit.config.data import BAD_IMAGES, Data
-from ffvit.config.hardware import Machine
+from ffvit.config.hardware import Hardware
 from ffvit.config.recipe import Recipe
 from ffvit.errors import DataError, FfvitError, OutputError, UserError
 from ffvit.hardware.ranks import is_rank_zero
@@ -97,7 +97,7 @@ def train(
     seed: Annotated[int | None, Whole] = None,
     dry_run: bool = False,
     log_file: Path | None = None,
-    machine: Annotated[Machine | None, Parameter(name="*", group="Machine", show_default=False)] = None,
+    hardware: Annotated[Hardware | None, Parameter(name="*", group="Hardware", show_default=False)] = None,
     data_fields: Annotated[DataFields | None, Parameter(name="--data", group="Images", show_default=False)] = None,
     recipe_fields: Annotated[
         RecipeFields | None, Parameter(name="--recipe", group="Recipe", show_default=False)
@@ -152,9 +152,9 @@ def train(
         if overwrite or any(each is not None for each in given):
             raise UserError("--resume goes on with the run as it was begun: give it only --out and where to compute")
         with survive_closed_pipe():
-            go_on(out, machine=_changed(_config_of(out).machine, machine) if machine else None)
+            go_on(out, hardware=_changed(_config_of(out).hardware, hardware) if hardware else None)
         return
-    chosen = _chosen(model, data, recipe, image, config, start_from, seed, machine, data_fields, recipe_fields)
+    chosen = _chosen(model, data, recipe, image, config, start_from, seed, hardware, data_fields, recipe_fields)
     if dry_run:
         Terminal().say(chosen.to_yaml())
         return
@@ -175,7 +175,7 @@ def evaluate(
     root: Path | None = None,
     json_file: Annotated[Path | None, Parameter(name="--json")] = None,
     predictions: Path | None = None,
-    machine: Annotated[Machine | None, Parameter(name="*", group="Machine", show_default=False)] = None,
+    hardware: Annotated[Hardware | None, Parameter(name="*", group="Hardware", show_default=False)] = None,
 ) -> None:
     """Score weights on images: accuracy with its uncertainty, calibration, classes, mistakes.
 
@@ -221,7 +221,7 @@ def evaluate(
         weights,
         data,
         model=model,
-        machine=machine,
+        hardware=hardware,
         batch_size=batch_size,
         crop=crop,
         interpolation=interpolation,
@@ -267,7 +267,7 @@ def predict(
     format: Literal["table", "csv", "json"] = "table",  # noqa: A002 (the option's name)
     model: str | None = None,
     engine: Literal["torch", "compiled", "onnx", "openvino"] = "torch",
-    machine: Annotated[Machine | None, Parameter(name="*", group="Machine", show_default=False)] = None,
+    hardware: Annotated[Hardware | None, Parameter(name="*", group="Hardware", show_default=False)] = None,
 ) -> None:
     """Name what pictures show, with calibrated probabilities.
 
@@ -294,7 +294,7 @@ def predict(
     from ffvit.inference.predict import write_predictions
 
     read = write_predictions(
-        predictions(weights, images, top=top, model=model, machine=machine, engine=engine), format, Terminal()
+        predictions(weights, images, top=top, model=model, hardware=hardware, engine=engine), format, Terminal()
     )
     if not read:
         raise DataError("none of these images could be read")
@@ -401,7 +401,7 @@ def compare(
     cluster: str | None = None,
     dry_run: bool = False,
     log_file: Path | None = None,
-    machine: Annotated[Machine | None, Parameter(name="*", group="Machine", show_default=False)] = None,
+    hardware: Annotated[Hardware | None, Parameter(name="*", group="Hardware", show_default=False)] = None,
     data_fields: Annotated[DataFields | None, Parameter(name="--data", group="Images", show_default=False)] = None,
     recipe_fields: Annotated[
         RecipeFields | None, Parameter(name="--recipe", group="Recipe", show_default=False)
@@ -492,7 +492,7 @@ def compare(
         recipe_fields=recipe_fields,
         data_fields=data_fields,
         image=image,
-        machine=machine,
+        hardware=hardware,
         minutes=minutes,
         changes={
             "seeds": seeds,
@@ -727,7 +727,7 @@ def _chosen(
     config: Path | None,
     start_from: str | None,
     seed: int | None,
-    machine: Machine | None,
+    hardware: Hardware | None,
     data_fields: Data | None,
     recipe_fields: Value | None,
 ) -> Config:
@@ -752,7 +752,7 @@ def _chosen(
         images,
         how,
         image=(image[0], image[-1]) if image is not None else None,
-        machine=_changed(base.machine if base else Machine(), machine),
+        hardware=_changed(base.hardware if base else Hardware(), hardware),
         seed=seed if seed is not None else (base.seed if base else 0),
         start_from=start_from if start_from is not None else (base.start_from if base else None),
     )
@@ -807,11 +807,11 @@ def main() -> None:
 
 def _sentences(error: ValidationError, told: cyclopts.CycloptsError) -> str:
     """What pydantic refused on the way in, as the options were typed."""
-    kind = next((each for each in (Recipe, Data, Machine) if each.__name__ in error.title), None)
+    kind = next((each for each in (Recipe, Data, Hardware) if each.__name__ in error.title), None)
     if kind is None:  # a single option
         name = told.argument.name if told.argument is not None else ""
         return "\n".join(f"{name}: {fault['msg']}; got {fault['input']!r}" for fault in error.errors())
-    options = {Recipe: "--recipe.", Data: "--data.", Machine: "--"}[kind]
+    options = {Recipe: "--recipe.", Data: "--data.", Hardware: "--"}[kind]
     lines = (line.split(": ", 1) for line in error_sentences(error, kind, "").splitlines())
     return "\n".join(f"{options}{field.replace('_', '-')}: {words}" for field, words in lines)
 

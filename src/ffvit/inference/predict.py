@@ -16,7 +16,7 @@ from rich.console import Console
 from timm.data import ImageNetInfo
 from torch import nn
 
-from ffvit.config.hardware import Machine
+from ffvit.config.hardware import Hardware
 from ffvit.data.folders import image_files
 from ffvit.data.images import BadImageError, FileImages
 from ffvit.data.loader import NormalizeOnDevice, evaluation_loader, worker_count
@@ -37,7 +37,7 @@ BATCH = 32
 """Images at once: few, so that the first predictions come soon."""
 
 PRECISIONS = {"auto": "fp32", "32-true": "fp32", "bf16-mixed": "bf16", "16-mixed": "fp16"}
-"""What an engine computes in, by the machine's precision: as evaluation does, unless another one is asked for."""
+"""What an engine computes in, by the precision asked for: as evaluation does, unless another one is asked for."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def predict(
     *,
     top: int = 5,
     model: str | None = None,
-    machine: Machine | None = None,
+    hardware: Hardware | None = None,
     engine: str = "torch",
 ) -> Iterator[Prediction | BadImageError]:
     """Predict the classes of images.
@@ -67,9 +67,9 @@ def predict(
         images: Image files, and folders of them at any depth.
         top: How many classes an image gets.
         model: The network's name, for weights that do not say.
-        machine: Where to compute.
+        hardware: Where to compute.
         engine: What computes: one of `ffvit.inference.engines.ENGINES`. PyTorch in fp32, the default, computes exactly
-            what `evaluate` does; other engines and a `machine.precision` are faster and differ by rounding.
+            what `evaluate` does; other engines and a `hardware.precision` are faster and differ by rounding.
 
     Yields:
         For each image in turn its prediction, or the error that says why it could not be read.
@@ -78,21 +78,21 @@ def predict(
         UserError: The weights cannot be used, a path does not exist, there is no image, the engine cannot run here, or
             the network's answers are no numbers.
     """
-    machine = machine or Machine()
-    if machine.devices * machine.nodes > 1:
+    hardware = hardware or Hardware()
+    if hardware.devices * hardware.nodes > 1:
         raise UserError("predicting uses one device: leave out --devices and --nodes")
     paths = [path for given in images for path in _paths(Path(given))]
     if not paths:
         raise DataError(f"there is no image in {', '.join(map(str, images)) or 'nothing'}")
     network = weights if isinstance(weights, nn.Module) else load(weights, model)
-    fabric = start_fabric(machine.replace(precision="32-true"))
+    fabric = start_fabric(hardware.replace(precision="32-true"))
     if fabric.device.type == "cpu":
         keep_freed_memory()
     with evaluation_mode(network, fabric.device):
-        model, precision = network, PRECISIONS[machine.precision]
+        model, precision = network, PRECISIONS[hardware.precision]
         if (engine, precision) != ("torch", "fp32"):
             model = build(network, engine, precision, fabric.device)
-        yield from _predictions(network, model, paths, top, fabric.device, machine.workers)
+        yield from _predictions(network, model, paths, top, fabric.device, hardware.workers)
 
 
 def _predictions(

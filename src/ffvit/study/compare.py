@@ -12,7 +12,7 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
-from ffvit.config.hardware import Machine
+from ffvit.config.hardware import Hardware
 from ffvit.data.split_record import check_split, record_split, write_record
 from ffvit.data.splits import Splits, open_splits
 from ffvit.errors import ConfigError, DiskFullError, RunFolderError, RunStoppedError
@@ -107,11 +107,11 @@ def make_forecast(
     else:
         ground = _extended(plan, ground)
     arms, jobs = ground.held.arms, make_runs(plan, ground.held.arms, Path(), plan.seeds, {})
-    at_once = slots_for(plan.machine, len(jobs), MEMORY, workers, ground.threads).count
-    speeds = speeds_of(arms, splits, ground.threads, plan.machine, at_once)
+    at_once = slots_for(plan.hardware, len(jobs), MEMORY, workers, ground.threads).count
+    speeds = speeds_of(arms, splits, ground.threads, plan.hardware, at_once)
     runs = {arm.name: speeds[arm.name].run(arm.recipe, splits) for arm in arms}
     memory = PROCESS + max(each.memory for each in runs.values())
-    at_once = slots_for(plan.machine, len(jobs), memory, workers, ground.threads).count
+    at_once = slots_for(plan.hardware, len(jobs), memory, workers, ground.threads).count
     return Forecast(ground, runs, at_once, study_seconds(plan, arms, splits), splits)
 
 
@@ -166,7 +166,7 @@ def show_plan(plan: Plan, forecast: Forecast, console: Console) -> None:
     console.print(table, highlight=False)
     for words in (*ground.held.words, *ground.outlook, *plan.compromises):
         console.print(Text(words), soft_wrap=True)
-    scaled = scaled_arms(ground.held.arms, ground.classes, plan.machine)
+    scaled = scaled_arms(ground.held.arms, ground.classes, plan.hardware)
     if scaled:
         console.print(
             Text(
@@ -260,7 +260,7 @@ def _compare(
         )
         ground = forecast.ground
         show_plan(plan, forecast, console)
-        on_cluster = connected(cluster, plan.machine) if cluster is not None else None
+        on_cluster = connected(cluster, plan.hardware) if cluster is not None else None
         if study is None:
             study = Study.create(out, plan, overwrite, lock)
         for job in all_jobs(study, plan, ground.held.arms):
@@ -274,7 +274,7 @@ def _compare(
             engine = on_cluster(ground.threads, study.logs)
         else:
             memory = PROCESS + max(each.memory for each in forecast.runs.values())
-            slots = slots_for(plan.machine, len(ground.held.arms) * len(plan.seeds), memory, workers, ground.threads)
+            slots = slots_for(plan.hardware, len(ground.held.arms) * len(plan.seeds), memory, workers, ground.threads)
             engine = Local(slots, study.logs)
         failed: frozenset[Path] = frozenset()
         try:
@@ -283,7 +283,7 @@ def _compare(
                 failed = _all_runs(study, plan, ground, engine, watch, began)
         finally:
             engine.close()
-        _measure_costs(study, ground, plan.machine, console)
+        _measure_costs(study, ground, plan.hardware, console)
         findings = _told(study, ground, console)
     finally:
         lock.release()
@@ -388,8 +388,8 @@ def _measure_baselines(study: Study, plan: Plan, console: Console) -> None:
         study.write_baselines(known)
 
 
-def _measure_costs(study: Study, ground: StudyInputs, machine: Machine, console: Console) -> None:
+def _measure_costs(study: Study, ground: StudyInputs, hardware: Hardware, console: Console) -> None:
     """Measure the arms' costs once, with nothing else going on."""
     known = study.costs().get("arms", {})
     if not all(arm.name in known for arm in ground.held.arms):
-        study.write_costs(costs.measure(ground.held.arms, ground.classes, machine, console))
+        study.write_costs(costs.measure(ground.held.arms, ground.classes, hardware, console))

@@ -102,7 +102,7 @@ def run_jobs(
                 again[job.folder] = _smaller(job)
                 watch.say(
                     f"{job.title} failed: {outcome.reason}. Once more, "
-                    f"{again[job.folder].config.machine.micro_batch} images at a time"
+                    f"{again[job.folder].config.hardware.micro_batch} images at a time"
                 )
         if interruption.asked:
             raise interruption.error(
@@ -113,7 +113,7 @@ def run_jobs(
 
 def _smaller(job: Job) -> Job:
     """The run with a quarter of its images at a time: the same batch, in less memory."""
-    machine, batch = job.config.machine, job.config.recipe.batch_size
-    micro = max(2, (machine.micro_batch or batch) // 4 // 2 * 2)
-    config = job.config.replace(machine=machine.replace(micro_batch=micro))
+    hardware, batch = job.config.hardware, job.config.recipe.batch_size
+    micro = max(2, (hardware.micro_batch or batch) // 4 // 2 * 2)
+    config = job.config.replace(hardware=hardware.replace(micro_batch=micro))
     return Job(job.arm, job.seed, job.fold, job.trial, config, job.folder)

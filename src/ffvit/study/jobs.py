@@ -200,7 +200,7 @@ def differences(before: Any, after: Any, path: str = "") -> list[str]:
 
 def _computed(config: Config) -> dict[str, Any]:
     """What decides a run's numbers: all but the machine."""
-    return config.model_dump(mode="json", exclude={"machine"})
+    return config.model_dump(mode="json", exclude={"hardware"})
 
 
 def splits_of(plan: Plan, seed: int) -> list[Split]:
@@ -218,7 +218,7 @@ def _config(plan: Plan, arm: Arm, recipe: Recipe, seed: int, split: Split) -> Co
     data = plan.data.replace(split_seed=split[0])
     if plan.folds is not None:
         data = data.replace(folds=plan.folds, fold=split[1])
-    return Config(network=arm.network, data=data, recipe=recipe, machine=plan.machine, seed=seed)
+    return Config(network=arm.network, data=data, recipe=recipe, hardware=plan.hardware, seed=seed)
 
 
 def shorten(recipe: Recipe, search: Search) -> Recipe:

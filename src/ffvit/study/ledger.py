@@ -22,7 +22,7 @@ from ffvit.files.atomic_write import atomic_path
 from ffvit.files.json_file import AnyObject
 from ffvit.study.plan import Plan
 
-HARMLESS = ("title", "machine", "minutes", "published", "compromises")
+HARMLESS = ("title", "hardware", "minutes", "published", "compromises")
 """Fields of a plan that decide neither what is run nor what is concluded."""
 
 

@@ -11,7 +11,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from ffvit.config.hardware import Machine
+from ffvit.config.hardware import Hardware
 from ffvit.hardware.devices import available_cores, device_type, free_memory, visible_gpus
 from ffvit.signals import block_signals_in_children
 from ffvit.study.jobs import Job
@@ -27,11 +27,11 @@ class Slots:
     gpus: int
 
 
-def slots_for(machine: Machine, jobs: int, memory: float, workers: int | None, threads: int) -> Slots:
+def slots_for(hardware: Hardware, jobs: int, memory: float, workers: int | None, threads: int) -> Slots:
     """As many runs at once as there are GPUs, or as fit in CPU and RAM.
 
     Args:
-        machine: What one run computes on.
+        hardware: What one run computes on.
         jobs: How many there are to do.
         memory: What one run is predicted to need, in MiB.
         workers: How many at once, if a person says so.
@@ -39,14 +39,14 @@ def slots_for(machine: Machine, jobs: int, memory: float, workers: int | None, t
     """
     import torch
 
-    on_gpu = device_type(machine) == "cuda"
+    on_gpu = device_type(hardware) == "cuda"
     if on_gpu:
-        most = max(1, torch.cuda.device_count() // machine.devices)
+        most = max(1, torch.cuda.device_count() // hardware.devices)
     else:
         free = free_memory(torch.device("cpu")) / 2**20
         most = max(1, min(available_cores() // threads, int(0.8 * free / max(memory, 1.0))))
     count = max(1, min(workers or most, jobs))
-    return Slots(count, threads, machine.devices if on_gpu else 0)
+    return Slots(count, threads, hardware.devices if on_gpu else 0)
 
 
 class Local:

@@ -85,7 +85,7 @@ def match_budget(plan: Plan, arms: tuple[Arm, ...], classes: int) -> MatchedArms
                 arms, reference, "parameters", lambda arm: float(count_arm(arm.network, classes).parameters), TOLERANCE
             )
         case "latency":
-            return _equal_latency(arms, reference, classes, torch.device(device_type(plan.machine)))
+            return _equal_latency(arms, reference, classes, torch.device(device_type(plan.hardware)))
 
 
 @functools.cache

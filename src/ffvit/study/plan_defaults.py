@@ -12,7 +12,7 @@ import numpy as np
 from ffvit.config import recipe as recipes
 from ffvit.config.architecture import Architecture, Branch, Network
 from ffvit.config.data import Data
-from ffvit.config.hardware import Machine
+from ffvit.config.hardware import Hardware
 from ffvit.config.recipe import Recipe
 from ffvit.data.decode import typical_side
 from ffvit.data.splits import Splits, open_splits
@@ -180,7 +180,7 @@ def fit_plan(
     factors: Factors | None = None,
     minutes: float | None = None,
     controls: bool = True,
-    machine: Machine | None = None,
+    hardware: Hardware | None = None,
     seeds: tuple[int, ...] | None = None,
     search: Search | None = Search(),  # noqa: B008  (a frozen value)
 ) -> Fit:
@@ -195,17 +195,17 @@ def fit_plan(
         factors: What varies on the body; None: the question's mixers.
         minutes: What the whole study may take; None: 30, but for the digits.
         controls: Whether controls are trained too.
-        machine: What one run computes on.
+        hardware: What one run computes on.
         seeds: The seeds, if they are asked for.
         search: How every repetition is tuned; None: not at all.
 
     Raises:
         UserError: The time is too short for any body, even with one seed.
     """
-    machine = machine or Machine()
+    hardware = hardware or Hardware()
     if data.source == "digits":
         fields = {
-            "machine": _computing(machine, Body(8, 2, 64, 3, 2)),
+            "hardware": _computing(hardware, Body(8, 2, 64, 3, 2)),
             "network": Network(architecture=body(8, 2, width=64, depth=3, positions=DIGITS_POSITIONS, channels=1)),
             "recipe": recipes.named_recipe("digits").lasting(DIGITS_EPOCHS).replace(lr=4e-3, crop_scale=(0.8, 1.0)),
             "factors": factors
@@ -214,7 +214,7 @@ def fit_plan(
             "search": search and Search(configurations=3, length=0.2, seeds=2),
         }
         return Fit(fields | ({"minutes": minutes} if minutes is not None else {}), ())
-    return _Fitting(data, factors, minutes or MINUTES, controls, machine, seeds, search).fit()
+    return _Fitting(data, factors, minutes or MINUTES, controls, hardware, seeds, search).fit()
 
 
 class _Fitting:
@@ -226,12 +226,12 @@ class _Fitting:
         factors: Factors | None,
         minutes: float,
         controls: bool,
-        machine: Machine,
+        hardware: Hardware,
         seeds: tuple[int, ...] | None,
         search: Search | None,
     ) -> None:
         self.began = time.monotonic()
-        self.data, self.factors, self.minutes, self.machine = data, factors, minutes, machine
+        self.data, self.factors, self.minutes, self.hardware = data, factors, minutes, hardware
         self.asked: dict[str, Any] = {"data": data, "controls": controls, "search": search}
         self.seeds = seeds
         self.splits: Splits = open_splits(data)
@@ -300,7 +300,7 @@ class _Fitting:
         seeds = self.seeds or tuple(range(offer.seeds))
         return {
             **self.asked,
-            "machine": _computing(self.machine, size),
+            "hardware": _computing(self.hardware, size),
             "network": Network(architecture=body(*size[:4], positions=self.positions(size))),
             "recipe": _recipe(self.images, epochs, size, self.flip),
             "factors": factors,
@@ -366,10 +366,10 @@ def _most(fits: Callable[[int], bool], low: int, high: int) -> int:
     return low
 
 
-def _computing(machine: Machine, size: Body) -> Machine:
+def _computing(hardware: Hardware, size: Body) -> Hardware:
     """In fp32, unless asked, where bodies are small: in bf16 their attention takes up to thrice as long on a processor."""
-    small = size.image // size.patch <= GRID and size.width <= 96 and machine.precision == "auto"
-    return machine.replace(precision="32-true") if small else machine
+    small = size.image // size.patch <= GRID and size.width <= 96 and hardware.precision == "auto"
+    return hardware.replace(precision="32-true") if small else hardware
 
 
 def _recipe(images: int, epochs: int, size: Body, flip: float) -> Recipe:

@@ -10,7 +10,7 @@ from ffvit.config import recipe as recipes
 from ffvit.config.architecture import Network
 from ffvit.config.base import Value, parse
 from ffvit.config.data import Data, absolute_path
-from ffvit.config.hardware import Machine
+from ffvit.config.hardware import Hardware
 from ffvit.errors import UserError
 from ffvit.models.create import canonical_name
 from ffvit.study.folder import Study
@@ -26,7 +26,7 @@ def make_plan(
     recipe_fields: Value | None = None,
     data_fields: Value | None = None,
     image: Sequence[int] | None = None,
-    machine: Value | None = None,
+    hardware: Value | None = None,
     minutes: float | None = None,
     changes: Mapping[str, Any] | None = None,
 ) -> Plan:
@@ -40,7 +40,7 @@ def make_plan(
         recipe_fields: Single fields over it.
         data_fields: Single fields of the data.
         image: Image size for all networks.
-        machine: Fields of what one run computes on.
+        hardware: Fields of what one run computes on.
         minutes: For the whole study.
         changes: Fields of the plan; None leaves one as it is.
 
@@ -68,7 +68,7 @@ def make_plan(
                 dict(loose.factors),
                 loose.minutes,
                 asked.get("controls", loose.controls),
-                _changed(loose.machine, machine),
+                _changed(loose.hardware, hardware),
                 seeds,
                 asked.get("search", loose.search),
             )
@@ -84,14 +84,14 @@ def make_plan(
                 None,
                 minutes,
                 asked.get("controls", True),
-                _changed(Machine(), machine),
+                _changed(Hardware(), hardware),
                 asked.get("seeds"),
                 asked.get("search", Search()),
             )
             plan = Plan(**_known(fit) | {"data": data})
             if data.source != "digits":
                 plan = plan.replace(title=f"Do you even need attention? On {source or data.source}")
-    asked["machine"] = _changed(plan.machine, machine)
+    asked["hardware"] = _changed(plan.hardware, hardware)
     if recipe is not None or recipe_fields is not None:
         base = recipes.named_recipe(recipe) if recipe is not None else plan.recipe
         asked["recipe"] = _changed(base, recipe_fields)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ffvit.config.hardware import Machine
+from ffvit.config.hardware import Hardware
 from ffvit.errors import DeviceError, MissingPackageError
 from ffvit.run_folder import Config
 from ffvit.study.jobs import Job
@@ -32,26 +32,26 @@ class Cluster:
 
     Args:
         ray: The module, connected.
-        machine: What one run computes on.
+        hardware: What one run computes on.
         threads: Processor threads a run.
         logs: The folder of the log files, on the shared path.
     """
 
-    def __init__(self, ray: Any, machine: Machine, threads: int, logs: Path) -> None:
+    def __init__(self, ray: Any, hardware: Hardware, threads: int, logs: Path) -> None:
         self._ray, self._logs, self._threads = ray, logs.resolve(), threads
         there = ray.cluster_resources()
-        on_gpu = machine.accelerator == "cuda" or (machine.accelerator == "auto" and there.get("GPU", 0) > 0)
-        self._bundle: dict[str, float] = {"CPU": threads, "GPU": machine.devices} if on_gpu else {"CPU": threads}
-        self.at_once = int(min(there.get(kind, 0) // (asked * machine.nodes) for kind, asked in self._bundle.items()))
-        if self.at_once < 1 or _machines(ray) < machine.nodes:
-            asked = f"{machine.devices} GPUs" if on_gpu else f"{threads} processor cores"
+        on_gpu = hardware.accelerator == "cuda" or (hardware.accelerator == "auto" and there.get("GPU", 0) > 0)
+        self._bundle: dict[str, float] = {"CPU": threads, "GPU": hardware.devices} if on_gpu else {"CPU": threads}
+        self.at_once = int(min(there.get(kind, 0) // (asked * hardware.nodes) for kind, asked in self._bundle.items()))
+        if self.at_once < 1 or _machines(ray) < hardware.nodes:
+            asked = f"{hardware.devices} GPUs" if on_gpu else f"{threads} processor cores"
             has = _in_words(ray)
             ray.shutdown()
             raise DeviceError(
-                f"--cluster: no place for a run that asks for {asked} on {machine.nodes} machines: the cluster has {has}"
+                f"--cluster: no place for a run that asks for {asked} on {hardware.nodes} machines: the cluster has {has}"
             )
         # A run over several machines is seen to by a task that needs nothing itself.
-        here = self._bundle if machine.nodes == 1 else {"CPU": 0}
+        here = self._bundle if hardware.nodes == 1 else {"CPU": 0}
         self._task = ray.remote(
             num_cpus=here["CPU"],
             num_gpus=here.get("GPU", 0),
@@ -150,12 +150,12 @@ def _check_ray(host: str, port: int) -> None:
 
 def _carry_out(config: Config, folder: Path, log: Path, threads: int, bundle: dict[str, float]) -> Outcome:
     """What a task does: the run itself, or seeing to the parts of one that asks for several machines."""
-    if config.machine.nodes == 1:
+    if config.hardware.nodes == 1:
         return run_job(config, folder, log, threads)
     import ray
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-    group = ray.util.placement_group([bundle] * config.machine.nodes, strategy="STRICT_SPREAD")
+    group = ray.util.placement_group([bundle] * config.hardware.nodes, strategy="STRICT_SPREAD")
     ray.get(group.ready())
     try:
 
@@ -167,7 +167,7 @@ def _carry_out(config: Config, folder: Path, log: Path, threads: int, bundle: di
         log.parent.mkdir(parents=True, exist_ok=True)
         what, meeting = command(config, folder, log), ray.get(on(0, _meeting_point).remote())
         parts = [
-            on(rank, _part).remote(what, log, config.machine, rank, meeting) for rank in range(config.machine.nodes)
+            on(rank, _part).remote(what, log, config.hardware, rank, meeting) for rank in range(config.hardware.nodes)
         ]
         outcomes: list[Outcome] = ray.get(parts)
     finally:
@@ -184,10 +184,10 @@ def _meeting_point() -> tuple[str, int]:
         return ray.util.get_node_ip_address(), free.getsockname()[1]
 
 
-def _part(what: list[str], log: Path, machine: Machine, rank: int, meeting: tuple[str, int]) -> Outcome:
+def _part(what: list[str], log: Path, hardware: Hardware, rank: int, meeting: tuple[str, int]) -> Outcome:
     """One machine's share of a run, by torchrun."""
     address, port = meeting
-    torchrun = ["torch.distributed.run", f"--nnodes={machine.nodes}", f"--nproc-per-node={machine.devices}"]
+    torchrun = ["torch.distributed.run", f"--nnodes={hardware.nodes}", f"--nproc-per-node={hardware.devices}"]
     torchrun += [f"--node-rank={rank}", f"--master-addr={address}", f"--master-port={port}", "-m"]
     return launched([*torchrun, *what], log if rank == 0 else log.with_suffix(f".{rank}.log"))
 
@@ -206,11 +206,11 @@ def _machines(ray: Any) -> int:
     return sum(node["Alive"] for node in ray.nodes())
 
 
-def connected(address: str, machine: Machine) -> Callable[[int, Path], Cluster]:
+def connected(address: str, hardware: Hardware) -> Callable[[int, Path], Cluster]:
     """Connect now, so that an address that does not answer is told of before anything is made.
 
     Raises:
         UserError: As `connect`.
     """
     ray = connect(address)
-    return lambda threads, logs: Cluster(ray, machine, threads, logs)
+    return lambda threads, logs: Cluster(ray, hardware, threads, logs)

@@ -43,7 +43,7 @@ def run_job(config: Config, folder: Path, log: Path, threads: int) -> Outcome:
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as words, contextlib.redirect_stdout(words), contextlib.redirect_stderr(words):
         try:
-            if config.machine.devices * config.machine.nodes > 1:
+            if config.hardware.devices * config.hardware.nodes > 1:
                 return launched(command(config, folder, log), log)
             _here(config, folder, threads, words)
         except UserError as error:
@@ -64,11 +64,11 @@ def _here(config: Config, folder: Path, threads: int, words: Any) -> None:
     from ffvit.training.train import resume, run_config
 
     torch.set_num_threads(threads)
-    if config.machine.workers is None and device_type(config.machine) == "cpu":
-        config = config.replace(machine=config.machine.replace(workers=threads - 1))  # no more than it was given
+    if config.hardware.workers is None and device_type(config.hardware) == "cpu":
+        config = config.replace(hardware=config.hardware.replace(workers=threads - 1))  # no more than it was given
     console = Terminal(file=words, width=120)
     if _has_checkpoint(folder):
-        resume(folder, machine=config.machine, console=console)
+        resume(folder, hardware=config.hardware, console=console)
         return
     _begin_again(folder)
     run_config(config, out=folder, console=console)

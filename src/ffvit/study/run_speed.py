@@ -33,7 +33,7 @@ from rich.console import Console
 from torch.nn.functional import cross_entropy
 
 from ffvit.config.architecture import Network
-from ffvit.config.hardware import Machine
+from ffvit.config.hardware import Hardware
 from ffvit.config.recipe import Recipe
 from ffvit.data.images import Images, Subset
 from ffvit.data.splits import Splits
@@ -123,7 +123,7 @@ _measured: dict[Any, Speed] = {}
 
 
 def measure(
-    network: Network, recipe: Recipe, splits: Splits, threads: int, machine: Machine, at_once: int = 1
+    network: Network, recipe: Recipe, splits: Splits, threads: int, hardware: Hardware, at_once: int = 1
 ) -> Speed:
     """Do a few steps of a run, score a few images, end an epoch, and time each; what was measured once is kept.
 
@@ -132,26 +132,26 @@ def measure(
         recipe: How; its length and its learning rate do not matter.
         splits: The images.
         threads: Processor threads of each run.
-        machine: What one run computes on.
+        hardware: What one run computes on.
         at_once: How many runs are in progress at once; on GPUs each has its own, so there one is measured alone.
 
     Raises:
         UserError: The network or the recipe cannot be had.
         OutOfMemoryError: Memory ran out.
     """
-    on_processor = device_type(machine) == "cpu"
+    on_processor = device_type(hardware) == "cpu"
     alike = {"epochs": 100, "minutes": None, "warmup_epochs": 1, "cooldown_epochs": 0, "lr": 1e-3}
     average = None if recipe.ema_decay is None else 0.9
     recipe = recipe.replace(**alike, ema_decay=average, balance="none", teacher=None)
-    workers = threads - 1 if machine.workers is None and on_processor else machine.workers
-    alone = machine.replace(devices=1, nodes=1, strategy="ddp", compile="never", workers=workers)
+    workers = threads - 1 if hardware.workers is None and on_processor else hardware.workers
+    alone = hardware.replace(devices=1, nodes=1, strategy="ddp", compile="never", workers=workers)
     key = (network.to_yaml(), recipe.to_yaml(), alone.to_yaml(), splits.account, threads, at_once)
     if key not in _measured:
         at_once = min(at_once, MOST_AT_ONCE) if on_processor else 1
-        found = _at_once(at_once, Config(network=network, recipe=recipe, machine=alone), splits, threads)
+        found = _at_once(at_once, Config(network=network, recipe=recipe, hardware=alone), splits, threads)
         mean = {each.name: float(np.mean([getattr(one, each.name) for one in found])) for each in fields(Speed)}
         speed = Speed(**mean)
-        _measured[key] = replace(speed, train=speed.train / (machine.devices * machine.nodes))
+        _measured[key] = replace(speed, train=speed.train / (hardware.devices * hardware.nodes))
     return _measured[key]
 
 
@@ -206,7 +206,7 @@ def _measure_here(config: Config, splits: Splits, threads: int, folder: Path) ->
     """What a run takes, measured in this process; `folder` is where its run folder is made."""
     torch.set_num_threads(threads)
     began = time.perf_counter()
-    device = torch.device(device_type(config.machine))
+    device = torch.device(device_type(config.hardware))
     model = create_model(
         config.network, len(splits.classes), drop_path=config.recipe.drop_path, dropout=config.recipe.dropout
     )
@@ -215,7 +215,7 @@ def _measure_here(config: Config, splits: Splits, threads: int, folder: Path) ->
     config = config.replace(recipe=config.recipe.replace(batch_size=batch))
     few = Splits(splits.classes, _some(splits.train, 8 * batch), None, _some(splits.test, 256), "")
     display = TrainingDisplay(Console(file=io.StringIO()), shown=False)
-    setup = set_up(start_fabric(config.machine), config, model, None, few, display.say)
+    setup = set_up(start_fabric(config.hardware), config, model, None, few, display.say)
     trainer = Trainer(setup, Run.create(Path(tempfile.mkdtemp(dir=folder)), config), display)
     train, started = _steps(setup, batch, began)
     images = few.test if 256 * train < 3 * TIMED else _some(few.test, 16)
@@ -228,7 +228,7 @@ def _measure_here(config: Config, splits: Splits, threads: int, folder: Path) ->
         epoch = _seconds(partial(trainer.end_epoch, 1.0, curves))
     some = torch.rand(batch, takes.in_chans, *takes.img_size, device=device)
     labels = torch.zeros(batch, dtype=torch.int64, device=device)
-    with autocast(resolve_precision(config.machine), device):
+    with autocast(resolve_precision(config.hardware), device):
         kept = activation_bytes(lambda: cross_entropy(model(some), labels), model) / batch
     state = float(sum(each.nbytes for each in model.parameters()) * STATE)
     return Speed(started, train, load, answer, epoch, kept, state)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch.nn.functional import cross_entropy
 
-from ffvit.config.hardware import Machine
+from ffvit.config.hardware import Hardware
 from ffvit.config.recipe import Recipe
 from ffvit.data.splits import Splits
 from ffvit.hardware.devices import available_cores, device_type
@@ -55,8 +55,8 @@ def study_seconds(plan: Plan, arms: Sequence[Arm], splits: Splits) -> float:
     """
     jobs = make_runs(plan, arms, Path(), plan.seeds, {})
     threads = max(1, available_cores() // (len(arms) * len(plan.seeds) * (plan.folds or 1)))
-    at_once = slots_for(plan.machine, len(jobs), MEMORY, None, threads).count
-    speeds = speeds_of(arms, splits, threads, plan.machine, at_once)
+    at_once = slots_for(plan.hardware, len(jobs), MEMORY, None, threads).count
+    speeds = speeds_of(arms, splits, threads, plan.hardware, at_once)
     runs, searches = 0.0, 0.0
     longest, slowest = 0.0, 0.0
     for job in jobs:
@@ -73,30 +73,30 @@ def study_seconds(plan: Plan, arms: Sequence[Arm], splits: Splits) -> float:
     return max(working, longest + rounds * slowest) + around
 
 
-def speeds_of(arms: Sequence[Arm], splits: Splits, threads: int, machine: Machine, at_once: int) -> dict[str, Speed]:
+def speeds_of(arms: Sequence[Arm], splits: Splits, threads: int, hardware: Hardware, at_once: int) -> dict[str, Speed]:
     """What a run of each arm takes; on a CPU large networks are not built, but scaled from the largest that was.
 
     Args:
         arms: The arms.
         splits: The images.
         threads: Processor threads of each run.
-        machine: What one run computes on.
+        hardware: What one run computes on.
         at_once: How many runs are in progress at once.
     """
     classes = len(splits.classes)
     by_size = sorted(arms, key=lambda arm: count_arm(arm.network, classes).parameters)
-    scaled = scaled_arms(arms, classes, machine)
+    scaled = scaled_arms(arms, classes, hardware)
     built = [arm for arm in by_size if arm.name not in scaled]
-    speeds = {arm.name: measure(arm.network, arm.recipe, splits, threads, machine, at_once) for arm in built}
+    speeds = {arm.name: measure(arm.network, arm.recipe, splits, threads, hardware, at_once) for arm in built}
     largest = built[-1]
     for arm in by_size[len(built) :]:
         speeds[arm.name] = _scaled(speeds[largest.name], largest, arm, classes)
     return speeds
 
 
-def scaled_arms(arms: Sequence[Arm], classes: int, machine: Machine) -> frozenset[str]:
+def scaled_arms(arms: Sequence[Arm], classes: int, hardware: Hardware) -> frozenset[str]:
     """The names of the arms that are too large to be timed; the smallest never is."""
-    if device_type(machine) != "cpu":
+    if device_type(hardware) != "cpu":
         return frozenset()
     size = {arm.name: count_arm(arm.network, classes).parameters for arm in arms}
     return frozenset(name for name in size if size[name] > max(LARGE, min(size.values())))

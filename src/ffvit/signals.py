@@ -119,7 +119,9 @@ def reraise_lost_signals() -> Iterator[None]:
 
 def stop_error(number: int, words: str) -> RunStoppedError:
     """The error of a run that was stopped by a signal and has saved."""
-    return RequeueError(words) if number in WARNINGS else RunStoppedError(words)
+    error = RequeueError(words) if number in WARNINGS else RunStoppedError(words)
+    error.asked = True
+    return error
 
 
 class _StoppedAtOnce(BaseException):

@@ -3,11 +3,9 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
-import PIL.Image
 import pytest
 import torch
 
@@ -16,7 +14,7 @@ from ffvit.config import recipe
 from ffvit.config.preprocess import Preprocess
 from ffvit.data.decode import open_image
 from ffvit.data.images import ArrayImages, Subset
-from ffvit.data.loader import PADDING, PIECE, TRIED, evaluation_loader, seconds_per_image, training_loader, worker_count
+from ffvit.data.loader import PADDING, evaluation_loader, training_loader, worker_count
 from ffvit.data.sampler import TrainingOrder, View
 from ffvit.data.splits import open_splits
 from ffvit.data.transforms import Source, evaluation_transform, training_transform
@@ -176,41 +174,6 @@ def test_files_share_the_processor_among_the_processes(images, monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(12)))
     some = Subset(images, np.arange(4))
     assert [worker_count(some, processes) for processes in (1, 2, 3, 12, 100)] == [12, 6, 4, 1, 1]
-
-
-class Slow:
-    """Images of a kind that take their time."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds, self.labels, self.read_so_far = seconds, np.zeros(1000, dtype=np.int64), 0
-
-    def __len__(self) -> int:
-        return 1000
-
-    def name(self, index: int) -> str:
-        return str(index)
-
-    def read(self, index: int) -> PIL.Image.Image:
-        self.read_so_far += 1
-        time.sleep(self.seconds)
-        return PIL.Image.new("RGB", (8, 8))
-
-
-def slow_loader(images: Slow):
-    transform = training_transform(recipe.RECIPES["small"].replace(auto_augment=None), SHAPE[1:], 3, MEAN)
-    return training_loader(images, transform, SHAPE, TrainingOrder(1000, 0, 256, 256), 0, 0)
-
-
-def test_the_time_of_an_image_is_measured_on_some():
-    images = Slow(0.002)
-    assert seconds_per_image(slow_loader(images)) >= 0.002
-    assert 0 < images.read_so_far <= TRIED + PIECE
-
-
-def test_slow_images_are_not_waited_for():
-    images = Slow(0.02)
-    assert seconds_per_image(slow_loader(images), most=0.1) >= 0.02
-    assert images.read_so_far == 2 * PIECE
 
 
 def test_no_process_is_started_that_would_have_no_batch(images):

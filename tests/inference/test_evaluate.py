@@ -118,7 +118,7 @@ def test_the_same_weights_answer_the_same_however_they_are_given(run, whole):
 
 
 def test_evaluation_takes_no_precision(run):
-    with pytest.raises(ffvit.UserError, match="evaluation is always in float32, .*: leave out --precision"):
+    with pytest.raises(ffvit.UserError, match=r"evaluation is always in float32, .*: leave out --precision"):
         ffvit.evaluate(run.path, hardware=CPU.replace(precision="bf16-mixed"))
 
 

@@ -184,13 +184,13 @@ def test_a_limit_on_real_memory_is_survived(tmp_path):
 import resource, sys
 import ffvit.training.train, psutil, torch
 from ffvit.cli import main
-from ffvit.training import loop, step
-fit = loop.Trainer.fit
-def limited(self):
+from ffvit.training import step, train
+fit = train.fit
+def limited(*arguments):
     now = psutil.Process().memory_info().vms
     resource.setrlimit(resource.RLIMIT_AS, (now + 450 * 2**20,) * 2)
-    fit(self)
-loop.Trainer.fit = limited
+    fit(*arguments)
+train.fit = limited
 step.keep_freed_memory = lambda: None
 sys.argv = ["ffvit", "train", "ff_tiny_patch16_224", "--image", "64", "--data", "{tmp_path}/photos", "--workers", "0", "--out",
             "{tmp_path}/run", "--recipe.epochs", "1", "--recipe.warmup-epochs", "0.1", "--recipe.batch-size", "128",

@@ -27,7 +27,7 @@ class Hardware(Value):
     )
     workers: NonNegativeInt | None = Field(
         None,
-        description="Processes that load images, for each device. Default: as many as it takes to keep up with the network, measured.",
+        description="Processes that load images, for each device. Default: one a core, at most 16.",
     )
     micro_batch: PositiveInt | None = Field(
         None, description="Per-device micro-batch; gradients accumulate to batch_size."

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby, islice
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -41,12 +41,6 @@ from ffvit.terminal import Terminal
 CPU = torch.device("cpu")
 ON_DEVICE = "images", "labels", "weights"
 PADDING = -1
-
-PIECE = 8
-"""Images that are loaded together where loading is measured: some may be views of one image."""
-
-TRIED = 64
-"""Images that are loaded at most to measure it."""
 
 TICK = 5.0
 """Seconds between looks at processes that are waited for."""
@@ -414,25 +408,6 @@ def worker_count(images: Images, processes_here: int, device: torch.device = CPU
     if isinstance(whole, ArrayImages) and device.type == "cpu":
         return 0
     return max(1, available_cores() // processes_here)
-
-
-def seconds_per_image(loader: DataLoader[Batch], most: float = 1.0) -> float:
-    """What a training image takes of one process: measured here on the loader's first ones, for so many seconds at most."""
-    dataset, views = cast("_ForTraining", loader.dataset), next(iter(cast("_Batches", loader.batch_sampler)))
-    pieces = [views[at : at + PIECE] for at in range(0, min(len(views), TRIED), PIECE)]
-    spent: list[float] = []
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as loading processes do
-    try:
-        for piece in (pieces[0], *pieces):  # the first time loads code
-            began = time.perf_counter()
-            dataset.__getitems__(piece)
-            spent.append((time.perf_counter() - began) / len(piece))
-            if sum(spent[1:]) * PIECE > most:
-                break
-    finally:
-        torch.set_num_threads(threads)
-    return float(np.mean(spent[1:]))
 
 
 def _loader(

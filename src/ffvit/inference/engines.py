@@ -97,9 +97,9 @@ def build(
 
 
 class _Torch(nn.Module):
-    def __init__(self, network: nn.Module, half: torch.dtype | None, compiled: bool) -> None:
+    def __init__(self, network: nn.Module, dtype: torch.dtype | None, compiled: bool) -> None:
         super().__init__()
-        self.network, self.half = network.eval(), half
+        self.network, self.dtype = network.eval(), dtype
         self.answer: Callable[[Tensor], Tensor] = self.network
         if compiled:
             allow_variants()
@@ -114,7 +114,7 @@ class _Torch(nn.Module):
         self.batches.add(len(images))
         with (
             torch._inductor.config.patch(freezing=True) if first else nullcontext(),
-            torch.autocast(images.device.type, self.half, enabled=self.half is not None),
+            torch.autocast(images.device.type, self.dtype, enabled=self.dtype is not None),
         ):
             logits = self.answer(images)
         # A CUDA graph's output is overwritten by its next run.

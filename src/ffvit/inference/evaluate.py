@@ -98,7 +98,9 @@ def evaluate(
         raise UserError(f"--crop: must be more than 0 and at most 1; got {crop:g}")
     hardware = hardware or Hardware()
     if hardware.precision not in ("auto", "32-true"):
-        raise UserError("evaluation is always in float32, so that figures compare across machines: leave out --precision")
+        raise UserError(
+            "evaluation is always in float32, so that figures compare across machines: leave out --precision"
+        )
     network = weights if isinstance(weights, nn.Module) else load(weights, model)
     run = None if isinstance(weights, nn.Module) else _run_of(Path(weights))
     images, words, used = _images(network, run, None if data is None else str(data), root)

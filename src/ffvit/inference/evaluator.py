@@ -117,6 +117,9 @@ class Evaluator:
         keep_every = max(1, -(-len(self.images) * len(self.classes) // KEPT_LOGITS))
         columns: dict[str, list[np.ndarray]] = defaultdict(list)
         bad: list[BadImageError] = []
+        if self.fabric.world_size > 1:  # each process has its own statistics of batches; checkpoints have the first's
+            for buffer in network.buffers():
+                torch.distributed.broadcast(buffer, 0)
         was_training = network.training
         network.eval()
         for batch in self.batches:

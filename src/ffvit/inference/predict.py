@@ -89,16 +89,16 @@ def predict(
     if fabric.device.type == "cpu":
         keep_freed_memory()
     with evaluation_mode(network, fabric.device):
-        model, precision = network, PRECISIONS[hardware.precision]
+        runner, precision = network, PRECISIONS[hardware.precision]
         if (engine, precision) != ("torch", "fp32"):
-            model = build(network, engine, precision, fabric.device)
-        yield from _predictions(network, model, paths, top, fabric.device, hardware.workers)
+            runner = build(network, engine, precision, fabric.device)
+        yield from _predictions(network, runner, paths, top, fabric.device, hardware.workers)
 
 
 def _predictions(
-    network: nn.Module, model: nn.Module, paths: list[str], top: int, device: torch.device, workers: int | None
+    network: nn.Module, runner: nn.Module, paths: list[str], top: int, device: torch.device, workers: int | None
 ) -> Iterator[Prediction | BadImageError]:
-    """What a network, run by `model` on the device, predicts for image files."""
+    """What a network, run by an engine on the device, predicts for image files."""
     preprocess, names = preprocess_of(network), _readable(class_names_of(network))
     temperature = getattr(network, "temperature", None) or 1.0
     files = FileImages(Path(), paths, np.zeros(len(paths), dtype=np.int64))
@@ -108,7 +108,7 @@ def _predictions(
         workers = worker_count(files, 1) if len(paths) > 2 * BATCH else 0
     for batch in evaluation_loader(files, transform, shape, BATCH, workers, device=device):
         with torch.inference_mode(), float32(device):
-            logits = model(finish(batch.to(device))).float().cpu()
+            logits = runner(finish(batch.to(device))).float().cpu()
         if not logits.isfinite().all():
             raise ModelError(
                 "the network's logits are NaN or infinite: its training diverged, or its weights are damaged"

@@ -5,8 +5,6 @@ None of it moves a result by more than rounding.
 
 from __future__ import annotations
 
-import math
-import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -14,7 +12,6 @@ import torch
 from lightning_fabric.strategies import ModelParallelStrategy
 from torch import nn
 
-from ffvit.data.loader import seconds_per_image
 from ffvit.errors import DeviceError
 from ffvit.hardware.devices import free_memory
 from ffvit.hardware.precision import autocast
@@ -27,20 +24,15 @@ from ffvit.profiling.memory import activation_bytes
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-    from torch.utils.data import DataLoader
 
     from ffvit.config.hardware import Hardware
     from ffvit.config.recipe import Recipe
-    from ffvit.data.loader import Batch
 
 LONG = {"cuda": 1e17, "cpu": 2e14}
 """Operations: ten minutes of a GPU at 170 TFLOP/s, of a processor at 330 GFLOP/s; a compilation takes one at most."""
 
 STATE = 5
 """Numbers kept for each parameter while training: itself, its gradient, AdamW's two, the moving average."""
-
-SPARE = 2.0
-"""Images are loaded for so many times the speed of the network as it is written: compiled it takes more at a time."""
 
 ROOM = 0.8
 """Share of the free memory that a step may take by this estimate."""
@@ -108,38 +100,6 @@ def should_recompute(network: nn.Module, batch: int, fabric: Fabric) -> Literal[
 def has_free_memory(network: nn.Module, batch: int, fabric: Fabric) -> bool:
     """Whether a step takes no more than half of the memory that a processor has left: it may keep what it frees."""
     return fabric.device.type == "cpu" and 2 * _needed(network, batch, fabric) < free_memory(fabric.device)
-
-
-def loading_workers(loader: DataLoader[Batch], network: nn.Module, batch: int, fabric: Fabric, at_most: int) -> int:
-    """How many processes load images as fast as the network takes them: from the time that either needs for a few.
-
-    Args:
-        loader: Of the training images, whoever loads them.
-        network: On the device.
-        batch: Images at once on the device.
-        fabric: The device and precision.
-        at_most: Where more would be needed.
-    """
-    if at_most <= 1:
-        return at_most
-    step = 3 * _forward(network, min(batch, 64) if fabric.device.type != "cpu" else 2, fabric)
-    return min(at_most, math.ceil(SPARE * seconds_per_image(loader) / step))
-
-
-def _forward(network: nn.Module, batch: int, fabric: Fabric) -> float:
-    """Seconds of a forward pass for one of so many images."""
-    takes, was_training = preprocess_of(network), network.training
-    images = torch.zeros(batch, takes.in_chans, *takes.img_size, device=next(network.parameters()).device)
-    network.eval()
-    with torch.no_grad(), fabric.autocast():
-        for _ in range(2):  # the first time loads code
-            began = time.perf_counter()
-            network(images)
-            if fabric.device.type == "cuda":
-                torch.cuda.synchronize(fabric.device)
-            seconds = time.perf_counter() - began
-    network.train(was_training)
-    return seconds / batch
 
 
 def _needed(network: nn.Module, batch: int, fabric: Fabric) -> float:

@@ -12,11 +12,11 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning_fabric import Fabric
@@ -33,6 +33,7 @@ from torch.optim import Optimizer
 from ffvit.errors import DiskFullError, DivergedError, RunFolderError
 from ffvit.files.atomic_write import atomic_path
 from ffvit.hardware.ranks import on_rank_zero
+from ffvit.models.weights import save_weights
 from ffvit.run_folder import Run
 from ffvit.training.ema import EMA
 
@@ -104,6 +105,14 @@ def save_checkpoint(
                 path.replace(run.previous_checkpoint_file)
 
     on_rank_zero(fabric, write)
+
+
+def gather_weights(
+    fabric: Fabric, path: Path, network: nn.Module, classes: Sequence[str], temperature: float | None = None
+) -> None:
+    """Write a file of weights, gathered from all processes by the first."""
+    state = cast("dict[str, torch.Tensor]", get_model_state_dict(network, options=WHOLE))
+    on_rank_zero(fabric, lambda: save_weights(path, network, classes, state, temperature=temperature))
 
 
 def load_checkpoint(

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
+
+from ffvit.errors import DivergedError
+from ffvit.run_folder import Run
+from ffvit.training.checkpoint import Progress
 
 IN_A_ROW = 10
 """Steps that are not finite, after which a run stops."""
@@ -75,3 +81,49 @@ class NonfiniteGuard:
         else:
             self.put_back()
             optimizer.zero_grad()  # a scaler of fp16 has nothing to say to this step
+
+
+class SkippedSteps:
+    """Counts the steps that were left out.
+
+    Args:
+        progress: How far the run is; updated.
+        run: Its folder.
+        batch_size: Images of a step.
+        say: Told of the first of several in a row.
+    """
+
+    def __init__(self, progress: Progress, run: Run, batch_size: int, say: Callable[[str], None]) -> None:
+        self.progress, self.run, self.batch_size, self.say = progress, run, batch_size, say
+        self.first = "the loss was not finite"
+
+    def count(self, loss: float, made: bool, back: int) -> None:
+        """Count a step that was made so many steps ago, or left out because it was not finite.
+
+        Raises:
+            DivergedError: So many in a row were left out that the run will not recover by itself.
+        """
+        progress = self.progress
+        if made:
+            progress.losses.append(loss)
+            progress.skipped_in_a_row = 0
+            return
+        progress.skipped += 1
+        progress.skipped_in_a_row += 1
+        what = f"the loss became {loss}" if not np.isfinite(loss) else "the gradients were no longer finite"
+        where = (
+            f"at step {progress.step - back} of epoch {progress.epoch + 1} "
+            f"(after {progress.images - back * self.batch_size:,} images)"
+        )
+        if progress.skipped_in_a_row == 1:
+            self.say(f"{what} {where}: the step is left out, {progress.skipped} so far")
+            self.first = f"{what} {where}"
+        if progress.skipped_in_a_row >= IN_A_ROW:
+            raise self.diverged(f", and stayed so for {progress.skipped_in_a_row} steps")
+
+    def diverged(self, since: str) -> DivergedError:
+        """What to raise where the run will not recover by itself."""
+        kept = "the last good checkpoint is kept" if self.run.has_checkpoint else "no checkpoint was written yet"
+        return DivergedError(
+            f"{self.first}{since}; {kept}. A lower --lr, a --recipe.clip-grad-norm, or --precision 32-true may help"
+        )

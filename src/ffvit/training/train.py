@@ -34,8 +34,9 @@ from ffvit.models.weights import load
 from ffvit.run_folder import Config, Run, free_folder
 from ffvit.signals import exit_on_signal
 from ffvit.terminal import Terminal
+from ffvit.training.checkpoint import Progress, load_checkpoint
 from ffvit.training.final_evaluation import evaluate_at_end
-from ffvit.training.loop import Trainer
+from ffvit.training.loop import fit
 from ffvit.training.progress import TrainingDisplay
 from ffvit.training.setup import Setup, set_up
 
@@ -211,22 +212,31 @@ def _run(
             run = folder(config)
             for table in record:
                 write_record(table, run.split_file)
-            trainer = Trainer(setup, run, display)
+            progress = Progress()
             if begun is not None:
-                for inside in (run.path, run.checkpoint_file.parent):
-                    on_rank_zero(fabric, partial(remove_leftovers, inside))
-                trainer.resume()
-                seen = trainer.progress.images
-                about = f"as it was after {seen:,} images" if seen else about
+                progress = _resume(setup, run, display)
+                about = f"as it was after {progress.images:,} images" if progress.images else about
             display.say(_headline(setup, run, about))
-            trainer.fit()
-            display.say(evaluate_at_end(trainer))
+            fit(setup, run, progress, display)
+            display.say(evaluate_at_end(setup, run, progress, display))
     except OSError as error:
         if is_disk_full(error):
             raise DiskFullError("the disk is full: free some space, then resume with --resume") from None
         raise
     assert run is not None
     return run
+
+
+def _resume(setup: Setup, run: Run, display: TrainingDisplay) -> Progress:
+    """Put the run's last checkpoint back, if it has come to one, and hand back how far it is."""
+    fabric, step, progress = setup.fabric, setup.step, Progress()
+    for folder in (run.path, run.checkpoint_file.parent):
+        on_rank_zero(fabric, partial(remove_leftovers, folder))
+    if run.has_checkpoint:
+        progress = load_checkpoint(run, fabric, step.plain, step.ema, step.plain_optimizer, display.say)
+    if fabric.is_global_zero:
+        run.truncate_metrics(progress.epoch)
+    return progress
 
 
 def _checked_images(

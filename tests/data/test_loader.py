@@ -31,7 +31,11 @@ def shown(transform, images, index):
 def loaded(images, workers=0, epoch=0, first_step=0, seed=0, **shared):
     order = TrainingOrder(len(images), seed, 8, 8, repeats=3, **shared)
     order.epoch, order.first_step = epoch, first_step
-    return list(training_loader(images, training_transform(RECIPE, SHAPE[1:], 3, MEAN), SHAPE, order, seed, workers))
+    return list(
+        training_loader(
+            images, training_transform(RECIPE, Preprocess(img_size=SHAPE[1:], mean=MEAN)), SHAPE, order, seed, workers
+        )
+    )
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +69,7 @@ def test_pixels_do_not_depend_on_how_a_batch_is_shared(images, shared):
 def test_pixels_are_a_function_of_seed_epoch_image_and_view_alone(images):
     photo = np.asarray(open_image(images, 0))
     alike = ArrayImages("alike", [photo] * 5, np.zeros(5, dtype=np.int64))  # what differs is drawn
-    transform = training_transform(RECIPE, SHAPE[1:], 3, MEAN)
+    transform = training_transform(RECIPE, Preprocess(img_size=SHAPE[1:], mean=MEAN))
 
     def pixels(seed=1, epoch=2, image=3, view=0, group=0, position=0):
         order = TrainingOrder(len(alike), seed, 4, 4)

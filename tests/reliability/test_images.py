@@ -238,7 +238,7 @@ def test_impossible_sampling_factors_are_bad_images(factor):
     for transform in (
         evaluation_transform(Preprocess(img_size=(32, 32), pixel_backend="fast")),
         evaluation_transform(Preprocess(img_size=(32, 32), pixel_backend="pillow")),
-        training_transform(Recipe(exact="never"), (32, 32), 3, (0.5, 0.5, 0.5)),
+        training_transform(Recipe(exact="never"), Preprocess(img_size=(32, 32))),
     ):
         with pytest.raises(BadImageError):
             transform(Source(bytes(stored), "x.jpg"))

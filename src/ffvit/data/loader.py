@@ -14,7 +14,7 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby, islice
 from multiprocessing.connection import wait
@@ -27,11 +27,12 @@ from jaxtyping import Float, Int, Int64, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
+from ffvit.config.preprocess import Preprocess
 from ffvit.data.images import ArrayImages, BadImageError, Images, Subset
 from ffvit.data.random_erasing import NOTHING, erase
 from ffvit.data.sampler import TrainingOrder, View
 from ffvit.data.shards.remote import remote_blocks
-from ffvit.data.transforms import Seen, Source, Transform, check_channels
+from ffvit.data.transforms import Seen, Source, Transform
 from ffvit.data.worker_loader import WorkerLoader
 from ffvit.errors import RunStoppedError, UserError, WorkerError
 from ffvit.hardware.devices import available_cores
@@ -105,16 +106,11 @@ class NormalizeOnDevice:
     """The last steps, on the device: levels become numbers, normalised, and what is erased becomes noise.
 
     Args:
-        mean: Of each channel, subtracted.
-        std: Of each channel, divided by.
-
-    Raises:
-        UserError: Not as many means as deviations, or as images have channels.
+        preprocess: Its mean is subtracted and its deviation divided by, for each channel.
     """
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        check_channels(len(mean), mean, std)
-        self.mean, self.std = (torch.tensor(each, dtype=torch.float32).view(-1, 1, 1) for each in (mean, std))
+    def __init__(self, preprocess: Preprocess) -> None:
+        self.mean, self.std = (torch.tensor(each).view(-1, 1, 1) for each in (preprocess.mean, preprocess.std))
 
     def __call__(self, batch: Batch) -> Float[Tensor, "batch channels height width"]:
         """The batch's images, on the batch's device."""

@@ -106,7 +106,7 @@ def measure(
     Raises:
         UserError: None of the images can be read.
     """
-    mean = (0.5,) * 3
+    preprocess = Preprocess(img_size=image).with_recipe(recipe)
     sample = np.random.default_rng(0).permutation(len(images))[:SAMPLE].tolist()
     stored: list[tuple[StoredImage, str]] = []
     began = time.perf_counter()
@@ -118,9 +118,9 @@ def measure(
     read = (time.perf_counter() - began) / max(1, len(stored))
     still = recipe.replace(auto_augment=None, random_erase_prob=0.0, flip=0.0)
     ways: list[Transform] = [
-        training_transform(still, image, 3, mean),
-        training_transform(recipe, image, 3, mean),
-        evaluation_transform(Preprocess(img_size=image).with_recipe(recipe)),
+        training_transform(still, preprocess),
+        training_transform(recipe, preprocess),
+        evaluation_transform(preprocess),
     ]
     decoding = _each(stored, decode, seconds)
     crop, all_of_it, evaluate = (_each(stored, _of_stored(way), seconds) for way in ways)

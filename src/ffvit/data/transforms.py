@@ -7,7 +7,7 @@ works on arrays of bytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -101,22 +101,21 @@ Transform = Callable[[Source], Seen]
 """Raises BadImageError for an image that cannot be decoded."""
 
 
-def training_transform(recipe: Recipe, image: tuple[int, int], channels: int, mean: Sequence[float]) -> Transform:
+def training_transform(recipe: Recipe, preprocess: Preprocess) -> Transform:
     """Random resized crop, flip, AutoAugment or RandAugment, random erasing: as DeiT trains.
 
     Args:
         recipe: How strongly.
-        image: Height and width of what comes out.
-        channels: 3, or 1 for grey (made so only at the end).
-        mean: Of each channel: the colour of what is moved away.
+        preprocess: Its size and channels (grey is made so only at the end), and its mean, which fills what is moved away.
 
     Raises:
         UserError: Another number of channels, or an augmentation that timm does not know.
     """
-    check_channels(channels, mean)
+    channels = preprocess.in_chans
+    check_channels(channels)
     try:
         first, augment, _ = create_transform(
-            (3, *image),
+            (3, *preprocess.img_size),
             is_training=True,
             scale=recipe.crop_scale,
             ratio=recipe.crop_ratio,
@@ -125,7 +124,7 @@ def training_transform(recipe: Recipe, image: tuple[int, int], channels: int, me
             auto_augment=recipe.auto_augment,
             interpolation=recipe.interpolation,
             # Augmentation works on colour, also where grey comes out
-            mean=tuple(mean) * (3 // channels),
+            mean=preprocess.mean * (3 // channels),
             separate=True,
         )
     except Exception as error:  # timm asserts, or trips over a number that is none
@@ -151,7 +150,7 @@ def evaluation_transform(preprocess: Preprocess) -> Transform:
     channels = preprocess.in_chans
     check_channels(channels)
     made = create_transform(
-        (channels, *preprocess.img_size), interpolation=preprocess.interpolation, crop_pct=preprocess.crop_pct
+        preprocess.shape, interpolation=preprocess.interpolation, crop_pct=preprocess.crop_pct
     ).transforms
     steps = [step for step in made if isinstance(step, Resize | ResizeKeepRatio | CenterCrop | CenterCropOrPad)]
     if preprocess.pixel_backend == "pillow":
@@ -219,14 +218,11 @@ def _in_channels(pixels: Pixels, channels: int) -> Pixels:
     return pixels if channels == 3 else cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)[:, :, None]
 
 
-def check_channels(channels: int, *of_each: Sequence[float]) -> None:
-    """Make sure that images can be had in so many channels, and that means and deviations have a number for each.
+def check_channels(channels: int) -> None:
+    """Make sure that images can be had in so many channels.
 
     Raises:
-        UserError: They cannot, or have not.
+        UserError: They cannot.
     """
     if channels not in (1, 3):
         raise ConfigError(f"channels: images have 3 (colour) or 1 (grey); the network takes {channels}")
-    for numbers in of_each:
-        if len(numbers) != channels:
-            raise ConfigError(f"mean and std: must have one number a channel ({channels}); got {len(numbers)}")

@@ -83,14 +83,13 @@ class Evaluator:
         workers: int | None = None,
     ) -> None:
         self.fabric, self.images, self.classes = fabric, images, classes
-        self.finish = NormalizeOnDevice(preprocess.mean, preprocess.std)
-        shape = preprocess.in_chans, *preprocess.img_size
-        self.small = len(images) * prod(shape) <= KEPT_IMAGES
+        self.finish = NormalizeOnDevice(preprocess)
+        self.small = len(images) * prod(preprocess.shape) <= KEPT_IMAGES
         self.open: Callable[[], Iterable[Batch]] = partial(
             evaluation_loader,
             images,
             evaluation_transform(preprocess),
-            shape,
+            preprocess.shape,
             batch_size,
             worker_count(images, local_world_size(fabric), fabric.device) if workers is None else workers,
             fabric.global_rank,

@@ -102,13 +102,12 @@ def _predictions(
     preprocess, names = preprocess_of(network), _readable(class_names_of(network))
     temperature = getattr(network, "temperature", None) or 1.0
     files = FileImages(Path(), paths, np.zeros(len(paths), dtype=np.int64))
-    transform, finish = evaluation_transform(preprocess), NormalizeOnDevice(preprocess.mean, preprocess.std)
-    shape = preprocess.in_chans, *preprocess.img_size
+    transform, normalize = evaluation_transform(preprocess), NormalizeOnDevice(preprocess)
     if workers is None:
         workers = worker_count(files, 1) if len(paths) > 2 * BATCH else 0
-    for batch in evaluation_loader(files, transform, shape, BATCH, workers, device=device):
+    for batch in evaluation_loader(files, transform, preprocess.shape, BATCH, workers, device=device):
         with torch.inference_mode(), float32(device):
-            logits = runner(finish(batch.to(device))).float().cpu()
+            logits = runner(normalize(batch.to(device))).float().cpu()
         if not logits.isfinite().all():
             raise ModelError(
                 "the network's logits are NaN or infinite: its training diverged, or its weights are damaged"

@@ -9,6 +9,7 @@ from timm.task import DistillationTeacher
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ffvit.config.preprocess import Preprocess
 from ffvit.config.recipe import Recipe
 
 PerImage = Float[Tensor, " batch"]
@@ -47,8 +48,7 @@ class Criterion(nn.Module):
         recipe: Its loss and distillation fields.
         weights: For each class, or None.
         teacher: What to distil from, or None.
-        mean: Of the student's input, as are `std`; the teacher's own may differ.
-        std: See `mean`.
+        preprocess: How the student's input is normalised; the teacher's own may differ.
     """
 
     mean: Tensor
@@ -60,20 +60,19 @@ class Criterion(nn.Module):
         recipe: Recipe,
         weights: Float[Tensor, " classes"] | None,
         teacher: nn.Module | None,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
+        preprocess: Preprocess,
     ) -> None:
         super().__init__()
+        mean, std = torch.tensor(preprocess.mean), torch.tensor(preprocess.std)
         self.recipe = recipe
         self.teacher = DistillationTeacher(teacher).requires_grad_(False) if teacher is not None else None
         # Asked of a GPU in every step, as timm's teacher does, whether the two are equal would be waited for.
         self.as_student = self.teacher is not None and (
-            torch.equal(self.teacher.mean_kd.flatten(), torch.tensor(mean))
-            and torch.equal(self.teacher.std_kd.flatten(), torch.tensor(std))
+            torch.equal(self.teacher.mean_kd.flatten(), mean) and torch.equal(self.teacher.std_kd.flatten(), std)
         )
         self.register_buffer("weights", weights)
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+        self.register_buffer("mean", mean.view(1, -1, 1, 1))
+        self.register_buffer("std", std.view(1, -1, 1, 1))
 
     def forward(
         self,

@@ -91,9 +91,8 @@ def set_up(
     workers = config.hardware.workers
     if workers is None:
         workers = min(MOST_WORKERS, worker_count(splits.train, local_world_size(fabric), fabric.device))
-    transform = training_transform(config.recipe, preprocess.img_size, preprocess.in_chans, preprocess.mean)
-    shape = preprocess.in_chans, *preprocess.img_size
-    loader = training_loader(splits.train, transform, shape, order, config.seed, workers, fabric.device)
+    transform = training_transform(config.recipe, preprocess)
+    loader = training_loader(splits.train, transform, preprocess.shape, order, config.seed, workers, fabric.device)
     return Setup(fabric, config, splits, preprocess, order, step, workers, loader)
 
 

@@ -64,10 +64,10 @@ class TrainStep:
         recipe, sharded = config.recipe, config.hardware.strategy == "fsdp"
         self.fabric, self.recipe, self.seed, self.say = fabric, recipe, config.seed, say
         self.steps_per_epoch = order.steps
-        self.normalize = NormalizeOnDevice(preprocess.mean, preprocess.std)
+        self.normalize = NormalizeOnDevice(preprocess)
         self.mixup = MixupCutmix(recipe, len(splits.classes), config.seed)
         weights = class_weights(splits.train.labels, len(splits.classes)) if recipe.balance == "weights" else None
-        self.criterion = Criterion(recipe, weights, teacher, preprocess.mean, preprocess.std)
+        self.criterion = Criterion(recipe, weights, teacher, preprocess)
         self.criterion.to(fabric.device)
         if teacher is not None and hasattr(network, "set_distilled_training"):
             cast("Any", network).set_distilled_training(True)

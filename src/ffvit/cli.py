@@ -254,7 +254,7 @@ def evaluate(
         console.say(f"figures in {json_file}")
     if predictions is not None:
         with atomic_path(predictions, "evaluate again") as temporary:
-            result.answers.to_csv(temporary, result.names)
+            result.predictions.to_csv(temporary, result.names)
         console.say(f"answers in {predictions}")
 
 

@@ -51,7 +51,7 @@ def test_the_same_weights_predict_the_same_however_they_are_given(run, photos, t
 def test_probabilities_are_those_that_evaluation_calibrates(run, photos):
     """The answers of both, image by image, at the run's temperature."""
     score = ffvit.evaluate(run.path, hardware=CPU)
-    logits = torch.from_numpy(score.answers.logits) / run.summary()["temperature"]
+    logits = torch.from_numpy(score.predictions.logits) / run.summary()["temperature"]
     predicted = {each.image: each for each in ffvit.predict(run.path, [photos / "val"], top=1, hardware=CPU)}
     for name, highest in zip(score.names, logits.softmax(1).amax(1).tolist(), strict=True):
         assert predicted[name].probabilities[0] == pytest.approx(highest, rel=1e-4)

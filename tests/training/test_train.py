@@ -448,7 +448,7 @@ def test_bf16_learns_nearly_the_same_and_is_scored_in_fp32(tmp_path, photos):
     assert_other_weights(half, full)
     written = pd.read_csv(half.predictions_file)["loss"]
     in_fp32 = ffvit.evaluate(half.path, hardware=ffvit.Hardware(accelerator="cpu", precision="32-true"))
-    np.testing.assert_allclose(written, in_fp32.answers.loss, atol=1e-6)
+    np.testing.assert_allclose(written, in_fp32.predictions.loss, atol=1e-6)
 
 
 def test_micro_batches_beyond_the_devices_memory_are_cut(tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ from ffvit.data.splits import Splits, check_source, open_images, open_splits
 from ffvit.errors import DataError, UserError
 from ffvit.hardware.devices import keep_freed_memory
 from ffvit.hardware.launch import start_fabric
-from ffvit.inference.evaluator import BATCH, Evaluator, evaluation_mode, predict_logits
+from ffvit.inference.evaluator import BATCH, Evaluator, evaluation_mode, readable_names
 from ffvit.inference.metrics import Evaluation, compute_metrics
 from ffvit.inference.predictions import Predictions
 from ffvit.models.create import class_names_of, preprocess_of
@@ -27,11 +27,11 @@ from ffvit.run_folder import Run
 
 @dataclass(frozen=True)
 class Score:
-    """A network's figures on a set, its answer to each image that could be read, and the images that could not be.
+    """A network's figures on a set of images.
 
     Attributes:
         evaluation: The figures.
-        answers: The answers.
+        predictions: For each image that could be read.
         images: What was scored.
         bad: The images that could not be read.
         data: What was scored, in words.
@@ -40,7 +40,7 @@ class Score:
     """
 
     evaluation: Evaluation
-    answers: Predictions
+    predictions: Predictions
     images: Images
     bad: list[BadImageError]
     data: str
@@ -48,8 +48,8 @@ class Score:
 
     @property
     def names(self) -> list[str]:
-        """The images answered, in the order of the answers."""
-        return predict_logits(self.images, self.bad)
+        """The images that could be read, in the order of the predictions."""
+        return readable_names(self.images, self.bad)
 
     @property
     def warnings(self) -> list[str]:
@@ -109,11 +109,11 @@ def evaluate(
     fabric = start_fabric(hardware.replace(precision="32-true"))
     if fabric.device.type == "cpu":
         keep_freed_memory()
-    scorer = Evaluator(fabric, images, preprocess, class_names_of(network), batch_size, hardware.workers)
+    evaluator = Evaluator(fabric, images, preprocess, class_names_of(network), batch_size, hardware.workers)
     with evaluation_mode(network, fabric.device):
-        answers, bad = scorer(network)
+        predictions, bad = evaluator(network)
     temperature: float | None = getattr(network, "temperature", None)
-    return Score(compute_metrics(answers, temperature), answers, images, bad, words, used)
+    return Score(compute_metrics(predictions, temperature), predictions, images, bad, words, used)
 
 
 def _run_of(weights: Path) -> Run | None:
@@ -149,8 +149,8 @@ def _images(network: nn.Module, run: Run | None, data: str | None, root: Path | 
 
 def _same(data: str, source: str) -> bool:
     check_source(data)
-    one, other = (Path(os.path.expanduser(each)) for each in (data, source))  # noqa: PTH111 (never raises)
-    return data == source or (one.exists() and other.exists() and one.samefile(other))
+    paths = [Path(os.path.expanduser(name)) for name in (data, source)]  # noqa: PTH111 (never raises)
+    return data == source or (all(path.exists() for path in paths) and paths[0].samefile(paths[1]))
 
 
 def _count_used(images: Images, own: Splits) -> int:
@@ -168,7 +168,7 @@ def _count_used(images: Images, own: Splits) -> int:
 
 
 def _file(name: str) -> tuple[int, int] | None:
-    """Which file it is; None, if it is none."""
+    """Device and inode of a file; None, if there is none."""
     try:
         status = os.stat(name)  # noqa: PTH116
     except (OSError, ValueError):

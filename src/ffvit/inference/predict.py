@@ -76,7 +76,7 @@ def predict(
 
     Raises:
         UserError: The weights cannot be used, a path does not exist, there is no image, the engine cannot run here, or
-            the network's answers are no numbers.
+            the network's logits are not finite.
     """
     hardware = hardware or Hardware()
     if hardware.devices * hardware.nodes > 1:
@@ -133,7 +133,7 @@ def _paths(path: Path) -> list[str]:
     except OSError as error:
         raise DataError(f"{path}: cannot be opened ({error.strerror})") from None
     if path.is_dir():
-        return [str(path / each) for each in image_files(path)]
+        return [str(path / name) for name in image_files(path)]
     return [str(path)]
 
 
@@ -158,27 +158,24 @@ def write_predictions(
     if form == "csv":
         writer.writerow(("image", "rank", "class", "probability"))
     read = bad = 0
-    for each in predictions:
-        if isinstance(each, BadImageError):
-            stderr.say(f"not read: {each}")
+    for prediction in predictions:
+        if isinstance(prediction, BadImageError):
+            stderr.say(f"not read: {prediction}")
             bad += 1
             continue
         read += 1
-        pairs = list(zip(each.classes, each.probabilities, strict=True))
+        pairs = list(zip(prediction.classes, prediction.probabilities, strict=True))
         if form == "csv":
-            image = escape_formula(each.image)
-            for place, (name, share) in enumerate(pairs, start=1):
-                writer.writerow((image, place, escape_formula(name), f"{share:.6f}"))
+            image = escape_formula(prediction.image)
+            for rank, (name, probability) in enumerate(pairs, start=1):
+                writer.writerow((image, rank, escape_formula(name), f"{probability:.6f}"))
         elif form == "json":
-            print(
-                json.dumps(
-                    {"image": each.image, "classes": [{"class": name, "probability": share} for name, share in pairs]}
-                )
-            )
+            classes = [{"class": name, "probability": probability} for name, probability in pairs]
+            print(json.dumps({"image": prediction.image, "classes": classes}))
         else:
-            console.print(each.image, style="bold", highlight=False, markup=False)
-            for name, share in pairs:
-                line = f"  {percent(share):>7}  {bar * round(20 * share):<20} {name}"
+            console.print(prediction.image, style="bold", highlight=False, markup=False)
+            for name, probability in pairs:
+                line = f"  {percent(probability):>7}  {bar * round(20 * probability):<20} {name}"
                 console.print(line, highlight=False, markup=False)
     if bad:
         stderr.say(f"{bad:,} of {read + bad:,} images could not be read")

@@ -39,16 +39,9 @@ ROOM = 0.8
 
 
 def should_compile(hardware: Hardware, network: nn.Module, recipe: Recipe, images: int, device: torch.device) -> bool:
-    """Whether a run's network is compiled.
+    """Whether a run's network is compiled: if asked for, or by itself in a long run of a network of equal blocks.
 
-    By itself only a long run of a network of equal blocks (docs/speed.md: what it gains).
-
-    Args:
-        hardware: What was asked for.
-        network: Not yet compiled.
-        recipe: How long the run is.
-        images: Of an epoch.
-        device: Where it computes.
+    docs/speed.md says what it gains. `images` is the number of an epoch.
 
     Raises:
         UserError: It was asked for, and is not possible here.

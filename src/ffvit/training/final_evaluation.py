@@ -12,7 +12,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_
 
 from ffvit.hardware.ranks import on_rank_zero
 from ffvit.inference.calibration import fit_temperature
-from ffvit.inference.evaluator import predict_logits
+from ffvit.inference.evaluator import readable_names
 from ffvit.inference.metrics import Evaluation, compute_metrics
 from ffvit.inference.report import percent, report
 from ffvit.models.weights import read_weights
@@ -61,7 +61,7 @@ def evaluate_at_end(setup: Setup, run: Run, progress: Progress, display: Trainin
     weights = f"the {best['which']} of epoch {best['epoch']}" if best else "the last weights"
 
     def write() -> None:
-        names, groups = predict_logits(splits.test, bad), splits.test_groups
+        names, groups = readable_names(splits.test, bad), splits.test_groups
         if groups is not None:  # of the images that could be read
             group_of = {splits.test.name(index): group for index, group in enumerate(groups)}
             groups = tuple(group_of[name] for name in names)

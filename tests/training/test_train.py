@@ -423,7 +423,7 @@ def test_distilling_a_teacher(tmp_path, undisturbed, four_epochs):
 
 def test_a_teacher_of_other_classes_is_refused(tmp_path, undisturbed, photos):
     recipe = QUICK.replace(teacher=str(undisturbed.path), batch_size=8)
-    with pytest.raises(ffvit.UserError, match="answers with 10 classes, the data has 4"):
+    with pytest.raises(ffvit.UserError, match="predicts 10 classes, the data has 4"):
         quick(tmp_path / "run", data=photos, model=SMALL, recipe=recipe)
     colour = ffvit.NAMED["ff_micro_patch2_8"].replace(channels=3)
     with pytest.raises(ffvit.UserError, match="takes images of 1 channels, the network of 3"):

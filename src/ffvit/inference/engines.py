@@ -78,7 +78,7 @@ def build(
     if engine in ("torch", "compiled"):
         half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
         return _Torch(network.to(device), half, engine == "compiled").eval()
-    size = sum(each.numel() * 4 for each in network.state_dict().values())
+    size = sum(weight.numel() * 4 for weight in network.state_dict().values())
     if size >= ONE_FILE:
         raise DeviceError(
             f"{engine}: the network's {size / 2**30:.1f} GiB in fp32 are more than the 2 GiB of a graph in one piece; "

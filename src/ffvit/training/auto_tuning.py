@@ -57,18 +57,14 @@ def should_compile(hardware: Hardware, network: nn.Module, recipe: Recipe, image
 
 
 def should_recompute(network: nn.Module, batch: int, fabric: Fabric) -> Literal["GELUs", "blocks"] | None:
-    """What is recomputed in the backward pass, where keeping all of it would be too much for the device.
+    """Have a network recompute in the backward pass what is too much for the device to keep, and say what that is.
 
     At first the GELUs of feed-forward branches: two fifths of what an FF-only network keeps, for a few percent of a
-    step's time. If that is not enough whole blocks: nine tenths, for a fifth and more (docs/speed.md).
-
-    Args:
-        network: On the device, if it fits; told to compute again, if it must and can.
-        batch: Images at once on the device.
-        fabric: The device and precision.
+    step's time. If that is not enough whole blocks: nine tenths, for a fifth and more (docs/speed.md). `batch` is the
+    number of images at once on the device.
     """
-    if any(isinstance(each, nn.modules.batchnorm._BatchNorm) for each in network.modules()):
-        return None  # computed again, a batch would move its statistics again
+    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules()):
+        return None  # recomputed, a batch would move its statistics again
     room = ROOM * free_memory(fabric.device)
 
     def fits() -> bool:
@@ -76,13 +72,13 @@ def should_recompute(network: nn.Module, batch: int, fabric: Fabric) -> Literal[
 
     if fits():
         return None
-    feedforward = [each for each in network.modules() if isinstance(each, FeedForward)]
-    for each in feedforward:
-        each.recomputes = True
-    if feedforward and fits():
+    branches = [module for module in network.modules() if isinstance(module, FeedForward)]
+    for branch in branches:
+        branch.recomputes = True
+    if branches and fits():
         return "GELUs"
-    for each in feedforward:
-        each.recomputes = False
+    for branch in branches:
+        branch.recomputes = False
     try:
         cast("Any", network).set_grad_checkpointing(True)
     except (AttributeError, AssertionError, NotImplementedError):  # timm gives the method to networks that refuse it
@@ -97,15 +93,15 @@ def has_free_memory(network: nn.Module, batch: int, fabric: Fabric) -> bool:
 
 def _needed(network: nn.Module, batch: int, fabric: Fabric) -> float:
     """Bytes of weights and their like, and of what a step keeps of the images for the backward pass."""
-    takes, was_training = preprocess_of(network), network.training
-    here = next(network.parameters()).device  # before a network is sharded that is not yet the device it trains on
+    shape, was_training = preprocess_of(network).shape, network.training
+    device = next(network.parameters()).device  # before a network is sharded that is not yet the device it trains on
     kept = []
     network.eval()
-    for images in (1, 2):
-        some = torch.zeros(images, takes.in_chans, *takes.img_size, device=here)
-        with autocast(fabric.strategy.precision.precision, here):
-            kept.append(activation_bytes(partial(network, some), network))
+    for number in (1, 2):
+        images = torch.zeros(number, *shape, device=device)
+        with autocast(fabric.strategy.precision.precision, device):
+            kept.append(activation_bytes(partial(network, images), network))
     network.train(was_training)
     shares = fabric.world_size if isinstance(fabric.strategy, ModelParallelStrategy) else 1
-    state = STATE * sum(each.nbytes for each in network.parameters()) / shares
+    state = STATE * sum(weight.nbytes for weight in network.parameters()) / shares
     return state + kept[0] + (batch - 1) * (kept[1] - kept[0])  # a pass keeps its weights in half precision, too

@@ -27,17 +27,17 @@ def classification_loss(
 ) -> PerImage:
     """Cross entropy with soft targets, or the mean over classes of binary cross entropy (DeiT III, arXiv 2204.07118)."""
     if recipe.loss == "bce":
-        each = functional.binary_cross_entropy_with_logits(logits, targets, weight=weights, reduction="none")
-        return each.mean(dim=1)
+        by_class = functional.binary_cross_entropy_with_logits(logits, targets, weight=weights, reduction="none")
+        return by_class.mean(dim=1)
     return functional.cross_entropy(logits, targets, weight=weights, reduction="none")
 
 
 def teacher_loss(recipe: Recipe, logits: Logits, teacher_logits: Logits) -> PerImage:
-    """What is lost against a teacher (DeiT, arXiv 2012.12877, section 4, eqs. 2 and 3; soft: divided by classes as in its code)."""
+    """The loss against a teacher (DeiT, arXiv 2012.12877, section 4, eqs. 2 and 3; soft: divided by classes as in its code)."""
     if recipe.distillation == "hard":
         return functional.cross_entropy(logits, teacher_logits.argmax(dim=1), reduction="none")
     t = recipe.distillation_temperature
-    student, teacher = (functional.log_softmax(each / t, dim=1) for each in (logits, teacher_logits))
+    student, teacher = (functional.log_softmax(scores / t, dim=1) for scores in (logits, teacher_logits))
     return functional.kl_div(student, teacher, reduction="none", log_target=True).mean(dim=1) * t * t
 
 
@@ -66,7 +66,7 @@ class Criterion(nn.Module):
         mean, std = torch.tensor(preprocess.mean), torch.tensor(preprocess.std)
         self.recipe = recipe
         self.teacher = DistillationTeacher(teacher).requires_grad_(False) if teacher is not None else None
-        # Asked of a GPU in every step, as timm's teacher does, whether the two are equal would be waited for.
+        # Compared once here: in every step, as timm's teacher does it, the comparison would wait for the GPU.
         self.as_student = self.teacher is not None and (
             torch.equal(self.teacher.mean_kd.flatten(), mean) and torch.equal(self.teacher.std_kd.flatten(), std)
         )
@@ -94,6 +94,6 @@ class Criterion(nn.Module):
         with torch.no_grad():
             if not self.as_student:
                 images = (images * self.std + self.mean - self.teacher.mean_kd) / self.teacher.std_kd
-            answer = self.teacher(images)
+            teacher_logits = self.teacher(images)
         share = self.recipe.distillation_weight
-        return (1 - share) * loss + share * teacher_loss(self.recipe, distilled, answer)
+        return (1 - share) * loss + share * teacher_loss(self.recipe, distilled, teacher_logits)

@@ -33,18 +33,18 @@ class NonfiniteGuard:
     def __init__(self, fabric: Fabric, network: nn.Module, optimizer: Optimizer, waits: bool | None = None) -> None:
         self.fabric, self.optimizer = fabric, optimizer
         self.scaled = getattr(fabric.strategy.precision, "scaler", None) is not None  # it leaves out steps by itself
-        norms = (each for each in network.modules() if isinstance(each, nn.modules.batchnorm._BatchNorm))
+        norms = (module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm))
         self.statistics = [buffer for norm in norms for buffer in norm.buffers()]
         self.before: list[Tensor] = []
         decides: Any = getattr(optimizer, "_step_supports_amp_scaling", False)
-        sharded = any(isinstance(each, DTensor) for each in network.parameters())
+        sharded = any(isinstance(weight, DTensor) for weight in network.parameters())
         if waits is None:
             waits = self.scaled or fabric.device.type != "cuda" or not decides or sharded
         self.waits = waits
 
     def begin(self) -> None:
         """Keep what a forward pass changes."""
-        self.before = [each.clone() for each in self.statistics]
+        self.before = [statistic.clone() for statistic in self.statistics]
 
     def put_back(self) -> None:
         """Forget what a forward pass changed."""
@@ -59,8 +59,9 @@ class NonfiniteGuard:
             norm: Of the gradients, if they were clipped.
         """
         if norm is None:
-            gradients = [each.grad for group in self.optimizer.param_groups for each in group["params"]]
-            local = [each.to_local() if isinstance(each, DTensor) else each for each in gradients if each is not None]
+            weights = (weight for group in self.optimizer.param_groups for weight in group["params"])
+            gradients = [weight.grad for weight in weights if weight.grad is not None]
+            local = [grad.to_local() if isinstance(grad, DTensor) else grad for grad in gradients]
             norm = torch.nn.utils.get_total_norm(local)
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         good = torch.isfinite(loss) if self.scaled else torch.isfinite(loss) & torch.isfinite(norm)

@@ -189,7 +189,7 @@ def _run(
         config: What to compute.
         folder: Makes the run folder.
         console: Where to show progress.
-        begun: The run that goes on.
+        begun: The run that is resumed.
         study: The folder of the study that a new run belongs to.
     """
     run: Run | None = None
@@ -289,7 +289,7 @@ def _teacher(recipe: Recipe, classes: int, channels: int) -> nn.Module | None:
         teacher = create_model(recipe.teacher, pretrained=True).eval()
     if classes_of(teacher) != classes:
         raise ModelError(
-            f"recipe.teacher: {recipe.teacher} answers with {classes_of(teacher)} classes, the data has {classes}; "
+            f"recipe.teacher: {recipe.teacher} predicts {classes_of(teacher)} classes, the data has {classes}; "
             "train it on this data first and give its run folder"
         )
     if preprocess_of(teacher).in_chans != channels:
@@ -303,7 +303,7 @@ def _teacher(recipe: Recipe, classes: int, channels: int) -> nn.Module | None:
 def _headline(setup: Setup, run: Run, about: str) -> Table:
     """What is about to happen, in a few lines."""
     config, fabric, step, takes = setup.config, setup.fabric, setup.step, setup.preprocess
-    parameters = sum(each.numel() for each in step.plain.parameters())
+    parameters = sum(weight.numel() for weight in step.plain.parameters())
     length = f"{config.recipe.minutes:g} minutes" if config.recipe.minutes else f"{config.recipe.epochs} epochs"
     how = ", compiled" * step.compiled
     if step.recomputed:

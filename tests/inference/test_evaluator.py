@@ -193,6 +193,21 @@ def test_a_small_set_is_loaded_once_however_often_it_is_scored(monkeypatch, kept
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
 
 
+def with_statistics(mean: float) -> nn.Module:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(3 * 8 * 10, len(CLASSES)))
+    net[0].running_mean.fill_(mean)
+    return net
+
+
+def test_all_processes_score_with_the_first_ones_statistics(on_two):
+    """Each gathers its own while training; those that are saved are the first one's."""
+    fabric = start_fabric(Hardware(accelerator="cpu", precision="32-true"))
+    expected, _ = Evaluator(fabric, Some(24), PREPROCESS, CLASSES, 4)(with_statistics(0.0))
+    for of_process in on_two:
+        np.testing.assert_allclose(of_process["statistics"].logits, expected.logits, rtol=1e-4, atol=1e-5)
+
+
 class Counted:
     def __init__(self, loader, times: list[int]) -> None:
         self.loader, self.times = loader, times
@@ -219,6 +234,7 @@ def main(out: Path) -> None:
         scored(Some(5, range(5)), fabric)
     except UserError as error:
         got["none"] = str(error)
+    got["statistics"], _ = Evaluator(fabric, Some(24), PREPROCESS, CLASSES, 4)(with_statistics(fabric.global_rank))
     evaluator.KEPT_LOGITS = 60
     got["kept"] = scored(Some(*SETS["bad"]), fabric)
     (out / f"{fabric.global_rank}.pickle").write_bytes(pickle.dumps(got))

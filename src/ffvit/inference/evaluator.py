@@ -60,6 +60,15 @@ def evaluation_mode(network: nn.Module, device: torch.device) -> Iterator[nn.Mod
             module.training = training
 
 
+def _broadcast_statistics(network: nn.Module) -> None:
+    """Give all processes the first one's running statistics (BatchNorm), which are those that are saved."""
+    for buffer in network.buffers():
+        if buffer.is_floating_point():
+            value = buffer.contiguous()
+            torch.distributed.broadcast(value, 0)
+            buffer.copy_(value)
+
+
 class Evaluator:
     """A network's predictions for a set of images, in float32, exact on any number of processes.
 
@@ -119,9 +128,8 @@ class Evaluator:
         keep_every = max(1, -(-len(self.images) * len(self.classes) // KEPT_LOGITS))
         columns: dict[str, list[np.ndarray]] = defaultdict(list)
         bad: list[BadImageError] = []
-        if self.fabric.world_size > 1:  # each process has its own statistics of batches; checkpoints have the first's
-            for buffer in network.buffers():
-                torch.distributed.broadcast(buffer, 0)
+        if self.fabric.world_size > 1:
+            _broadcast_statistics(network)
         was_training = network.training
         network.eval()
         for batch in self.batches:

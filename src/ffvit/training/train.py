@@ -136,13 +136,10 @@ def run_config(
     on_rank_zero(fabric, lambda: Run.check_writable(path, config, overwrite))
     lock = FolderLock(path, "run")
 
-    def folder(config: Config) -> Run:
+    def make_folder(config: Config) -> Run:
         return on_rank_zero(fabric, lambda: Run.create(path, config, overwrite, lock))
 
-    try:
-        return _run(fabric, config, folder, console, study=study_of(path))
-    finally:
-        lock.release()
+    return _run(fabric, config, lock, make_folder, console, study=study_of(path))
 
 
 def resume(out: str | Path, hardware: Hardware | None = None, console: Console | None = None) -> Run:
@@ -168,16 +165,14 @@ def resume(out: str | Path, hardware: Hardware | None = None, console: Console |
     fabric = start_fabric(config.hardware)
     lock = FolderLock(run.path, "run")
     on_rank_zero(fabric, lock.acquire)
-    try:
-        return _run(fabric, config, lambda _: run, console, begun=run)
-    finally:
-        lock.release()
+    return _run(fabric, config, lock, lambda _: run, console, begun=run)
 
 
 def _run(
     fabric: Fabric,
     config: Config,
-    folder: Callable[[Config], Run],
+    lock: FolderLock,
+    make_folder: Callable[[Config], Run],
     console: Console | None,
     begun: Run | None = None,
     study: Path | None = None,
@@ -187,7 +182,8 @@ def _run(
     Args:
         fabric: The processes.
         config: What to compute.
-        folder: Makes the run folder.
+        lock: On the run folder; released at the end.
+        make_folder: Makes the run folder.
         console: Where to show progress.
         begun: The run that is resumed.
         study: The folder of the study that a new run belongs to.
@@ -209,7 +205,7 @@ def _run(
             setup = set_up(fabric, config, network, teacher, splits, display.say)
             if config.start_from not in (None, "pretrained"):
                 config = config.replace(preprocess=setup.preprocess)
-            run = folder(config)
+            run = make_folder(config)
             for table in record:
                 write_record(table, run.split_file)
             progress = Progress()
@@ -223,6 +219,8 @@ def _run(
         if is_disk_full(error):
             raise DiskFullError("the disk is full: free some space, then resume with --resume") from None
         raise
+    finally:
+        lock.release()
     assert run is not None
     return run
 

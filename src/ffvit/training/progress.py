@@ -13,6 +13,10 @@ from rich.text import Text
 from ffvit.inference.report import percent
 
 
+WHOLE = 1_000_000
+"""Units of the bar."""
+
+
 class TrainingDisplay:
     """Shows a run's progress, on the first process only.
 
@@ -35,7 +39,7 @@ class TrainingDisplay:
             disable=not (shown and console.is_terminal),
             expand=True,
         )
-        self._task = self._bar.add_task("starting", total=1, figures="")
+        self._task = self._bar.add_task("starting", total=WHOLE, figures="")
         self._mark: tuple[float, int] | None = None
 
     def __enter__(self) -> TrainingDisplay:
@@ -49,7 +53,7 @@ class TrainingDisplay:
 
     def begin(self, share: float) -> None:
         """The run begins, or is resumed, at this share of the whole."""
-        self._bar.reset(self._task, completed=share)
+        self._bar.reset(self._task, completed=round(WHOLE * share))
 
     def step(self, epoch: str, share: float, images: int, loss: float, rate: float) -> None:
         """So far: the share of the run that is done, images seen, last loss, learning rate."""
@@ -59,7 +63,7 @@ class TrainingDisplay:
             speed = f"{(images - self._mark[1]) / (now - self._mark[0]):,.0f} images/s  "
         self._mark = (now, images)
         figures = f"{speed}loss {loss:.3f}  rate {rate:.1e}"
-        self._bar.update(self._task, description=epoch, completed=share, figures=figures)
+        self._bar.update(self._task, description=epoch, completed=round(WHOLE * share), figures=figures)
 
     def scoring(self, what: str) -> None:
         """Images are being scored, which trains nothing."""

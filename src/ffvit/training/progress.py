@@ -12,7 +12,6 @@ from rich.text import Text
 
 from ffvit.inference.report import percent
 
-
 WHOLE = 1_000_000
 """Units of the bar."""
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from contextlib import nullcontext
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from ffvit.errors import ModelError, RunStoppedError
@@ -50,10 +48,10 @@ def fit(setup: Setup, run: Run, progress: Progress, display: TrainingDisplay) ->
 
 
 class Trainer:
-    """A run as it trains.
+    """A run as it trains; see `fit`.
 
     Args:
-        setup: What it trains with.
+        setup: What the run trains with.
         run: Where it writes.
         progress: How far it is; updated.
         display: Where to show progress.
@@ -152,42 +150,44 @@ class Trainer:
         return share >= 1
 
     def end_epoch(self, images_per_second: float) -> None:
-        """Score the weights and their average on the validation split, keep the best, write the epoch down, save."""
-        setup, progress, step = self.setup, self.progress, self.step
-        check_finite(step.plain, self.fabric, progress.epoch)  # scoring would fail, too, but not say why
-        row: dict[str, Any] = {
-            "epoch": progress.epoch + 1,
-            "images": progress.images,
-            "loss": float(np.mean(progress.losses)) if progress.losses else float("nan"),
-            "lr": step.lr,
-        }
-        if setup.validation is not None:
-            self.display.scoring("validation split")
-            candidates = {"weights": step.plain} | ({"average": step.ema.network} if step.ema is not None else {})
-            for name, network in candidates.items():
-                with step.eagerly():
-                    predictions, bad = setup.validation(network, self.stop_while_scoring)
-                self.unreadable.add(bad)
-                loss = float(predictions.loss.mean(dtype=np.float64))
-                row[name] = {"top1": float(predictions.correct.mean()), "loss": loss}
-                self.keep_if_best(name, network, row)
-        row |= {"images_per_second": images_per_second, "seconds": self.seconds()}
+        """Score, keep the best weights, write the epoch down, save."""
+        progress = self.progress
+        check_finite(self.step.plain, self.fabric, progress.epoch)  # scoring would fail, too, but not say why
+        loss = float(np.mean(progress.losses)) if progress.losses else float("nan")
+        scores = self.score()
+        training = {"loss": loss, "lr": self.step.lr}
+        timing = {"images_per_second": images_per_second, "seconds": self.seconds()}
+        row = {"epoch": progress.epoch + 1, "images": progress.images, **training, **scores, **timing}
         progress.epoch, progress.step, progress.losses = progress.epoch + 1, 0, []
         if self.curves is not None:  # the first process
             self.run.append_metrics(row)
-            for key, value in _curve_points(row):
-                self.curves.add_scalar(key, value, row["images"])
+            for group, values in {"training": training | timing, **scores}.items():
+                for name, value in values.items():
+                    self.curves.add_scalar(f"{group}/{name}", value, progress.images)
         self.unreadable.write()
         self.save()
         epochs = self.recipe.epochs if self.recipe.minutes is None else None
         self.display.epoch(row, epochs, len(progress.bad_images))
 
-    def keep_if_best(self, name: str, network: nn.Module, row: dict[str, Any]) -> None:
-        """Write `best.safetensors` if this candidate has the highest top-1 on the validation split (then: lowest loss)."""
-        best, score = self.progress.best, row[name]
-        if not best or (score["top1"], -score["loss"]) > (best["top1"], -best["loss"]):
-            self.progress.best = {"epoch": row["epoch"], "which": name, **score}
-            gather_weights(self.fabric, self.run.best_file, network, self.setup.splits.classes)
+    def score(self) -> dict[str, dict[str, float]]:
+        """Score the weights and their average on the validation split; the best of the run go to `best.safetensors`."""
+        setup, progress, step = self.setup, self.progress, self.step
+        if setup.validation is None:
+            return {}
+        self.display.scoring("validation split")
+        candidates = {"weights": step.plain} | ({"average": step.ema.network} if step.ema is not None else {})
+        scores = {}
+        for name, network in candidates.items():
+            with step.eagerly():
+                predictions, bad = setup.validation(network, self.stop_while_scoring)
+            self.unreadable.add(bad)
+            top1, loss = float(predictions.correct.mean()), float(predictions.loss.mean(dtype=np.float64))
+            scores[name] = {"top1": top1, "loss": loss}
+            best = progress.best
+            if not best or (top1, -loss) > (best["top1"], -best["loss"]):
+                progress.best = {"epoch": progress.epoch + 1, "which": name, **scores[name]}
+                gather_weights(self.fabric, self.run.best_file, network, setup.splits.classes)
+        return scores
 
     def save(self) -> None:
         """Write the checkpoint, unless the last steps were not finite: the weights before them may be the fault."""
@@ -222,11 +222,3 @@ class Trainer:
     def stopped(self) -> RunStoppedError:
         """What to raise once the checkpoint is written that someone asked for."""
         return self.stop.error(f"stopped; resume with: ffvit train --out {self.run.path} --resume")
-
-
-def _curve_points(row: dict[str, Any]) -> Iterator[tuple[str, float]]:
-    for key, value in row.items():
-        if isinstance(value, dict):
-            yield from ((f"{key}/{inner}", number) for inner, number in value.items())
-        elif key not in ("epoch", "images"):
-            yield f"training/{key}", value

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import resource
 import signal
 import subprocess
 import sys
 
+import psutil
 import pytest
 import torch
 
@@ -31,6 +33,42 @@ def test_processes_that_outlive_the_first_are_ended():
     terminate_processes([done, waiting], seconds=5.0)
     assert done.wait() == 0
     assert waiting.wait() == -signal.SIGKILL
+
+
+OBSERVED = """
+import subprocess, sys, time
+from ffvit.hardware.launch import replace_observer
+code, seconds = sys.argv[1:]
+first = subprocess.Popen([sys.executable, "-c", code])
+second = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+print(second.pid, flush=True)
+replace_observer([first, second], float(seconds))
+time.sleep(4)
+second.kill()
+print("ended by itself", flush=True)
+"""
+
+
+def observed(code: str, seconds: float) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", OBSERVED, code, str(seconds)], capture_output=True, text=True, timeout=120
+    )
+
+
+def test_a_process_that_waits_for_a_lost_one_is_ended_and_names_it():
+    done = observed("import os; os.kill(os.getpid(), 9)", 0.5)
+    assert done.returncode == 1
+    assert re.fullmatch(r"ffvit: process 1 \(pid \d+\) of 3 was lost. Resume with --resume \[E-WORKER\]\n", done.stderr)
+    second = int(done.stdout)
+    assert not psutil.pid_exists(second) or psutil.Process(second).status() == psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.parametrize(("code", "seconds"), [("exit(75)", 0.5), ("exit(0)", 0.5), ("exit(1)", 600)])
+def test_a_process_is_left_alone_while_it_ends_by_itself(code, seconds):
+    done = observed(code, seconds)
+    assert done.returncode == 0, done.stderr
+    assert "ended by itself" in done.stdout
+    assert not done.stderr
 
 
 def test_gpus_are_those_that_a_process_was_given(monkeypatch):

@@ -6,6 +6,8 @@ import atexit
 import logging
 import os
 import subprocess
+import sys
+import threading
 import time
 import warnings
 from collections.abc import Sequence
@@ -13,13 +15,17 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from ffvit.config.hardware import Hardware
-from ffvit.errors import DeviceError
+from ffvit.errors import DeviceError, RequeueError, WorkerError
 from ffvit.hardware.devices import available_cores, device_type
 from ffvit.hardware.precision import resolve_precision
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
     from torch import nn
+
+
+_NOT_LOST = (None, 0, RequeueError.exit_code)
+"""Exit codes of a process that runs, has ended, or ends because it was asked to: the others may still save."""
 
 
 def start_fabric(hardware: Hardware) -> Fabric:
@@ -59,8 +65,43 @@ def start_fabric(hardware: Hardware) -> Fabric:
     except (MisconfigurationException, ValueError, RuntimeError) as error:
         raise DeviceError(f"this machine cannot be used so: {error}") from None
     fabric.launch()
-    atexit.register(terminate_processes, getattr(fabric.strategy.launcher, "procs", []))
+    processes = getattr(fabric.strategy.launcher, "procs", [])
+    if processes:
+        replace_observer(processes)
+    atexit.register(terminate_processes, processes)
     return fabric
+
+
+def replace_observer(processes: Sequence[subprocess.Popen[bytes]], seconds: float = 15.0) -> None:
+    """End this process some seconds after one that it started was lost, unless it ends by itself.
+
+    Fabric's own observer kills it at once, often before it can say which process was lost. But something must end it
+    where it waits for the lost one in a collective that raises no error.
+    """
+    from lightning_fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
+
+    for thread in threading.enumerate():
+        if isinstance(thread, _ChildProcessObserver):
+            thread._child_processes = []  # it ends when it has nothing to observe
+    ending = threading.Event()
+    atexit.register(ending.set)
+
+    def observe() -> None:
+        while not (lost := [rank for rank, process in enumerate(processes, 1) if process.poll() not in _NOT_LOST]):
+            if ending.wait(1.0) or all(process.returncode == 0 for process in processes):
+                return
+        if ending.wait(seconds):
+            return
+        named = ", ".join(f"{rank} (pid {processes[rank - 1].pid})" for rank in lost)
+        sys.stderr.write(
+            f"ffvit: process {named} of {len(processes) + 1} was lost. Resume with --resume [{WorkerError.code}]\n"
+        )
+        sys.stderr.flush()
+        for process in processes:
+            process.kill()
+        os._exit(WorkerError.exit_code)
+
+    threading.Thread(target=observe, daemon=True, name="observer").start()
 
 
 def terminate_processes(processes: Sequence[subprocess.Popen[bytes]], seconds: float = 30.0) -> None:

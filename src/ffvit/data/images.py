@@ -75,6 +75,20 @@ class Images(Protocol):
         ...
 
 
+SPLITS = ("train", "val", "test")
+"""The splits that a data source may have, in this order."""
+
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+}
+"""What folders, lists, tar files and data sets call their splits, and which split each name means."""
+
+
 class LabeledImages(NamedTuple):
     """Images and the names of the classes that their labels count."""
 

@@ -12,9 +12,9 @@ import pandas as pd
 from jaxtyping import Int64
 from rich.console import Console
 
-from ffvit.data.check.near_duplicates import NEAR, Whole, first_of, identical, scan, similar_pairs
+from ffvit.data.check.near_duplicates import NEAR, AllImages, first_of, identical, scan, similar_pairs
 from ffvit.data.check.scan import Trait
-from ffvit.data.splits import open_loaded
+from ffvit.data.sources import load_labeled_splits
 from ffvit.terminal import Terminal
 
 TINY, SMALL_SHARE = 32, 0.5
@@ -133,7 +133,7 @@ class Check:
     findings: tuple[Finding, ...]
     missing: tuple[Missing, ...]
     cut: bool
-    whole: Whole
+    whole: AllImages
 
     @property
     def serious(self) -> bool:
@@ -154,7 +154,7 @@ def check(source: str, *, root: Path | None = None, near: int = NEAR, console: C
         UserError: The source cannot be used as it is.
         RunStoppedError: A process that opens images was killed.
     """
-    whole = Whole(open_loaded(source, root))
+    whole = AllImages(load_labeled_splits(source, root))
     console = console or Terminal(stderr=True)
     seen, reasons = scan(whole, console)
     alike, cut = _alike(whole, seen, near, console)
@@ -178,7 +178,7 @@ def _finding(
         yield Finding(kind, images, np.full(len(images), -1) if others is None else others, detail)
 
 
-def _alike(whole: Whole, seen: np.ndarray, near: int, console: Console) -> tuple[list[Finding], bool]:
+def _alike(whole: AllImages, seen: np.ndarray, near: int, console: Console) -> tuple[list[Finding], bool]:
     """Leaks, conflicts and copies, exact ones and near ones; and whether there were too many to find all."""
     images, same = identical(seen)
     kin = (  # the same, in part and label too
@@ -199,7 +199,7 @@ def _alike(whole: Whole, seen: np.ndarray, near: int, console: Console) -> tuple
 class _Partners:
     """The image that each one goes with: in another part, under another label, or in its own part and class."""
 
-    def __init__(self, whole: Whole, images: Int64[np.ndarray, " some"]) -> None:
+    def __init__(self, whole: AllImages, images: Int64[np.ndarray, " some"]) -> None:
         self._whole = whole
         self._images = images
         kinds = (LEAK, CONFLICT, DUPLICATE, NEAR_LEAK, NEAR_CONFLICT, NEAR_DUPLICATE)
@@ -289,7 +289,7 @@ def _traits(seen: np.ndarray) -> Iterator[Finding]:
         yield from _finding(kind, np.flatnonzero(seen["traits"] & trait), lambda _: "")
 
 
-def _sizes(whole: Whole, seen: np.ndarray) -> Iterator[tuple[str, PartSizes]]:
+def _sizes(whole: AllImages, seen: np.ndarray) -> Iterator[tuple[str, PartSizes]]:
     for number, part in enumerate(whole.parts):
         here = whole.part == number
         sizes = np.bincount(whole.labels[here])
@@ -297,7 +297,7 @@ def _sizes(whole: Whole, seen: np.ndarray) -> Iterator[tuple[str, PartSizes]]:
         yield part, PartSizes(int(here.sum()), tuple(np.sort(sizes[sizes > 0]).tolist()), stored)
 
 
-def _missing(whole: Whole) -> Iterator[Missing]:
+def _missing(whole: AllImages) -> Iterator[Missing]:
     here = np.zeros((len(whole.parts), len(whole.classes)), dtype=bool)
     here[whole.part, whole.labels] = True
     for number, label in np.argwhere(~here):

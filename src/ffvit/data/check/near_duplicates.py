@@ -26,7 +26,7 @@ SAME = 0.98
 """Correlation of two thumbnails from which on images that look alike are taken for the same one."""
 
 
-class Whole:
+class AllImages:
     """The images of all parts, counted through, as `Images`."""
 
     def __init__(self, brought: dict[str, LabeledImages]) -> None:
@@ -67,7 +67,7 @@ class Whole:
         return self.classes[self.labels[index]]
 
 
-def near_duplicates(whole: Whole, console: Console | None = None) -> tuple[Int64[np.ndarray, " images"], bool]:
+def near_duplicates(whole: AllImages, console: Console | None = None) -> tuple[Int64[np.ndarray, " images"], bool]:
     """Numbers that images share with their copies, exact and near, in any part and class, directly or by way of others.
 
     What counts as a copy is what `check` reports: blank and unreadable images are copies of nothing.
@@ -92,7 +92,7 @@ def near_duplicates(whole: Whole, console: Console | None = None) -> tuple[Int64
     return connected_components(graph, directed=False)[1].astype(np.int64), cut
 
 
-def scan(whole: Whole, console: Console) -> tuple[np.ndarray, dict[int, str]]:
+def scan(whole: AllImages, console: Console) -> tuple[np.ndarray, dict[int, str]]:
     """What is seen of every image, as `LOOK`, and why those that cannot be read cannot."""
     seen = np.zeros(len(whole), LOOK)
     reasons: dict[int, str] = {}
@@ -137,7 +137,7 @@ def _progress(found: Iterator, total: int, doing: str, console: Console) -> Iter
 
 
 def similar_pairs(
-    whole: Whole, seen: np.ndarray, images: Int64[np.ndarray, " some"], near: int, console: Console
+    whole: AllImages, seen: np.ndarray, images: Int64[np.ndarray, " some"], near: int, console: Console
 ) -> tuple[Int64[np.ndarray, "pairs 2"], bool]:
     """Pairs of these images that look alike but are not the same, nearest first; whether there were too many to find all."""
     images = images[(seen["traits"][images] & Trait.COMPARABLE) != 0]
@@ -150,7 +150,7 @@ def similar_pairs(
     return pairs[_confirmed(whole, pairs, console)], cut
 
 
-def _confirmed(whole: Whole, pairs: Int64[np.ndarray, "pairs 2"], console: Console) -> Bool[np.ndarray, " pairs"]:
+def _confirmed(whole: AllImages, pairs: Int64[np.ndarray, "pairs 2"], console: Console) -> Bool[np.ndarray, " pairs"]:
     """Which pairs are alike in their thumbnails too: similar drawings often share a hash, and differ in these."""
     images, place = np.unique(pairs, return_inverse=True)
     small = np.zeros((len(images), THUMBNAIL**2), dtype=np.float16)  # half a kilobyte each

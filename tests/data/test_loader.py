@@ -16,7 +16,15 @@ from ffvit.config import recipe
 from ffvit.config.preprocess import Preprocess
 from ffvit.data.decode import open_image
 from ffvit.data.images import ArrayImages, Subset
-from ffvit.data.loader import PADDING, PIECE, TRIED, evaluation_loader, seconds_per_image, training_loader, worker_count
+from ffvit.data.loader import (
+    MAX_TIMED,
+    PADDING,
+    TIMED_TOGETHER,
+    evaluation_loader,
+    seconds_per_image,
+    training_loader,
+    worker_count,
+)
 from ffvit.data.sampler import TrainingOrder, View
 from ffvit.data.splits import open_splits
 from ffvit.data.transforms import Source, evaluation_transform, training_transform
@@ -204,13 +212,13 @@ def slow_loader(images: Slow):
 def test_the_time_of_an_image_is_measured_on_some():
     images = Slow(0.002)
     assert seconds_per_image(slow_loader(images)) >= 0.002
-    assert 0 < images.read_so_far <= TRIED + PIECE
+    assert 0 < images.read_so_far <= MAX_TIMED + TIMED_TOGETHER
 
 
 def test_slow_images_are_not_waited_for():
     images = Slow(0.02)
     assert seconds_per_image(slow_loader(images), most=0.1) >= 0.02
-    assert images.read_so_far == 2 * PIECE
+    assert images.read_so_far == 2 * TIMED_TOGETHER
 
 
 def test_no_process_is_started_that_would_have_no_batch(images):

@@ -15,6 +15,7 @@ from ffvit.data.decode import to_rgb
 from ffvit.data.images import (
     SPLIT_NAMES,
     ArrayImages,
+    Images,
     LabeledImages,
     Labels,
     TimmImages,
@@ -53,8 +54,10 @@ def open_split(source: str, root: Path | None, split: str) -> LabeledImages | No
     """
     dataset = _open(source, root, split)
     with _as_user_error(source, split):
+        images: Images
+        names: tuple[str, ...] = ()
         if isinstance(dataset, IterableDataset):
-            names, images = (), _read_stream(source, split, dataset)
+            images = _read_stream(source, split, dataset)
         else:
             names, labels = _labels(dataset)
             images = TimmImages(f"{source}:{split}", dataset, labels)

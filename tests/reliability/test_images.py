@@ -25,7 +25,7 @@ import commands
 from ffvit.config.preprocess import Preprocess
 from ffvit.config.recipe import Recipe
 from ffvit.data import images, jpeg
-from ffvit.data.check.scan import _as_stored
+from ffvit.data.check.scan import _stored_traits
 from ffvit.data.decode import decode
 from ffvit.data.images import BadImageError, TimmImages, only_image_formats, read_file
 from ffvit.data.prepare.packing import Form
@@ -86,7 +86,7 @@ class TestCode:
         monkeypatch.setattr(PIL.EpsImagePlugin, "Ghostscript", start)
         return started
 
-    @pytest.mark.parametrize("use", [decode, Form(max_side=8).applied, lambda stored, _: _as_stored(stored)])
+    @pytest.mark.parametrize("use", [decode, Form(max_side=8).applied, lambda stored, _: _stored_traits(stored)])
     def test_postscript_never_starts_ghostscript(self, ghostscript, use):
         with contextlib.suppress(BadImageError):
             use(POSTSCRIPT, "x.jpg")

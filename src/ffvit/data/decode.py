@@ -10,7 +10,7 @@ import PIL.Image
 from PIL import ImageOps, UnidentifiedImageError
 
 from ffvit.data.images import FORMATS, BadImageError, Images, StoredImage, refused_size
-from ffvit.data.jpeg import MAX_SCANS, SCAN
+from ffvit.data.jpeg import MAX_SCANS, SOI, SOS
 from ffvit.errors import DataError
 
 _BAND_PIXELS = 2**22
@@ -137,7 +137,7 @@ def _small_enough(image: PIL.Image.Image) -> PIL.Image.Image:
 
 
 def _upright(encoded: bytes) -> PIL.Image.Image:
-    if encoded[:2] == b"\xff\xd8" and (scans := encoded.count(SCAN)) > MAX_SCANS:
+    if encoded[:2] == SOI and (scans := encoded.count(SOS)) > MAX_SCANS:
         raise _RefusedError(f"is a JPEG of {scans:,} scans, and is not decoded (at most {MAX_SCANS})")
     with PIL.Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
         _small_enough(image)

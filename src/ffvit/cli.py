@@ -711,7 +711,7 @@ def benchmark_data(
     console = Terminal()
     console.say(splits.account)
     console.print(found.table())
-    console.print(found.words(), markup=False, highlight=False)
+    console.print(found.summary(), markup=False, highlight=False)
 
 
 def _listed(words: str) -> list[str]:

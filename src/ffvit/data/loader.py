@@ -27,7 +27,7 @@ from ffvit.data.random_erasing import NOTHING, erase
 from ffvit.data.resilient_loader import IDLE, ResilientLoader, SkippingSampler, WatchedDataset
 from ffvit.data.sampler import TrainingOrder, View
 from ffvit.data.shards.remote import remote_blocks
-from ffvit.data.transforms import Seen, Source, Transform, check_channels
+from ffvit.data.transforms import LazyImage, Transform, TransformedImage, check_channels
 from ffvit.hardware.devices import available_cores
 from ffvit.seeding import preserve_rng_state, seed_everything
 from ffvit.terminal import Terminal
@@ -112,9 +112,9 @@ class NormalizeOnDevice:
 
 @dataclass(frozen=True)
 class _Loaded:
-    """An image in a batch; `seen` is None where it could not be read, or only fills up the batch."""
+    """An image in a batch; `image` is None where it could not be read, or only fills up the batch."""
 
-    seen: Seen | None
+    image: TransformedImage | None
     label: int
     index: int
     bad: BadImageError | None = None
@@ -129,19 +129,19 @@ class _Images(WatchedDataset[Item]):
         super().__init__(images)
         self.transform = transform
 
-    def open(self, index: int, shared: bool = False) -> Source | BadImageError:
+    def open(self, index: int, shared: bool = False) -> LazyImage | BadImageError:
         self.beat(index)
         try:
-            return Source(self.images.read(index), self.images.name(index), shared)
+            return LazyImage(self.images.read(index), self.images.name(index), shared)
         except BadImageError as error:
             return error
 
-    def transformed(self, source: Source | BadImageError, index: int, group: int = 0, position: int = 0) -> _Loaded:
+    def transformed(self, image: LazyImage | BadImageError, index: int, group: int = 0, position: int = 0) -> _Loaded:
         label = int(self.images.labels[index])
         try:
-            if isinstance(source, BadImageError):
-                raise source
-            return _Loaded(self.transform(source), label, index, None, group, position)
+            if isinstance(image, BadImageError):
+                raise image
+            return _Loaded(self.transform(image), label, index, None, group, position)
         except BadImageError as error:
             return _Loaded(None, label, index, error, group, position)
 
@@ -156,13 +156,13 @@ class _TrainingImages(_Images[View]):
         by_image = sorted(range(len(items)), key=lambda place: items[place].image)
         loaded: dict[int, _Loaded] = {}
         with preserve_rng_state():  # around all: restoring the generators costs as much as seeding them
-            for image, places in groupby(by_image, key=lambda place: items[place].image):
-                views = list(places)
-                source = self.open(image, shared=len(views) > 1)
-                for place in views:
+            for index, same_image in groupby(by_image, key=lambda place: items[place].image):
+                places = list(same_image)
+                image = self.open(index, shared=len(places) > 1)
+                for place in places:
                     view = items[place]
-                    seed_everything(self.seed, view.epoch, view.image, view.view)
-                    loaded[place] = self.transformed(source, image, view.group, view.position)
+                    seed_everything(self.seed, view.epoch, index, view.view)
+                    loaded[place] = self.transformed(image, index, view.group, view.position)
         self.beat(IDLE)
         return [loaded[place] for place in range(len(items))]
 
@@ -190,17 +190,17 @@ class _Collate:
 
     def batch(self, loaded: list[_Loaded]) -> Batch:
         channels, height, width = self.shape
-        nothing = Seen(np.zeros((height, width, channels), dtype=np.uint8), NOTHING)
-        seen = [image.seen or nothing for image in loaded]
+        black = TransformedImage(np.zeros((height, width, channels), dtype=np.uint8), NOTHING)
+        images = [item.image or black for item in loaded]
         return Batch(
-            images=torch.from_numpy(np.stack([image.pixels for image in seen])).permute(0, 3, 1, 2),
-            erased=torch.tensor([image.erased for image in seen]),
-            labels=torch.tensor([image.label for image in loaded]),
-            weights=torch.tensor([float(image.seen is not None) for image in loaded]),
-            indices=[image.index for image in loaded],
-            groups=[image.group for image in loaded],
-            positions=[image.position for image in loaded],
-            bad=[image.bad for image in loaded if image.bad is not None],
+            images=torch.from_numpy(np.stack([image.pixels for image in images])).permute(0, 3, 1, 2),
+            erased=torch.tensor([image.erased for image in images]),
+            labels=torch.tensor([item.label for item in loaded]),
+            weights=torch.tensor([float(item.image is not None) for item in loaded]),
+            indices=[item.index for item in loaded],
+            groups=[item.group for item in loaded],
+            positions=[item.position for item in loaded],
+            bad=[item.bad for item in loaded if item.bad is not None],
         )
 
 

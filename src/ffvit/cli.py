@@ -543,7 +543,7 @@ def check(
         Images, as for train.
     near
         How many of 128 bits may differ in the hashes of images that look alike, 0 to 32. 9 finds photographs that were
-        re-encoded, resized or cropped by 1 %; 15 crops by 3 %; 0 looks for exact copies alone. Images whose shorter
+        re-encoded, resized or cropped by 1 %; 15 crops by 3 %; 0 looks for exact duplicates alone. Images whose shorter
         side is under 32 pixels are not compared.
     out
         The list of findings, a line for each image and problem.
@@ -711,7 +711,7 @@ def benchmark_data(
     console = Terminal()
     console.say(splits.account)
     console.print(found.table())
-    console.print(found.words(), markup=False, highlight=False)
+    console.print(found.summary(), markup=False, highlight=False)
 
 
 def _listed(words: str) -> list[str]:

@@ -17,7 +17,7 @@ from ffvit.data.images import ArrayImages, Subset
 from ffvit.data.loader import PADDING, evaluation_loader, training_loader, worker_count
 from ffvit.data.sampler import TrainingOrder, View
 from ffvit.data.splits import open_splits
-from ffvit.data.transforms import Source, evaluation_transform, training_transform
+from ffvit.data.transforms import LazyImage, evaluation_transform, training_transform
 
 SHAPE = (3, 20, 24)
 MEAN = (0.5, 0.5, 0.5)
@@ -25,7 +25,7 @@ RECIPE = recipe.RECIPES["deit"].replace(batch_size=8)
 
 
 def shown(transform, images, index):
-    return torch.from_numpy(transform(Source(images.read(index), images.name(index))).pixels.copy()).permute(2, 0, 1)
+    return torch.from_numpy(transform(LazyImage(images.read(index), images.name(index))).pixels.copy()).permute(2, 0, 1)
 
 
 def loaded(images, workers=0, epoch=0, first_step=0, seed=0, **shared):
@@ -74,7 +74,7 @@ def test_pixels_are_a_function_of_seed_epoch_image_and_view_alone(images):
     def pixels(seed=1, epoch=2, image=3, view=0, group=0, position=0):
         order = TrainingOrder(len(alike), seed, 4, 4)
         dataset = training_loader(alike, transform, SHAPE, order, seed, 0).dataset
-        return dataset.__getitems__([View(epoch, image, view, group, position)])[0].seen
+        return dataset.__getitems__([View(epoch, image, view, group, position)])[0].image
 
     def same(one, other):
         return np.array_equal(one.pixels, other.pixels) and one.erased == other.erased

@@ -19,7 +19,7 @@ from ffvit.config.architecture import FF_ONLY, Architecture
 from ffvit.config.hardware import Hardware
 from ffvit.config.preprocess import Preprocess
 from ffvit.data.images import ArrayImages, BadImageError, StoredImage
-from ffvit.data.transforms import Source, evaluation_transform
+from ffvit.data.transforms import LazyImage, evaluation_transform
 from ffvit.errors import UserError
 from ffvit.hardware.launch import start_fabric
 from ffvit.inference import evaluator
@@ -76,7 +76,7 @@ def by_a_plain_loop(images: Some) -> Predictions:
     with torch.no_grad():
         logits = torch.cat(
             [
-                net(normalized(to_tensor(transform(Source(images.read(index), "")).pixels.copy()))[None])
+                net(normalized(to_tensor(transform(LazyImage(images.read(index), "")).pixels.copy()))[None])
                 for index in read
             ]
         )

@@ -12,8 +12,9 @@ from torch import nn
 from ffvit.config.hardware import Hardware
 from ffvit.config.preprocess import PixelBackend
 from ffvit.data.images import BadImageError, Images
+from ffvit.data.sources import check_source
 from ffvit.data.split_record import check_own
-from ffvit.data.splits import Splits, check_source, open_images, open_splits
+from ffvit.data.splits import Splits, open_images, open_splits
 from ffvit.errors import DataError, UserError
 from ffvit.hardware.devices import keep_freed_memory
 from ffvit.hardware.launch import start_fabric

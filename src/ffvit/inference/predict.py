@@ -68,8 +68,8 @@ def predict(
         top: How many classes an image gets.
         model: The network's name, for weights that do not say.
         hardware: Where to compute.
-        engine: What computes: one of `ffvit.inference.engines.ENGINES`. PyTorch in fp32, the default, computes exactly
-            what `evaluate` does; other engines and a `hardware.precision` are faster and differ by rounding.
+        engine: What computes: one of `ffvit.inference.engines.ENGINES`. The default computes as `evaluate` does,
+            with PyTorch in fp32; other engines and a `hardware.precision` are faster and differ by rounding.
 
     Yields:
         For each image in turn its prediction, or the error that says why it could not be read.

@@ -108,7 +108,7 @@ def test_the_one_before_a_damaged_checkpoint_is_used_and_said(finished, unfinish
         path.unlink()
     said = resumed(unfinished)
     assert ("state.pt: the checkpoint is damaged" in said) == (damage != "absent")
-    assert ("going on from the one before it" in said) == (damage != "absent")
+    assert ("resuming from the one before it" in said) == (damage != "absent")
     assert_same(unfinished, finished)
 
 

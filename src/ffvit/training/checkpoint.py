@@ -168,7 +168,7 @@ def _read_any(run: Run, fabric: Fabric, say: Callable[[str], None]) -> dict[str,
             damage.append(f"{file}: the checkpoint is damaged ({error})")
             continue
         if damage:
-            say(f"{damage[0]}: going on from the one before it")
+            say(f"{damage[0]}: resuming from the one before it")
             fabric.barrier()  # the others may still be reading
             on_rank_zero(fabric, partial(run.previous_checkpoint_file.replace, run.checkpoint_file))
         return content

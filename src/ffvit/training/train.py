@@ -76,7 +76,7 @@ def train(
     Raises:
         UserError: Something that was given cannot be used.
         RunStoppedError: The run was interrupted, its loss was no longer finite, the disk is full, or too many images
-            were unreadable. What was reached is kept, and `resume` goes on.
+            were unreadable. What was reached is kept for `resume`.
     """
     config = configure(model, data, recipe, image=image, hardware=hardware, seed=seed, start_from=start_from)
     return run_config(config, out=out, overwrite=overwrite, console=console)

@@ -201,7 +201,7 @@ def _dali(folder: Path) -> dict[str, Callable[[], int]]:
 
 def _training(images: Images, recipe: ffvit.Recipe) -> Callable[[], int]:
     order = TrainingOrder(len(images), 0, BATCH, BATCH, recipe.aug_repeats)
-    transform = training_transform(recipe, IMAGE, 3, MEAN)
+    transform = training_transform(recipe, Preprocess(img_size=IMAGE, mean=MEAN))
     loader = training_loader(images, transform, (3, *IMAGE), order, 0, 0)
     epochs = iter(range(10**9))
 

@@ -75,7 +75,7 @@ def test_a_step_waits_for_nothing(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("engine", "precision", "near"), [
-    ("torch", "fp32", 1e-4), ("torch", "bf16", 0.05), ("onnx", "fp32", 1e-4),
+    ("torch", "fp32", 1e-4), ("torch", "bf16", 0.05), ("torch", "fp16", 0.01), ("onnx", "fp32", 1e-4),
 ])  # fmt: skip
 def test_engines_answer_as_the_network_in_float64(engine, precision, near):
     reason = unavailable_reason(engine, precision, GPU)

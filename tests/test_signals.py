@@ -79,7 +79,8 @@ def test_what_a_scheduler_sends_has_an_exit_code_of_its_own(number, error, code)
     with StopSignals(lambda _: None) as asking:
         signal.raise_signal(number)
     raised = asking.error("stopped")
-    assert (type(raised), raised.exit_code) == (error, code)
+    assert (type(raised), raised.exit_code, raised.asked) == (error, code, True)
+    assert not RunStoppedError("stopped, as the disk is full").asked
 
 
 def test_where_nothing_is_to_be_saved_a_scheduler_is_obeyed_at_once():

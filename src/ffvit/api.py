@@ -176,7 +176,7 @@ def evaluate(command: commands.Evaluate) -> Score:
         write_figures(score, command.weights, command.json)
     if is_rank_zero() and command.predictions is not None:
         with atomic_path(command.predictions, "evaluate again") as temporary:
-            score.answers.to_csv(temporary, score.names)
+            score.predictions.to_csv(temporary, score.names)
     return score
 
 

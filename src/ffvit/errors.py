@@ -82,6 +82,8 @@ class RunStoppedError(FfvitError, RuntimeError):
     """
 
     code = "E-STOPPED"
+    asked: bool = False
+    """Whether a person or a scheduler asked for the stop; otherwise something failed."""
 
 
 class RequeueError(RunStoppedError):

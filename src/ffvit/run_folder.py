@@ -1,13 +1,13 @@
-"""The run folder: what a training leaves behind, and the one thing every later step reads.
+"""The run folder: what training writes, and the one thing every later step reads.
 
 | file | what |
 |---|---|
 | `config.yaml` | everything needed to run it again, and what it ran on |
 | `metrics.jsonl` | a line an epoch |
-| `checkpoint/state.pt` | everything needed to go on, replaced whole; `state.previous.pt`: the one before, if this is damaged |
+| `checkpoint/state.pt` | everything needed to resume, replaced whole; `state.previous.pt`: the one before, if this is damaged |
 | `best.safetensors`, `last.safetensors` | weights, with the network and the class names inside |
 | `summary.json` | how good it is on the test split, with uncertainty |
-| `predictions.csv` | its answer to every test image |
+| `predictions.csv` | its prediction for every test image |
 | `split.csv.gz` | its images as they were when it began, and which split each was in |
 | `bad_images.csv` | images that could not be read, if any |
 | `tensorboard/` | curves |
@@ -44,7 +44,7 @@ from ffvit.files.output_folder import RUN, check_writable, existing_paths, make_
 
 
 class Config(Value):
-    """Everything that decides what a run computes."""
+    """Everything that determines a run's result."""
 
     network: Network
     data: Data = Data()
@@ -127,22 +127,22 @@ class Run:
 
     @staticmethod
     def check_writable(path: Path, config: Config, overwrite: bool = False) -> None:
-        """Nothing, if a run folder may be made there; see `output_folder.check_writable`.
+        """Check that a run folder may be made there; see `output_folder.check_writable`.
 
         Raises:
-            UserError: None may.
+            UserError: It may not.
         """
         check_writable(path, RUN, overwrite, input_paths(config))
         check_outside(path, config.data.source)
 
     @property
     def has_checkpoint(self) -> bool:
-        """Whether there is something to go on from, damaged or not."""
+        """Whether there is a checkpoint to resume from, damaged or not."""
         return self.checkpoint_file.is_file() or self.previous_checkpoint_file.is_file()
 
     @property
     def config(self) -> Config:
-        """What the run computes."""
+        """The run's configuration."""
         return read_config(self.config_file)
 
     def metrics(self) -> list[dict[str, Any]]:
@@ -153,7 +153,7 @@ class Run:
             lines = self.metrics_file.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise RunFolderError(f"{self.metrics_file}: cannot be read ({error})") from None
-        then = f"train again with --overwrite, or delete {self.metrics_file} to go on without what it held"
+        then = f"train again with --overwrite, or delete {self.metrics_file} to resume without what it held"
         return [
             parse_json(line, f"{self.metrics_file}, line {number}", then, _Row) for number, line in enumerate(lines, 1)
         ]
@@ -163,11 +163,11 @@ class Run:
         self._write_metrics([*self.metrics(), row])
 
     def truncate_metrics(self, epoch: int) -> None:
-        """Drop the rows of epochs that a run gone on from its checkpoint will do again."""
+        """Drop the rows of epochs that a resumed run will do again."""
         self._write_metrics([row for row in self.metrics() if row["epoch"] <= epoch])
 
     def _write_metrics(self, rows: list[dict[str, Any]]) -> None:
-        """Write the file anew: on a full disk an appended line would end in its middle, and no one could read on."""
+        """Write the whole file: on a full disk an appended line would be cut off, and the file unreadable."""
         with atomic_path(self.metrics_file) as temporary:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
@@ -177,7 +177,7 @@ class Run:
             temporary.write_text(json.dumps(summary, indent=2) + "\n")
 
     def summary(self) -> dict[str, Any] | None:
-        """What the run reached, or None if it is not finished."""
+        """The content of `summary.json`, or None if the run is not finished."""
         if not self.summary_file.exists():
             return None
         return read_json(self.summary_file, "delete it, and finish the run again with --resume", _Summary)
@@ -196,7 +196,7 @@ def read_config(path: Path) -> Config:
 
 
 def input_paths(config: Config) -> dict[str, Path]:
-    """What a run reads, by what it is: it must not be replaced by the run."""
+    """The files and folders that a run reads, by what they are; the run must not replace them."""
     places = {
         "the data": config.data.source,
         "the data set's folder (--data.root)": config.data.root,
@@ -207,7 +207,7 @@ def input_paths(config: Config) -> dict[str, Path]:
 
 
 def free_folder(name: str, under: str = "runs") -> Path:
-    """`runs/<name>`, or with a number behind it if there is one already; a name too long for a folder is cut."""
+    """`runs/<name>`, or with a number behind it if that exists; a name too long for a folder is cut."""
     name = os.fsencode(name)[:200].decode(errors="ignore")
     path, number = Path(under) / name, 1
     while path.exists():

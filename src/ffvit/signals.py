@@ -119,7 +119,9 @@ def reraise_lost_signals() -> Iterator[None]:
 
 def stop_error(number: int, words: str) -> RunStoppedError:
     """The error of a run that was stopped by a signal and has saved."""
-    return RequeueError(words) if number in WARNINGS else RunStoppedError(words)
+    error = RequeueError(words) if number in WARNINGS else RunStoppedError(words)
+    error.asked = True
+    return error
 
 
 class _StoppedAtOnce(BaseException):
@@ -140,7 +142,7 @@ def _handle(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
     """Have a handler hear the signals, and hand back those before; a signal that is ignored (nohup) stays ignored."""
     if threading.current_thread() is not threading.main_thread():
         return {}
-    heard = [each for each in (signal.SIGINT, *WARNINGS) if signal.getsignal(each) is not signal.SIG_IGN]
+    heard = [number for number in (signal.SIGINT, *WARNINGS) if signal.getsignal(number) is not signal.SIG_IGN]
     return {number: signal.signal(number, handler) for number in heard}
 
 
@@ -177,7 +179,7 @@ def defer_signals(*numbers: int) -> Iterator[None]:
     heard: list[int] = []
     handlers = {}
     if threading.current_thread() is threading.main_thread():
-        handlers = {each: handler for each in numbers if callable(handler := signal.getsignal(each))}
+        handlers = {number: handler for number in numbers if callable(handler := signal.getsignal(number))}
     for number in handlers:
         signal.signal(number, lambda number, _: heard.append(number))
     try:

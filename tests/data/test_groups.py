@@ -13,7 +13,7 @@ from sklearn.datasets import load_sample_image
 
 from ffvit.config.data import Data
 from ffvit.data.check import near_duplicates as search_module
-from ffvit.data.groups import hold_out_groups
+from ffvit.data.holdout import hold_out_groups
 from ffvit.data.prepare.prepare import prepare
 from ffvit.data.splits import Splits, open_splits
 from ffvit.errors import UserError

@@ -3,11 +3,9 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
-import PIL.Image
 import pytest
 import torch
 
@@ -16,10 +14,10 @@ from ffvit.config import recipe
 from ffvit.config.preprocess import Preprocess
 from ffvit.data.decode import open_image
 from ffvit.data.images import ArrayImages, Subset
-from ffvit.data.loader import PADDING, PIECE, TRIED, evaluation_loader, seconds_per_image, training_loader, worker_count
+from ffvit.data.loader import PADDING, evaluation_loader, training_loader, worker_count
 from ffvit.data.sampler import TrainingOrder, View
 from ffvit.data.splits import open_splits
-from ffvit.data.transforms import Source, evaluation_transform, training_transform
+from ffvit.data.transforms import LazyImage, evaluation_transform, training_transform
 
 SHAPE = (3, 20, 24)
 MEAN = (0.5, 0.5, 0.5)
@@ -27,13 +25,17 @@ RECIPE = recipe.RECIPES["deit"].replace(batch_size=8)
 
 
 def shown(transform, images, index):
-    return torch.from_numpy(transform(Source(images.read(index), images.name(index))).pixels.copy()).permute(2, 0, 1)
+    return torch.from_numpy(transform(LazyImage(images.read(index), images.name(index))).pixels.copy()).permute(2, 0, 1)
 
 
 def loaded(images, workers=0, epoch=0, first_step=0, seed=0, **shared):
     order = TrainingOrder(len(images), seed, 8, 8, repeats=3, **shared)
     order.epoch, order.first_step = epoch, first_step
-    return list(training_loader(images, training_transform(RECIPE, SHAPE[1:], 3, MEAN), SHAPE, order, seed, workers))
+    return list(
+        training_loader(
+            images, training_transform(RECIPE, Preprocess(img_size=SHAPE[1:], mean=MEAN)), SHAPE, order, seed, workers
+        )
+    )
 
 
 @pytest.fixture(scope="module")
@@ -67,12 +69,12 @@ def test_pixels_do_not_depend_on_how_a_batch_is_shared(images, shared):
 def test_pixels_are_a_function_of_seed_epoch_image_and_view_alone(images):
     photo = np.asarray(open_image(images, 0))
     alike = ArrayImages("alike", [photo] * 5, np.zeros(5, dtype=np.int64))  # what differs is drawn
-    transform = training_transform(RECIPE, SHAPE[1:], 3, MEAN)
+    transform = training_transform(RECIPE, Preprocess(img_size=SHAPE[1:], mean=MEAN))
 
     def pixels(seed=1, epoch=2, image=3, view=0, group=0, position=0):
         order = TrainingOrder(len(alike), seed, 4, 4)
         dataset = training_loader(alike, transform, SHAPE, order, seed, 0).dataset
-        return dataset.__getitems__([View(epoch, image, view, group, position)])[0].seen
+        return dataset.__getitems__([View(epoch, image, view, group, position)])[0].image
 
     def same(one, other):
         return np.array_equal(one.pixels, other.pixels) and one.erased == other.erased
@@ -176,41 +178,6 @@ def test_files_share_the_processor_among_the_processes(images, monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(12)))
     some = Subset(images, np.arange(4))
     assert [worker_count(some, processes) for processes in (1, 2, 3, 12, 100)] == [12, 6, 4, 1, 1]
-
-
-class Slow:
-    """Images of a kind that take their time."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds, self.labels, self.read_so_far = seconds, np.zeros(1000, dtype=np.int64), 0
-
-    def __len__(self) -> int:
-        return 1000
-
-    def name(self, index: int) -> str:
-        return str(index)
-
-    def read(self, index: int) -> PIL.Image.Image:
-        self.read_so_far += 1
-        time.sleep(self.seconds)
-        return PIL.Image.new("RGB", (8, 8))
-
-
-def slow_loader(images: Slow):
-    transform = training_transform(recipe.RECIPES["small"].replace(auto_augment=None), SHAPE[1:], 3, MEAN)
-    return training_loader(images, transform, SHAPE, TrainingOrder(1000, 0, 256, 256), 0, 0)
-
-
-def test_the_time_of_an_image_is_measured_on_some():
-    images = Slow(0.002)
-    assert seconds_per_image(slow_loader(images)) >= 0.002
-    assert 0 < images.read_so_far <= TRIED + PIECE
-
-
-def test_slow_images_are_not_waited_for():
-    images = Slow(0.02)
-    assert seconds_per_image(slow_loader(images), most=0.1) >= 0.02
-    assert images.read_so_far == 2 * PIECE
 
 
 def test_no_process_is_started_that_would_have_no_batch(images):

@@ -16,12 +16,12 @@ KNOWN = Stages(0.001, 0.004, 0.003, 0.002, 0.005, 110_000.0, 2, 700.0)
 
 
 def test_what_takes_longest_is_the_limit_and_what_helps_is_said():
-    assert "2 loading processes: 700 images/s. The limit is decoding: 50 %" in KNOWN.words()
-    assert "110 kB" in KNOWN.words()
-    assert "ffvit prepare" in KNOWN.words()
-    assert "The limit is reading: 67 %" in replace(KNOWN, read=0.01).words()
-    assert "The limit is augmentation: 67 %" in replace(KNOWN, augment=0.008).words()
-    assert "prepare" not in replace(KNOWN, size=0.0).words()
+    assert "2 loading processes: 700 images/s. The limit is decoding: 50 %" in KNOWN.summary()
+    assert "110 kB" in KNOWN.summary()
+    assert "ffvit prepare" in KNOWN.summary()
+    assert "The limit is reading: 67 %" in replace(KNOWN, read=0.01).summary()
+    assert "The limit is augmentation: 67 %" in replace(KNOWN, augment=0.008).summary()
+    assert "prepare" not in replace(KNOWN, size=0.0).summary()
 
 
 def test_measures_what_it_says(photos):

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from torch.utils.data import IterableDataset
 
 from ffvit.config.data import Data
-from ffvit.data import folders, timm_datasets
+from ffvit.data import folders, sources, timm_datasets
 from ffvit.data.decode import open_image
+from ffvit.data.holdout import hold_out
 from ffvit.data.images import ArrayImages, LabeledImages
 from ffvit.data.progress import progress_bar
-from ffvit.data.splits import _hold_out, open_images, open_splits
+from ffvit.data.splits import open_images, open_splits
 from ffvit.errors import UserError
 from photos import write_photos
 
@@ -95,7 +96,7 @@ class TestFolders:
             assert classes_in_paths(split, splits.classes)
         same_photo(open_image(splits.test, 4), splits.test.name(4))
 
-    @pytest.mark.parametrize("val", ["val", "validation"])
+    @pytest.mark.parametrize("val", ["val", "valid", "validation"])
     def test_val_is_for_selection_where_there_is_test(self, photos, tmp_path, val):
         shutil.copytree(photos / "train", tmp_path / "train")
         shutil.copytree(photos / "val", tmp_path / val)
@@ -190,7 +191,7 @@ class TestLists:
             assert classes_in_paths(split, splits.classes)
         same_photo(open_image(splits.test, 0), splits.test.name(0))
 
-    @pytest.mark.parametrize("validation", ["val", "validation"])
+    @pytest.mark.parametrize("validation", ["val", "valid", "validation"])
     def test_a_column_names_the_parts(self, photos, rows, validation):
         rows["split"] = ["train", "train", validation, "test"] * 12
         rows.to_csv(photos / "parted.csv", index=False)
@@ -248,7 +249,7 @@ class TestTimm:
             return self.Stream(made[-1], sizes[split])
 
         monkeypatch.setattr(timm_datasets, "create_dataset", create)
-        monkeypatch.setattr(timm_datasets, "find_spec", lambda name: True)
+        monkeypatch.setattr(sources, "find_spec", lambda name: True)
         return made
 
     def test_a_stream_is_held_in_memory_whole_by_every_process(self, shards, tmp_path):
@@ -295,7 +296,7 @@ class TestTimm:
             return Set(HubReader(dataset=Rows(label=label), label_key="label", class_to_idx=classes, files=paths))
 
         monkeypatch.setattr(timm_datasets, "create_dataset", create)
-        monkeypatch.setattr(timm_datasets, "find_spec", lambda name: True)
+        monkeypatch.setattr(sources, "find_spec", lambda name: True)
         return paths
 
     def test_a_hub_set_whose_test_labels_are_withheld(self, hub):
@@ -305,12 +306,12 @@ class TestTimm:
         same_photo(open_image(splits.test, 13), hub[13])
 
     def test_missing_package(self, monkeypatch):
-        monkeypatch.setattr(timm_datasets, "find_spec", lambda name: None)
+        monkeypatch.setattr(sources, "find_spec", lambda name: None)
         with pytest.raises(UserError, match=r"hfds/ needs the package datasets: pip install 'ffvit\[sources\]'"):
             open_splits(Data(source="hfds/some/photos"))
 
     def test_shards_need_a_place(self, monkeypatch):
-        monkeypatch.setattr(timm_datasets, "find_spec", lambda name: True)
+        monkeypatch.setattr(sources, "find_spec", lambda name: True)
         with pytest.raises(UserError, match=r"data\.root"):
             open_splits(Data(source="wds/some"))
 
@@ -468,7 +469,7 @@ class TestHoldOut:
     def test_is_disjoint_complete_stratified_and_repeatable(self, sizes, share, leave, seed):
         images = self.images(sizes)
         count = max(1, round(share * len(images)))
-        kept, held = _hold_out(images, count, leave, seed)
+        kept, held = hold_out(images, count, leave, seed)
         assert sorted([*names(kept), *names(held)]) == sorted(names(images))
         in_class = np.bincount(held.labels, minlength=len(sizes))
         fair = np.array(sizes) * count / len(images)
@@ -478,16 +479,17 @@ class TestHoldOut:
         assert (np.abs(in_class - np.minimum(fair, at_most)) < 1 + 1e-9).all()
         if (fair >= 1).all() and (fair + 1 <= at_most).all():
             assert len(held) == count
-        assert names(held) == names(_hold_out(images, count, leave, seed)[1])
+        assert names(held) == names(hold_out(images, count, leave, seed)[1])
 
     def test_the_seed_decides(self):
         images = self.images([50, 50])
-        assert names(_hold_out(images, 20, 1, 0)[1]) != names(_hold_out(images, 20, 1, 1)[1])
+        assert names(hold_out(images, 20, 1, 0)[1]) != names(hold_out(images, 20, 1, 1)[1])
 
     def test_is_capped_for_large_sets(self, monkeypatch):
         many = LabeledImages(self.images([60_000, 60_000, 30_000]), ("a", "b", "c"))
-        monkeypatch.setattr("ffvit.data.splits._digits", lambda: many)
-        splits = open_splits(Data())
+        source = sources.DataSource("many", lambda source, _: source == "many", lambda *_: {"train": lambda: many})
+        monkeypatch.setattr(sources, "SOURCES", (*sources.SOURCES, source))
+        splits = open_splits(Data(source="many"))
         assert len(splits.validation) == 10_000
         assert np.bincount(splits.validation.labels).tolist() == [4000, 4000, 2000]
 

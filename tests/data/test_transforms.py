@@ -17,7 +17,7 @@ from ffvit.config import recipe
 from ffvit.config.preprocess import Preprocess
 from ffvit.data.images import BadImageError
 from ffvit.data.loader import Batch, NormalizeOnDevice
-from ffvit.data.transforms import Seen, Source, Transform, evaluation_transform, training_transform
+from ffvit.data.transforms import LazyImage, Transform, TransformedImage, evaluation_transform, training_transform
 from ffvit.errors import UserError
 from ffvit.seeding import preserve_rng_state, seed_torch, seeded
 
@@ -25,7 +25,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 ZERO = (0.0, 0.0, 0.0)
 
 
-def batch_of(seen: Seen) -> Batch:
+def batch_of(seen: TransformedImage) -> Batch:
     return Batch(
         images=torch.from_numpy(seen.pixels.copy()).permute(2, 0, 1)[None],
         erased=torch.tensor([seen.erased]),
@@ -50,6 +50,10 @@ def evaluation(crop: float, interpolation: str, size: tuple[int, int], channels:
     )
 
 
+def training(how: recipe.Recipe, size: tuple[int, int], channels: int, mean: tuple[float, ...]) -> Transform:
+    return training_transform(how, Preprocess(img_size=size, in_chans=channels, mean=mean))
+
+
 @pytest.fixture
 def photo(photos) -> PIL.Image.Image:
     return PIL.Image.open(photos / "val" / "pagoda" / "0000.jpg").convert("RGB")
@@ -60,7 +64,7 @@ def exactly(named: recipe.Recipe) -> recipe.Recipe:
 
 
 def test_deit_recipe_is_what_deit_gives_timm_pixel_for_pixel(photo):
-    ours = training_transform(exactly(recipe.named_recipe("deit")), (64, 64), 3, MEAN)
+    ours = training(exactly(recipe.named_recipe("deit")), (64, 64), 3, MEAN)
     # datasets.py::build_transform of the code released with DeiT, with its defaults (main.py::get_args_parser)
     theirs = create_transform(
         input_size=64,
@@ -73,10 +77,10 @@ def test_deit_recipe_is_what_deit_gives_timm_pixel_for_pixel(photo):
         re_count=1,
     )
     erased = 0
-    finish = NormalizeOnDevice(MEAN, STD)
+    finish = NormalizeOnDevice(Preprocess(img_size=(64, 64)))
     for index in range(40):
         with seeded(0, 0, index, 0):
-            mine = ours(Source(photo, ""))
+            mine = ours(LazyImage(photo, ""))
         with seeded(0, 0, index, 0):
             their = theirs(photo)
         finished = finish(batch_of(mine))[0]
@@ -100,17 +104,19 @@ from pathlib import Path
 import numpy as np
 
 from ffvit.config import recipe
+from ffvit.config.preprocess import Preprocess
 from ffvit.seeding import seeded
-from ffvit.data.transforms import Source, training_transform
+from ffvit.data.transforms import LazyImage, training_transform
 
 files = [Path(name).read_bytes() for name in sys.argv[1:]]
 deit = recipe.named_recipe("deit")
-ways = [training_transform(deit.replace(exact=exact), (64, 64), 3, (0.5, 0.4, 0.4)) for exact in ("never", "always")]
+shown = Preprocess(img_size=(64, 64), mean=(0.5, 0.4, 0.4))
+ways = [training_transform(deit.replace(exact=exact), shown) for exact in ("never", "always")]
 for index in range(200):
     seen = []
     for transform in ways:
         with seeded(0, 0, index, 0):
-            seen.append(transform(Source(files[index % len(files)], "")))
+            seen.append(transform(LazyImage(files[index % len(files)], "")))
     assert seen[0].erased == seen[1].erased
     print(np.abs(seen[0].pixels.astype(int) - seen[1].pixels).mean())
 """
@@ -135,16 +141,16 @@ def test_a_recipe_moves_what_it_names(photo):
         square = photo.crop((0, 0, 96, 96))
         # Nothing left to chance: the whole image, mirrored.
         expected = np.asarray(square)[:, ::-1]
-        np.testing.assert_array_equal(training_transform(whole, (96, 96), 3, ZERO)(Source(square, "")).pixels, expected)
-        still = training_transform(whole.replace(flip=0.0), (96, 96), 3, ZERO)
-        np.testing.assert_array_equal(still(Source(square, "")).pixels, expected[:, ::-1])
-        wide = training_transform(whole.replace(crop_scale=(0.5, 0.5), crop_ratio=(2.0, 2.0)), (96, 96), 3, ZERO)
+        np.testing.assert_array_equal(training(whole, (96, 96), 3, ZERO)(LazyImage(square, "")).pixels, expected)
+        still = training(whole.replace(flip=0.0), (96, 96), 3, ZERO)
+        np.testing.assert_array_equal(still(LazyImage(square, "")).pixels, expected[:, ::-1])
+        wide = training(whole.replace(crop_scale=(0.5, 0.5), crop_ratio=(2.0, 2.0)), (96, 96), 3, ZERO)
         y, x = np.mgrid[:96, :96].astype(np.uint8)
-        made = wide(Source(PIL.Image.fromarray(np.dstack([x, y, x])), "")).pixels
+        made = wide(LazyImage(PIL.Image.fromarray(np.dstack([x, y, x])), "")).pixels
         assert np.ptp(made[..., 0]) > 90
         assert np.ptp(made[..., 1]) < 50
-        noisy = training_transform(whole.replace(random_erase_prob=1.0, flip=0.0), (96, 96), 3, ZERO)
-        assert noisy(Source(square, "")).erased[2] > 0
+        noisy = training(whole.replace(random_erase_prob=1.0, flip=0.0), (96, 96), 3, ZERO)
+        assert noisy(LazyImage(square, "")).erased[2] > 0
 
 
 @pytest.mark.parametrize("named", [*recipe.RECIPES, "3a", "augmix-m5-w2-d2", "original"])
@@ -152,11 +158,11 @@ def test_a_recipe_moves_what_it_names(photo):
 @pytest.mark.parametrize("exact", ["never", "always"])
 def test_every_recipe_shows_images_of_the_networks_size(photo, named, channels, exact):
     chosen = recipe.RECIPES.get(named) or recipe.Recipe(auto_augment=named)
-    made_here = training_transform(chosen.replace(exact=exact), (48, 80), channels, MEAN[:channels])
+    made_here = training(chosen.replace(exact=exact), (48, 80), channels, MEAN[:channels])
     transform = pickle.loads(pickle.dumps(made_here))  # as it travels to workers that are not forked
     for index in range(20):
         with seeded(0, 0, index, 0):
-            made = transform(Source(photo, "")).pixels
+            made = transform(LazyImage(photo, "")).pixels
         assert made.shape == (48, 80, channels)
         assert made.dtype == np.uint8
 
@@ -164,12 +170,12 @@ def test_every_recipe_shows_images_of_the_networks_size(photo, named, channels, 
 @pytest.mark.parametrize("exact", ["never", "always"])
 def test_grey_is_the_grey_of_the_augmented_colour(photo, exact):
     strong = recipe.named_recipe("deit").replace(random_erase_prob=0.0, exact=exact)
-    grey, colour = (training_transform(strong, (40, 60), n, (0.5,) * n) for n in (1, 3))
+    grey, colour = (training(strong, (40, 60), n, (0.5,) * n) for n in (1, 3))
     for index in range(40):
         with seeded(0, 0, index, 0):
-            made = grey(Source(photo, "")).pixels
+            made = grey(LazyImage(photo, "")).pixels
         with seeded(0, 0, index, 0):
-            pixels = colour(Source(photo, "")).pixels
+            pixels = colour(LazyImage(photo, "")).pixels
         expected = np.asarray(PIL.Image.fromarray(pixels).convert("L")).astype(int)
         assert np.abs(made[..., 0] - expected).max() <= (exact == "never")
 
@@ -179,8 +185,8 @@ def test_grey_of_one_colour(exact):
     red = PIL.Image.new("RGB", (20, 20), (200, 0, 0))
     still = recipe.Recipe(crop_scale=(0.5, 1), flip=0.5, exact="always" if exact else "never")
     for made in (
-        training_transform(still, (12, 12), 1, (0.5,))(Source(red, "")),
-        evaluation(1.0, "bicubic", (12, 12), 1, exact)(Source(red, "")),
+        training(still, (12, 12), 1, (0.5,))(LazyImage(red, "")),
+        evaluation(1.0, "bicubic", (12, 12), 1, exact)(LazyImage(red, "")),
     ):
         np.testing.assert_array_equal(made.pixels, np.full((12, 12, 1), round(200 * 0.299)))
 
@@ -195,7 +201,9 @@ def test_evaluation_resizes_the_shorter_side_and_crops_the_centre(photo, size, c
     left, top = round((wide - size) / 2), round((between - size) / 2)
     resized = photo.resize((wide, between), PIL.Image.Resampling.BICUBIC)
     expected = np.asarray(resized)[top : top + size, left : left + size]
-    exact, fast = (evaluation(crop, "bicubic", (size, size), 3, how)(Source(photo, "")).pixels for how in (True, False))
+    exact, fast = (
+        evaluation(crop, "bicubic", (size, size), 3, how)(LazyImage(photo, "")).pixels for how in (True, False)
+    )
     np.testing.assert_array_equal(exact, expected)
     assert np.abs(fast.astype(int) - expected).max() <= 2
 
@@ -206,7 +214,7 @@ def test_evaluation_of_rectangles_keeps_proportions(exact):
     y, x = np.mgrid[:200, :300]
     disc = PIL.Image.fromarray((((y - 100) ** 2 + (x - 150) ** 2 < 50**2) * 255).astype(np.uint8)).convert("RGB")
     for size in ((96, 160), (160, 96), (64, 64)):
-        made = evaluation(0.9, "bilinear", size, 3, exact)(Source(disc, "")).pixels[..., 0] > 127
+        made = evaluation(0.9, "bilinear", size, 3, exact)(LazyImage(disc, "")).pixels[..., 0] > 127
         assert made.shape == size
         assert abs(int(made.any(0).sum()) - int(made.any(1).sum())) <= 2
         assert 0.1 < made.mean() < 0.8
@@ -221,7 +229,7 @@ def test_the_fast_way_is_right_for_every_format(photo, suffix, mode):
     except (OSError, ValueError):
         pytest.skip(f"{suffix} holds no {mode}")
     exact, fast = (
-        evaluation(0.8, "bicubic", (48, 48), 3, how)(Source(file.getvalue(), "")).pixels.astype(int)
+        evaluation(0.8, "bicubic", (48, 48), 3, how)(LazyImage(file.getvalue(), "")).pixels.astype(int)
         for how in (True, False)
     )
     assert np.abs(exact - fast).max() <= 2
@@ -235,7 +243,7 @@ def test_what_pillow_refuses_the_fast_way_refuses_in_the_same_words(photos, spoi
     words = []
     for exact in (True, False):
         with pytest.raises(BadImageError) as caught:
-            evaluation(0.8, "bicubic", (48, 48), 3, exact)(Source(spoil(whole), "a.jpg"))
+            evaluation(0.8, "bicubic", (48, 48), 3, exact)(LazyImage(spoil(whole), "a.jpg"))
         words.append(str(caught.value))
     assert words[0] == words[1]
 
@@ -244,14 +252,13 @@ def test_what_pillow_refuses_the_fast_way_refuses_in_the_same_words(photos, spoi
     ("call", "message"),
     [
         (lambda: evaluation(0.875, "bicubic", (8, 8), 4), "images have 3 .* takes 4"),
-        (lambda: training_transform(recipe.Recipe(), (8, 8), 2, (0.0,) * 2), "images have 3 .* takes 2"),
-        (lambda: NormalizeOnDevice((0.5,), STD), r"one number a channel \(1\); got 3"),
+        (lambda: training(recipe.Recipe(), (8, 8), 2, (0.0,) * 2), "images have 3 .* takes 2"),
         (
-            lambda: training_transform(recipe.Recipe(auto_augment="random"), (8, 8), 3, MEAN),
+            lambda: training(recipe.Recipe(auto_augment="random"), (8, 8), 3, MEAN),
             "recipe.auto_augment: timm does not know 'random'",
         ),
         (
-            lambda: training_transform(recipe.Recipe(auto_augment="best"), (8, 8), 3, MEAN),
+            lambda: training(recipe.Recipe(auto_augment="best"), (8, 8), 3, MEAN),
             "recipe.auto_augment: timm does not know 'best'",
         ),
     ],
@@ -267,7 +274,9 @@ def test_what_cannot_be_is_said(call, message):
 def test_tensors_are_torchvisions_to_the_bit(mode, mean, std):
     levels = PIL.Image.fromarray(np.arange(256, dtype=np.uint8).reshape(8, 32))
     image = PIL.Image.merge("RGB", [levels.transpose(PIL.Image.Transpose.FLIP_LEFT_RIGHT), levels, levels])
-    made = NormalizeOnDevice(mean, std)(batch_of(evaluation(1.0, "bilinear", (8, 32), len(mean))(Source(image, ""))))
+    made = NormalizeOnDevice(Preprocess(img_size=(8, 32), in_chans=len(mean), mean=mean, std=std))(
+        batch_of(evaluation(1.0, "bilinear", (8, 32), len(mean))(LazyImage(image, "")))
+    )
     expected = functional.normalize(functional.to_tensor(image.convert(mode)), mean, std)
     assert made.is_contiguous()
     assert torch.equal(made[0], expected)
@@ -313,10 +322,10 @@ def test_seeding_torch_past_the_gpus_is_seeding_torch():
 def test_posterizing_to_nothing_is_black_whatever_pillow_says(exact):
     """timm's rand-m9-mstd0.5-inc1 asks for 0 bits now and then; Pillow 13 refuses them."""
     strongest = recipe.Recipe(auto_augment="rand-m10-inc1-n9-p1", crop_scale=(1, 1), exact=exact)
-    transform = training_transform(strongest, (8, 8), 3, ZERO)
+    transform = training(strongest, (8, 8), 3, ZERO)
     white = PIL.Image.new("RGB", (8, 8), "white")
     darkest = []
     for index in range(60):
         with seeded(index):
-            darkest.append(transform(Source(white, "")).pixels.max())
+            darkest.append(transform(LazyImage(white, "")).pixels.max())
     assert min(darkest) == 0

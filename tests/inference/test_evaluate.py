@@ -15,7 +15,7 @@ from ffvit.config.architecture import FF_ONLY
 from ffvit.config.data import Data
 from ffvit.data.splits import open_splits
 from ffvit.inference.evaluate import Score
-from ffvit.inference.mode import evaluation_mode
+from ffvit.inference.evaluator import evaluation_mode
 from ffvit.run_folder import Run
 
 CPU = ffvit.Hardware(accelerator="cpu")
@@ -69,17 +69,17 @@ def test_a_runs_answers_are_those_it_wrote_down(run, whole):
     assert whole.evaluation.to_dict()["top1"] == summary["test"]["top1"]
     assert whole.evaluation.temperature == summary["temperature"]
     assert whole.bad == []
-    assert len(whole.names) == len(whole.answers.labels) == 359
+    assert len(whole.names) == len(whole.predictions.labels) == 359
 
 
 def test_some_of_the_classes_are_matched_by_name(run, whole, tmp_path):
     folder, places = write_digits(tmp_path, "37")
     score = ffvit.evaluate(run.path, folder, hardware=CPU)
-    assert score.answers.classes == tuple("0123456789")
-    assert set(score.answers.labels) == {3, 7}
-    np.testing.assert_array_equal(score.answers.labels, whole.answers.labels[places])
-    np.testing.assert_array_equal(score.answers.predicted, whole.answers.predicted[places])
-    np.testing.assert_allclose(score.answers.loss, whole.answers.loss[places], rtol=1e-4, atol=1e-5)
+    assert score.predictions.classes == tuple("0123456789")
+    assert set(score.predictions.labels) == {3, 7}
+    np.testing.assert_array_equal(score.predictions.labels, whole.predictions.labels[places])
+    np.testing.assert_array_equal(score.predictions.predicted, whole.predictions.predicted[places])
+    np.testing.assert_allclose(score.predictions.loss, whole.predictions.loss[places], rtol=1e-4, atol=1e-5)
 
 
 def test_a_class_the_network_does_not_know_is_named(run, tmp_path):
@@ -98,7 +98,7 @@ def test_bad_images_are_named_and_left_out(run, whole, tmp_path):
     assert [each.name for each in score.bad] == [str(files[0]), str(files[4])]
     assert score.names == [str(file) for place, file in enumerate(files) if place not in (0, 4)]
     read = np.delete(places, [0, 4])
-    np.testing.assert_array_equal(score.answers.predicted, whole.answers.predicted[read])
+    np.testing.assert_array_equal(score.predictions.predicted, whole.predictions.predicted[read])
 
 
 def test_the_same_weights_answer_the_same_however_they_are_given(run, whole):
@@ -110,15 +110,20 @@ def test_the_same_weights_answer_the_same_however_they_are_given(run, whole):
         (ffvit.load(run.best_file), "digits"),
     ):
         score = ffvit.evaluate(weights, data, hardware=CPU)
-        np.testing.assert_array_equal(score.answers.logits, whole.answers.logits)
+        np.testing.assert_array_equal(score.predictions.logits, whole.predictions.logits)
         assert score.evaluation.to_dict() == whole.evaluation.to_dict()
     assert whole.evaluation.temperature == run.summary()["temperature"] is not None
+
+
+def test_evaluation_takes_no_precision(run):
+    with pytest.raises(ffvit.UserError, match=r"evaluation is always in float32, .*: leave out --precision"):
+        ffvit.evaluate(run.path, hardware=CPU.replace(precision="bf16-mixed"))
 
 
 def test_a_copy_of_the_file_alone_answers_the_same(run, whole, tmp_path):
     alone = shutil.copy(run.best_file, tmp_path / "weights.safetensors")
     score = ffvit.evaluate(alone, "digits", hardware=CPU)
-    np.testing.assert_array_equal(score.answers.logits, whole.answers.logits)
+    np.testing.assert_array_equal(score.predictions.logits, whole.predictions.logits)
     assert score.evaluation.temperature == whole.evaluation.temperature
 
 
@@ -127,18 +132,18 @@ def test_pixels_of_the_fast_backend_travel_with_the_weights(tmp_path, photos):
     recipe = recipes.RECIPES["small"].replace(epochs=1, warmup_epochs=0, batch_size=8)
     run = ffvit.train(small, photos, recipe, hardware=CPU, out=tmp_path / "run")
     assert recipe.exact == "never"
-    of_run = ffvit.evaluate(run.path, hardware=CPU).answers.logits
+    of_run = ffvit.evaluate(run.path, hardware=CPU).predictions.logits
     alone = shutil.copy(run.best_file, tmp_path / "weights.safetensors")
-    np.testing.assert_array_equal(ffvit.evaluate(alone, photos, hardware=CPU).answers.logits, of_run)
-    other = ffvit.evaluate(run.path, hardware=CPU, pixel_backend="pillow").answers.logits
+    np.testing.assert_array_equal(ffvit.evaluate(alone, photos, hardware=CPU).predictions.logits, of_run)
+    other = ffvit.evaluate(run.path, hardware=CPU, pixel_backend="pillow").predictions.logits
     assert 0 < np.abs(other - of_run).max() < 0.2
 
 
 def test_what_is_given_wins(run, whole):
     for given in ({"crop": 0.8}, {"interpolation": "bicubic", "crop": 0.8}, {"crop": 0.8, "pixel_backend": "fast"}):
-        changed = ffvit.evaluate(run.path, hardware=CPU, **given).answers.logits
-        assert not np.allclose(changed, whole.answers.logits)
-        np.testing.assert_array_equal(ffvit.evaluate(run.best_file, hardware=CPU, **given).answers.logits, changed)
+        changed = ffvit.evaluate(run.path, hardware=CPU, **given).predictions.logits
+        assert not np.allclose(changed, whole.predictions.logits)
+        np.testing.assert_array_equal(ffvit.evaluate(run.best_file, hardware=CPU, **given).predictions.logits, changed)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -239,8 +244,8 @@ def test_weights_without_a_run_need_images(run):
 
 def test_the_size_of_a_batch_moves_no_answer(run, whole):
     score = ffvit.evaluate(run.path, hardware=CPU, batch_size=50)
-    np.testing.assert_array_equal(score.answers.predicted, whole.answers.predicted)
-    np.testing.assert_allclose(score.answers.loss, whole.answers.loss, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(score.predictions.predicted, whole.predictions.predicted)
+    np.testing.assert_allclose(score.predictions.loss, whole.predictions.loss, rtol=1e-4, atol=1e-5)
 
 
 def test_a_network_without_names_for_its_classes_takes_the_sources_in_natural_order(tmp_path):
@@ -249,6 +254,6 @@ def test_a_network_without_names_for_its_classes_takes_the_sources_in_natural_or
         PIL.Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"class{number}" / "0.png")
     network = ffvit.create_model("ff_micro_patch2_8", classes=3)
     score = ffvit.evaluate(network, tmp_path, hardware=CPU)
-    assert score.answers.classes == ("0", "1", "2")
+    assert score.predictions.classes == ("0", "1", "2")
     assert [Path(name).parent.name for name in score.names] == ["class1", "class10", "class2"]
-    assert score.answers.labels.tolist() == [0, 2, 1]
+    assert score.predictions.labels.tolist() == [0, 2, 1]

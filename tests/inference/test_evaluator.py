@@ -19,7 +19,7 @@ from ffvit.config.architecture import FF_ONLY, Architecture
 from ffvit.config.hardware import Hardware
 from ffvit.config.preprocess import Preprocess
 from ffvit.data.images import ArrayImages, BadImageError, StoredImage
-from ffvit.data.transforms import Source, evaluation_transform
+from ffvit.data.transforms import LazyImage, evaluation_transform
 from ffvit.errors import UserError
 from ffvit.hardware.launch import start_fabric
 from ffvit.inference import evaluator
@@ -76,7 +76,7 @@ def by_a_plain_loop(images: Some) -> Predictions:
     with torch.no_grad():
         logits = torch.cat(
             [
-                net(normalized(to_tensor(transform(Source(images.read(index), "")).pixels.copy()))[None])
+                net(normalized(to_tensor(transform(LazyImage(images.read(index), "")).pixels.copy()))[None])
                 for index in read
             ]
         )
@@ -168,6 +168,13 @@ def test_the_network_keeps_its_mode_and_gradients(training):
     assert net.head.weight.grad.eq(1).all()
 
 
+@pytest.mark.parametrize("precision", ["bf16-mixed", "32-true"])
+def test_scores_are_in_float32_whatever_the_precision_of_training(precision):
+    answers, _ = scored(Some(25), start_fabric(Hardware(accelerator="cpu", precision=precision)))
+    expected, _ = scored(Some(25))
+    np.testing.assert_array_equal(answers.logits, expected.logits)
+
+
 @pytest.mark.parametrize(("kept", "times"), [(25 * 3 * 8 * 10, 1), (25 * 3 * 8 * 10 - 1, 2)])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_small_set_is_loaded_once_however_often_it_is_scored(monkeypatch, kept, times, workers):
@@ -184,6 +191,21 @@ def test_a_small_set_is_loaded_once_however_often_it_is_scored(monkeypatch, kept
     assert [str(each) for each in bad] == [str(each) for each in bad_again]
     for name in (*PER_IMAGE, "logits", "logits_of"):
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
+
+
+def with_statistics(mean: float) -> nn.Module:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(3 * 8 * 10, len(CLASSES)))
+    net[0].running_mean.fill_(mean)
+    return net
+
+
+def test_all_processes_score_with_the_first_ones_statistics(on_two):
+    """Each gathers its own while training; those that are saved are the first one's."""
+    fabric = start_fabric(Hardware(accelerator="cpu", precision="32-true"))
+    expected, _ = Evaluator(fabric, Some(24), PREPROCESS, CLASSES, 4)(with_statistics(0.0))
+    for of_process in on_two:
+        np.testing.assert_allclose(of_process["statistics"].logits, expected.logits, rtol=1e-4, atol=1e-5)
 
 
 class Counted:
@@ -212,6 +234,7 @@ def main(out: Path) -> None:
         scored(Some(5, range(5)), fabric)
     except UserError as error:
         got["none"] = str(error)
+    got["statistics"], _ = Evaluator(fabric, Some(24), PREPROCESS, CLASSES, 4)(with_statistics(fabric.global_rank))
     evaluator.KEPT_LOGITS = 60
     got["kept"] = scored(Some(*SETS["bad"]), fabric)
     (out / f"{fabric.global_rank}.pickle").write_bytes(pickle.dumps(got))

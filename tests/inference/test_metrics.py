@@ -173,8 +173,8 @@ def test_only_the_ten_most_frequent_wrong_answers():
         answered(list(range(12)) * 2 + [11], [(each + 1) % 12 for each in range(12)] * 2 + [0], 12)
     )
     assert [pair.count for pair in evaluation.worst_pairs] == [3] + [2] * 9
-    assert evaluation.worst_pairs[0].truth == "class 11"
-    assert evaluation.worst_pairs[1].truth == "class 0"
+    assert evaluation.worst_pairs[0].label == "class 11"
+    assert evaluation.worst_pairs[1].label == "class 0"
 
 
 def test_a_given_temperature_is_used_and_a_fitted_one_lowers_the_error():

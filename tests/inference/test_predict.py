@@ -50,10 +50,21 @@ def test_the_same_weights_predict_the_same_however_they_are_given(run, photos, t
 def test_probabilities_are_those_that_evaluation_calibrates(run, photos):
     """The answers of both, image by image, at the run's temperature."""
     score = ffvit.evaluate(run.path, hardware=CPU)
-    logits = torch.from_numpy(score.answers.logits) / run.summary()["temperature"]
+    logits = torch.from_numpy(score.predictions.logits) / run.summary()["temperature"]
     predicted = {each.image: each for each in ffvit.predict(run.path, [photos / "val"], top=1, hardware=CPU)}
     for name, highest in zip(score.names, logits.softmax(1).amax(1).tolist(), strict=True):
         assert predicted[name].probabilities[0] == pytest.approx(highest, rel=1e-4)
+
+
+def test_half_precision_only_where_it_is_asked_for(run, photos):
+    def probabilities(**changes) -> list[float]:
+        predictions = ffvit.predict(run.path, [photos / "val"], top=1, hardware=CPU.replace(**changes))
+        return [prediction.probabilities[0] for prediction in predictions]
+
+    assert probabilities() == probabilities(precision="32-true") != probabilities(precision="bf16-mixed")
+    assert probabilities() == pytest.approx(probabilities(precision="bf16-mixed"), abs=0.05)
+    with pytest.raises(ffvit.UserError, match="fp16 runs on the engines torch and compiled, on a GPU"):
+        probabilities(precision="16-mixed")
 
 
 @pytest.mark.parametrize("whole", [True, False])

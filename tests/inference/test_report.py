@@ -100,7 +100,7 @@ def test_names_are_not_markup():
 
 
 def test_all_right_says_so():
-    assert "No image was answered wrongly." in printed(answers_of([0, 1], [0, 1], ["a", "b"]))
+    assert "Every image was predicted correctly." in printed(answers_of([0, 1], [0, 1], ["a", "b"]))
 
 
 def test_one_image_has_no_loss_interval():

@@ -18,7 +18,7 @@ import ffvit
 from commands import environment, here
 from ffvit.config import recipe as recipes
 from ffvit.run_folder import Run
-from ffvit.training import checkpoint, loop, train
+from ffvit.training import checkpoint, train
 from ffvit.training.checkpoint import DamagedError, read_checkpoint
 
 QUICK = recipes.RECIPES["digits"].replace(epochs=3, warmup_epochs=1, batch_size=256)
@@ -108,14 +108,14 @@ def test_the_one_before_a_damaged_checkpoint_is_used_and_said(finished, unfinish
         path.unlink()
     said = resumed(unfinished)
     assert ("state.pt: the checkpoint is damaged" in said) == (damage != "absent")
-    assert ("going on from the one before it" in said) == (damage != "absent")
+    assert ("resuming from the one before it" in said) == (damage != "absent")
     assert_same(unfinished, finished)
 
 
 def test_a_damaged_checkpoint_is_never_kept_as_the_one_before(finished, unfinished, monkeypatch):
     """Else a second fault would find no whole one."""
     unfinished.checkpoint_file.write_bytes(b"torn")
-    monkeypatch.setattr(loop.Trainer, "fit", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(train, "fit", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         train.resume(unfinished.path, console=Console(quiet=True))
     assert read_checkpoint(unfinished.checkpoint_file)["progress"]["epoch"] == 2
@@ -134,8 +134,8 @@ def test_with_both_damaged_it_says_what_to_do(unfinished):
 def test_metrics_are_those_of_the_checkpoint_that_is_used(unfinished, monkeypatch):
     unfinished.checkpoint_file.write_bytes(b"torn")
     rows = []
-    monkeypatch.setattr(loop.Trainer, "fit", lambda self: rows.extend(self.run.metrics()))
-    monkeypatch.setattr(train, "evaluate_at_end", lambda loop: "")
+    monkeypatch.setattr(train, "fit", lambda setup, run, *_: rows.extend(run.metrics()))
+    monkeypatch.setattr(train, "evaluate_at_end", lambda *_: "")
     train.resume(unfinished.path, console=Console(quiet=True))
     assert [row["epoch"] for row in rows] == [1, 2]
 

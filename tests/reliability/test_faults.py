@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ import ffvit
 from commands import environment
 from ffvit.config import recipe as recipes
 from ffvit.config.architecture import FF_ONLY
-from ffvit.data import loader
+from ffvit.data import loader, resilient_loader
 from ffvit.data.images import FileImages
 from ffvit.hardware.devices import is_out_of_memory
 from ffvit.run_folder import Run
@@ -184,13 +185,13 @@ def test_a_limit_on_real_memory_is_survived(tmp_path):
 import resource, sys
 import ffvit.training.train, psutil, torch
 from ffvit.cli import main
-from ffvit.training import loop, step
-fit = loop.Trainer.fit
-def limited(self):
+from ffvit.training import step, train
+fit = train.fit
+def limited(*arguments):
     now = psutil.Process().memory_info().vms
     resource.setrlimit(resource.RLIMIT_AS, (now + 450 * 2**20,) * 2)
-    fit(self)
-loop.Trainer.fit = limited
+    fit(*arguments)
+train.fit = limited
 step.keep_freed_memory = lambda: None
 sys.argv = ["ffvit", "train", "ff_tiny_patch16_224", "--image", "64", "--data", "{tmp_path}/photos", "--workers", "0", "--out",
             "{tmp_path}/run", "--recipe.epochs", "1", "--recipe.warmup-epochs", "0.1", "--recipe.batch-size", "128",
@@ -242,7 +243,7 @@ def test_a_loading_process_that_is_killed_is_replaced_and_no_bit_moves(tmp_path,
 
 
 def test_loading_processes_killed_again_and_again_stop_the_run_in_words(tmp_path, photos, monkeypatch):
-    monkeypatch.setattr(loader, "TICK", 1.0)
+    monkeypatch.setattr(resilient_loader, "TICK", 1.0)
     at_image(monkeypatch, 7, lambda: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(
         ffvit.errors.WorkerError, match=r"killed by SIGKILL.*0007\.jpg, 4 times in a row; fewer --workers"
@@ -252,9 +253,9 @@ def test_loading_processes_killed_again_and_again_stop_the_run_in_words(tmp_path
 
 def test_a_loading_process_that_hangs_is_named_and_replaced_within_a_minute(tmp_path, photos, monkeypatch, capfd):
     whole, _ = on_photos(tmp_path / "whole", photos, workers=0)
-    assert loader.PATIENCE + 2 * loader.TICK <= 60
-    monkeypatch.setattr(loader, "TICK", 0.5)
-    monkeypatch.setattr(loader, "PATIENCE", 2.0)
+    assert resilient_loader.PATIENCE + 2 * resilient_loader.TICK <= 60
+    monkeypatch.setattr(resilient_loader, "TICK", 0.5)
+    monkeypatch.setattr(resilient_loader, "PATIENCE", 2.0)
     at_image(monkeypatch, 7, lambda: once(tmp_path / "hung") and time.sleep(100))
     began = time.monotonic()
     run, _ = on_photos(tmp_path / "run", photos, workers=2)
@@ -288,8 +289,8 @@ def test_a_loading_process_killed_while_it_hands_over_a_batch_is_replaced(tmp_pa
 
 def test_loading_that_is_slow_does_not_hang(tmp_path, photos, monkeypatch, capfd):
     """Each batch takes longer than the patience, each image does not."""
-    monkeypatch.setattr(loader, "TICK", 0.2)
-    monkeypatch.setattr(loader, "PATIENCE", 1.5)
+    monkeypatch.setattr(resilient_loader, "TICK", 0.2)
+    monkeypatch.setattr(resilient_loader, "PATIENCE", 1.5)
     at_image(monkeypatch, 7, lambda: time.sleep(0.6))
     on_photos(tmp_path / "run", photos, workers=1)
     assert "hangs" not in capfd.readouterr().err
@@ -299,7 +300,7 @@ def test_loading_that_is_slow_does_not_hang(tmp_path, photos, monkeypatch, capfd
 def test_without_room_in_shared_memory_loading_goes_on_otherwise(tmp_path, photos, monkeypatch, capfd, pages, instead):
     whole, _ = on_photos(tmp_path / "whole", photos, workers=2)
     assert "/dev/shm" not in capfd.readouterr().err
-    monkeypatch.setattr(loader, "AHEAD", 100)
+    monkeypatch.setattr(loader, "PREFETCH", 100)
     statvfs = os.statvfs
     little = os.statvfs_result((4096, 4096, 64, pages, pages, *tuple(statvfs("/dev/shm"))[5:]))
     monkeypatch.setattr(os, "statvfs", lambda path: little if path == loader.SHARED_MEMORY else statvfs(path))
@@ -310,15 +311,17 @@ def test_without_room_in_shared_memory_loading_goes_on_otherwise(tmp_path, photo
     assert instead in said
 
 
-def test_what_goes_through_pipes_takes_no_shared_memory():
-    collate = loader._Collate((3, 4, 5), shared=False)
-    batch = collate.batch([loader._Loaded(None, 1, 0), loader._Loaded(None, 2, 1)])
-    parcel = loader._Parcel.of(batch)
-    assert not any(isinstance(each, torch.Tensor) for each in vars(parcel).values())
-    opened = parcel.opened()
-    assert torch.equal(opened.images, batch.images)
-    assert opened.images.stride() == batch.images.stride()
-    assert (opened.labels.tolist(), opened.weights.tolist()) == ([1, 2], [0, 0])
+def test_what_goes_through_pipes_takes_no_shared_memory(monkeypatch):
+    monkeypatch.setattr(loader, "get_worker_info", object)  # as in a worker
+    loaded = [loader._Loaded(None, 1, 0), loader._Loaded(None, 2, 1)]
+    batch = loader._Collate((3, 4, 5))(loaded)
+    pickled = loader._Collate((3, 4, 5), shared_memory=False)(loaded)
+    assert isinstance(pickled, bytes)
+    unpickled = pickle.loads(pickled)
+    assert not unpickled.images.is_shared()
+    assert torch.equal(unpickled.images, batch.images)
+    assert unpickled.images.stride() == batch.images.stride()
+    assert (unpickled.labels.tolist(), unpickled.weights.tolist()) == ([1, 2], [0, 0])
 
 
 @pytest.mark.reliability

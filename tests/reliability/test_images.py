@@ -25,12 +25,12 @@ import commands
 from ffvit.config.preprocess import Preprocess
 from ffvit.config.recipe import Recipe
 from ffvit.data import images, jpeg
-from ffvit.data.check.scan import _as_stored
+from ffvit.data.check.scan import _stored_traits
 from ffvit.data.decode import decode
 from ffvit.data.images import BadImageError, TimmImages, only_image_formats, read_file
 from ffvit.data.prepare.packing import Form
 from ffvit.data.timm_datasets import open_split
-from ffvit.data.transforms import Source, evaluation_transform, training_transform
+from ffvit.data.transforms import LazyImage, evaluation_transform, training_transform
 from ffvit.models.create import create_model
 from ffvit.models.weights import save_weights
 
@@ -86,7 +86,7 @@ class TestCode:
         monkeypatch.setattr(PIL.EpsImagePlugin, "Ghostscript", start)
         return started
 
-    @pytest.mark.parametrize("use", [decode, Form(max_side=8).applied, lambda stored, _: _as_stored(stored)])
+    @pytest.mark.parametrize("use", [decode, Form(max_side=8).applied, lambda stored, _: _stored_traits(stored)])
     def test_postscript_never_starts_ghostscript(self, ghostscript, use):
         with contextlib.suppress(BadImageError):
             use(POSTSCRIPT, "x.jpg")
@@ -170,14 +170,14 @@ class TestSizes:
             evaluation_transform(Preprocess(img_size=(224, 224), pixel_backend="fast")),
         ):
             with pytest.raises(BadImageError, match="65,000 x 1"):
-                transform(Source(stored, "needle.png"))
+                transform(LazyImage(stored, "needle.png"))
 
     def test_a_needle_of_a_jpeg_is_refused_before_it_is_decoded(self):
         file = io.BytesIO()
         PIL.Image.new("RGB", (65_000, 1)).save(file, "JPEG")
         transform = evaluation_transform(Preprocess(img_size=(224, 224), pixel_backend="fast"))
         with pytest.raises(BadImageError, match="65,000 x 1"):
-            transform(Source(file.getvalue(), "needle.jpg"))
+            transform(LazyImage(file.getvalue(), "needle.jpg"))
 
     def test_long_images_within_the_ratio_are_read(self):
         assert decode(png(100 * 3, 3), "strip.png").size == (300, 3)
@@ -205,8 +205,8 @@ class TestSizes:
             evaluation_transform(Preprocess(img_size=(224, 224), pixel_backend="pillow")),
         ):
             with pytest.raises(BadImageError, match="scans"):
-                transform(Source(bomb, "scans.jpg"))
-            transform(Source(stored, "fine.jpg"))
+                transform(LazyImage(bomb, "scans.jpg"))
+            transform(LazyImage(stored, "fine.jpg"))
 
     @pytest.mark.reliability
     @pytest.mark.parametrize("kind", ["L", "RGBA", "I;16"])
@@ -215,14 +215,14 @@ class TestSizes:
         PIL.Image.new(kind, (10_000, 10_000), 0 if kind != "RGBA" else (9, 9, 9, 9)).save(path, compress_level=1)
         code = f"""
 import resource
-from ffvit.data.transforms import Source, evaluation_transform
+from ffvit.data.transforms import LazyImage, evaluation_transform
 from ffvit.data.images import read_file
 from ffvit.models.create import create_model
 from ffvit.models.weights import save_weights
 from ffvit.config.preprocess import Preprocess
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 transform = evaluation_transform(Preprocess(img_size=(224, 224), pixel_backend="fast"))
-transform(Source(read_file({str(path)!r}), "large.png"))
+transform(LazyImage(read_file({str(path)!r}), "large.png"))
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -238,10 +238,10 @@ def test_impossible_sampling_factors_are_bad_images(factor):
     for transform in (
         evaluation_transform(Preprocess(img_size=(32, 32), pixel_backend="fast")),
         evaluation_transform(Preprocess(img_size=(32, 32), pixel_backend="pillow")),
-        training_transform(Recipe(exact="never"), (32, 32), 3, (0.5, 0.5, 0.5)),
+        training_transform(Recipe(exact="never"), Preprocess(img_size=(32, 32))),
     ):
         with pytest.raises(BadImageError):
-            transform(Source(bytes(stored), "x.jpg"))
+            transform(LazyImage(bytes(stored), "x.jpg"))
 
 
 class Opens:

@@ -40,7 +40,7 @@ def few_and_many(many: int, few: int = 1) -> pytest.MarkDecorator:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory) -> Path:
-    """A folder of two classes, with what `check` finds odd: two copies and one of a single colour."""
+    """A folder of two classes, with what `check` warns of: two duplicates and one of a single colour."""
     folder, draw = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
     for number in range(PICTURES):
         kind = folder / "ab"[number % 2]
@@ -147,7 +147,7 @@ def test_check_killed_anywhere_finds_the_same(tmp_path, pictures, checked, seed,
         arguments, go_on, tmp_path / "log", seconds, draw, partial(change, tmp_path, out="said.txt"), latest=1.0
     )
     record_property("kills", killed)
-    assert found.count(b",copy,") == 2
+    assert found.count(b",duplicate,") == 2
     assert out.read_bytes() == found
     assert (tmp_path / "said.txt").read_bytes() == said
     assert_nothing_is_left(tmp_path)

@@ -120,7 +120,7 @@ def test_lists_that_are_none(tmp_path: Path):
 
 
 def test_images_without_labels_cannot_be_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(splits, "_openers", lambda *_: {"test": lambda: None})
+    monkeypatch.setattr(splits, "open_source", lambda *_: {"test": lambda: None})
     with pytest.raises(DataError, match="has no labels to compare answers with"):
         open_images(str(tmp_path), None, None)
 

@@ -84,26 +84,6 @@ def test_what_is_freed_is_kept_only_where_there_is_plenty(monkeypatch):
     assert not auto_tuning.has_free_memory(network, 64, fabric)
 
 
-def test_as_many_processes_load_as_the_network_needs(monkeypatch):
-    network, fabric = ffvit.create_model(TINY, image=32), Fabric(accelerator="cpu", devices=1)
-    monkeypatch.setattr(auto_tuning, "_forward", lambda *_: 0.001)
-    needed = []
-    for seconds in (0.0001, 0.003, 0.0045, 1.0):
-        monkeypatch.setattr(auto_tuning, "seconds_per_image", lambda _, seconds=seconds: seconds)
-        needed.append(auto_tuning.loading_workers(None, network, 8, fabric, 12))  # type: ignore[arg-type]
-    assert needed == [1, 2, 3, 12]
-    assert [auto_tuning.loading_workers(None, network, 8, fabric, few) for few in (0, 1)] == [0, 1]  # type: ignore[arg-type]
-
-
-def test_timing_the_network_leaves_no_trace():
-    network, fabric = ffvit.create_model(TINY, image=32), Fabric(accelerator="cpu", devices=1)
-    threads, draws = torch.get_num_threads(), torch.get_rng_state()
-    assert auto_tuning._forward(network, 2, fabric) > 0
-    assert network.training
-    assert torch.get_num_threads() == threads
-    assert torch.equal(torch.get_rng_state(), draws)
-
-
 def test_a_network_that_cannot_is_left_as_it_is(monkeypatch):
     monkeypatch.setattr(auto_tuning, "free_memory", lambda _: 1)
     fabric, network = Fabric(accelerator="cpu", devices=1), ffvit.create_model(TINY, image=32)

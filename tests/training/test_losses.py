@@ -10,6 +10,7 @@ from timm.loss import SoftTargetCrossEntropy
 from torch import nn
 from torch.nn import functional
 
+from ffvit.config.preprocess import Preprocess
 from ffvit.config.recipe import Recipe
 from ffvit.training.losses import Criterion, class_weights, classification_loss, teacher_loss
 
@@ -113,7 +114,7 @@ class Answering(nn.Module):
 
 
 def criterion(teacher=None, mean=HALF, std=HALF, weights=None, **fields) -> Criterion:
-    return Criterion(Recipe(**fields), weights, teacher, mean, std)
+    return Criterion(Recipe(**fields), weights, teacher, Preprocess(img_size=(8, 8), mean=mean, std=std))
 
 
 class TestCriterion:

@@ -77,11 +77,11 @@ class Target:
     def calibration(self) -> Float[Tensor, "images channels height width"]:
         """Images to calibrate with: the run's training images, or without a run random ones, which tell speed alone."""
         preprocess = preprocess_of(self.network())
-        shape = preprocess.in_chans, *preprocess.img_size
+        shape = preprocess.shape
         if not self.has_run:
             return torch.randn(CALIBRATION, *shape, generator=torch.Generator().manual_seed(0))
         train = self.splits.train
         images = Subset(train, np.linspace(0, len(train) - 1, min(CALIBRATION, len(train))).astype(np.int64))
         transform = evaluation_transform(preprocess)
         batch = next(iter(evaluation_loader(images, transform, shape, CALIBRATION, worker_count(images, 1))))
-        return NormalizeOnDevice(preprocess.mean, preprocess.std)(batch)[batch.weights > 0]
+        return NormalizeOnDevice(preprocess)(batch)[batch.weights > 0]

@@ -170,9 +170,11 @@ ffvit predict runs/flowers folder/ --format csv > predictions.csv"""
     ] = "table"
     model: ModelName = None
     engine: Annotated[
-        Literal["auto", "torch", "compiled", "onnx", "openvino"],
-        option("What computes. auto: PyTorch, or for more than a minute of work the engine measured to be fastest."),
-    ] = "auto"
+        Literal["torch", "compiled", "onnx", "openvino"],
+        option(
+            "What computes: torch in fp32, as in evaluate. Others are faster for many images; `ffvit benchmark` compares them."
+        ),
+    ] = "torch"
     hardware: OneDevice = None
 
 

@@ -11,15 +11,6 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, field_validator, m
 
 from ffvit.config.base import Value
 
-NEEDS = {
-    "torch": ("torchvision", "torchvision"),
-    "hfds": ("datasets", "'ffvit[sources]'"),
-    "hfids": ("datasets", "'ffvit[sources]'"),
-    "wds": ("webdataset", "'ffvit[sources]'"),
-    "tfds": ("tensorflow_datasets", "tensorflow tensorflow-datasets"),
-}
-"""timm's prefixes: the package each needs, and what to install for it."""
-
 NEAR_DUPLICATES = "near-duplicates"
 
 

@@ -27,7 +27,7 @@ class Hardware(Value):
     )
     workers: NonNegativeInt | None = Field(
         None,
-        description="Loading processes per device. Default: as many as keep up with the network, measured.",
+        description="Processes that load images, for each device. Default: one per core, at most 16.",
     )
     micro_batch: PositiveInt | None = Field(
         None, description="Per-device micro-batch; gradients accumulate to batch_size."

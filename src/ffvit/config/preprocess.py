@@ -57,6 +57,11 @@ class Preprocess(Value):
             )
         return self
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of what the network takes."""
+        return (self.in_chans, *self.img_size)
+
     @classmethod
     def from_timm(cls, config: Mapping[str, Any], where: str = "pretrained_cfg", **known: Any) -> Preprocess:
         """What a timm `pretrained_cfg` says; what it leaves out is timm's default.
@@ -84,7 +89,7 @@ class Preprocess(Value):
     def to_timm(self) -> dict[str, Any]:
         """As fields of a timm `pretrained_cfg`, which has none for the pixel backend."""
         return {
-            "input_size": (self.in_chans, *self.img_size),
+            "input_size": self.shape,
             "crop_pct": self.crop_pct,
             "interpolation": self.interpolation,
             "mean": self.mean,

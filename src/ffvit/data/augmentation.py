@@ -1,8 +1,8 @@
-"""timm's augmentation operations on arrays of bytes, with OpenCV in the place of Pillow.
+"""timm's augmentation operations on arrays of bytes, with OpenCV instead of Pillow.
 
-What is drawn (which operation, how strong, which way) stays timm's: an operation of its policy gets another function to
-call. Tables of 256 values do what changes each pixel by itself, so their results are timm's to the bit; what moves or mixes
-pixels differs by the rounding, and by the cubic's shape (OpenCV's a is -0.75, Pillow's -1 where it moves pixels).
+What is drawn (which operation, how strong, in which direction) stays timm's: an operation of its policy calls another
+function. Tables of 256 values do what changes each pixel by itself, so their results are timm's to the bit; operations that
+move or mix pixels differ by rounding, and by the cubic's shape (OpenCV's a is -0.75, Pillow's -1 where it moves pixels).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Step = Callable[[Pixels], Pixels]
 
 
 def on_arrays(step: Any) -> Step:
-    """One of timm's steps, made to take and return arrays: RandAugment, AutoAugment, 3-Augment; others (AugMix) whole."""
+    """One of timm's steps on arrays: RandAugment, AutoAugment and 3-Augment by operation, others (AugMix) through Pillow."""
     if not isinstance(step, timms.RandAugment | timms.AutoAugment):
         return partial(_through_pillow, step)
     for operation in operations(step):
@@ -49,8 +49,8 @@ def operations(augment: Any) -> Iterator[timms.AugmentOp]:
     if isinstance(augment, timms.AugmentOp):
         yield augment
     elif isinstance(augment, list | tuple):
-        for each in augment:
-            yield from operations(each)
+        for inner in augment:
+            yield from operations(inner)
     elif isinstance(augment, Compose):
         yield from operations(augment.transforms)
     else:
@@ -58,7 +58,7 @@ def operations(augment: Any) -> Iterator[timms.AugmentOp]:
 
 
 def posterize(image: PIL.Image.Image, bits: int, **_: Any) -> PIL.Image.Image:
-    """As timm's. At full strength it keeps 0 bits: black, as ever, where Pillow from 13 on would refuse."""
+    """As timm's. With 0 bits, which timm draws at full strength and Pillow 13 refuses, the image is black."""
     return timms.posterize(image, bits) if bits > 0 else PIL.Image.new(image.mode, image.size)
 
 
@@ -68,8 +68,8 @@ def _through_pillow(
     return np.asarray(function(PIL.Image.fromarray(pixels), *arguments, **options))
 
 
-def _moved(pixels: Pixels, matrix: tuple[float, ...], fillcolor: tuple[int, ...], resample: Any) -> Pixels:
-    """Pillow's Image.transform(AFFINE): each pixel's centre, half a pixel in, comes from where the matrix says."""
+def _affine(pixels: Pixels, matrix: tuple[float, ...], fillcolor: tuple[int, ...], resample: Any) -> Pixels:
+    """Pillow's Image.transform(AFFINE): the matrix tells where each pixel's centre, half a pixel in, comes from."""
     a, b, c, d, e, f = matrix
     centred = np.array([[a, b, c + (a + b - 1) / 2], [d, e, f + (d + e - 1) / 2]])
     height, width, _ = pixels.shape
@@ -77,36 +77,36 @@ def _moved(pixels: Pixels, matrix: tuple[float, ...], fillcolor: tuple[int, ...]
         pixels,
         centred,
         (width, height),
-        flags=INTERPOLATION[_one(resample)] | cv2.WARP_INVERSE_MAP,
+        flags=INTERPOLATION[_drawn(resample)] | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_CONSTANT,
         borderValue=fillcolor,
     )
 
 
-def _one(resample: Any) -> PIL.Image.Resampling:
-    """Timm's interpolation, or one of those it gives to choose from."""
+def _drawn(resample: Any) -> PIL.Image.Resampling:
+    """The interpolation, or one of those that timm gives to draw from."""
     return random.choice(resample) if isinstance(resample, list | tuple) else resample
 
 
 def _shear_x(pixels: Pixels, factor: float, **options: Any) -> Pixels:
-    return _moved(pixels, (1.0, factor, 0.0, 0.0, 1.0, 0.0), **options)
+    return _affine(pixels, (1.0, factor, 0.0, 0.0, 1.0, 0.0), **options)
 
 
 def _shear_y(pixels: Pixels, factor: float, **options: Any) -> Pixels:
-    return _moved(pixels, (1.0, 0.0, 0.0, factor, 1.0, 0.0), **options)
+    return _affine(pixels, (1.0, 0.0, 0.0, factor, 1.0, 0.0), **options)
 
 
 def _translate_x(pixels: Pixels, by: float, fillcolor: tuple[int, ...], resample: Any) -> Pixels:
-    """Every pixel moves by the same part of a pixel: one small filter, a tenth of the time of `_moved`."""
-    whole, kernel = math.floor(by), _between(by - math.floor(by), _one(resample))
+    """Every pixel moves by the same fraction of a pixel: one small filter, in a tenth of the time of `_affine`."""
+    whole, kernel = math.floor(by), _kernel(by - math.floor(by), _drawn(resample))
     height, width, channels = pixels.shape
     made = np.full((height, width, channels), fillcolor, dtype=np.uint8)
     # Those whose centre comes from within the image
     begin, end = max(0, math.ceil(-by - 0.5)), min(width, math.ceil(width - by - 0.5))
     if begin < end:
         padded = cv2.copyMakeBorder(pixels, 0, 0, 1, 1, cv2.BORDER_REPLICATE)
-        between = cv2.filter2D(padded, -1, kernel, anchor=(1, 0), borderType=cv2.BORDER_REPLICATE)
-        made[:, begin:end] = between[:, begin + whole + 1 : end + whole + 1]
+        shifted = cv2.filter2D(padded, -1, kernel, anchor=(1, 0), borderType=cv2.BORDER_REPLICATE)
+        made[:, begin:end] = shifted[:, begin + whole + 1 : end + whole + 1]
     return made
 
 
@@ -114,9 +114,8 @@ def _translate_y(pixels: Pixels, by: float, **options: Any) -> Pixels:
     return np.ascontiguousarray(_translate_x(pixels.swapaxes(0, 1), by, **options).swapaxes(0, 1))
 
 
-def _between(share: float, resample: PIL.Image.Resampling) -> np.ndarray:
-    """Weights of four neighbours for a place so far between the middle two, as Pillow interpolates (a = -1)."""
-    x = share
+def _kernel(x: float, resample: PIL.Image.Resampling) -> np.ndarray:
+    """Weights of four neighbours at a distance of x from the second of them, as Pillow interpolates (a = -1)."""
     if resample == PIL.Image.Resampling.BILINEAR:
         weights = [0, 1 - x, x, 0]
     else:
@@ -136,7 +135,7 @@ def _rotate(pixels: Pixels, degrees: float, **options: Any) -> Pixels:
     angle = -math.radians(degrees)
     cosine, sine = math.cos(angle), math.sin(angle)
     y, x = pixels.shape[0] / 2, pixels.shape[1] / 2
-    return _moved(
+    return _affine(
         pixels, (cosine, sine, x - cosine * x - sine * y, -sine, cosine, y + sine * x - cosine * y), **options
     )
 
@@ -239,4 +238,4 @@ ON_ARRAYS: dict[Callable[..., PIL.Image.Image], Callable[..., Pixels]] = {
     timms.brightness: _brightness,
     timms.sharpness: _sharpness,
 }
-"""Our functions for timm's. Others (blurs) go through Pillow."""
+"""timm's functions and ours; others (blurs) go through Pillow."""

@@ -1,16 +1,17 @@
-"""The one place where bytes become pixels, exactly: whatever the format, upright, in RGB."""
+"""Decoding with Pillow: whatever the format, upright, in RGB."""
 
 from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterator
 
 import numpy as np
 import PIL.Image
 from PIL import ImageOps, UnidentifiedImageError
 
 from ffvit.data.images import FORMATS, BadImageError, Images, StoredImage, refused_size
-from ffvit.data.jpeg import MAX_SCANS, SCAN
+from ffvit.data.jpeg import MAX_SCANS, SOI, SOS
 from ffvit.errors import DataError
 
 _BAND_PIXELS = 2**22
@@ -57,7 +58,7 @@ def decode(stored: StoredImage, name: str) -> PIL.Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata, and of sizes that are still allowed
-            return to_rgb(_small_enough(stored) if isinstance(stored, PIL.Image.Image) else _upright(stored))
+            return to_rgb(_checked_size(stored) if isinstance(stored, PIL.Image.Image) else _upright(stored))
     except PIL.Image.DecompressionBombError:  # Pillow's own limit comes first where it is the lower one
         reason = refused_size(2**31, 2**31) or ""
     except _RefusedError as error:
@@ -84,22 +85,24 @@ def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
     if image.width * image.height <= _BAND_PIXELS:
         return _band_as_rgb(image)
     whole = PIL.Image.new("RGB", image.size)
-    rows = max(1, _BAND_PIXELS // image.width)
-    for top in range(0, image.height, rows):
-        band = image.crop((0, top, image.width, min(top + rows, image.height)))
-        whole.paste(_band_as_rgb(band), (0, top))
+    for top, bottom in _bands(image.height, image.width):
+        whole.paste(_band_as_rgb(image.crop((0, top, image.width, bottom))), (0, top))
     return whole
 
 
 def to_array(image: PIL.Image.Image) -> np.ndarray:
     """The pixels of an RGB image, in an array that may be written to (Pillow's own may not)."""
     pixels = np.empty((image.height, image.width, 3), np.uint8)
-    rows = max(1, _BAND_PIXELS // image.width)
-    for top in range(0, image.height, rows):
-        bottom = min(top + rows, image.height)
-        whole = bottom - top == image.height
-        pixels[top:bottom] = np.asarray(image if whole else image.crop((0, top, image.width, bottom)))
+    for top, bottom in _bands(image.height, image.width):
+        band = image if bottom - top == image.height else image.crop((0, top, image.width, bottom))
+        pixels[top:bottom] = np.asarray(band)
     return pixels
+
+
+def _bands(height: int, width: int) -> Iterator[tuple[int, int]]:
+    """First and last row of bands of an image, so that its copies take little memory."""
+    rows = max(1, _BAND_PIXELS // width)
+    return ((top, min(top + rows, height)) for top in range(0, height, rows))
 
 
 def _band_as_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
@@ -116,13 +119,12 @@ def _eight_bits(grey: np.ndarray) -> np.ndarray:
     if grey.dtype.kind == "f":
         grey = np.nan_to_num(grey, posinf=0.0, neginf=0.0)
         high = 1.0
-    if grey.min() < low or grey.max() > high:  # Neither 16 bits nor 0 to 1: darkest to black, lightest to white
+    if grey.min() < low or grey.max() > high:  # neither 16 bits nor 0 to 1: darkest to black, lightest to white
         low, high = float(grey.min()), float(grey.max())
     scaled = np.empty(grey.shape, np.uint8)
-    rows = max(1, _BAND_PIXELS // grey.shape[1])
-    for top in range(0, len(grey), rows):
-        band = grey[top : top + rows].astype(np.float64)
-        scaled[top : top + rows] = np.round((band - low) * (255 / (high - low or 1.0)))
+    for top, bottom in _bands(*grey.shape):
+        band = grey[top:bottom].astype(np.float64)
+        scaled[top:bottom] = np.round((band - low) * (255 / (high - low or 1.0)))
     return scaled
 
 
@@ -130,20 +132,20 @@ class _RefusedError(Exception):
     """An image is not decoded; says why."""
 
 
-def _small_enough(image: PIL.Image.Image) -> PIL.Image.Image:
+def _checked_size(image: PIL.Image.Image) -> PIL.Image.Image:
     if reason := refused_size(*image.size):
         raise _RefusedError(reason)
     return image
 
 
 def _upright(encoded: bytes) -> PIL.Image.Image:
-    if encoded[:2] == b"\xff\xd8" and (scans := encoded.count(SCAN)) > MAX_SCANS:
+    if encoded[:2] == SOI and (scans := encoded.count(SOS)) > MAX_SCANS:
         raise _RefusedError(f"is a JPEG of {scans:,} scans, and is not decoded (at most {MAX_SCANS})")
     with PIL.Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
-        _small_enough(image)
+        _checked_size(image)
         image.load()  # first, so that what fails below is the EXIF
         try:
             ImageOps.exif_transpose(image, in_place=True)
-        except Exception:  # Damaged EXIF is no reason to do without the pixels
+        except Exception:  # damaged EXIF is no reason to do without the pixels
             return image.copy()
         return image.copy() if image.readonly else image

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from ffvit.data.images import FileImages, LabeledImages, natural_sort
+from ffvit.data.images import SPLIT_NAMES, FileImages, LabeledImages, natural_sort
 from ffvit.data.progress import progress_bar
 from ffvit.errors import DataError, OutputError
 from ffvit.files.output_folder import has_marks
@@ -14,43 +14,45 @@ from ffvit.files.output_folder import has_marks
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
 """What a file's name must end in, upper or lower case, to be taken for an image."""
 
-PARTS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
-"""Folders that are parts, and which."""
-
 
 def split_folders(folder: Path) -> dict[str, Path]:
     """Which folder holds which split: train, val and test, or the folder itself as train if it has no splits.
 
-    A test/ without folders in it holds no labels (ImageNet's), so it is no part.
+    A test/ without folders in it holds images without labels (ImageNet's) and is left out.
 
     Raises:
-        UserError: The folder cannot be listed, or has both val/ and validation/.
+        UserError: The folder cannot be listed, or two of its folders are the same split, as val/ and validation/ are.
     """
     inside = {entry.name for entry in visible(folder) if is_folder(entry) and not _is_output(folder / entry.name)}
-    if {"val", "validation"} <= inside:
-        raise DataError(f"{folder}: has both val/ and validation/; rename the one that is not to be used")
-    named = {part: folder / name for name, part in PARTS.items() if name in inside}
+    named: dict[str, Path] = {}
+    for name, split in SPLIT_NAMES.items():
+        if name in inside:
+            if split in named:
+                raise DataError(
+                    f"{folder}: has both {named[split].name}/ and {name}/; rename the one that is not to be used"
+                )
+            named[split] = folder / name
     if "test" in named and not any(is_folder(entry) for entry in visible(named["test"])):
         del named["test"]
-    # Other folders beside a lone train/ or test/ make it a class (of vehicles, say) like them.
-    return named if len(named) > 1 or (inside <= set(PARTS) and named) else {"train": folder}
+    # A lone train/ or test/ beside other folders is a class (of vehicles, say) like them.
+    return named if len(named) > 1 or (named and inside <= set(SPLIT_NAMES)) else {"train": folder}
 
 
 def read_folder(folder: Path) -> LabeledImages:
-    """The images of class folders, however deep inside them; hidden files and folders are passed over.
+    """The images of class folders, however deep inside them, without hidden files and folders.
 
     Raises:
         UserError: There is no image in a class folder, or a folder cannot be listed.
     """
-    found = list(progress_bar(image_files(folder), f"looking through {folder}"))
-    paths = [path for path in found if os.sep in path]
-    if not paths:
-        if found:
-            raise DataError(
-                f"{folder}: its {len(found):,} images (first: {found[0]}) lie directly in it; "
-                "put those of each class into a folder named for the class"
-            )
+    files = list(progress_bar(image_files(folder), f"looking through {folder}"))
+    paths = [path for path in files if os.sep in path]
+    if not files:
         raise DataError(f"{folder}: there is no image in it (looked for {' '.join(SUFFIXES)})")
+    if not paths:
+        raise DataError(
+            f"{folder}: its {len(files):,} images (first: {files[0]}) lie directly in it; "
+            "put those of each class into a folder named for the class"
+        )
     classes, labels = natural_sort([path.split(os.sep, 1)[0] for path in paths])
     return LabeledImages(FileImages(folder, paths, labels), classes)
 
@@ -63,7 +65,7 @@ def image_files(folder: Path) -> Iterator[str]:
 
     def below(path: Path, prefix: str, above: frozenset[str]) -> Iterator[str]:
         real = os.path.realpath(path)
-        if real in above:  # A link to a folder that it lies in: around this loop there is nothing new
+        if real in above:  # a link to a folder that it lies in
             return
         for entry in sorted(visible(path), key=lambda entry: entry.name):
             if is_folder(entry):
@@ -76,7 +78,7 @@ def image_files(folder: Path) -> Iterator[str]:
 
 
 def check_outside(out: Path, source: str) -> None:
-    """Nothing, unless what a command writes would lie in the folder of a class.
+    """Raise an error if what a command writes would lie in the folder of a class.
 
     Raises:
         OutputError: It would.
@@ -85,9 +87,9 @@ def check_outside(out: Path, source: str) -> None:
     place = out.resolve()
     if not os.path.isdir(folder) or not place.is_relative_to(folder.resolve()):  # noqa: PTH112 (never raises)
         return
-    for part in split_folders(folder).values():
-        if place.is_relative_to(part.resolve()) and place != part.resolve():
-            first = part.resolve() / place.relative_to(part.resolve()).parts[0]
+    for split in (folder.resolve() for folder in split_folders(folder).values()):
+        if place.is_relative_to(split) and place != split:
+            first = split / place.relative_to(split).parts[0]
             if first.is_dir() and not _is_output(first) and next(image_files(first), None) is not None:
                 raise OutputError(f"{out}: lies in {first}, the images of a class; name an --out outside of them")
 
@@ -109,7 +111,7 @@ def _is_output(folder: Path) -> bool:
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether it is a folder, or a link to one; a link that leads nowhere is none."""
+    """Whether an entry is a folder or a link to one."""
     try:
         return entry.is_dir()
     except OSError:
@@ -117,7 +119,7 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def visible(folder: Path) -> list[os.DirEntry[str]]:
-    """What lies in a folder, without hidden things and what macOS adds to archives.
+    """The entries of a folder, without hidden ones and what macOS adds to archives.
 
     Raises:
         UserError: The folder cannot be listed.

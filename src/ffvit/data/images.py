@@ -1,4 +1,4 @@
-"""Labelled images with random access: where each lies, and its class."""
+"""Labeled images with random access."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class BadImageError(FfvitError):
 
 @runtime_checkable
 class Images(Protocol):
-    """Images with labels, any of which can be opened at any time, by any process."""
+    """Images with labels; every process can open any of them at any time."""
 
     @property
     def labels(self) -> Labels:
@@ -63,7 +63,7 @@ class Images(Protocol):
     def __len__(self) -> int: ...
 
     def name(self, index: int) -> str:
-        """What a person would look for to find the image: its path, or the data set and its number there."""
+        """Where a person finds the image: its path, or the data set and its number there."""
         ...
 
     def read(self, index: int) -> StoredImage:
@@ -75,6 +75,20 @@ class Images(Protocol):
         ...
 
 
+SPLITS = ("train", "val", "test")
+"""The splits that a data source may have, in this order."""
+
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+}
+"""What folders, lists, tar files and data sets call their splits, and which split each name means."""
+
+
 class LabeledImages(NamedTuple):
     """Images and the names of the classes that their labels count."""
 
@@ -84,20 +98,18 @@ class LabeledImages(NamedTuple):
 
 def natural_sort(names: Sequence[str]) -> tuple[tuple[str, ...], Labels]:
     """The different names in natural order (2 before 10, as timm sorts them), and each name's place among them."""
-    classes = sorted(set(names), key=lambda name: ([_number_or_word(part) for part in _DIGITS.split(name)], name))
+
+    def key(name: str) -> tuple[list[tuple[int, str]], str]:
+        pieces = re.split(r"(\d+)", name)
+        return [(int(piece), "") if piece.isdecimal() else (-1, piece.lower()) for piece in pieces], name
+
+    classes = sorted(set(names), key=key)
     place = {name: index for index, name in enumerate(classes)}
     return tuple(classes), np.array([place[name] for name in names], dtype=np.int64)
 
 
-_DIGITS = re.compile(r"(\d+)")
-
-
-def _number_or_word(part: str) -> tuple[int, str]:
-    return (int(part), "") if part.isdecimal() else (-1, part.lower())
-
-
 class FileImages:
-    """Image files. A million paths are kept as one run of bytes: small, and quick to hand to a loader's workers."""
+    """Image files. The paths are kept as one bytes object: small, and quick to hand to a loader's workers."""
 
     def __init__(self, folder: Path, paths: Sequence[str], labels: Labels) -> None:
         """Label the files.
@@ -171,12 +183,12 @@ class TimmImages:
             if reader is None:
                 with only_image_formats():
                     return cast("StoredImage", self.dataset[index][0])
-            # Past timm's own dataset, which answers an unreadable image with its neighbour, label and all.
+            # Not through timm's own data set, which replaces an unreadable image with its neighbour, label and all.
             with reader[index][0] as file:
                 return cast("bytes", file.read())
         except BadImageError:
             raise
-        except Exception as error:  # whatever a data set's own reading trips over
+        except Exception as error:  # a data set's own reader may raise anything
             raise BadImageError(self.name(index), f"cannot be read ({error})") from error
 
 
@@ -228,7 +240,7 @@ def read_file(path: str | Path) -> bytes:
 
 
 def refused_size(width: int, height: int) -> str | None:
-    """Why an image of this size is not decoded, or None if it is; to be asked before a pixel of it is."""
+    """Why an image of this size is not decoded, or None if it is; to be called before decoding."""
     most = min(MAX_PIXELS, 2 * (PIL.Image.MAX_IMAGE_PIXELS or MAX_PIXELS))
     if width * height > most:
         return f"has more than {most:,} pixels, and is not decoded"
@@ -239,7 +251,7 @@ def refused_size(width: int, height: int) -> str | None:
 
 @contextmanager
 def only_image_formats() -> Iterator[None]:
-    """While others call Pillow: let it open nothing but `FORMATS`."""
+    """Let Pillow open nothing but `FORMATS`, also where libraries call it."""
     original = PIL.Image.open
     PIL.Image.open = partial(original, formats=FORMATS)
     try:

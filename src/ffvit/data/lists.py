@@ -1,4 +1,4 @@
-"""Lists of images: a CSV or Parquet table of path, label and, if the parts are given, split."""
+"""Lists of images: a CSV or Parquet table with columns path, label and optionally split."""
 
 from __future__ import annotations
 
@@ -7,17 +7,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from ffvit.data.images import FileImages, LabeledImages, natural_sort
+from ffvit.data.images import SPLIT_NAMES, FileImages, LabeledImages, natural_sort
 from ffvit.data.progress import progress_bar
 from ffvit.errors import DataError, MissingPackageError, did_you_mean
 
 SUFFIXES = (".csv", ".parquet")
 
-_PARTS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
-
 
 def read_list(path: Path) -> dict[str, LabeledImages]:
-    """The parts that a list names in its column `split`, or without one all its images as train.
+    """The splits that a list names in its column `split`, or without one all its images as train.
 
     Paths are relative to the list's folder. Labels are names; numbers are names too.
 
@@ -36,19 +34,15 @@ def read_list(path: Path) -> dict[str, LabeledImages]:
             "training and test both; list each once"
         )
     _check_files(path, table["path"])
-    parts: dict[str, LabeledImages] = {}
-    for part, rows in table.groupby(_split(path, table), sort=False):
+    splits: dict[str, LabeledImages] = {}
+    for split, rows in table.groupby(_split(path, table), sort=False):
         classes, labels = natural_sort(rows["label"].tolist())
-        parts[str(part)] = LabeledImages(FileImages(path.parent, rows["path"].tolist(), labels), classes)
-    return parts
+        splits[str(split)] = LabeledImages(FileImages(path.parent, rows["path"].tolist(), labels), classes)
+    return splits
 
 
 def _check_files(path: Path, names: pd.Series) -> None:
-    """Nothing, if every image exists, and none is listed twice by two paths.
-
-    Raises:
-        DataError: One does not, or is.
-    """
+    """Raise an error if an image does not exist or is listed twice under two paths."""
     missing: list[str] = []
     seen: dict[tuple[int, int], str] = {}
     for name in progress_bar(names, f"looking for the images of {path}"):
@@ -72,10 +66,10 @@ def _check_files(path: Path, names: pd.Series) -> None:
 
 
 def read_column(path: Path, column: str) -> dict[str, str]:
-    """What a column of a list says of each image, by the image's path as it is listed.
+    """The values of a column by the images' paths as they are listed.
 
     Raises:
-        UserError: There is no such column, or it says nothing of some image.
+        UserError: There is no such column, or it is empty for some image.
     """
     table = _table(path, column)
     empty = table[table[column] == ""]
@@ -101,18 +95,16 @@ def _table(path: Path, *columns: str) -> pd.DataFrame:
         raise MissingPackageError(f"{path}: to read Parquet, pip install 'ffvit[sources]'") from error
     except (OSError, ValueError) as error:  # pandas' and pyarrow's own errors are ValueErrors
         raise DataError(f"{path}: cannot be read as a table ({error})") from error
-    wanted = [name for name in ("path", "label") if name not in table]
-    if wanted:
+    known = [str(name) for name in table]
+    missing = [name for name in ("path", "label") if name not in known]
+    if missing:
         raise DataError(
-            f"{path}: has no column {' nor '.join(repr(name) for name in wanted)}; "
-            f"its columns are: {', '.join(str(name) for name in table)}"
+            f"{path}: has no column {' nor '.join(map(repr, missing))}; its columns are: {', '.join(known)}"
         )
     for column in columns:
-        if column not in table:
-            known = [str(name) for name in table if name != "path"]
-            raise DataError(
-                f"data.groups: {path} has no column {column!r}{did_you_mean(column, known)}; its columns are: {', '.join(known)}"
-            )
+        if column not in known:
+            near, others = did_you_mean(column, known), ", ".join(name for name in known if name != "path")
+            raise DataError(f"data.groups: {path} has no column {column!r}{near}; its columns are: {others}")
     if not len(table):
         raise DataError(f"{path}: lists no image")
     chosen = table[[name for name in dict.fromkeys(("path", "label", "split", *columns)) if name in table]]
@@ -120,10 +112,11 @@ def _table(path: Path, *columns: str) -> pd.DataFrame:
 
 
 def _split(path: Path, table: pd.DataFrame) -> pd.Series:
-    """The part of each row."""
+    """The split of each row."""
     if "split" not in table:
         return pd.Series("train", index=table.index)
     for name in table["split"].unique():
-        if name not in _PARTS:
-            raise DataError(f"{path}: unknown split {name!r}{did_you_mean(name, _PARTS)} (known: {', '.join(_PARTS)})")
-    return table["split"].map(_PARTS)
+        if name not in SPLIT_NAMES:
+            near, known = did_you_mean(name, SPLIT_NAMES), ", ".join(SPLIT_NAMES)
+            raise DataError(f"{path}: unknown split {name!r}{near} (known: {known})")
+    return table["split"].map(SPLIT_NAMES)

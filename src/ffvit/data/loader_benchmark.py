@@ -16,7 +16,7 @@ from ffvit.data.decode import decode
 from ffvit.data.images import BadImageError, Images, StoredImage
 from ffvit.data.loader import training_loader, worker_count
 from ffvit.data.sampler import TrainingOrder
-from ffvit.data.transforms import Source, Transform, evaluation_transform, training_transform
+from ffvit.data.transforms import LazyImage, Transform, evaluation_transform, training_transform
 from ffvit.errors import DataError
 from ffvit.seeding import seeded
 
@@ -73,22 +73,23 @@ class Stages:
             table.add_row(name, f"{1e3 * seconds:.2f}", f"{1 / max(seconds, 1e-9):,.0f}", share)
         return table
 
-    def words(self) -> str:
+    def summary(self) -> str:
         """What limits the loader, and what would help."""
-        together = f"{self.workers} loading process{'es' * (self.workers != 1)}" if self.workers else "One process"
-        said = f"{together}: {self.loaded:,.0f} images/s. "
         stage = max(("read", "crop", "augment"), key=lambda name: getattr(self, name))
         share = f"{100 * getattr(self, stage) / self.training:.0f} % of a training image's time"
         if stage == "read":
-            return said + f"The limit is reading: {share}. Faster storage helps, and shards: ffvit prepare."
-        if stage == "augment":
-            return said + f"The limit is augmentation: {share}. Only more cores or a milder recipe help."
-        if not self.size:
-            return said + f"The limit is cropping and resizing: {share}."
-        return said + (
-            f"The limit is decoding: {share} ({self.size / 1000:,.0f} kB an image). "
-            "Smaller images help: ffvit prepare --max-side 500 --quality 90."
-        )
+            limit = f"reading: {share}. Faster storage helps, and shards: ffvit prepare."
+        elif stage == "augment":
+            limit = f"augmentation: {share}. Only more cores or a milder recipe help."
+        elif not self.size:
+            limit = f"cropping and resizing: {share}."
+        else:
+            limit = (
+                f"decoding: {share} ({self.size / 1000:,.0f} kB an image). "
+                "Smaller images help: ffvit prepare --max-side 500 --quality 90."
+            )
+        together = f"{self.workers} loading process{'es' * (self.workers != 1)}" if self.workers else "One process"
+        return f"{together}: {self.loaded:,.0f} images/s. The limit is {limit}"
 
 
 def measure(
@@ -106,62 +107,60 @@ def measure(
     Raises:
         UserError: None of the images can be read.
     """
-    mean = (0.5,) * 3
-    sample = np.random.default_rng(0).permutation(len(images))[:SAMPLE].tolist()
+    preprocess = Preprocess(img_size=image).with_recipe(recipe)
     stored: list[tuple[StoredImage, str]] = []
     began = time.perf_counter()
-    for index in sample:
+    for index in np.random.default_rng(0).permutation(len(images))[:SAMPLE].tolist():
         with suppress(BadImageError):
             stored.append((images.read(index), images.name(index)))
         if time.perf_counter() - began > seconds and len(stored) > 8:
             break
     read = (time.perf_counter() - began) / max(1, len(stored))
-    still = recipe.replace(auto_augment=None, random_erase_prob=0.0, flip=0.0)
-    ways: list[Transform] = [
-        training_transform(still, image, 3, mean),
-        training_transform(recipe, image, 3, mean),
-        evaluation_transform(Preprocess(img_size=image).with_recipe(recipe)),
-    ]
-    decoding = _each(stored, decode, seconds)
-    crop, all_of_it, evaluate = (_each(stored, _of_stored(way), seconds) for way in ways)
+    plain = recipe.replace(auto_augment=None, random_erase_prob=0.0, flip=0.0)
+    train = training_transform(recipe, preprocess)
+    decoding = _seconds_each(stored, decode, seconds)
+    crop, training, evaluation = (
+        _seconds_each(stored, lambda encoded, name, transform=transform: transform(LazyImage(encoded, name)), seconds)
+        for transform in (
+            training_transform(plain, preprocess),
+            train,
+            evaluation_transform(preprocess),
+        )
+    )
     workers = worker_count(images, 1) if workers is None else workers
-    sizes = [len(each) for each, _ in stored if isinstance(each, bytes)]
+    sizes = [len(encoded) for encoded, _ in stored if isinstance(encoded, bytes)]
     return Stages(
         read=read,
         decode=decoding,
         crop=crop,
-        augment=max(0.0, all_of_it - crop),
-        evaluate=evaluate,
+        augment=max(0.0, training - crop),
+        evaluate=evaluation,
         size=float(np.mean(sizes)) if sizes else 0.0,
         workers=workers,
-        loaded=_loaded(images, ways[1], image, recipe.aug_repeats, workers, 2 * seconds),
+        loaded=_loader_rate(images, train, image, recipe.aug_repeats, workers, 2 * seconds),
     )
 
 
-def _of_stored(way: Transform) -> Callable[[StoredImage, str], object]:
-    return lambda stored, name: way(Source(stored, name))
-
-
-def _each(stored: Sequence[tuple[StoredImage, str]], do: Callable[[StoredImage, str], object], seconds: float) -> float:
-    """Seconds for one of them; the first time round loads code and is not counted."""
+def _seconds_each(stored: Sequence[tuple[StoredImage, str]], function: Callable[..., object], seconds: float) -> float:
+    """Seconds for one of the images; the first round loads code and is not counted."""
     good, spent = 0, 0.0
-    for turn in range(2):
+    for limit in (seconds / 10, seconds):
         good, spent = 0, 0.0
-        for number, each in enumerate(stored):
-            began = time.perf_counter()
-            with suppress(BadImageError), seeded(number):
+        for number, (encoded, name) in enumerate(stored):
+            with seeded(number):
                 began = time.perf_counter()
-                do(*each)
-                good += 1
-            spent += time.perf_counter() - began
-            if spent > (seconds if turn else seconds / 10):
+                with suppress(BadImageError):
+                    function(encoded, name)
+                    good += 1
+                spent += time.perf_counter() - began
+            if spent > limit:
                 break
     if not good:
         raise DataError("none of the images that were tried could be read; see: ffvit check")
     return spent / good
 
 
-def _loaded(
+def _loader_rate(
     images: Images, transform: Transform, image: tuple[int, int], repeats: int, workers: int, seconds: float
 ) -> float:
     """Images a second that the loader delivers, once it is under way."""

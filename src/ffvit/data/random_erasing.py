@@ -1,4 +1,4 @@
-"""Random erasing: where is drawn with the image, the noise is put in on the device."""
+"""Random erasing: the rectangle is drawn with the image, the noise is put in on the device."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RATIO = 0.3, 1 / 0.3
 """Height / width, drawn evenly in its logarithm."""
 
 NOISE = 2**20
-"""Numbers of noise that are kept: each image takes a run of them from a place of its own."""
+"""Numbers of noise that are kept: each image takes consecutive ones from a place of its own."""
 
 
 def draw(probability: float, height: int, width: int) -> Erased:
@@ -50,19 +50,19 @@ def erase(
 
     Args:
         images: Normalised already, on whatever device.
-        erased: Rectangles, not on a GPU: how many there are would have to be waited for.
+        erased: Rectangles, not on a GPU: counting them there would wait for it.
     """
     which = erased[:, 2].nonzero()[:, 0]
     if not len(which):
         return images
     _, channels, height, width = images.shape
-    which, erased = (each.to(images.device, non_blocking=True) for each in (which, erased[which]))
-    top, left, down, across, at = (each[:, None] for each in erased.unbind(1))
+    which, erased = (tensor.to(images.device, non_blocking=True) for tensor in (which, erased[which]))
+    top, left, down, across, at = (column[:, None] for column in erased.unbind(1))
     y, x = (torch.arange(size, device=images.device) for size in (height, width))
     rows, columns = (y >= top) & (y < top + down), (x >= left) & (x < left + across)
     inside = (rows[:, None, :, None] & columns[:, None, None, :]).expand(-1, channels, -1, -1)
-    run = torch.arange(channels * height * width, device=images.device)
-    noise = _noise(images.device)[(at + run) % NOISE].view(-1, channels, height, width)
+    consecutive = torch.arange(channels * height * width, device=images.device)
+    noise = _noise(images.device)[(at + consecutive) % NOISE].view(-1, channels, height, width)
     images[which] = torch.where(inside, noise.to(images.dtype), images[which])
     return images
 

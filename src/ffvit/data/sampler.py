@@ -1,7 +1,7 @@
 """Which images a step sees: a function of (seed, epoch, step) alone, however many processes share the step.
 
-A step's batch is cut into parts, one for each process and accumulated micro-batch. Mixup and CutMix pair images within
-groups of the batch, so the parts are cut between pairs: whatever the number of parts, the same images are mixed.
+A step's batch is cut into micro-batches, one or more for each process. Mixup and CutMix pair images within groups of the
+batch, so it is cut between pairs: whatever the number of micro-batches, the same images are mixed.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from ffvit.data.shuffle import BlockPermutation, Permutation, uniform
 ALONE = -1
 
 WINDOW = 8
-"""Blocks (shards) whose images are shuffled together where not all can be had at once."""
+"""Blocks (shards) whose images are shuffled together where only some are local at a time."""
 
-AT_ONCE = 2**16
-"""Places of an epoch to look up together: each call takes a while, however few."""
+LOOKUP = 2**16
+"""Places of an epoch to look up together: a call takes a while, however few they are."""
 
 
 class View(NamedTuple):
@@ -35,7 +35,7 @@ class View(NamedTuple):
 
 
 class EpochOrder:
-    """The images of an epoch in order, any part of which can be asked for; nothing is kept for the others.
+    """The order of an epoch's images, computed for any places of it; nothing is kept for the others.
 
     Args:
         images: How many there are.
@@ -44,7 +44,7 @@ class EpochOrder:
         repeats: Repeated augmentation (DeiT's RASampler): each image comes as so many views in a row, and the epoch
             ends after as many views as there are images, rounded down to 256, so it shows only some of the images.
         cumulative: Draw with replacement by these cumulative probabilities instead of shuffling (a balanced sampler).
-        blocks: Where blocks of images begin of which only some can be had at a time, and where the last one ends.
+        blocks: Where blocks of images begin of which only some are local at a time, and where the last one ends.
     """
 
     def __init__(
@@ -99,15 +99,13 @@ def batch_pairs(batch_size: int, group_size: int) -> tuple[Int64[np.ndarray, "pa
     return np.concatenate(rows), np.concatenate(group_of)
 
 
-def mirrored(
-    pairs: Int64[np.ndarray, "pairs 2"], group_of: Int64[np.ndarray, " pairs"], part: slice
-) -> list[tuple[int, int]]:
-    """Positions of some pairs with their groups, in an order in which flipping a group swaps its partners."""
-    laid = []
-    for group in np.unique(group_of[part]):
-        first, last = pairs[part][group_of[part] == group].T
-        laid += [(int(position), int(group)) for position in (*first, *last[::-1]) if position != ALONE]
-    return laid
+def mirrored(pairs: Int64[np.ndarray, "pairs 2"], group_of: Int64[np.ndarray, " pairs"]) -> list[tuple[int, int]]:
+    """Positions of pairs with their groups, in an order in which flipping a group swaps its partners."""
+    positions = []
+    for group in np.unique(group_of):
+        first, last = pairs[group_of == group].T
+        positions += [(int(position), int(group)) for position in (*first, *last[::-1]) if position != ALONE]
+    return positions
 
 
 class TrainingOrder(Sampler[list[View]]):
@@ -124,7 +122,7 @@ class TrainingOrder(Sampler[list[View]]):
         processes: How many share a step.
         micro_batch: At most so many images at once in a process; the rest of its share follows.
         blocks: See `EpochOrder`.
-        ahead: Told of the blocks that will be needed soon.
+        ahead: Called with the blocks that will be needed soon.
     """
 
     def __init__(
@@ -150,12 +148,13 @@ class TrainingOrder(Sampler[list[View]]):
         self.micro_batches = -(-share // at_once)
         bounds = np.linspace(0, len(pairs), processes * self.micro_batches + 1).round().astype(int)
         mine = range(process * self.micro_batches, (process + 1) * self.micro_batches)
-        self.layout = [mirrored(pairs, group_of, slice(bounds[part], bounds[part + 1])) for part in mine]
+        slices = [slice(bounds[number], bounds[number + 1]) for number in mine]
+        self.layout = [mirrored(pairs[some], group_of[some]) for some in slices]
         self.epoch = self.first_step = 0
 
     @property
     def steps(self) -> int:
-        """Whole batches in an epoch; what is left over is not shown (another part is left over in each epoch)."""
+        """Whole batches in an epoch; the images left over differ from epoch to epoch."""
         return len(self.of_epoch) // self.batch_size
 
     @property
@@ -168,7 +167,7 @@ class TrainingOrder(Sampler[list[View]]):
 
     def __iter__(self) -> Iterator[list[View]]:
         order = self.of_epoch
-        at_once = max(1, AT_ONCE // self.batch_size)
+        at_once = max(1, LOOKUP // self.batch_size)
         window = -1
         for first in range(self.first_step, self.steps, at_once):
             last = min(first + at_once, self.steps)
@@ -180,8 +179,8 @@ class TrainingOrder(Sampler[list[View]]):
                     if (now := int(order.permutation.window_of(turn)[0])) != window:
                         window = now
                         self.ahead([*order.permutation.blocks_of(now), *order.permutation.blocks_of(now + 1)])
-                for part in self.layout:
+                for micro_batch in self.layout:
                     yield [
                         View(self.epoch, int(images[at + position]), int(views[at + position]), group, position)
-                        for position, group in part
+                        for position, group in micro_batch
                     ]

@@ -1,12 +1,12 @@
 """The images of a run as they were when it began: which ones, in which split, with what label, size and content.
 
 Splits are drawn from the list of images, so an image more or less moves others from training to test. A run keeps a
-record of its images, and whatever goes on with the run or scores it compares them with the record first.
+record of its images, and whatever resumes the run or scores it compares them with the record first.
 
 What is noticed: images added, removed, renamed or put in another order, labels changed, sizes changed; and contents
 changed at the same size, for all images where they take up to `READ` bytes together, else for a sample of about so many
-bytes, evenly spread (of 1.3 million images of 110 kB every 1,100th). Shards made by `ffvit prepare` say the checksum of each
-image, so nothing is read. What is not noticed: an image outside the sample that is replaced by one of the same size.
+bytes, evenly spread (of 1.3 million images of 110 kB every 1,100th). Shards made by `ffvit prepare` give the checksum of
+each image, so nothing is read. What is not noticed: an image outside the sample that is replaced by one of the same size.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ def record_split(splits: Splits, source: str, hashed: frozenset[str] | None = No
         hashed: The images to read for their crc32. Default: as this module says.
     """
     by_split = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    present = {split: images for split, images in by_split.items() if images is not None}
     tables = [
         pd.DataFrame(
             {
@@ -55,8 +56,7 @@ def record_split(splits: Splits, source: str, hashed: frozenset[str] | None = No
             },
             dtype=object,
         )
-        for split, images in by_split.items()
-        if images is not None
+        for split, images in present.items()
     ]
     table = pd.concat(tables, ignore_index=True)
     if hashed is None:
@@ -66,10 +66,11 @@ def record_split(splits: Splits, source: str, hashed: frozenset[str] | None = No
         wanted[np.linspace(0, len(table) - 1, count).astype(np.int64)] = True
     else:
         wanted = table["image"].isin(list(hashed)).to_numpy()
-    ends = np.cumsum([len(each) for each in tables])[:-1]
-    there = [images for images in by_split.values() if images is not None]
+    by_table = np.split(wanted, np.cumsum([len(rows) for rows in tables])[:-1])
     table["crc32"] = [
-        crc for images, some in zip(there, np.split(wanted, ends), strict=True) for crc in _checksums(images, some)
+        checksum
+        for images, some in zip(present.values(), by_table, strict=True)
+        for checksum in _checksums(images, some)
     ]
     return table
 
@@ -106,7 +107,7 @@ def read_record(path: Path) -> pd.DataFrame:
 
 
 def check_split(path: Path, splits: Splits, source: str, advice: str, same_split: bool = True) -> None:
-    """Nothing, if the images are those of a record.
+    """Raise an error unless the images are those of a record.
 
     Args:
         path: The record.
@@ -125,16 +126,12 @@ def check_split(path: Path, splits: Splits, source: str, advice: str, same_split
         before, now = (table.drop(columns="split").sort_values("image", ignore_index=True) for table in (before, now))
     if before.to_numpy().tolist() == now.to_numpy().tolist():
         return
-    changes = list(_changes(before, now)) or ["their order changed"]
-    raise DataError(f"{source}: the images are not those of {path.parent}: {'; '.join(changes)}. {advice}")
+    changes = _changes(before, now) or "their order changed"
+    raise DataError(f"{source}: the images are not those of {path.parent}: {changes}. {advice}")
 
 
 def check_own(record: Path, splits: Splits, source: str) -> None:
-    """Nothing, if a run's images are those it was trained on, so that its test images are none it has seen.
-
-    Raises:
-        DataError: They are not.
-    """
+    """Raise an error unless a run's images are those it was trained on, so that it has seen none of its test images."""
     if record.is_file():
         advice = "Its test split now holds images that it was trained on: put them back, or name other images (--data)"
         check_split(record, splits, source, advice)
@@ -147,7 +144,7 @@ def _relative(name: str, source: str) -> str:
     return name.removeprefix(folder)
 
 
-def _base(images: Images) -> tuple[Images, Labels]:
+def _without_subsets(images: Images) -> tuple[Images, Labels]:
     """What lies under subsets, and which of its images they are."""
     indices = np.arange(len(images))
     while isinstance(images, Subset):
@@ -157,14 +154,14 @@ def _base(images: Images) -> tuple[Images, Labels]:
 
 def _sizes(images: Images) -> list[int]:
     """The bytes of each image as it is stored; -1 where they are not known without reading it."""
-    base, indices = _base(images)
-    if isinstance(base, ShardImages):
-        return [int(size) for size in base.records["length"][indices]]
-    if isinstance(base, ArrayImages):
-        return [base.arrays[index].nbytes for index in indices]
-    if not isinstance(base, FileImages):
+    whole, indices = _without_subsets(images)
+    if isinstance(whole, ShardImages):
+        return [int(size) for size in whole.records["length"][indices]]
+    if isinstance(whole, ArrayImages):
+        return [whole.arrays[index].nbytes for index in indices]
+    if not isinstance(whole, FileImages):
         return [-1] * len(indices)
-    names = (base.name(int(index)) for index in indices)
+    names = (whole.name(int(index)) for index in indices)
     return [_file_size(name) for name in progress_bar(names, "looking at the sizes of images")]
 
 
@@ -177,12 +174,14 @@ def _file_size(path: str) -> int:
 
 def _checksums(images: Images, wanted: Bool[np.ndarray, " images"]) -> Iterator[str]:
     """The crc32 of each image that is wanted, or that is known without reading it; else nothing."""
-    base, indices = _base(images)
-    if isinstance(base, ShardImages) and (base.records["checksum"].any() or not isinstance(base.shards, ShardFolder)):
-        yield from (f"{crc:08x}" if crc else "" for crc in base.records["checksum"][indices].tolist())
+    whole, indices = _without_subsets(images)
+    if isinstance(whole, ShardImages) and (
+        whole.records["checksum"].any() or not isinstance(whole.shards, ShardFolder)
+    ):
+        yield from (f"{crc:08x}" if crc else "" for crc in whole.records["checksum"][indices].tolist())
         return
-    for index, here in zip(indices.tolist(), wanted.tolist(), strict=True):
-        yield _checksum(base, index) if here else ""
+    for index, is_wanted in zip(indices.tolist(), wanted.tolist(), strict=True):
+        yield _checksum(whole, index) if is_wanted else ""
 
 
 def _checksum(images: Images, index: int) -> str:
@@ -193,20 +192,17 @@ def _checksum(images: Images, index: int) -> str:
     return f"{zlib.crc32(stored if isinstance(stored, bytes) else stored.tobytes()):08x}"
 
 
-def _changes(before: pd.DataFrame, now: pd.DataFrame) -> Iterator[str]:
+def _changes(before: pd.DataFrame, now: pd.DataFrame) -> str:
     """What changed, in words."""
-    then, here = before.set_index("image"), now.set_index("image")
-    yield from _told("added", list(here.index[~here.index.isin(then.index)]))
-    yield from _told("removed", list(then.index[~then.index.isin(here.index)]))
-    both = then.index[then.index.isin(here.index)]
-    one, other = then.loc[both], here.loc[both]
-    content = (one["bytes"] != other["bytes"]) | (one["crc32"] != other["crc32"])
-    yield from _told("changed in content", list(both[content]))
-    yield from _told("changed in label", list(both[one["label"] != other["label"]]))
-    if "split" in one:
-        yield from _told("in another split", list(both[one["split"] != other["split"]]))
-
-
-def _told(what: str, names: list[str]) -> Iterator[str]:
-    if names:
-        yield f"{len(names):,} {what} (first: {names[0]})"
+    old, new = before.set_index("image"), now.set_index("image")
+    both = old.index[old.index.isin(new.index)]
+    was, is_now = old.loc[both], new.loc[both]
+    changes = {
+        "added": new.index[~new.index.isin(old.index)],
+        "removed": old.index[~old.index.isin(new.index)],
+        "changed in content": both[(was["bytes"] != is_now["bytes"]) | (was["crc32"] != is_now["crc32"])],
+        "changed in label": both[was["label"] != is_now["label"]],
+    }
+    if "split" in was:
+        changes["in another split"] = both[was["split"] != is_now["split"]]
+    return "; ".join(f"{len(names):,} {what} (first: {names[0]})" for what, names in changes.items() if len(names))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,9 @@ import numpy as np
 from timm.data import create_dataset
 from torch.utils.data import IterableDataset
 
-from ffvit.config.data import NEEDS
 from ffvit.data.decode import to_rgb
 from ffvit.data.images import (
+    SPLIT_NAMES,
     ArrayImages,
     Images,
     LabeledImages,
@@ -25,16 +24,14 @@ from ffvit.data.images import (
     read_file,
 )
 from ffvit.data.progress import progress_bar
-from ffvit.errors import DataError, MissingPackageError, UserError
+from ffvit.errors import DataError, UserError
 
 MEMORY_LIMIT = 8 * 2**30
-"""Bytes of pixels to hold for a source that cannot be read at random."""
-
-_PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+"""Bytes of pixels to hold of a source that can only be read in order."""
 
 
 def split_names(source: str, root: Path | None) -> dict[str, str]:
-    """What the data set calls its parts train, val and test, as far as it has them.
+    """What the data set calls its splits train, val and test, as far as it has them.
 
     Raises:
         UserError: A package is missing, or timm cannot open the data set.
@@ -46,11 +43,11 @@ def split_names(source: str, root: Path | None) -> dict[str, str]:
         names = reader.info.get("splits", {})
     else:
         names = (reader.builder if hasattr(reader, "builder") else reader.dataset).info.splits or {}
-    return {"train": "train"} | {_PARTS[name]: name for name in names if name in _PARTS}
+    return {"train": "train"} | {SPLIT_NAMES[name]: name for name in names if name in SPLIT_NAMES}
 
 
 def open_split(source: str, root: Path | None, split: str) -> LabeledImages | None:
-    """A split of the data set, or None if its labels are withheld (as those of many a public test split are).
+    """A split of the data set, or None if its labels are withheld, as those of many public test splits are.
 
     Raises:
         UserError: A package is missing, timm cannot open or read the data set, or it is too large to be held.
@@ -60,15 +57,15 @@ def open_split(source: str, root: Path | None, split: str) -> LabeledImages | No
         images: Images
         names: tuple[str, ...] = ()
         if isinstance(dataset, IterableDataset):
-            images = _held(source, split, dataset)
+            images = _read_stream(source, split, dataset)
         else:
             names, labels = _labels(dataset)
             images = TimmImages(f"{source}:{split}", dataset, labels)
         if (images.labels < 0).any():
             return None
-        known = names or _class_names(dataset)
+        names = names or _class_names(dataset)
         count = int(images.labels.max()) + 1
-        return LabeledImages(images, known if len(known) >= count else tuple(str(number) for number in range(count)))
+        return LabeledImages(images, names if len(names) >= count else tuple(map(str, range(count))))
 
 
 def _prefix(source: str) -> str:
@@ -77,9 +74,6 @@ def _prefix(source: str) -> str:
 
 def _open(source: str, root: Path | None, split: str) -> Any:
     prefix = _prefix(source)
-    package, install = NEEDS[prefix]
-    if find_spec(package) is None:
-        raise MissingPackageError(f"data.source: {prefix}/ needs the package {package}: pip install {install}")
     if root is None and prefix == "wds":
         raise DataError("data.source: say with data.root in which folder the shards (and _info.json) lie")
     root = root or Path.home() / ".cache" / "ffvit" / source
@@ -94,7 +88,7 @@ def _open(source: str, root: Path | None, split: str) -> Any:
 
 @contextmanager
 def _as_user_error(source: str, split: str) -> Iterator[None]:
-    """What timm and the libraries under it raise is nearly always about the name, the place or the network."""
+    """Turn what timm and the libraries under it raise into an error that names the source."""
     try:
         with only_image_formats():
             yield
@@ -107,7 +101,7 @@ def _as_user_error(source: str, split: str) -> Iterator[None]:
 
 
 def _labels(dataset: Any) -> tuple[tuple[str, ...], Labels]:
-    """The labels, without opening an image, and the class names if the labels themselves are those."""
+    """The class names, if the labels are names, and the labels; no image is opened."""
     if hasattr(dataset, "reader"):
         given = np.asarray(dataset.reader.dataset[dataset.reader.label_key][:])
     elif hasattr(dataset, "targets"):
@@ -128,21 +122,16 @@ def _class_names(dataset: Any) -> tuple[str, ...]:
     return tuple(name if isinstance(name, str) else ", ".join(name) for name in names)
 
 
-def _held(source: str, split: str, dataset: Any) -> ArrayImages:
-    """Read a stream to its end and keep its pixels.
-
-    Only so can it be split, shuffled and augmented like every other source, and resumed where a run stopped;
-    what does not fit is better unpacked once than trained on by rules of its own.
-    """
-    dataset.reader.dist_rank, dataset.reader.dist_num_replicas = 0, 1  # Every process holds the whole part
+def _read_stream(source: str, split: str, dataset: Any) -> ArrayImages:
+    """Read a stream to its end and keep its pixels, so that it can be split, shuffled and resumed like other sources."""
+    dataset.reader.dist_rank, dataset.reader.dist_num_replicas = 0, 1  # every process holds the whole split
     arrays: list[np.ndarray] = []
     labels: list[int] = []
     size = 0
     for image, label in progress_bar(dataset, f"reading {source}:{split} into memory"):
-        array = np.asarray(to_rgb(image))
-        arrays.append(array)
+        arrays.append(np.asarray(to_rgb(image)))
         labels.append(int(label))
-        size += array.nbytes
+        size += arrays[-1].nbytes
         if size > MEMORY_LIMIT:
             instead = (
                 f"use {source.replace('hfids', 'hfds', 1)}, which reads from disk"
@@ -150,7 +139,7 @@ def _held(source: str, split: str, dataset: Any) -> ArrayImages:
                 else "unpack it into a folder of class folders and give that"
             )
             raise DataError(
-                f"data.source: {source} can only be read in order, so it is held in memory, and its {split} part "
+                f"data.source: {source} can only be read in order, so it is held in memory, and its split {split} "
                 f"takes more than {MEMORY_LIMIT / 2**30:g} GiB; {instead}"
             )
     if not arrays:

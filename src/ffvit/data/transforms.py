@@ -1,13 +1,13 @@
-"""From an encoded image to the pixels a network is shown: augmented for training, resized and cropped for evaluation.
+"""From an encoded image to the pixels a network is given: augmented for training, resized and cropped for evaluation.
 
-There are two ways; the recipe's field `exact` and `Preprocess.pixel_backend` choose. The exact one (`pillow`) is timm's on Pillow, to the bit. The fast one
-draws the same things and differs by the rounding of pixels: it decodes of a JPEG what the crop needs, resizes once, and
-works on arrays of bytes.
+There are two pixel backends, chosen by the recipe's `exact` and by `Preprocess.pixel_backend`. `pillow` is timm on
+Pillow, to the bit. `fast` draws the same and differs by the rounding of pixels: it decodes of a JPEG what the crop needs,
+resizes once, and works on arrays of bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -32,25 +32,25 @@ from ffvit.data.random_erasing import NOTHING, Erased
 from ffvit.errors import ConfigError
 
 
-class Seen(NamedTuple):
-    """An image as a network is shown it, before its levels are normalised.
+class TransformedImage(NamedTuple):
+    """An image as a network is given it, before its levels are normalized.
 
     Attributes:
         pixels: Colour (3 channels) or grey (1).
-        erased: What of it gives way to noise.
+        erased: The rectangle that becomes noise.
     """
 
     pixels: Pixels
     erased: Erased
 
 
-class Source:
-    """An image of which parts can be had: a JPEG as it is stored, and all others decoded.
+class LazyImage:
+    """An image that is decoded as far as it is needed: a JPEG in part, all others in full.
 
     Args:
         stored: The image.
         name: What it is called where it cannot be decoded.
-        shared: Several parts will be asked for, so what is decoded is kept for the next. No pixel depends on it.
+        shared: Whether several parts will be asked for, so that what is decoded is kept. No pixel depends on it.
     """
 
     def __init__(self, stored: StoredImage, name: str, shared: bool = False) -> None:
@@ -72,51 +72,49 @@ class Source:
         return to_array(decode(self.stored, self.name))
 
     @cached_property
-    def jpeg(self) -> jpeg.Header | None:
-        """Its header, if it is a JPEG that need not be left to Pillow."""
+    def header(self) -> jpeg.Header | None:
+        """The header of a JPEG that need not be left to Pillow."""
         return jpeg.header(self.stored) if isinstance(self.stored, bytes) else None
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width, upright."""
-        return self.jpeg.size if self.jpeg is not None else (self.pixels.shape[0], self.pixels.shape[1])
+        return self.header.size if self.header is not None else (self.pixels.shape[0], self.pixels.shape[1])
 
-    def part(self, box: tuple[int, int, int, int], least: tuple[int, int]) -> Pixels:
-        """Top, left, height and width of it; it may come scaled down, to no less than `least`."""
-        if self.jpeg is not None and isinstance(self.stored, bytes):
+    def crop(self, box: jpeg.Box, least: tuple[int, int]) -> Pixels:
+        """A part of it, which may come scaled down, to no less than `least`."""
+        if self.header is not None and isinstance(self.stored, bytes):
             try:
                 if not self.shared:
-                    return jpeg.crop(self.stored, self.jpeg, box, least)
+                    return jpeg.crop(self.stored, self.header, box, least)
                 scale = jpeg.scale_for(box, least)
                 if scale not in self._whole:
-                    self._whole[scale] = jpeg.whole(self.stored, self.jpeg, scale)
+                    self._whole[scale] = jpeg.whole(self.stored, self.header, scale)
                 return jpeg.cut(self._whole[scale], box, scale)
             except ValueError:  # damaged: Pillow is to say how, or to make the best of it
-                self.jpeg = None
-        top, left, height, width = box
-        return self.pixels[top : top + height, left : left + width]
+                self.header = None
+        return jpeg.cut(self.pixels, box, 1)
 
 
-Transform = Callable[[Source], Seen]
+Transform = Callable[[LazyImage], TransformedImage]
 """Raises BadImageError for an image that cannot be decoded."""
 
 
-def training_transform(recipe: Recipe, image: tuple[int, int], channels: int, mean: Sequence[float]) -> Transform:
+def training_transform(recipe: Recipe, preprocess: Preprocess) -> Transform:
     """Random resized crop, flip, AutoAugment or RandAugment, random erasing: as DeiT trains.
 
     Args:
         recipe: How strongly.
-        image: Height and width of what comes out.
-        channels: 3, or 1 for grey (made so only at the end).
-        mean: Of each channel: the colour of what is moved away.
+        preprocess: Its size and channels (grey is made so only at the end), and its mean, which fills what is moved away.
 
     Raises:
         UserError: Another number of channels, or an augmentation that timm does not know.
     """
-    check_channels(channels, mean)
+    channels = preprocess.in_chans
+    check_channels(channels)
     try:
         first, augment, _ = create_transform(
-            (3, *image),
+            (3, *preprocess.img_size),
             is_training=True,
             scale=recipe.crop_scale,
             ratio=recipe.crop_ratio,
@@ -125,7 +123,7 @@ def training_transform(recipe: Recipe, image: tuple[int, int], channels: int, me
             auto_augment=recipe.auto_augment,
             interpolation=recipe.interpolation,
             # Augmentation works on colour, also where grey comes out
-            mean=tuple(mean) * (3 // channels),
+            mean=preprocess.mean * (3 // channels),
             separate=True,
         )
     except Exception as error:  # timm asserts, or trips over a number that is none
@@ -137,9 +135,9 @@ def training_transform(recipe: Recipe, image: tuple[int, int], channels: int, me
         for operation in operations(augment):
             if operation.aug_fn is timms_posterize:
                 operation.aug_fn = posterize
-        return _Exactly(Compose([first, augment]), channels, recipe.random_erase_prob)
+        return _PillowTransform(Compose([first, augment]), channels, recipe.random_erase_prob)
     steps = [on_arrays(step) for step in augment.transforms]
-    return _FastForTraining(first.transforms, steps, recipe.interpolation, channels, recipe.random_erase_prob)
+    return _FastTraining(first.transforms, steps, recipe.interpolation, channels, recipe.random_erase_prob)
 
 
 def evaluation_transform(preprocess: Preprocess) -> Transform:
@@ -151,58 +149,58 @@ def evaluation_transform(preprocess: Preprocess) -> Transform:
     channels = preprocess.in_chans
     check_channels(channels)
     made = create_transform(
-        (channels, *preprocess.img_size), interpolation=preprocess.interpolation, crop_pct=preprocess.crop_pct
+        preprocess.shape, interpolation=preprocess.interpolation, crop_pct=preprocess.crop_pct
     ).transforms
     steps = [step for step in made if isinstance(step, Resize | ResizeKeepRatio | CenterCrop | CenterCropOrPad)]
     if preprocess.pixel_backend == "pillow":
-        return _Exactly(Compose(steps), channels)
-    return _FastForEvaluation(steps, preprocess.interpolation, channels)
+        return _PillowTransform(Compose(steps), channels)
+    return _FastEvaluation(steps, preprocess.interpolation, channels)
 
 
-class _Exactly:
+class _PillowTransform:
     """timm's steps on the image as Pillow decodes it."""
 
     def __init__(self, steps: Compose, channels: int, erase: float = 0.0) -> None:
         self.steps, self.mode, self.erase = steps, "L" if channels == 1 else "RGB", erase
 
-    def __call__(self, source: Source) -> Seen:
-        image = self.steps(source.image)
-        pixels = np.atleast_3d(np.asarray(image if image.mode == self.mode else image.convert(self.mode)))
-        return Seen(pixels, random_erasing.draw(self.erase, *pixels.shape[:2]))
+    def __call__(self, image: LazyImage) -> TransformedImage:
+        made = self.steps(image.image)
+        pixels = np.atleast_3d(np.asarray(made if made.mode == self.mode else made.convert(self.mode)))
+        return TransformedImage(pixels, random_erasing.draw(self.erase, *pixels.shape[:2]))
 
 
-class _FastForTraining:
+class _FastTraining:
     def __init__(self, first: list[Any], augment: list[Step], interpolation: str, channels: int, erase: float) -> None:
         self.crop: RandomResizedCropAndInterpolation = first[0]
         self.flip = next((step.p for step in first if isinstance(step, RandomHorizontalFlip)), 0.0)
         self.augment, self.interpolation, self.channels, self.erase = augment, interpolation, channels, erase
 
-    def __call__(self, source: Source) -> Seen:
-        height, width = source.size
+    def __call__(self, image: LazyImage) -> TransformedImage:
+        height, width = image.size
         shape = torch.empty((3, height, width), device="meta")  # all that timm looks at is its size
-        pixels = source.part(self.crop.get_params(shape, self.crop.scale, self.crop.ratio), self.crop.size)
+        pixels = image.crop(self.crop.get_params(shape, self.crop.scale, self.crop.ratio), self.crop.size)
         pixels = resized(pixels, self.crop.size, self.interpolation)
         if self.flip and torch.rand(1) < self.flip:
             pixels = cv2.flip(pixels, 1)
         for step in self.augment:
             pixels = step(pixels)
-        return Seen(_in_channels(pixels, self.channels), random_erasing.draw(self.erase, *pixels.shape[:2]))
+        return TransformedImage(_in_channels(pixels, self.channels), random_erasing.draw(self.erase, *pixels.shape[:2]))
 
 
-class _FastForEvaluation:
+class _FastEvaluation:
     def __init__(self, steps: list[Any], interpolation: str, channels: int) -> None:
         self.resize, self.crop = steps
         self.interpolation, self.channels = interpolation, channels
         self.sizes: dict[tuple[int, int], tuple[int, int]] = {}
 
-    def __call__(self, source: Source) -> Seen:
-        if source.size not in self.sizes:  # asked of timm's own step, which takes longer than the rest
-            self.sizes[source.size] = tuple(self.resize(torch.empty((3, *source.size), device="meta")).shape[1:])
-        size = self.sizes[source.size]
-        whole = resized(source.part((0, 0, *source.size), size), size, self.interpolation)
+    def __call__(self, image: LazyImage) -> TransformedImage:
+        if image.size not in self.sizes:  # asked of timm's own step, which takes longer than the rest
+            self.sizes[image.size] = tuple(self.resize(torch.empty((3, *image.size), device="meta")).shape[1:])
+        size = self.sizes[image.size]
+        whole = resized(image.crop((0, 0, *image.size), size), size, self.interpolation)
         height, width = self.crop.size
         top, left = round((size[0] - height) / 2), round((size[1] - width) / 2)
-        return Seen(_in_channels(whole[top : top + height, left : left + width], self.channels), NOTHING)
+        return TransformedImage(_in_channels(whole[top : top + height, left : left + width], self.channels), NOTHING)
 
 
 def resized(pixels: Pixels, size: tuple[int, int], interpolation: str) -> Pixels:
@@ -219,14 +217,11 @@ def _in_channels(pixels: Pixels, channels: int) -> Pixels:
     return pixels if channels == 3 else cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)[:, :, None]
 
 
-def check_channels(channels: int, *of_each: Sequence[float]) -> None:
-    """Make sure that images can be had in so many channels, and that means and deviations have a number for each.
+def check_channels(channels: int) -> None:
+    """Make sure that images can be had in so many channels.
 
     Raises:
-        UserError: They cannot, or have not.
+        UserError: They cannot.
     """
     if channels not in (1, 3):
         raise ConfigError(f"channels: images have 3 (colour) or 1 (grey); the network takes {channels}")
-    for numbers in of_each:
-        if len(numbers) != channels:
-            raise ConfigError(f"mean and std: must have one number a channel ({channels}); got {len(numbers)}")

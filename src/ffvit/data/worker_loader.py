@@ -32,7 +32,7 @@ class WorkerLoader(DataLoader[Item]):
         super().__init__(dataset, generator=torch.Generator(), **options)
 
     def check_worker_number_rationality(self) -> None:
-        """Not PyTorch's warning of more workers than cores: their number is measured, or what a person asked for."""
+        """Not PyTorch's warning of more workers than cores: their number is one a core, or what a person asked for."""
 
     def __iter__(self) -> Any:
         if not self.num_workers:

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all: written beside their place, then moved into it."""
+"""Files that are written whole or not at all: beside their place, then moved into it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from ffvit.errors import DiskFullError
 
 
 @contextmanager
-def atomic_path(path: Path, go_on: str = "resume with --resume") -> Iterator[Path]:
+def atomic_path(path: Path, remedy: str = "resume with --resume") -> Iterator[Path]:
     """A temporary file to write to; what stands at `path` is replaced only when the block ends well.
 
     Args:
         path: The file.
-        go_on: What to do once a full disk has room again.
+        remedy: What to do once a full disk has room again.
 
     Raises:
         RunStoppedError: The disk is full (or a quota is); what stood at `path` is untouched.
@@ -40,13 +40,13 @@ def atomic_path(path: Path, go_on: str = "resume with --resume") -> Iterator[Pat
             free = shutil.disk_usage(path.parent).free / 2**20
             raise DiskFullError(
                 f"{path}: the disk is full ({free:,.0f} MiB left); what was there before is untouched. "
-                f"Free some space, then {go_on}"
+                f"Free some space, then {remedy}"
             ) from None
         raise
 
 
 def remove_leftovers(folder: Path, name: str = "*") -> None:
-    """Remove temporary files of `writing` whose process was killed: those of one name, or all that lie in the folder."""
+    """Remove temporary files of `atomic_path` whose process was killed: those for one name, or all in the folder."""
     for path in folder.glob(f".{glob.escape(name) if name != '*' else name}.*.tmp"):
         process = path.name.split(".")[-2]
         if process.isdecimal() and path.is_file() and not psutil.pid_exists(int(process)):
@@ -55,7 +55,7 @@ def remove_leftovers(folder: Path, name: str = "*") -> None:
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether an error says that there is no room; torch and safetensors say it in words of their own."""
+    """Whether an error says that the disk is full; torch and safetensors say so in their messages alone."""
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     signs = ("No space left on device", "PytorchStreamWriter failed", "unexpected pos", "os error 28")

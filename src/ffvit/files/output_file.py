@@ -1,4 +1,4 @@
-"""Files that a command writes where a person says: whether they can be, and what they would replace."""
+"""Files that a command writes where the user says: whether it can, and what it would replace."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def is_plot(beginning: bytes) -> bool:
 
 
 def check_output(path: Path, option: str, kind: str, is_ours: Callable[[bytes], bool]) -> None:
-    """Nothing, if a file can be written, and replaces nothing but one of its kind; asked before any work.
+    """Check, before any work, that a file can be written and replaces nothing but one of its kind.
 
     Args:
-        path: The file. A device or pipe is written to as it is.
-        option: The option that names it, for a person.
-        kind: What is written, for a person.
+        path: The file, device or pipe.
+        option: The option that names it, for messages.
+        kind: What is written, for messages.
         is_ours: Whether a file that begins with these bytes is of that kind.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Folders that a command writes: what they must be to be written to, and replaced without touching anything else.
+"""Folders that a command writes: which may be written to, and replaced without touching anything else.
 
 A run or a study is known by marks that only ffvit writes, never by a file's name alone. Replacing one deletes the files
 that ffvit writes there, by their names, and is refused where any other file lies.
@@ -38,9 +38,9 @@ class Kind:
     """A kind of folder that a command writes.
 
     Attributes:
-        name: For a person.
+        name: For messages.
         marked: Whether a folder bears its marks.
-        own: What the files that ffvit writes there are called, relative to the folder.
+        own: The names of the files that ffvit writes there, relative to the folder.
     """
 
     name: str
@@ -81,7 +81,7 @@ STUDY = Kind("study", is_study, re.compile(rf"{_STUDY}|{_ANYWHERE}|.+/{re.escape
 
 
 def check_writable(path: Path, kind: Kind, overwrite: bool, used: Mapping[str, Path] | None = None) -> None:
-    """Nothing, if a folder of this kind may be written at `path`; looks only, so that it can be asked before any work.
+    """Check, before any work, that a folder of this kind may be written at `path`; changes nothing.
 
     Args:
         path: The folder.
@@ -153,7 +153,7 @@ def existing_paths(places: Mapping[str, str | Path | None]) -> dict[str, Path]:
 
 
 def _check_place(path: Path) -> None:
-    """Nothing, if there is a folder, or one can be made.
+    """Check that there is a folder, or that one can be made.
 
     Raises:
         OSError: The path cannot be looked at.

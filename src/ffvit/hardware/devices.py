@@ -28,7 +28,7 @@ def visible_gpus() -> list[str]:
     import torch
 
     own = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return own.split(",") if own else [str(each) for each in range(torch.cuda.device_count())]
+    return own.split(",") if own else [str(number) for number in range(torch.cuda.device_count())]
 
 
 def available_cores() -> int:
@@ -55,7 +55,10 @@ def free_memory(device: torch.device) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that a device or the machine has too little memory left; PyTorch has no class for the latter."""
+    """Whether an error says that a device or the machine has too little memory left.
+
+    PyTorch and oneDNN have no class for the latter: their words are all there is to go by.
+    """
     import torch
 
     signs = (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
 from ffvit.config.hardware import Hardware
@@ -29,3 +31,17 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
 
     half = torch.float16 if precision == "16-mixed" and device.type != "cpu" else torch.bfloat16
     return torch.autocast(device.type, half, enabled=precision != "32-true")
+
+
+@contextmanager
+def float32(device: torch.device) -> Iterator[None]:
+    """A context in which networks compute in full float32 on any machine, whatever precision they were trained in."""
+    import torch
+
+    tf32 = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = tf32

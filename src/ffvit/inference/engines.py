@@ -1,4 +1,4 @@
-"""What runs a trained network: PyTorch as it is or compiled, ONNX Runtime, OpenVINO; in fp32, bf16 or int8."""
+"""What runs a trained network: PyTorch as it is or compiled, ONNX Runtime, OpenVINO; in fp32, bf16, fp16 or int8."""
 
 from __future__ import annotations
 
@@ -44,6 +44,8 @@ def unavailable_reason(engine: str, precision: str, device: torch.device) -> str
 
         if "CUDAExecutionProvider" not in get_available_providers():
             return "this ONNX Runtime knows no CUDA: pip install onnxruntime-gpu"
+    if precision == "fp16" and (engine not in ("torch", "compiled") or device.type != "cuda"):
+        return "fp16 runs on the engines torch and compiled, on a GPU"
     if precision == "bf16" and engine == "onnx":
         return "ONNX Runtime is given fp32 and int8 here: for bf16 use the engines compiled or openvino"
     if precision == "bf16" and engine == "openvino" and not has_bf16_matmul():
@@ -63,7 +65,7 @@ def build(
     Args:
         network: It is not changed.
         engine: One of `ENGINES`.
-        precision: One of `PRECISIONS`.
+        precision: One of `PRECISIONS`, or fp16.
         device: Where images are and logits shall be.
         calibration: For int8: normalised images such as it will see. Default: random ones, which tell speed alone.
 
@@ -74,8 +76,9 @@ def build(
     if reason is not None:
         raise DeviceError(f"{engine} in {precision}: {reason}")
     if engine in ("torch", "compiled"):
-        return _Torch(network.to(device), precision == "bf16", engine == "compiled").eval()
-    size = sum(each.numel() * 4 for each in network.state_dict().values())
+        half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+        return _Torch(network.to(device), half, engine == "compiled").eval()
+    size = sum(weight.numel() * 4 for weight in network.state_dict().values())
     if size >= ONE_FILE:
         raise DeviceError(
             f"{engine}: the network's {size / 2**30:.1f} GiB in fp32 are more than the 2 GiB of a graph in one piece; "
@@ -94,9 +97,9 @@ def build(
 
 
 class _Torch(nn.Module):
-    def __init__(self, network: nn.Module, bf16: bool, compiled: bool) -> None:
+    def __init__(self, network: nn.Module, dtype: torch.dtype | None, compiled: bool) -> None:
         super().__init__()
-        self.network, self.bf16 = network.eval(), bf16
+        self.network, self.dtype = network.eval(), dtype
         self.answer: Callable[[Tensor], Tensor] = self.network
         if compiled:
             allow_variants()
@@ -111,7 +114,7 @@ class _Torch(nn.Module):
         self.batches.add(len(images))
         with (
             torch._inductor.config.patch(freezing=True) if first else nullcontext(),
-            torch.autocast(images.device.type, torch.bfloat16, enabled=self.bf16),
+            torch.autocast(images.device.type, self.dtype, enabled=self.dtype is not None),
         ):
             logits = self.answer(images)
         # A CUDA graph's output is overwritten by its next run.

@@ -12,14 +12,14 @@ from torch import nn
 from ffvit.config.hardware import Hardware
 from ffvit.config.preprocess import PixelBackend
 from ffvit.data.images import BadImageError, Images
+from ffvit.data.sources import check_source
 from ffvit.data.split_record import check_own
-from ffvit.data.splits import Splits, check_source, open_images, open_splits
+from ffvit.data.splits import Splits, open_images, open_splits
 from ffvit.errors import DataError, UserError
 from ffvit.hardware.devices import keep_freed_memory
 from ffvit.hardware.launch import start_fabric
-from ffvit.inference.evaluator import BATCH, Evaluator, predict_logits
+from ffvit.inference.evaluator import BATCH, Evaluator, evaluation_mode, readable_names
 from ffvit.inference.metrics import Evaluation, compute_metrics
-from ffvit.inference.mode import evaluation_mode
 from ffvit.inference.predictions import Predictions
 from ffvit.models.create import class_names_of, preprocess_of
 from ffvit.models.weights import WEIGHTS_OF_A_RUN, load
@@ -28,11 +28,11 @@ from ffvit.run_folder import Run
 
 @dataclass(frozen=True)
 class Score:
-    """A network's figures on a set, its answer to each image that could be read, and the images that could not be.
+    """A network's figures on a set of images.
 
     Attributes:
         evaluation: The figures.
-        answers: The answers.
+        predictions: For each image that could be read.
         images: What was scored.
         bad: The images that could not be read.
         data: What was scored, in words.
@@ -41,7 +41,7 @@ class Score:
     """
 
     evaluation: Evaluation
-    answers: Predictions
+    predictions: Predictions
     images: Images
     bad: list[BadImageError]
     data: str
@@ -49,8 +49,8 @@ class Score:
 
     @property
     def names(self) -> list[str]:
-        """The images answered, in the order of the answers."""
-        return predict_logits(self.images, self.bad)
+        """The images that could be read, in the order of the predictions."""
+        return readable_names(self.images, self.bad)
 
     @property
     def warnings(self) -> list[str]:
@@ -78,7 +78,7 @@ def evaluate(
     pixel_backend: PixelBackend | None = None,
     root: Path | None = None,
 ) -> Score:
-    """Score weights on images, whose classes are matched to the network's by name.
+    """Score weights on images in float32; classes are matched to the network's by name.
 
     Args:
         weights: A run folder, a file of weights, or a network, whose mode and device stay as they are.
@@ -97,20 +97,24 @@ def evaluate(
     """
     if crop is not None and not 0 < crop <= 1:
         raise UserError(f"--crop: must be more than 0 and at most 1; got {crop:g}")
+    hardware = hardware or Hardware()
+    if hardware.precision not in ("auto", "32-true"):
+        raise UserError(
+            "evaluation is always in float32, so that figures compare across machines: leave out --precision"
+        )
     network = weights if isinstance(weights, nn.Module) else load(weights, model)
     run = None if isinstance(weights, nn.Module) else _run_of(Path(weights))
     images, words, used = _images(network, run, None if data is None else str(data), root)
     given = {"crop_pct": crop, "interpolation": interpolation, "pixel_backend": pixel_backend}
     preprocess = preprocess_of(network).replace(**{name: value for name, value in given.items() if value is not None})
-    hardware = hardware or Hardware()
-    fabric = start_fabric(hardware)
+    fabric = start_fabric(hardware.replace(precision="32-true"))
     if fabric.device.type == "cpu":
         keep_freed_memory()
-    scorer = Evaluator(fabric, images, preprocess, class_names_of(network), batch_size, hardware.workers)
+    evaluator = Evaluator(fabric, images, preprocess, class_names_of(network), batch_size, hardware.workers)
     with evaluation_mode(network, fabric.device):
-        answers, bad = scorer(network)
+        predictions, bad = evaluator(network)
     temperature: float | None = getattr(network, "temperature", None)
-    return Score(compute_metrics(answers, temperature), answers, images, bad, words, used)
+    return Score(compute_metrics(predictions, temperature), predictions, images, bad, words, used)
 
 
 def _run_of(weights: Path) -> Run | None:
@@ -146,8 +150,8 @@ def _images(network: nn.Module, run: Run | None, data: str | None, root: Path | 
 
 def _same(data: str, source: str) -> bool:
     check_source(data)
-    one, other = (Path(os.path.expanduser(each)) for each in (data, source))  # noqa: PTH111 (never raises)
-    return data == source or (one.exists() and other.exists() and one.samefile(other))
+    paths = [Path(os.path.expanduser(name)) for name in (data, source)]  # noqa: PTH111 (never raises)
+    return data == source or (all(path.exists() for path in paths) and paths[0].samefile(paths[1]))
 
 
 def _count_used(images: Images, own: Splits) -> int:
@@ -165,7 +169,7 @@ def _count_used(images: Images, own: Splits) -> int:
 
 
 def _file(name: str) -> tuple[int, int] | None:
-    """Which file it is; None, if it is none."""
+    """Device and inode of a file; None, if there is none."""
     try:
         status = os.stat(name)  # noqa: PTH116
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""The figures made of a network's answers, each with its uncertainty."""
+"""Metrics of a network's predictions, each with its uncertainty."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Mean:
 
 @dataclass(frozen=True)
 class ClassMetrics:
-    """How one class fares. All three are None where it has no image; precision also where it was never answered."""
+    """Metrics of one class. All three are None where it has no image; precision also where it was never predicted."""
 
     name: str
     support: int
@@ -48,25 +48,25 @@ class ClassMetrics:
 
 @dataclass(frozen=True)
 class Confusion:
-    """A wrong answer and how often it was given: the number of images, and their share of all images of the truth."""
+    """How many images of a class were predicted as another one, and their share of the class's images."""
 
-    truth: str
-    answer: str
+    label: str
+    predicted: str
     count: int
     share: float
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """All measures of one network on one set of images. Shares and errors are from 0 to 1, intervals are 95 %.
+    """All metrics of one network on one set of images. Shares and errors are from 0 to 1, intervals are 95 %.
 
     Attributes:
-        images: How many images were answered.
-        top1: Share of images whose true class is the answer.
-        top5: Share of images whose true class is among the five highest; None with five classes or fewer.
+        images: How many images could be read.
+        top1: Share of images predicted correctly.
+        top5: Share of images whose class is among the five highest logits; None with five classes or fewer.
         loss: Mean negative log likelihood, in nats.
         balanced_accuracy: Mean recall of the classes that have images.
-        macro_precision: Mean precision of those classes; one that was never answered counts as 0, as in scikit-learn.
+        macro_precision: Mean precision of those classes; one that was never predicted counts as 0, as in scikit-learn.
         macro_f1: Mean F1 of those classes.
         calibration_images: How many images the calibration is measured on: those whose logits were kept.
         calibration_error: Expected calibration error of the network as it is; None without logits.
@@ -75,9 +75,9 @@ class Evaluation:
         calibration_error_at_temperature: Expected calibration error at the temperature given. If it was fitted here,
             by cross-fitting instead: each half of the images is judged at the temperature of the other half, so that
             no image judges a temperature it helped to fit.
-        per_class: The measures of each class.
-        confusion: How many images of each truth (row) got each answer (column).
-        worst_pairs: The ten most frequent wrong answers, most frequent first.
+        per_class: The metrics of each class.
+        confusion: How many images of each class (row) were predicted as each class (column).
+        worst_pairs: The ten most frequent mistakes, most frequent first.
     """
 
     images: int
@@ -93,7 +93,7 @@ class Evaluation:
     temperature_given: bool
     calibration_error_at_temperature: float | None
     per_class: tuple[ClassMetrics, ...]
-    confusion: Int64[np.ndarray, "truth answer"]
+    confusion: Int64[np.ndarray, "label predicted"]
     worst_pairs: tuple[Confusion, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -102,33 +102,33 @@ class Evaluation:
         return {**asdict(self), "confusion": confusion}
 
 
-def compute_metrics(answers: Predictions, temperature: float | None = None) -> Evaluation:
-    """Measure a network by its answers.
+def compute_metrics(predictions: Predictions, temperature: float | None = None) -> Evaluation:
+    """Compute all metrics of a network's predictions.
 
     Args:
-        answers: What it answered.
-        temperature: The calibration temperature if it was fitted elsewhere, on the part that was selected on for
-            example; otherwise one is fitted here.
+        predictions: The predictions.
+        temperature: The calibration temperature if it was fitted elsewhere, on the validation split for example;
+            otherwise one is fitted here.
 
     Raises:
         UserError: The temperature is not above 0 and finite.
     """
     if temperature is not None and not 0 < temperature < inf:
         raise UserError(f"temperature: must be above 0 and finite; got {temperature}")
-    count, classes = len(answers.labels), answers.classes
-    pairs = np.bincount(answers.labels * len(classes) + answers.predicted, minlength=len(classes) ** 2)
+    count, classes = len(predictions.labels), predictions.classes
+    pairs = np.bincount(predictions.labels * len(classes) + predictions.predicted, minlength=len(classes) ** 2)
     confusion = pairs.reshape(len(classes), len(classes))
     per_class = tuple(_per_class(classes, confusion))
-    present = [each for each in per_class if each.support]
+    present = [metrics for metrics in per_class if metrics.support]
     return Evaluation(
         images=count,
-        top1=Proportion.of(answers.correct.sum().item(), count),
-        top5=Proportion.of(answers.in_top5.sum().item(), count) if len(classes) > 5 else None,
-        loss=Mean.of(answers.loss),
-        balanced_accuracy=_mean([each.recall for each in present]),
-        macro_precision=_mean([each.precision for each in present]),
-        macro_f1=_mean([each.f1 for each in present]),
-        **_calibration(answers, temperature),
+        top1=Proportion.of(predictions.correct.sum().item(), count),
+        top5=Proportion.of(predictions.in_top5.sum().item(), count) if len(classes) > 5 else None,
+        loss=Mean.of(predictions.loss),
+        balanced_accuracy=_mean([metrics.recall for metrics in present]),
+        macro_precision=_mean([metrics.precision for metrics in present]),
+        macro_f1=_mean([metrics.f1 for metrics in present]),
+        **_calibration(predictions, temperature),
         per_class=per_class,
         confusion=confusion,
         worst_pairs=tuple(_worst_pairs(classes, confusion)),
@@ -139,10 +139,10 @@ def _mean(shares: list[Proportion | None]) -> float:
     return sum(share.value for share in shares if share) / len(shares)
 
 
-def _calibration(answers: Predictions, temperature: float | None) -> dict[str, Any]:
+def _calibration(predictions: Predictions, temperature: float | None) -> dict[str, Any]:
     # Before and after are of the same images, those with logits, or the difference would be partly one of images.
-    kept, logits = answers.logits_of, answers.logits
-    labels, correct = answers.labels[kept], answers.correct[kept]
+    kept, logits = predictions.logits_of, predictions.logits
+    labels, correct = predictions.labels[kept], predictions.correct[kept]
     given = temperature is not None
     at_temperature = None
     if temperature is not None and len(kept):
@@ -152,31 +152,31 @@ def _calibration(answers: Predictions, temperature: float | None) -> dict[str, A
         at_temperature = calibration_error(cross_fitted_confidence(logits, labels), correct)
     return {
         "calibration_images": len(kept),
-        "calibration_error": calibration_error(answers.confidence[kept], correct) if len(kept) else None,
+        "calibration_error": calibration_error(predictions.confidence[kept], correct) if len(kept) else None,
         "temperature": temperature,
         "temperature_given": given,
         "calibration_error_at_temperature": at_temperature,
     }
 
 
-def _per_class(classes: tuple[str, ...], confusion: Int64[np.ndarray, "truth answer"]) -> Iterator[ClassMetrics]:
-    right, support, answered = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
-    for name, hits, images, answers in zip(classes, right.tolist(), support.tolist(), answered.tolist(), strict=True):
+def _per_class(classes: tuple[str, ...], confusion: Int64[np.ndarray, "label predicted"]) -> Iterator[ClassMetrics]:
+    counts = confusion.diagonal().tolist(), confusion.sum(axis=1).tolist(), confusion.sum(axis=0).tolist()
+    for name, correct, support, predicted in zip(classes, *counts, strict=True):
         yield ClassMetrics(
             name=name,
-            support=images,
-            precision=Proportion.of(hits, answers) if images and answers else None,
-            recall=Proportion.of(hits, images) if images else None,
-            f1=Proportion.f1(hits, images + answers - hits) if images else None,
+            support=support,
+            precision=Proportion.of(correct, predicted) if support and predicted else None,
+            recall=Proportion.of(correct, support) if support else None,
+            f1=Proportion.f1(correct, support + predicted - correct) if support else None,
         )
 
 
-def _worst_pairs(classes: tuple[str, ...], confusion: Int64[np.ndarray, "truth answer"]) -> Iterator[Confusion]:
-    wrong = confusion.copy()
-    np.fill_diagonal(wrong, 0)
+def _worst_pairs(classes: tuple[str, ...], confusion: Int64[np.ndarray, "label predicted"]) -> Iterator[Confusion]:
+    mistakes = confusion.copy()
+    np.fill_diagonal(mistakes, 0)
     # Stable, so that pairs of equal count stay in the order of the classes.
-    for place in np.argsort(-wrong, axis=None, kind="stable")[:10]:
-        truth, answer = divmod(place.item(), len(classes))
-        count = wrong[truth, answer].item()
+    for place in np.argsort(-mistakes, axis=None, kind="stable")[:10]:
+        label, predicted = divmod(place.item(), len(classes))
+        count = mistakes[label, predicted].item()
         if count:
-            yield Confusion(classes[truth], classes[answer], count, count / confusion[truth].sum().item())
+            yield Confusion(classes[label], classes[predicted], count, count / confusion[label].sum().item())

@@ -1,4 +1,4 @@
-"""What a network sees in pictures: its likeliest classes for files and folders."""
+"""The likeliest classes of image files."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from rich.console import Console
 from timm.data import ImageNetInfo
 from torch import nn
@@ -27,16 +25,19 @@ from ffvit.errors import DataError, ModelError, UserError
 from ffvit.files.csv_formulas import escape_formula
 from ffvit.hardware.devices import keep_freed_memory
 from ffvit.hardware.launch import start_fabric
-from ffvit.inference.engine_selection import fastest_engine
-from ffvit.inference.engines import build, unavailable_reason
-from ffvit.inference.mode import evaluation_mode
+from ffvit.hardware.precision import float32
+from ffvit.inference.engines import build
+from ffvit.inference.evaluator import evaluation_mode
 from ffvit.inference.report import percent
 from ffvit.models.create import class_names_of, preprocess_of
 from ffvit.models.weights import load
 from ffvit.terminal import Terminal, printable
 
 BATCH = 32
-"""Images at once: few, so that the first answers come soon."""
+"""Images at once: few, so that the first predictions come soon."""
+
+PRECISIONS = {"auto": "fp32", "32-true": "fp32", "bf16-mixed": "bf16", "16-mixed": "fp16"}
+"""What an engine computes in, by the precision asked for: as evaluation does, unless another one is asked for."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,9 @@ def predict(
     top: int = 5,
     model: str | None = None,
     hardware: Hardware | None = None,
-    engine: str = "auto",
+    engine: str = "torch",
 ) -> Iterator[Prediction | BadImageError]:
-    """Name what pictures show.
+    """Predict the classes of images.
 
     Probabilities are calibrated with the temperature that the weights bring from their run, if they do.
 
@@ -67,16 +68,15 @@ def predict(
         top: How many classes an image gets.
         model: The network's name, for weights that do not say.
         hardware: Where to compute.
-        engine: What answers: one of `ffvit.inference.engines.ENGINES`, in the machine's precision or, if it does not know
-            that, in fp32; `auto` is PyTorch, or for so many images that they take more than a minute whatever is
-            measured to be the fastest here.
+        engine: What computes: one of `ffvit.inference.engines.ENGINES`. The default computes as `evaluate` does,
+            with PyTorch in fp32; other engines and a `hardware.precision` are faster and differ by rounding.
 
     Yields:
         For each image in turn its prediction, or the error that says why it could not be read.
 
     Raises:
         UserError: The weights cannot be used, a path does not exist, there is no image, the engine cannot run here, or
-            the network's answers are no numbers.
+            the network's logits are not finite.
     """
     hardware = hardware or Hardware()
     if hardware.devices * hardware.nodes > 1:
@@ -85,36 +85,29 @@ def predict(
     if not paths:
         raise DataError(f"there is no image in {', '.join(map(str, images)) or 'nothing'}")
     network = weights if isinstance(weights, nn.Module) else load(weights, model)
-    fabric = start_fabric(hardware)
+    fabric = start_fabric(hardware.replace(precision="32-true"))
     if fabric.device.type == "cpu":
         keep_freed_memory()
     with evaluation_mode(network, fabric.device):
-        yield from _predictions(network, paths, top, fabric, engine, hardware.workers)
+        runner, precision = network, PRECISIONS[hardware.precision]
+        if (engine, precision) != ("torch", "fp32"):
+            runner = build(network, engine, precision, fabric.device)
+        yield from _predictions(network, runner, paths, top, fabric.device, hardware.workers)
 
 
 def _predictions(
-    network: nn.Module, paths: list[str], top: int, fabric: Fabric, engine: str, workers: int | None
+    network: nn.Module, runner: nn.Module, paths: list[str], top: int, device: torch.device, workers: int | None
 ) -> Iterator[Prediction | BadImageError]:
-    """What a network on the device, in evaluation mode, says of image files."""
+    """What a network, run by an engine on the device, predicts for image files."""
     preprocess, names = preprocess_of(network), _readable(class_names_of(network))
     temperature = getattr(network, "temperature", None) or 1.0
-    precision = {"32-true": "fp32", "bf16-mixed": "bf16"}.get(fabric.strategy.precision.precision)
-    if engine == "auto":
-        tell = partial(print, file=sys.stderr)
-        # fp16 is PyTorch's alone, and faster than what other engines do in fp32.
-        engine = fastest_engine(network, len(paths), BATCH, fabric.device, precision, tell) if precision else "torch"
-    if engine != "torch":  # which is the network as it is, in the machine's precision
-        if precision is None or unavailable_reason(engine, precision, fabric.device) is not None:
-            precision = "fp32"
-        network = build(network, engine, precision, fabric.device)
     files = FileImages(Path(), paths, np.zeros(len(paths), dtype=np.int64))
-    transform, finish = evaluation_transform(preprocess), NormalizeOnDevice(preprocess.mean, preprocess.std)
-    shape = preprocess.in_chans, *preprocess.img_size
+    transform, normalize = evaluation_transform(preprocess), NormalizeOnDevice(preprocess)
     if workers is None:
         workers = worker_count(files, 1) if len(paths) > 2 * BATCH else 0
-    for batch in evaluation_loader(files, transform, shape, BATCH, workers, device=fabric.device):
-        with torch.inference_mode(), fabric.autocast():
-            logits = network(finish(batch.to(fabric.device))).float().cpu()
+    for batch in evaluation_loader(files, transform, preprocess.shape, BATCH, workers, device=device):
+        with torch.inference_mode(), float32(device):
+            logits = runner(normalize(batch.to(device))).float().cpu()
         if not logits.isfinite().all():
             raise ModelError(
                 "the network's logits are NaN or infinite: its training diverged, or its weights are damaged"
@@ -140,7 +133,7 @@ def _paths(path: Path) -> list[str]:
     except OSError as error:
         raise DataError(f"{path}: cannot be opened ({error.strerror})") from None
     if path.is_dir():
-        return [str(path / each) for each in image_files(path)]
+        return [str(path / name) for name in image_files(path)]
     return [str(path)]
 
 
@@ -165,27 +158,24 @@ def write_predictions(
     if form == "csv":
         writer.writerow(("image", "rank", "class", "probability"))
     read = bad = 0
-    for each in predictions:
-        if isinstance(each, BadImageError):
-            stderr.say(f"not read: {each}")
+    for prediction in predictions:
+        if isinstance(prediction, BadImageError):
+            stderr.say(f"not read: {prediction}")
             bad += 1
             continue
         read += 1
-        pairs = list(zip(each.classes, each.probabilities, strict=True))
+        pairs = list(zip(prediction.classes, prediction.probabilities, strict=True))
         if form == "csv":
-            image = escape_formula(each.image)
-            for place, (name, share) in enumerate(pairs, start=1):
-                writer.writerow((image, place, escape_formula(name), f"{share:.6f}"))
+            image = escape_formula(prediction.image)
+            for rank, (name, probability) in enumerate(pairs, start=1):
+                writer.writerow((image, rank, escape_formula(name), f"{probability:.6f}"))
         elif form == "json":
-            print(
-                json.dumps(
-                    {"image": each.image, "classes": [{"class": name, "probability": share} for name, share in pairs]}
-                )
-            )
+            classes = [{"class": name, "probability": probability} for name, probability in pairs]
+            print(json.dumps({"image": prediction.image, "classes": classes}))
         else:
-            console.print(each.image, style="bold", highlight=False, markup=False)
-            for name, share in pairs:
-                line = f"  {percent(share):>7}  {bar * round(20 * share):<20} {name}"
+            console.print(prediction.image, style="bold", highlight=False, markup=False)
+            for name, probability in pairs:
+                line = f"  {percent(probability):>7}  {bar * round(20 * probability):<20} {name}"
                 console.print(line, highlight=False, markup=False)
     if bad:
         stderr.say(f"{bad:,} of {read + bad:,} images could not be read")

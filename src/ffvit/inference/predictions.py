@@ -1,4 +1,4 @@
-"""What a network answered, image by image: all that the measures and the list of mistakes need of it."""
+"""A network's predictions, image by image."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ffvit.files.csv_formulas import escape_formula
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """The answers of one network to one set of images, in the order of the set.
+    """The predictions of one network for one set of images, in the order of the set.
 
     Attributes:
         labels: The true class of each image.
@@ -47,13 +47,13 @@ class Predictions:
     def __post_init__(self) -> None:
         _check_labels(self.labels, self.classes)
         if not (np.isfinite(self.loss).all() and np.isfinite(self.logits).all()):
-            raise ModelError("answers: the network gave logits that are not finite, so nothing can be measured")
+            raise ModelError("predictions: the network gave logits that are not finite, so nothing can be measured")
 
     @classmethod
     def of(
         cls, logits: Float[Tensor, "images classes"], labels: Int[Tensor, " images"], classes: Sequence[str]
     ) -> Predictions:
-        """The answers that a network's logits are, with all logits kept.
+        """The predictions that logits are, with all logits kept.
 
         Raises:
             UserError: As for the class itself.
@@ -80,15 +80,16 @@ class Predictions:
 
     @property
     def correct(self) -> Bool[np.ndarray, " images"]:
-        """Whether each image was answered rightly."""
+        """Whether each image was predicted correctly."""
         return self.predicted == self.labels
 
     def to_csv(self, path: Path, names: Sequence[str], groups: Sequence[str] | None = None) -> None:
         """Write one line an image: image, label, predicted, correct, confidence (0 to 1), loss (nats), and any group.
 
+        The same predictions make the same bytes. What a spreadsheet would run as a formula gets an apostrophe in front.
+
         Args:
-            path: The file to write; the same answers make the same bytes. What a spreadsheet would run as a formula
-                gets an apostrophe in front.
+            path: The file to write.
             names: What to call each image, its path for example.
             groups: The group of each image, if images belong together.
 
@@ -98,7 +99,7 @@ class Predictions:
         """
         for what, given in (("image names", names), ("groups", groups)):
             if given is not None and len(given) != len(self.labels):
-                raise UserError(f"answers: {len(given)} {what} were given for {len(self.labels)} images")
+                raise UserError(f"predictions: {len(given)} {what} were given for {len(self.labels)} images")
         classes = np.array([escape_formula(name) for name in self.classes], dtype=object)
         columns = {
             "image": _text(names),
@@ -129,10 +130,10 @@ def _text(cells: Sequence[str]) -> pd.Series:
 
 def _check_labels(labels: Int[np.ndarray, " images"], classes: Sequence[str]) -> None:
     if not len(labels):
-        raise DataError("answers: there is no image to measure on")
+        raise DataError("predictions: there is no image to measure on")
     outside = np.flatnonzero((labels < 0) | (labels >= len(classes)))
     if len(outside):
         raise DataError(
-            f"answers: labels must be 0 to {len(classes) - 1}, one for each of the {len(classes)} classes; "
+            f"predictions: labels must be 0 to {len(classes) - 1}, one for each of the {len(classes)} classes; "
             f"image {outside[0]} has {labels[outside[0]]}, and {len(outside)} of {len(labels)} images are outside"
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from math import sqrt
 
 from rich.box import SIMPLE_HEAD
@@ -15,37 +15,34 @@ from ffvit.inference.metrics import ClassMetrics, Evaluation
 
 
 def report(evaluation: Evaluation, title: str, warnings: Sequence[str] = ()) -> Group:
-    """The evaluation for `rich.console.Console().print`: warnings, summary, classes, confusion matrix, wrong answers.
+    """The evaluation for `rich.console.Console().print`: warnings, summary, classes, confusion matrix, mistakes.
 
     With more than 25 classes, only the ten of lowest F1 are shown; with more than 12, no confusion matrix.
     """
-    return Group(*_parts(evaluation, title, warnings))
-
-
-def _parts(evaluation: Evaluation, title: str, warnings: Sequence[str]) -> Iterator[RenderableType]:
     # Names are Text all through: in a plain string, rich would take [brackets] for its markup.
-    yield _heading(f"{title}, {evaluation.images:,} images, {len(evaluation.per_class):,} classes")
-    for warning in warnings:
-        yield Text(f"Warning: {warning}.", style="bold red")
-    yield _summary(evaluation)
+    classes = len(evaluation.per_class)
+    parts: list[RenderableType] = [_heading(f"{title}, {evaluation.images:,} images, {classes:,} classes")]
+    parts += [Text(f"Warning: {warning}.", style="bold red") for warning in warnings]
+    parts.append(_summary(evaluation))
     if evaluation.temperature is not None:
-        yield Text(_about_calibration(evaluation), style="dim")
-    present = [each for each in evaluation.per_class if each.f1]
-    if len(evaluation.per_class) <= 25:
-        yield _heading("\nClasses, each share with its 95 % interval")
-        yield _classes(evaluation.per_class)
+        parts.append(Text(_calibration_note(evaluation), style="dim"))
+    if classes <= 25:
+        parts += [_heading("\nClasses, each share with its 95 % interval"), _classes(evaluation.per_class)]
     else:
-        worst = sorted(present, key=lambda each: each.f1.value if each.f1 else 0.0)[:10]
-        yield _heading(f"\nThe {len(worst)} classes of lowest F1, of {len(present):,} with images")
-        yield _classes(worst)
-    if len(evaluation.per_class) <= 12:
-        yield _heading("\nConfusion, in images: a row for each class, a column for each answer")
-        yield _confusion(evaluation)
+        present = [metrics for metrics in evaluation.per_class if metrics.f1]
+        worst = sorted(present, key=lambda metrics: metrics.f1.value if metrics.f1 else 0.0)[:10]
+        parts += [
+            _heading(f"\nThe {len(worst)} classes of lowest F1, of {len(present):,} with images"),
+            _classes(worst),
+        ]
+    if classes <= 12:
+        parts.append(_heading("\nConfusion matrix, in images: a row for each class, a column for each prediction"))
+        parts.append(_confusion(evaluation))
     if evaluation.worst_pairs:
-        yield _heading("\nMost frequent wrong answers")
-        yield _worst_pairs(evaluation)
+        parts += [_heading("\nMost frequent mistakes"), _worst_pairs(evaluation)]
     else:
-        yield Text("\nNo image was answered wrongly.")
+        parts.append(Text("\nEvery image was predicted correctly."))
+    return Group(*parts)
 
 
 def _heading(text: str) -> Text:
@@ -87,14 +84,14 @@ def _summary(evaluation: Evaluation) -> Table:
     return table
 
 
-def _about_calibration(evaluation: Evaluation) -> str:
+def _calibration_note(evaluation: Evaluation) -> str:
     if evaluation.temperature_given:
-        fitted = "The temperature was fitted on other images."
+        note = "The temperature was fitted on other images."
     else:
-        fitted = "The temperature was fitted here; each half is judged at that of the other half."
+        note = "The temperature was fitted here; each half is judged at that of the other half."
     if evaluation.calibration_images < evaluation.images:
-        fitted += f" Calibration is of the {evaluation.calibration_images:,} images whose logits were kept."
-    return fitted
+        note += f" Calibration is of the {evaluation.calibration_images:,} images whose logits were kept."
+    return note
 
 
 def _classes(shown: Sequence[ClassMetrics]) -> Table:
@@ -102,37 +99,36 @@ def _classes(shown: Sequence[ClassMetrics]) -> Table:
     table.add_column("class", overflow="fold")
     for name in ("images", "precision %", "recall %", "F1 %"):
         table.add_column(name, justify="right", no_wrap=True)
-    for each in shown:
-        table.add_row(Text(each.name), f"{each.support:,}", *_cells(each))
+    for metrics in shown:
+        shares = (
+            f"{100 * share.value:.1f} ({100 * share.low:.1f}-{100 * share.high:.1f})" if share else "-"
+            for share in (metrics.precision, metrics.recall, metrics.f1)
+        )
+        table.add_row(Text(metrics.name), f"{metrics.support:,}", *shares)
     return table
-
-
-def _cells(measures: ClassMetrics) -> Iterator[str]:
-    for share in (measures.precision, measures.recall, measures.f1):
-        yield f"{100 * share.value:.1f} ({100 * share.low:.1f}-{100 * share.high:.1f})" if share else "-"
 
 
 def _confusion(evaluation: Evaluation) -> Table:
     table = _table()
     table.add_column("class", overflow="fold")
-    numbers = range(1, len(evaluation.per_class) + 1)
-    names = [each.name for each in evaluation.per_class]
+    names = [metrics.name for metrics in evaluation.per_class]
     short = all(len(name) <= 3 for name in names)  # then they stand above the columns themselves, not numbers
     width = len(str(evaluation.confusion.max()))
-    for number, name in zip(numbers, names, strict=True):
+    for number, name in enumerate(names, 1):
         table.add_column(Text(name if short else str(number)), justify="right", overflow="fold", min_width=width)
-    for number, each, row in zip(numbers, evaluation.per_class, evaluation.confusion.tolist(), strict=True):
+    for number, row in enumerate(evaluation.confusion.tolist(), 1):
+        name, support = names[number - 1], evaluation.per_class[number - 1].support
         cells = [
-            Text(str(count), style=_shade(count / each.support, right=answer == number)) if count else Text(".")
-            for answer, count in zip(numbers, row, strict=True)
+            Text(str(count), style=_shade(count / support, correct=column == number)) if count else Text(".")
+            for column, count in enumerate(row, 1)
         ]
-        table.add_row(Text(each.name if short else f"{number:2} {each.name}"), *cells)
+        table.add_row(Text(name if short else f"{number:2} {name}"), *cells)
     return table
 
 
-def _shade(share: float, *, right: bool) -> str:
-    """Blue for right answers, red for wrong ones, from pale to full by the share of the truth's images."""
-    red, green, blue = (33, 102, 172) if right else (178, 24, 43)
+def _shade(share: float, *, correct: bool) -> str:
+    """Blue for correct predictions, red for mistakes, from pale to full by their share of the class's images."""
+    red, green, blue = (33, 102, 172) if correct else (178, 24, 43)
     # The root, and not from white, because the few images of a mistake are what one looks for.
     weight = 0.2 + 0.8 * sqrt(share)
     background = ",".join(str(round(255 - weight * (255 - part))) for part in (red, green, blue))
@@ -141,10 +137,10 @@ def _shade(share: float, *, right: bool) -> str:
 
 def _worst_pairs(evaluation: Evaluation) -> Table:
     table = _table()
-    table.add_column("truth", overflow="fold")
-    table.add_column("answer", overflow="fold")
+    table.add_column("class", overflow="fold")
+    table.add_column("predicted as", overflow="fold")
     table.add_column("images", justify="right", no_wrap=True)
-    table.add_column("of the truth", justify="right", no_wrap=True)
+    table.add_column("of the class", justify="right", no_wrap=True)
     for pair in evaluation.worst_pairs:
-        table.add_row(Text(pair.truth), Text(pair.answer), f"{pair.count:,}", percent(pair.share))
+        table.add_row(Text(pair.label), Text(pair.predicted), f"{pair.count:,}", percent(pair.share))
     return table

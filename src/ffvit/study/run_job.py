@@ -49,7 +49,7 @@ def run_job(config: Config, folder: Path, log: Path, threads: int) -> Outcome:
         except UserError as error:
             return Outcome("refused", str(error))
         except RunStoppedError as error:
-            if str(error).startswith("stopped"):
+            if error.asked:
                 return Outcome("stopped", str(error))
             return Outcome("crashed" if isinstance(error, OutOfMemoryError) else "refused", str(error))
         except BaseException as error:  # whatever it is, a run's fault must not end the study

@@ -31,6 +31,7 @@ import psutil
 import torch
 from rich.console import Console
 from torch.nn.functional import cross_entropy
+from torch.utils.tensorboard import SummaryWriter
 
 from ffvit.config.architecture import Network
 from ffvit.config.hardware import Hardware
@@ -44,9 +45,10 @@ from ffvit.hardware.precision import autocast, resolve_precision
 from ffvit.models.create import create_model, preprocess_of
 from ffvit.profiling.memory import activation_bytes
 from ffvit.run_folder import Config, Run
-from ffvit.signals import WARNINGS, block_signals_in_children, defer_signals
+from ffvit.signals import WARNINGS, StopSignals, block_signals_in_children, defer_signals
 from ffvit.study.matching import count_arm
 from ffvit.training.auto_tuning import STATE
+from ffvit.training.checkpoint import Progress
 from ffvit.training.loop import Trainer
 from ffvit.training.progress import TrainingDisplay
 from ffvit.training.setup import Setup, set_up
@@ -216,16 +218,16 @@ def _measure_here(config: Config, splits: Splits, threads: int, folder: Path) ->
     few = Splits(splits.classes, _some(splits.train, 8 * batch), None, _some(splits.test, 256), "")
     display = TrainingDisplay(Console(file=io.StringIO()), shown=False)
     setup = set_up(start_fabric(config.hardware), config, model, None, few, display.say)
-    trainer = Trainer(setup, Run.create(Path(tempfile.mkdtemp(dir=folder)), config), display)
+    run = Run.create(Path(tempfile.mkdtemp(dir=folder)), config)
     train, started = _steps(setup, batch, began)
     images = few.test if 256 * train < 3 * TIMED else _some(few.test, 16)
-    evaluator = trainer.evaluator(images)
+    evaluator = setup.evaluator(images)
     load = _seconds(lambda: evaluator.batches) / len(images)
-    evaluator(setup.step.network)
-    answer = _seconds(partial(evaluator, setup.step.network)) / len(images)
-    trainer.progress.losses = [0.0]
-    with trainer.curves() as curves:
-        epoch = _seconds(partial(trainer.end_epoch, 1.0, curves))
+    evaluator(setup.step.plain)
+    answer = _seconds(partial(evaluator, setup.step.plain)) / len(images)
+    with SummaryWriter(str(run.path / "tensorboard")) as curves:
+        trainer = Trainer(setup, run, Progress(losses=[0.0]), display, StopSignals(display.say), curves)
+        epoch = _seconds(partial(trainer.end_epoch, 1.0))
     some = torch.rand(batch, takes.in_chans, *takes.img_size, device=device)
     labels = torch.zeros(batch, dtype=torch.int64, device=device)
     with autocast(resolve_precision(config.hardware), device):

@@ -34,8 +34,8 @@ class EMA:
         decay = min(self.decay, (1 + step) / (10 + step)) if self.warmup else self.decay
         move = get_ema_multi_avg_fn(decay)
         move(list(self.network.parameters()), list(network.parameters()), None)
-        for mine, its in zip(self.network.buffers(), network.buffers(), strict=True):
-            if mine.is_floating_point():
-                move([mine], [its], None)
+        for average, current in zip(self.network.buffers(), network.buffers(), strict=True):
+            if average.is_floating_point():
+                move([average], [current], None)
             else:
-                mine.copy_(its)
+                average.copy_(current)

@@ -12,12 +12,15 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_
 
 from ffvit.hardware.ranks import on_rank_zero
 from ffvit.inference.calibration import fit_temperature
-from ffvit.inference.evaluator import predict_logits
-from ffvit.inference.metrics import compute_metrics
+from ffvit.inference.evaluator import readable_names
+from ffvit.inference.metrics import Evaluation, compute_metrics
 from ffvit.inference.report import percent, report
 from ffvit.models.weights import read_weights
-from ffvit.training.loop import Trainer
-from ffvit.training.progress import format_duration
+from ffvit.run_folder import Run
+from ffvit.training.checkpoint import Progress, gather_weights
+from ffvit.training.progress import TrainingDisplay, format_duration
+from ffvit.training.setup import Setup
+from ffvit.training.unreadable import UnreadableImages
 
 
 def _peak_memory(device: torch.device) -> float:
@@ -28,38 +31,46 @@ def _peak_memory(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
-def evaluate_at_end(trainer: Trainer) -> Group:
-    """Score what the validation split chose on the test split, write it down, and hand back the report."""
-    run, progress, test = trainer.run, trainer.progress, trainer.splits.test
-    trainer.save_weights(run.last_file, trainer.step.plain)
-    best, temperature = progress.best, None
-    if trainer.validation is not None:
+def evaluate_at_end(setup: Setup, run: Run, progress: Progress, display: TrainingDisplay) -> Group:
+    """Score the weights that the validation split chose on the test split, write the figures down, and report them.
+
+    Args:
+        setup: What the run trained with; its network gets the chosen weights.
+        run: Where the figures are written.
+        progress: How far the run is: at its end.
+        display: Where to show progress.
+    """
+    fabric, step, splits, best = setup.fabric, setup.step, setup.splits, progress.best
+    gather_weights(fabric, run.last_file, step.plain, splits.classes)
+    temperature = None
+    if setup.validation is not None:
         state, _ = read_weights(run.best_file)
-        set_model_state_dict(trainer.step.plain, dict(state), options=StateDictOptions(full_state_dict=True))
-        with trainer.step.eagerly():
-            chosen, _ = trainer.validation(trainer.step.network)
+        set_model_state_dict(step.plain, dict(state), options=StateDictOptions(full_state_dict=True))
+        with step.eagerly():
+            chosen, _ = setup.validation(step.plain)
         if not chosen.correct.all():  # without a mistake, ever more certain is ever better: nothing to fit
             temperature = fit_temperature(chosen.logits, chosen.labels[chosen.logits_of])
-            trainer.save_weights(run.best_file, trainer.step.plain, temperature)
-    trainer.display.scoring("test split")
-    with trainer.step.eagerly():
-        answers, bad = trainer.evaluator(test)(trainer.step.network)
-    trainer.unreadable.add(bad)
-    trainer.unreadable.write()
-    evaluation = compute_metrics(answers, temperature)
+            gather_weights(fabric, run.best_file, step.plain, splits.classes, temperature)
+    display.scoring("test split")
+    with step.eagerly():
+        predictions, bad = setup.evaluator(splits.test)(step.plain)
+    unreadable = UnreadableImages(setup, run, progress, display.say)
+    unreadable.add(bad)
+    unreadable.write()
+    evaluation = compute_metrics(predictions, temperature)
     weights = f"the {best['which']} of epoch {best['epoch']}" if best else "the last weights"
 
     def write() -> None:
-        names, groups = predict_logits(test, bad), trainer.splits.test_groups
+        names, groups = readable_names(splits.test, bad), splits.test_groups
         if groups is not None:  # of the images that could be read
-            group_of = {test.name(index): group for index, group in enumerate(groups)}
+            group_of = {splits.test.name(index): group for index, group in enumerate(groups)}
             groups = tuple(group_of[name] for name in names)
-        answers.to_csv(run.predictions_file, names, groups)
+        predictions.to_csv(run.predictions_file, names, groups)
         run.write_summary(
             {
-                "network": trainer.setup.config.network.title,
-                "parameters": sum(each.numel() for each in trainer.step.plain.parameters()),
-                "images": trainer.splits.account,
+                "network": setup.config.network.title,
+                "parameters": sum(parameter.numel() for parameter in step.plain.parameters()),
+                "images": splits.account,
                 "weights": weights,
                 "validation": best or None,
                 "temperature": temperature,
@@ -68,23 +79,28 @@ def evaluate_at_end(trainer: Trainer) -> Group:
                 "skipped_steps": progress.skipped,
                 "images_seen": progress.images,
                 "seconds": progress.seconds,
-                "peak_memory_mib": _peak_memory(trainer.fabric.device),
+                "peak_memory_mib": _peak_memory(fabric.device),
             }
         )
 
-    on_rank_zero(trainer.fabric, write)
-    top1, unread = evaluation.top1, f" ({len(bad):,} more could not be read)" if bad else ""
+    on_rank_zero(fabric, write)
+    return _report(evaluation, weights, setup, run, progress, len(bad))
+
+
+def _report(evaluation: Evaluation, weights: str, setup: Setup, run: Run, progress: Progress, bad: int) -> Group:
+    """The figures, and what must be known to read them."""
+    top1, unread = evaluation.top1, f" ({bad:,} more could not be read)" if bad else ""
     reached = Text.assemble(
         (f"\ntop-1 {percent(top1.value)}", "bold"),
         f" (95 % interval {percent(top1.low)} to {percent(top1.high)}) on {evaluation.images:,} test images{unread}, after "
         f"{format_duration(progress.seconds)}; everything is in {run.path}",
     )
-    warnings = [f"{len(bad):,} of {len(test):,} test images could not be read"] if bad else []
+    warnings = [f"{bad:,} of {len(setup.splits.test):,} test images could not be read"] if bad else []
     if progress.skipped:
         warnings.append(f"{progress.skipped:,} steps of the training were not finite and were left out")
     if progress.bad_images:
         reached = Text.assemble(
-            (f"\n{len(progress.bad_images):,} of {trainer.splits.count:,} images could not be read", "bold"),
+            (f"\n{len(progress.bad_images):,} of {setup.splits.count:,} images could not be read", "bold"),
             f": they are listed in {run.bad_images_file}",
             reached,
         )

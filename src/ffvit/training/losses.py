@@ -9,6 +9,7 @@ from timm.task import DistillationTeacher
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ffvit.config.preprocess import Preprocess
 from ffvit.config.recipe import Recipe
 
 PerImage = Float[Tensor, " batch"]
@@ -26,17 +27,17 @@ def classification_loss(
 ) -> PerImage:
     """Cross entropy with soft targets, or the mean over classes of binary cross entropy (DeiT III, arXiv 2204.07118)."""
     if recipe.loss == "bce":
-        each = functional.binary_cross_entropy_with_logits(logits, targets, weight=weights, reduction="none")
-        return each.mean(dim=1)
+        by_class = functional.binary_cross_entropy_with_logits(logits, targets, weight=weights, reduction="none")
+        return by_class.mean(dim=1)
     return functional.cross_entropy(logits, targets, weight=weights, reduction="none")
 
 
 def teacher_loss(recipe: Recipe, logits: Logits, teacher_logits: Logits) -> PerImage:
-    """What is lost against a teacher (DeiT, arXiv 2012.12877, section 4, eqs. 2 and 3; soft: divided by classes as in its code)."""
+    """The loss against a teacher (DeiT, arXiv 2012.12877, section 4, eqs. 2 and 3; soft: divided by classes as in its code)."""
     if recipe.distillation == "hard":
         return functional.cross_entropy(logits, teacher_logits.argmax(dim=1), reduction="none")
     t = recipe.distillation_temperature
-    student, teacher = (functional.log_softmax(each / t, dim=1) for each in (logits, teacher_logits))
+    student, teacher = (functional.log_softmax(scores / t, dim=1) for scores in (logits, teacher_logits))
     return functional.kl_div(student, teacher, reduction="none", log_target=True).mean(dim=1) * t * t
 
 
@@ -47,8 +48,7 @@ class Criterion(nn.Module):
         recipe: Its loss and distillation fields.
         weights: For each class, or None.
         teacher: What to distil from, or None.
-        mean: Of the student's input, as are `std`; the teacher's own may differ.
-        std: See `mean`.
+        preprocess: How the student's input is normalised; the teacher's own may differ.
     """
 
     mean: Tensor
@@ -60,20 +60,19 @@ class Criterion(nn.Module):
         recipe: Recipe,
         weights: Float[Tensor, " classes"] | None,
         teacher: nn.Module | None,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
+        preprocess: Preprocess,
     ) -> None:
         super().__init__()
+        mean, std = torch.tensor(preprocess.mean), torch.tensor(preprocess.std)
         self.recipe = recipe
         self.teacher = DistillationTeacher(teacher).requires_grad_(False) if teacher is not None else None
-        # Asked of a GPU in every step, as timm's teacher does, whether the two are equal would be waited for.
+        # Compared once here: in every step, as timm's teacher does it, the comparison would wait for the GPU.
         self.as_student = self.teacher is not None and (
-            torch.equal(self.teacher.mean_kd.flatten(), torch.tensor(mean))
-            and torch.equal(self.teacher.std_kd.flatten(), torch.tensor(std))
+            torch.equal(self.teacher.mean_kd.flatten(), mean) and torch.equal(self.teacher.std_kd.flatten(), std)
         )
         self.register_buffer("weights", weights)
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+        self.register_buffer("mean", mean.view(1, -1, 1, 1))
+        self.register_buffer("std", std.view(1, -1, 1, 1))
 
     def forward(
         self,
@@ -95,6 +94,6 @@ class Criterion(nn.Module):
         with torch.no_grad():
             if not self.as_student:
                 images = (images * self.std + self.mean - self.teacher.mean_kd) / self.teacher.std_kd
-            answer = self.teacher(images)
+            teacher_logits = self.teacher(images)
         share = self.recipe.distillation_weight
-        return (1 - share) * loss + share * teacher_loss(self.recipe, distilled, answer)
+        return (1 - share) * loss + share * teacher_loss(self.recipe, distilled, teacher_logits)

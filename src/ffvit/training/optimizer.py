@@ -56,7 +56,7 @@ def build_optimizer(network: nn.Module, recipe: Recipe) -> Optimizer:
         )
     except (TypeError, AssertionError) as error:
         raise ConfigError(f"recipe.optimizer {recipe.optimizer!r}: {error}") from None
-    fused = sum(each.numel() for each in network.parameters()) >= FUSED
+    fused = sum(weight.numel() for weight in network.parameters()) >= FUSED
     for group in optimizer.param_groups:
         if group.get("foreach", False) is None:  # left to PyTorch, which does neither on a processor
             group |= {"fused": True, "foreach": False} if fused and "fused" in group else {"foreach": True}

@@ -7,20 +7,13 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from ffvit.inference.report import percent
 
-
-class _TimeLeft(ProgressColumn):
-    """Time left of the whole run, from the share of it that is done."""
-
-    def render(self, task: Task) -> Text:
-        """The cell."""
-        share, elapsed = task.fields["share"] - task.fields["from_share"], task.elapsed or 0.0
-        left = elapsed / share * (1 - task.fields["share"]) if share > 0 else None
-        return Text("" if left is None else f"{format_duration(left)} left", style="cyan")
+WHOLE = 1_000_000
+"""Units of the bar."""
 
 
 class TrainingDisplay:
@@ -39,13 +32,13 @@ class TrainingDisplay:
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
             TextColumn("{task.fields[figures]}", markup=False),
-            _TimeLeft(),
+            TimeRemainingColumn(compact=True),
             console=console,
             transient=True,
             disable=not (shown and console.is_terminal),
             expand=True,
         )
-        self._task = self._bar.add_task("starting", total=1, figures="", share=0.0, from_share=0.0)
+        self._task = self._bar.add_task("starting", total=WHOLE, figures="")
         self._mark: tuple[float, int] | None = None
 
     def __enter__(self) -> TrainingDisplay:
@@ -58,8 +51,8 @@ class TrainingDisplay:
         self._bar.stop()
 
     def begin(self, share: float) -> None:
-        """The run begins, or goes on, at this share of the whole."""
-        self._bar.update(self._task, from_share=share, share=share)
+        """The run begins, or is resumed, at this share of the whole."""
+        self._bar.reset(self._task, completed=round(WHOLE * share))
 
     def step(self, epoch: str, share: float, images: int, loss: float, rate: float) -> None:
         """So far: the share of the run that is done, images seen, last loss, learning rate."""
@@ -69,7 +62,7 @@ class TrainingDisplay:
             speed = f"{(images - self._mark[1]) / (now - self._mark[0]):,.0f} images/s  "
         self._mark = (now, images)
         figures = f"{speed}loss {loss:.3f}  rate {rate:.1e}"
-        self._bar.update(self._task, description=epoch, completed=share, share=share, figures=figures)
+        self._bar.update(self._task, description=epoch, completed=round(WHOLE * share), figures=figures)
 
     def scoring(self, what: str) -> None:
         """Images are being scored, which trains nothing."""

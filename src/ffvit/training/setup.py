@@ -1,10 +1,9 @@
-"""Everything a run needs before its folder is made: the order of the images, the step, the loader."""
+"""Everything a run needs before its folder is made: the order of the images, the step, the loader, the evaluators."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 
 import numpy as np
 from lightning_fabric import Fabric
@@ -12,6 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ffvit.config.preprocess import Preprocess
+from ffvit.data.images import Images
 from ffvit.data.loader import Batch, training_loader, worker_count
 from ffvit.data.sampler import TrainingOrder
 from ffvit.data.shards.remote import remote_blocks
@@ -19,10 +19,13 @@ from ffvit.data.splits import Splits
 from ffvit.data.transforms import training_transform
 from ffvit.errors import ConfigError
 from ffvit.hardware.ranks import local_world_size
+from ffvit.inference.evaluator import BATCH, Evaluator
 from ffvit.models.create import preprocess_of, set_preprocess
 from ffvit.run_folder import Config
-from ffvit.training.auto_tuning import loading_workers
-from ffvit.training.step import TrainStep, images_per_device
+from ffvit.training.step import TrainStep
+
+MOST_WORKERS = 16
+"""Loading processes of a device by default, at most: more images a second than any device trains on."""
 
 
 @dataclass
@@ -38,6 +41,7 @@ class Setup:
         step: Makes the steps.
         workers: How many processes load images for each device.
         loader: Brings the micro-batches of an epoch.
+        validation: Scores a network on the validation split, if there is one.
     """
 
     fabric: Fabric
@@ -48,6 +52,15 @@ class Setup:
     step: TrainStep
     workers: int
     loader: DataLoader[Batch]
+    validation: Evaluator | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        images = self.splits.validation
+        self.validation = self.evaluator(images) if images is not None else None
+
+    def evaluator(self, images: Images) -> Evaluator:
+        """Scores the run's network on images."""
+        return Evaluator(self.fabric, images, self.preprocess, self.splits.classes, BATCH, self.config.hardware.workers)
 
 
 def set_up(
@@ -75,7 +88,11 @@ def set_up(
     set_preprocess(network, preprocess)
     order = _order(fabric, config, splits)
     step = TrainStep(fabric, config, network, teacher, splits, preprocess, order, say)
-    workers, loader = _loader(step, config, splits, preprocess, order)
+    workers = config.hardware.workers
+    if workers is None:
+        workers = min(MOST_WORKERS, worker_count(splits.train, local_world_size(fabric), fabric.device))
+    transform = training_transform(config.recipe, preprocess)
+    loader = training_loader(splits.train, transform, preprocess.shape, order, config.seed, workers, fabric.device)
     return Setup(fabric, config, splits, preprocess, order, step, workers, loader)
 
 
@@ -112,21 +129,3 @@ def _balanced(splits: Splits) -> np.ndarray:
     labels = splits.train.labels
     weights = 1.0 / np.bincount(labels)[labels]
     return weights / weights.sum()
-
-
-def _loader(
-    step: TrainStep, config: Config, splits: Splits, preprocess: Preprocess, order: TrainingOrder
-) -> tuple[int, DataLoader[Batch]]:
-    """How many processes load the training images, and what they bring."""
-    fabric, shape = step.fabric, (preprocess.in_chans, *preprocess.img_size)
-    transform = training_transform(config.recipe, preprocess.img_size, preprocess.in_chans, preprocess.mean)
-    loader = partial(training_loader, splits.train, transform, shape, order, config.seed, device=fabric.device)
-    workers = config.hardware.workers
-    if workers is None:
-        workers = worker_count(splits.train, local_world_size(fabric), fabric.device)
-        if config.hardware.strategy != "fsdp":  # a sharded network is not called by itself
-            with step.eagerly():
-                workers = loading_workers(
-                    loader(0), step.plain, images_per_device(fabric, config, order), fabric, workers
-                )
-    return workers, loader(workers)

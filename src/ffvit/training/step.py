@@ -35,11 +35,11 @@ class TrainStep:
     Args:
         fabric: The processes and devices.
         config: What to compute.
-        network: With its initial weights.
+        network: With its initial weights; it is moved to the device and wrapped.
         teacher: To distil from, or None.
-        splits: The images; of them only the classes and the labels are read.
+        splits: Only their classes and labels are read.
         preprocess: How images become the network's input.
-        order: The order of the images, which says how many are on a device at once.
+        order: Says how many images are on a device at once.
         say: Told where a batch is cut because memory is short.
 
     Attributes:
@@ -64,10 +64,10 @@ class TrainStep:
         recipe, sharded = config.recipe, config.hardware.strategy == "fsdp"
         self.fabric, self.recipe, self.seed, self.say = fabric, recipe, config.seed, say
         self.steps_per_epoch = order.steps
-        self.normalize = NormalizeOnDevice(preprocess.mean, preprocess.std)
+        self.normalize = NormalizeOnDevice(preprocess)
         self.mixup = MixupCutmix(recipe, len(splits.classes), config.seed)
         weights = class_weights(splits.train.labels, len(splits.classes)) if recipe.balance == "weights" else None
-        self.criterion = Criterion(recipe, weights, teacher, preprocess.mean, preprocess.std)
+        self.criterion = Criterion(recipe, weights, teacher, preprocess)
         self.criterion.to(fabric.device)
         if teacher is not None and hasattr(network, "set_distilled_training"):
             cast("Any", network).set_distilled_training(True)
@@ -77,7 +77,7 @@ class TrainStep:
         self.ema = EMA(network, recipe.ema_decay, recipe.ema_warmup) if recipe.ema_decay is not None else None
         if not sharded:  # a network that has to be sharded is estimated where it is
             network.to(fabric.device)
-        per_device = images_per_device(fabric, config, order)
+        per_device = -(-recipe.batch_size // (fabric.world_size * order.micro_batches))
         self.recomputed = should_recompute(network, per_device, fabric)
         if self.recomputed is None and has_free_memory(network, per_device, fabric):
             keep_freed_memory()
@@ -117,7 +117,7 @@ class TrainStep:
             batches: The micro-batches of this process.
 
         Returns:
-            The batch's loss (this process's part of it) and whether the step was made (1 or 0), still on the device.
+            This process's part of the loss and whether the step was made (1 or 0), still on the device.
 
         Raises:
             OutOfMemoryError: The device is too small even for single images.
@@ -179,8 +179,3 @@ class TrainStep:
                     self.fabric.backward(loss)
                 total += loss.detach()
         return total
-
-
-def images_per_device(fabric: Fabric, config: Config, order: TrainingOrder) -> int:
-    """How many images a device computes at once: its share of the batch, or of a micro-batch."""
-    return -(-config.recipe.batch_size // (fabric.world_size * order.micro_batches))

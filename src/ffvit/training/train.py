@@ -34,8 +34,9 @@ from ffvit.models.weights import load
 from ffvit.run_folder import Config, Run, free_folder
 from ffvit.signals import exit_on_signal
 from ffvit.terminal import Terminal
+from ffvit.training.checkpoint import Progress, load_checkpoint
 from ffvit.training.final_evaluation import evaluate_at_end
-from ffvit.training.loop import Trainer
+from ffvit.training.loop import fit
 from ffvit.training.progress import TrainingDisplay
 from ffvit.training.setup import Setup, set_up
 
@@ -75,7 +76,7 @@ def train(
     Raises:
         UserError: Something that was given cannot be used.
         RunStoppedError: The run was interrupted, its loss was no longer finite, the disk is full, or too many images
-            were unreadable. What was reached is kept, and `resume` goes on.
+            were unreadable. What was reached is kept for `resume`.
     """
     config = configure(model, data, recipe, image=image, hardware=hardware, seed=seed, start_from=start_from)
     return run_config(config, out=out, overwrite=overwrite, console=console)
@@ -135,13 +136,10 @@ def run_config(
     on_rank_zero(fabric, lambda: Run.check_writable(path, config, overwrite))
     lock = FolderLock(path, "run")
 
-    def folder(config: Config) -> Run:
+    def make_folder(config: Config) -> Run:
         return on_rank_zero(fabric, lambda: Run.create(path, config, overwrite, lock))
 
-    try:
-        return _run(fabric, config, folder, console, study=study_of(path))
-    finally:
-        lock.release()
+    return _run(fabric, config, lock, make_folder, console, study=study_of(path))
 
 
 def resume(out: str | Path, hardware: Hardware | None = None, console: Console | None = None) -> Run:
@@ -167,16 +165,14 @@ def resume(out: str | Path, hardware: Hardware | None = None, console: Console |
     fabric = start_fabric(config.hardware)
     lock = FolderLock(run.path, "run")
     on_rank_zero(fabric, lock.acquire)
-    try:
-        return _run(fabric, config, lambda _: run, console, begun=run)
-    finally:
-        lock.release()
+    return _run(fabric, config, lock, lambda _: run, console, begun=run)
 
 
 def _run(
     fabric: Fabric,
     config: Config,
-    folder: Callable[[Config], Run],
+    lock: FolderLock,
+    make_folder: Callable[[Config], Run],
     console: Console | None,
     begun: Run | None = None,
     study: Path | None = None,
@@ -186,9 +182,10 @@ def _run(
     Args:
         fabric: The processes.
         config: What to compute.
-        folder: Makes the run folder.
+        lock: On the run folder; released at the end.
+        make_folder: Makes the run folder.
         console: Where to show progress.
-        begun: The run that goes on.
+        begun: The run that is resumed.
         study: The folder of the study that a new run belongs to.
     """
     run: Run | None = None
@@ -208,25 +205,36 @@ def _run(
             setup = set_up(fabric, config, network, teacher, splits, display.say)
             if config.start_from not in (None, "pretrained"):
                 config = config.replace(preprocess=setup.preprocess)
-            run = folder(config)
+            run = make_folder(config)
             for table in record:
                 write_record(table, run.split_file)
-            trainer = Trainer(setup, run, display)
+            progress = Progress()
             if begun is not None:
-                for inside in (run.path, run.checkpoint_file.parent):
-                    on_rank_zero(fabric, partial(remove_leftovers, inside))
-                trainer.resume()
-                seen = trainer.progress.images
-                about = f"as it was after {seen:,} images" if seen else about
+                progress = _resume(setup, run, display)
+                about = f"as it was after {progress.images:,} images" if progress.images else about
             display.say(_headline(setup, run, about))
-            trainer.fit()
-            display.say(evaluate_at_end(trainer))
+            fit(setup, run, progress, display)
+            display.say(evaluate_at_end(setup, run, progress, display))
     except OSError as error:
         if is_disk_full(error):
             raise DiskFullError("the disk is full: free some space, then resume with --resume") from None
         raise
+    finally:
+        lock.release()
     assert run is not None
     return run
+
+
+def _resume(setup: Setup, run: Run, display: TrainingDisplay) -> Progress:
+    """Put the run's last checkpoint back, if it has come to one, and hand back how far it is."""
+    fabric, step, progress = setup.fabric, setup.step, Progress()
+    for folder in (run.path, run.checkpoint_file.parent):
+        on_rank_zero(fabric, partial(remove_leftovers, folder))
+    if run.has_checkpoint:
+        progress = load_checkpoint(run, fabric, step.plain, step.ema, step.plain_optimizer, display.say)
+    if fabric.is_global_zero:
+        run.truncate_metrics(progress.epoch)
+    return progress
 
 
 def _checked_images(
@@ -279,7 +287,7 @@ def _teacher(recipe: Recipe, classes: int, channels: int) -> nn.Module | None:
         teacher = create_model(recipe.teacher, pretrained=True).eval()
     if classes_of(teacher) != classes:
         raise ModelError(
-            f"recipe.teacher: {recipe.teacher} answers with {classes_of(teacher)} classes, the data has {classes}; "
+            f"recipe.teacher: {recipe.teacher} predicts {classes_of(teacher)} classes, the data has {classes}; "
             "train it on this data first and give its run folder"
         )
     if preprocess_of(teacher).in_chans != channels:
@@ -293,7 +301,7 @@ def _teacher(recipe: Recipe, classes: int, channels: int) -> nn.Module | None:
 def _headline(setup: Setup, run: Run, about: str) -> Table:
     """What is about to happen, in a few lines."""
     config, fabric, step, takes = setup.config, setup.fabric, setup.step, setup.preprocess
-    parameters = sum(each.numel() for each in step.plain.parameters())
+    parameters = sum(weight.numel() for weight in step.plain.parameters())
     length = f"{config.recipe.minutes:g} minutes" if config.recipe.minutes else f"{config.recipe.epochs} epochs"
     how = ", compiled" * step.compiled
     if step.recomputed:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterable
-from pathlib import Path
-
-from lightning_fabric import Fabric
 
 from ffvit.config.data import bad_image_limit
 from ffvit.data.images import BadImageError
@@ -14,31 +11,24 @@ from ffvit.errors import BadImagesError
 from ffvit.files.atomic_write import atomic_path
 from ffvit.files.csv_formulas import escape_formula
 from ffvit.hardware.ranks import all_gather
+from ffvit.run_folder import Run
+from ffvit.training.checkpoint import Progress
+from ffvit.training.setup import Setup
 
 
 class UnreadableImages:
     """The images of a run that could not be read.
 
     Args:
-        fabric: The processes.
-        file: Where they are listed.
-        images: How many images there are in all.
-        allowed: As `Data.bad_images`.
+        setup: The run's processes and images, and how many may be unreadable.
+        run: In its folder they are listed.
+        progress: Holds the reasons by image name; updated.
         say: Told at the first and whenever their number has doubled.
-        reasons: Those known so far, by name; it is added to.
     """
 
-    def __init__(
-        self,
-        fabric: Fabric,
-        file: Path,
-        images: int,
-        allowed: float,
-        say: Callable[[str], None],
-        reasons: dict[str, str],
-    ) -> None:
-        self.fabric, self.file, self.images, self.allowed, self.say = fabric, file, images, allowed, say
-        self.reasons = reasons
+    def __init__(self, setup: Setup, run: Run, progress: Progress, say: Callable[[str], None]) -> None:
+        self.fabric, self.file, self.images = setup.fabric, run.bad_images_file, setup.splits.count
+        self.allowed, self.reasons, self.say = setup.config.data.bad_images, progress.bad_images, say
         self.next_told = 1
 
     def add(self, errors: Iterable[BadImageError]) -> None:

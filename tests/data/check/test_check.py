@@ -35,11 +35,11 @@ def regions() -> list[PIL.Image.Image]:
 def folder(tmp_path, regions) -> Path:
     """Two classes, eight photographs each in train and four in val, and nothing wrong with any."""
     at = iter(regions)
-    for part, count in (("train", 8), ("val", 4)):
+    for split, count in (("train", 8), ("val", 4)):
         for name in ("cat", "dog"):
-            (tmp_path / "set" / part / name).mkdir(parents=True)
+            (tmp_path / "set" / split / name).mkdir(parents=True)
             for number in range(count):
-                next(at).save(tmp_path / "set" / part / name / f"{number}.jpg", quality=90)
+                next(at).save(tmp_path / "set" / split / name / f"{number}.jpg", quality=90)
     return tmp_path / "set"
 
 
@@ -48,12 +48,12 @@ def found(folder: Path | str, **options) -> dict[str, list[str]]:
     checked = check(str(folder), **options)
 
     def short(index: int) -> str:
-        return checked.whole.name(index).removeprefix(f"{folder}/")
+        return checked.images.name(index).removeprefix(f"{folder}/")
 
     return {
         each.kind.name: [
             short(image) if other < 0 else f"{short(image)} = {short(other)}"
-            for image, other in zip(each.images.tolist(), each.others.tolist(), strict=True)
+            for image, other in zip(each.images.tolist(), each.partners.tolist(), strict=True)
         ]
         for each in checked.findings
     }
@@ -138,7 +138,7 @@ class TestByItself:
             photo(folder, str(path)).convert("L").save(path)
         assert found(folder) == {"colour": ["train/cat/0.jpg"]}
 
-    def test_what_all_are_is_not_odd(self, tmp_path):
+    def test_what_all_are_is_not_unusual(self, tmp_path):
         for number, digit in enumerate(load_digits().images[:40]):
             at = tmp_path / str(number % 2)
             at.mkdir(exist_ok=True)
@@ -153,7 +153,7 @@ class TestByItself:
 
 
 class TestAlike:
-    def test_an_image_in_two_parts(self, folder):
+    def test_an_image_in_two_splits(self, folder):
         shutil.copy(folder / "train/cat/1.jpg", folder / "val/cat/copy.jpg")
         assert found(folder) == {"leak": ["val/cat/copy.jpg = train/cat/1.jpg"]}
         assert check(str(folder)).serious
@@ -173,16 +173,16 @@ class TestAlike:
         assert found(folder) == {"conflict": [*pairs, "train/dog/9.jpg = train/cat/1.jpg"]}
         assert check(str(folder)).serious
 
-    def test_a_copy_in_part_and_class(self, folder):
+    def test_a_duplicate_in_split_and_class(self, folder):
         for name in ("8.jpg", "9.jpg"):
             shutil.copy(folder / "train/cat/1.jpg", folder / "train/cat" / name)
-        assert found(folder) == {"copy": [f"train/cat/{name} = train/cat/1.jpg" for name in ("8.jpg", "9.jpg")]}
+        assert found(folder) == {"duplicate": [f"train/cat/{name} = train/cat/1.jpg" for name in ("8.jpg", "9.jpg")]}
         assert not check(str(folder)).serious
 
     def test_pixels_held_in_memory_are_compared_too(self, monkeypatch):
         digits = load_digits()
         digits.images[7] = digits.images[3]
-        monkeypatch.setattr("ffvit.data.splits.load_digits", lambda: digits)
+        monkeypatch.setattr("ffvit.data.sources.load_digits", lambda: digits)
         assert found("digits") == {"conflict": ["digits[3] = digits[7]", "digits[7] = digits[3]"]}
 
     @pytest.mark.parametrize(
@@ -202,21 +202,21 @@ class TestAlike:
         assert found(folder)["near leak"] == pairs
         assert "near leak" not in found(folder, near=0)
 
-    def test_near_copies_by_part_and_label(self, folder):
+    def test_near_duplicates_by_split_and_label(self, folder):
         small = photo(folder).resize((80, 70))
         small.save(folder / "train/cat/small.jpg")
-        assert found(folder) == {"near copy": ["train/cat/small.jpg = train/cat/0.jpg"]}
+        assert found(folder) == {"near duplicate": ["train/cat/small.jpg = train/cat/0.jpg"]}
         shutil.copy(folder / "train/cat/small.jpg", folder / "train/dog/9.jpg")
         seen = found(folder)
         assert seen["conflict"] == ["train/cat/small.jpg = train/dog/9.jpg", "train/dog/9.jpg = train/cat/small.jpg"]
         assert seen["near conflict"] == ["train/cat/0.jpg = train/dog/9.jpg"]
 
-    def test_a_copy_of_a_near_copy_is_one_as_well(self, folder):
+    def test_a_duplicate_of_a_near_duplicate_is_one_as_well(self, folder):
         photo(folder).resize((80, 70)).save(folder / "val/cat/8.jpg")
         shutil.copy(folder / "val/cat/8.jpg", folder / "val/cat/9.jpg")
         assert found(folder) == {
             "near leak": [f"val/cat/{name} = train/cat/0.jpg" for name in ("8.jpg", "9.jpg")],
-            "copy": ["val/cat/9.jpg = val/cat/8.jpg"],
+            "duplicate": ["val/cat/9.jpg = val/cat/8.jpg"],
         }
 
     def test_small_images_and_blank_ones_are_not_compared(self, folder):
@@ -231,17 +231,17 @@ def sorted_names(folder: Path) -> list[str]:
 
 
 class TestClasses:
-    def test_sizes_of_each_part(self, folder):
+    def test_sizes_of_each_split(self, folder):
         (folder / "train/cat/0.jpg").unlink()
-        parts = check(str(folder)).parts
-        assert (parts["train"].images, parts["train"].sizes, parts["val"].sizes) == (15, (7, 8), (4, 4))
+        splits = check(str(folder)).splits
+        assert (splits["train"].images, splits["train"].sizes, splits["val"].sizes) == (15, (7, 8), (4, 4))
         stored = sum(path.stat().st_size for path in folder.glob("val/*/*"))
-        assert parts["val"].mebibytes == pytest.approx(stored / 2**20)
+        assert splits["val"].mebibytes == pytest.approx(stored / 2**20)
 
-    def test_a_class_that_a_part_lacks(self, folder):
+    def test_a_class_that_a_split_lacks(self, folder):
         shutil.move(folder / "val/cat", folder / "val/owl")
         checked = check(str(folder))
-        assert [(each.part, each.label, each.elsewhere) for each in checked.missing] == [
+        assert [(each.split, each.label, each.elsewhere) for each in checked.missing] == [
             ("train", "owl", "val"),
             ("val", "cat", "train"),
         ]
@@ -269,7 +269,7 @@ class TestTold:
         assert write_findings(check(str(folder)), tmp_path / "out.csv") == 1
         (row,) = rows(tmp_path / "out.csv")
         assert row["image"] == str(folder / r"train/=1+1/caf\xe9,.png")
-        assert (row["part"], row["label"], row["problem"]) == ("train", "'=1+1", "broken")
+        assert (row["split"], row["label"], row["problem"]) == ("train", "'=1+1", "broken")
 
     @pytest.mark.parametrize("name", ["=cmd|' C calc'!A0.png", "+1.png", "-1.png", "@SUM(1).png"])
     def test_a_relative_name_that_begins_a_formula(self, tmp_path, monkeypatch, name):
@@ -292,7 +292,7 @@ class TestCommand:
         assert done.stdout.splitlines()[-1] == "1 findings in check.csv"
         (row,) = rows(tmp_path / "check.csv")
         assert row == {
-            "part": "train",
+            "split": "train",
             "image": str(folder / "train/cat/0.jpg"),
             "label": "cat",
             "problem": "broken",
@@ -343,7 +343,9 @@ class TestCommand:
         assert f"over {NARROW} times" in NARROW_ONES.what
 
     def test_a_killed_process_gets_a_sentence(self, monkeypatch):
-        monkeypatch.setattr("ffvit.data.check.scan._look", lambda images, index: os.kill(os.getpid(), signal.SIGKILL))
+        monkeypatch.setattr(
+            "ffvit.data.check.scan._scan_image", lambda images, index: os.kill(os.getpid(), signal.SIGKILL)
+        )
         with pytest.raises(RunStoppedError, match="was killed, most likely for memory"):
             check("digits")
 

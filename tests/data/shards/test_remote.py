@@ -19,11 +19,11 @@ from ffvit.data.shards.index import INFO, open_shards, write_index, write_info
 from ffvit.data.shards.remote import open_remote, remote_blocks
 from ffvit.data.shards.tars import read_shard
 from ffvit.data.splits import open_splits
-from ffvit.data.transforms import Seen
+from ffvit.data.transforms import TransformedImage
 from ffvit.errors import UserError
 from servers import serving
 
-DARK = Seen(np.zeros((2, 2, 1), dtype=np.uint8), NOTHING)
+DARK = TransformedImage(np.zeros((2, 2, 1), dtype=np.uint8), NOTHING)
 HASTE = RetryPolicy(tries=6, stall_seconds=1.0, first_wait=0.01, longest_wait=0.05)
 
 

@@ -1,28 +1,26 @@
-"""What to know of a set of images before training on it: which are broken, odd, alike, in the wrong part or class."""
+"""What to know of a set of images before training on it: which are broken, unusual, alike, in the wrong split or class."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Int64
-from rich.console import Console
 
-from ffvit.data.check.near_duplicates import NEAR, Whole, first_of, identical, scan, similar_pairs
+from ffvit.data.check.near_duplicates import NEAR, AllImages, exact_duplicates, scan, similar_pairs
 from ffvit.data.check.scan import Trait
-from ffvit.data.splits import open_loaded
-from ffvit.terminal import Terminal
+from ffvit.data.sources import load_labeled_splits
 
 TINY, SMALL_SHARE = 32, 0.5
 """An image is tiny if its shorter side is below so many pixels, and below this share of the set's median."""
 
 HUGE, HUGE_AT_LEAST, HUGE_FOR_SURE = 8, 2e6, 50e6
 """It is huge with so many times the set's median pixels, if it has these many at least; or with so many pixels."""
-
 
 NARROW = 5
 """It is narrow if one side is more than so many times the other."""
@@ -34,49 +32,56 @@ class Kind:
 
     Attributes:
         name: As the list of findings calls it.
-        weight: serious: the set is not fit to train on, or its figures mislead; odd: worth a look; note: good to know.
+        level: error: the set is not fit to train on, or its figures mislead; warning: worth a look; info: good to know.
         what: What these images are, in a few words.
         advice: What to do about them.
     """
 
     name: str
-    weight: Literal["serious", "odd", "note"]
+    level: Literal["error", "warning", "info"]
     what: str
     advice: str
 
 
-BROKEN = Kind("broken", "serious", "cannot be read", "replace or delete them: a run passes over 100, then stops")
-LEAK = Kind("leak", "serious", "also in another part", "delete one of the two: scores on such images are too good")
+BROKEN = Kind("broken", "error", "cannot be read", "replace or delete them: a run passes over 100, then stops")
+LEAK = Kind("leak", "error", "also in another split", "delete one of the two: scores on such images are too good")
 NEAR_LEAK = Kind(
-    "near leak", "serious", "look like one in another part", "look at both; delete one if they are the same"
+    "near leak", "error", "look like one in another split", "look at both; delete one if they are the same"
 )
-CONFLICT = Kind("conflict", "serious", "also under another label", "keep it under the right label only")
+CONFLICT = Kind("conflict", "error", "also under another label", "keep it under the right label only")
 NEAR_CONFLICT = Kind(
-    "near conflict", "serious", "look like one with another label", "look at both; keep one label if they are the same"
+    "near conflict", "error", "look like one with another label", "look at both; keep one label if they are the same"
 )
-MISSING = Kind("class missing", "serious", "classes that one part lacks", "add images, or leave the class out of all")
+MISSING = Kind("class missing", "error", "classes that one split lacks", "add images, or leave the class out of all")
 DUPLICATE = Kind(
-    "copy", "odd", "copies within a part and class", "delete them: they count double, and splitting may leak them"
+    "duplicate",
+    "warning",
+    "duplicates within a split and class",
+    "delete them: they count double, and splitting may leak them",
 )
 NEAR_DUPLICATE = Kind(
-    "near copy", "odd", "look like one of part and class", "look at both; delete one if they are the same"
+    "near duplicate", "warning", "look like one of split and class", "look at both; delete one if they are the same"
 )
-BLANK = Kind("blank", "odd", "of one single colour", "delete them: there is nothing to learn from")
-TINY_ONES = Kind("tiny", "odd", "much smaller than the others", "delete them, or find them larger")
-HUGE_ONES = Kind("huge", "odd", "much larger than the others", "shrink them: they are slow to decode")
-NARROW_ONES = Kind("narrow", "odd", "one side over 5 times the other", "crop them: a square crop shows little of them")
-GREY = Kind("grey", "note", "grey in a set mostly in colour", "make sure that it is not one class that is grey")
-COLOUR = Kind("colour", "note", "in colour in a set mostly grey", "make sure that it is not one class that has colour")
+BLANK = Kind("blank", "warning", "of one single colour", "delete them: there is nothing to learn from")
+TINY_ONES = Kind("tiny", "warning", "much smaller than the others", "delete them, or find them larger")
+HUGE_ONES = Kind("huge", "warning", "much larger than the others", "shrink them: they are slow to decode")
+NARROW_ONES = Kind(
+    "narrow", "warning", "one side over 5 times the other", "crop them: a square crop shows little of them"
+)
+GREY = Kind("grey", "info", "grey in a set mostly in colour", "make sure that it is not one class that is grey")
+COLOUR = Kind("colour", "info", "in colour in a set mostly grey", "make sure that it is not one class that has colour")
 
 _TRAITS = {
-    Trait.CMYK: Kind("cmyk", "note", "in the colours of print", "fine, if predicted from the same files; RGB is safer"),
-    Trait.TRANSPARENT: Kind("transparent", "note", "with transparent places", "they become white: is that right?"),
-    Trait.PALETTE: Kind("palette", "note", "with a palette of colours", "nothing to do"),
-    Trait.DEEP: Kind("16-bit", "note", "of more than 8 bits a channel", "they are scaled to 8: is the contrast right?"),
-    Trait.ANIMATED: Kind("animated", "note", "with several frames", "the first alone is used: does it show the class?"),
-    Trait.TURNED: Kind("turned", "note", "turned by their EXIF", "are turned upright here: do so where you predict"),
-    Trait.PROGRESSIVE: Kind("progressive", "note", "progressive JPEG", "re-encode as baseline: it decodes faster"),
+    Trait.CMYK: Kind("cmyk", "info", "in the colours of print", "fine, if predicted from the same files; RGB is safer"),
+    Trait.TRANSPARENT: Kind("transparent", "info", "with transparent places", "they become white: is that right?"),
+    Trait.PALETTE: Kind("palette", "info", "with a palette of colours", "nothing to do"),
+    Trait.DEEP: Kind("16-bit", "info", "of more than 8 bits a channel", "they are scaled to 8: is the contrast right?"),
+    Trait.ANIMATED: Kind("animated", "info", "with several frames", "the first alone is used: does it show the class?"),
+    Trait.TURNED: Kind("turned", "info", "turned by their EXIF", "are turned upright here: do so where you predict"),
+    Trait.PROGRESSIVE: Kind("progressive", "info", "progressive JPEG", "re-encode as baseline: it decodes faster"),
 }
+
+Indices = Int64[np.ndarray, " found"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,29 +90,29 @@ class Finding:
 
     Attributes:
         kind: What was found.
-        images: Which, counted through all parts.
-        others: The image that each goes with, or -1.
+        images: Which, numbered through all splits.
+        partners: The image that each goes with, or -1.
         detail: What more there is to say of the n-th of them.
     """
 
     kind: Kind
-    images: Int64[np.ndarray, " found"]
-    others: Int64[np.ndarray, " found"]
+    images: Indices
+    partners: Indices
     detail: Callable[[int], str]
 
 
 @dataclass(frozen=True)
-class Missing:
-    """A class of which a part has no image, though another part has."""
+class MissingClass:
+    """A class of which a split has no image, though another split has."""
 
-    part: str
+    split: str
     label: str
     elsewhere: str
 
 
 @dataclass(frozen=True)
-class PartSizes:
-    """How many images and classes a part has; `sizes` are its classes' (those with an image), ascending."""
+class SplitSizes:
+    """How many images and classes a split has; `sizes` are its classes' (those with an image), ascending."""
 
     images: int
     sizes: tuple[int, ...]
@@ -120,187 +125,164 @@ class Check:
 
     Attributes:
         source: The set, as it was given.
-        parts: Sizes, by part.
+        splits: Sizes, by split.
         classes: The names of all classes.
-        findings: The most serious kind first.
-        missing: Classes that one part lacks.
-        cut: Whether there were too many images alike to find them all.
+        findings: Errors first.
+        missing: Classes that one split lacks.
+        incomplete: Whether there were too many images alike to find them all.
+        images: The images themselves.
     """
 
     source: str
-    parts: dict[str, PartSizes]
+    splits: dict[str, SplitSizes]
     classes: tuple[str, ...]
     findings: tuple[Finding, ...]
-    missing: tuple[Missing, ...]
-    cut: bool
-    whole: Whole
+    missing: tuple[MissingClass, ...]
+    incomplete: bool
+    images: AllImages
 
     @property
     def serious(self) -> bool:
-        """Whether something was found that should be mended before training."""
-        return bool(self.missing) or any(each.kind.weight == "serious" for each in self.findings)
+        """Whether there is an error, which should be mended before training."""
+        return bool(self.missing) or any(finding.kind.level == "error" for finding in self.findings)
 
 
-def check(source: str, *, root: Path | None = None, near: int = NEAR, console: Console | None = None) -> Check:
-    """Open every image of every part, and tell what an engineer would want to know before training.
+def check(source: str, *, root: Path | None = None, near: int = NEAR) -> Check:
+    """Open every image of every split, and tell what an engineer would want to know before training.
 
     Args:
         source: As in `Data.source`.
         root: As in `Data.root`.
-        near: Bits of 128 in which the hashes of images that look alike may differ. 0: only look for exact copies.
-        console: Where progress is shown. Default: stderr, if it is a terminal.
+        near: Bits of 128 in which the hashes of images that look alike may differ. 0: only look for exact duplicates.
 
     Raises:
         UserError: The source cannot be used as it is.
         RunStoppedError: A process that opens images was killed.
     """
-    whole = Whole(open_loaded(source, root))
-    console = console or Terminal(stderr=True)
-    seen, reasons = scan(whole, console)
-    alike, cut = _alike(whole, seen, near, console)
-    found = (*_broken(reasons), *alike, *_odd(seen), *_traits(seen))
-    missing = tuple(_missing(whole))
-    return Check(source, dict(_sizes(whole, seen)), whole.classes, found, missing, cut, whole)
-
-
-def _broken(reasons: dict[int, str]) -> Iterator[Finding]:
-    yield from _finding(BROKEN, np.array(list(reasons), dtype=np.int64), list(reasons.values()).__getitem__)
+    images = AllImages(load_labeled_splits(source, root))
+    records, reasons = scan(images)
+    partners, incomplete = _partners(images, records, near)
+    broken = _finding(BROKEN, np.array(list(reasons), dtype=np.int64), list(reasons.values()).__getitem__)
+    alike = (
+        finding
+        for kind in (LEAK, CONFLICT, NEAR_LEAK, NEAR_CONFLICT, DUPLICATE, NEAR_DUPLICATE)
+        for finding in _alike(images, kind, partners[kind])
+    )
+    findings = (*broken, *alike, *_unusual(records), *_traits(records))
+    sizes = dict(_sizes(images, records))
+    return Check(source, sizes, images.classes, findings, tuple(_missing(images)), incomplete, images)
 
 
 def _finding(
-    kind: Kind,
-    images: Int64[np.ndarray, " found"],
-    detail: Callable[[int], str],
-    others: Int64[np.ndarray, " found"] | None = None,
+    kind: Kind, images: Indices, detail: Callable[[int], str], partners: Indices | None = None
 ) -> Iterator[Finding]:
     """A finding, if there is one."""
     if len(images):
-        yield Finding(kind, images, np.full(len(images), -1) if others is None else others, detail)
+        yield Finding(kind, images, np.full(len(images), -1) if partners is None else partners, detail)
 
 
-def _alike(whole: Whole, seen: np.ndarray, near: int, console: Console) -> tuple[list[Finding], bool]:
-    """Leaks, conflicts and copies, exact ones and near ones; and whether there were too many to find all."""
-    images, same = identical(seen)
-    kin = (  # the same, in part and label too
-        pd.DataFrame({"same": same, "part": whole.part[images], "label": whole.labels[images]})
-        .groupby(["same", "part", "label"], sort=False)
-        .ngroup()
-        .to_numpy()
-    )
-    partners = _Partners(whole, images)
-    firsts = partners.exact(same, kin)
-    cut = False
+def _alike(images: AllImages, kind: Kind, partner_of: Int64[np.ndarray, " images"]) -> Iterator[Finding]:
+    indices = np.flatnonzero(partner_of >= 0)
+    partners = partner_of[indices]
+
+    def detail(n: int) -> str:
+        return f"{images.class_name(int(partners[n]))} in {images.split_name(int(partners[n]))}"
+
+    return _finding(kind, indices, detail, partners)
+
+
+def _partners(
+    images: AllImages, records: np.ndarray, near: int
+) -> tuple[dict[Kind, Int64[np.ndarray, " images"]], bool]:
+    """The image that each one goes with, or -1, by kind; and whether there were too many pairs to find all.
+
+    A duplicate in an earlier split makes a leak, one under another label a conflict, one in the same split and class a
+    duplicate. Of several the first or the nearest is taken. Exact duplicates look like what the first of them looks like.
+    """
+    indices, same = exact_duplicates(records)
+    split, label = images.split, images.labels
+    table = pd.DataFrame({"image": indices, "same": same, "split": split[indices], "label": label[indices]})
+    first = same  # of an earlier split before a later one: images are numbered by split
+    under_another = table["image"].where(table["label"] != label[first]).groupby(same).transform("min")
+    relabelled = np.where(label[first] != label[indices], first, under_another.fillna(-1).astype(np.int64))
+    first_of_kin = table.groupby(["same", "split", "label"])["image"].transform("min").to_numpy()
+
+    def partner_of(kept: np.ndarray, partners: Indices) -> Int64[np.ndarray, " images"]:
+        of = np.full(len(images), -1)
+        of[indices[kept]] = partners[kept]
+        return of
+
+    leaks, conflicts = split[first] < split[indices], relabelled >= 0
+    exact = {
+        LEAK: partner_of(leaks, first),
+        CONFLICT: partner_of(conflicts, relabelled),
+        DUPLICATE: partner_of((first_of_kin != indices) & ~leaks & ~conflicts, first_of_kin),
+    }
+    pairs, incomplete = np.zeros((0, 2), dtype=np.int64), False
     if near:
-        pairs, cut = similar_pairs(whole, seen, firsts, near, console)
-        partners.near(pairs, firsts[kin])
-    return list(partners.findings()), cut
+        pairs, incomplete = similar_pairs(images, records, np.unique(first_of_kin), near)
+    # Nearest first; of equal ones the earlier image of a pair comes before the later one.
+    one, other = np.concatenate([pairs[:, ::-1], pairs]).T
+    partners = dict(exact)
+    for exact_kind, kind, chosen in (
+        (LEAK, NEAR_LEAK, split[one] > split[other]),
+        (CONFLICT, NEAR_CONFLICT, label[one] != label[other]),
+        (DUPLICATE, NEAR_DUPLICATE, (split[one] == split[other]) & (label[one] == label[other]) & (one > other)),
+    ):
+        of = np.full(len(images), -1)
+        found, nearest = np.unique(one[chosen], return_index=True)
+        of[found] = other[chosen][nearest]
+        of[indices] = of[first_of_kin]
+        of[exact[exact_kind] >= 0] = -1
+        partners[kind] = of
+    graver = np.any([partners[kind] >= 0 for kind in (LEAK, CONFLICT, NEAR_LEAK, NEAR_CONFLICT)], axis=0)
+    partners[NEAR_DUPLICATE][graver] = -1
+    return partners, incomplete
 
 
-class _Partners:
-    """The image that each one goes with: in another part, under another label, or in its own part and class."""
-
-    def __init__(self, whole: Whole, images: Int64[np.ndarray, " some"]) -> None:
-        self._whole = whole
-        self._images = images
-        kinds = (LEAK, CONFLICT, DUPLICATE, NEAR_LEAK, NEAR_CONFLICT, NEAR_DUPLICATE)
-        self._of = {kind: np.full(len(whole), -1) for kind in kinds}
-
-    def exact(self, same: Int64[np.ndarray, " some"], kin: Int64[np.ndarray, " some"]) -> Int64[np.ndarray, " kinds"]:
-        """Note exact copies, numbered alike in `same`, and in `kin` if part and label are the same too.
-
-        Returns:
-            The first image of each number in `kin`.
-        """
-        images, part, label = self._images, self._whole.part[self._images], self._whole.labels[self._images]
-        every = np.ones(len(images), dtype=bool)
-        for number in reversed(range(len(self._whole.parts))):  # earlier parts go before later ones
-            earlier = first_of(same, part == number)[same]
-            here = (part > number) & (earlier >= 0)
-            self._of[LEAK][images[here]] = images[earlier[here]]
-        first = first_of(same, every)[same]
-        other = np.where(label[first] != label, first, first_of(same, label != label[first])[same])
-        self._of[CONFLICT][images[other >= 0]] = images[other[other >= 0]]
-        first = first_of(kin, every)[kin]
-        again = (first != np.arange(len(images))) & (self._of[LEAK][images] < 0) & (other < 0)
-        self._of[DUPLICATE][images[again]] = images[first[again]]
-        return images[first_of(kin, every)]
-
-    def near(self, pairs: Int64[np.ndarray, "pairs 2"], first_of_kin: Int64[np.ndarray, " some"]) -> None:
-        """Note images that look alike: of each one's pairs, given nearest first, the first; copies like their first."""
-        part, label = self._whole.part, self._whole.labels
-        for one, other in (pairs.T, pairs.T[::-1]):
-            in_earlier = part[one] > part[other]
-            in_own = (part[one] == part[other]) & (label[one] == label[other]) & (one > other)
-            for kind, chosen in (
-                (NEAR_LEAK, in_earlier),
-                (NEAR_CONFLICT, label[one] != label[other]),
-                (NEAR_DUPLICATE, in_own),
-            ):
-                images, nearest = np.unique(one[chosen], return_index=True)
-                self._of[kind][images] = other[chosen][nearest]
-        for exact, kind in ((LEAK, NEAR_LEAK), (CONFLICT, NEAR_CONFLICT), (DUPLICATE, NEAR_DUPLICATE)):
-            of = self._of[kind]
-            of[self._images] = of[first_of_kin]
-            of[self._of[exact] >= 0] = -1
-        told = (self._of[NEAR_LEAK] >= 0) | (self._of[NEAR_CONFLICT] >= 0) | (self._of[LEAK] >= 0)
-        self._of[NEAR_DUPLICATE][told | (self._of[CONFLICT] >= 0)] = -1
-
-    def findings(self) -> Iterator[Finding]:
-        """What was noted, most serious first."""
-        for kind in (LEAK, CONFLICT, NEAR_LEAK, NEAR_CONFLICT, DUPLICATE, NEAR_DUPLICATE):
-            images = np.flatnonzero(self._of[kind] >= 0)
-            others = self._of[kind][images]
-            yield from _finding(kind, images, self._detail(others), others)
-
-    def _detail(self, others: Int64[np.ndarray, " found"]) -> Callable[[int], str]:
-        return lambda n: f"{self._whole.label_of(int(others[n]))} in {self._whole.part_of(int(others[n]))}"
-
-
-def _odd(seen: np.ndarray) -> Iterator[Finding]:
-    """Images unlike the rest of the set in what they measure."""
-    read = np.flatnonzero((seen["traits"] & Trait.BROKEN) == 0)
+def _unusual(records: np.ndarray) -> Iterator[Finding]:
+    """Images unlike the rest of the set in size, shape or colour."""
+    read = np.flatnonzero((records["traits"] & Trait.BROKEN) == 0)
     if not len(read):
         return
-    traits, sides = seen["traits"][read], np.stack([seen["width"][read], seen["height"][read]]).astype(np.int64)
+    traits = records["traits"][read]
+    sides = np.stack([records["width"][read], records["height"][read]]).astype(np.int64)
     short, long, pixels = sides.min(0), sides.max(0), sides.prod(0)
-    tiny = (short < TINY) & (short < SMALL_SHARE * np.median(short))
-    huge = pixels > min(HUGE_FOR_SURE, max(HUGE_AT_LEAST, HUGE * float(np.median(pixels))))
-    narrow = long > NARROW * short
     blank, grey = (traits & Trait.BLANK) != 0, (traits & Trait.GREY) != 0
-
-    def size(images: Int64[np.ndarray, " found"]) -> Callable[[int], str]:
-        return lambda n: f"{seen['width'][images[n]]} x {seen['height'][images[n]]} pixels"
-
-    rest = ~blank
-    in_colour = 2 * (grey & rest).sum() <= rest.sum()
+    mostly_in_colour = 2 * (grey & ~blank).sum() <= (~blank).sum()
     for kind, chosen in (
         (BLANK, blank),
-        (TINY_ONES, tiny),
-        (HUGE_ONES, huge),
-        (NARROW_ONES, narrow),
-        (GREY, grey & rest & in_colour),
-        (COLOUR, ~grey & rest & ~in_colour),
+        (TINY_ONES, (short < TINY) & (short < SMALL_SHARE * np.median(short))),
+        (HUGE_ONES, pixels > min(HUGE_FOR_SURE, max(HUGE_AT_LEAST, HUGE * float(np.median(pixels))))),
+        (NARROW_ONES, long > NARROW * short),
+        (GREY, grey & ~blank & mostly_in_colour),
+        (COLOUR, ~grey & ~blank & ~mostly_in_colour),
     ):
-        yield from _finding(kind, read[chosen], size(read[chosen]))
+        width, height = sides[:, chosen]
+        yield from _finding(kind, read[chosen], partial(_size, width, height))
 
 
-def _traits(seen: np.ndarray) -> Iterator[Finding]:
+def _size(width: Indices, height: Indices, n: int) -> str:
+    return f"{width[n]} x {height[n]} pixels"
+
+
+def _traits(records: np.ndarray) -> Iterator[Finding]:
     for trait, kind in _TRAITS.items():
-        yield from _finding(kind, np.flatnonzero(seen["traits"] & trait), lambda _: "")
+        yield from _finding(kind, np.flatnonzero(records["traits"] & trait), lambda _: "")
 
 
-def _sizes(whole: Whole, seen: np.ndarray) -> Iterator[tuple[str, PartSizes]]:
-    for number, part in enumerate(whole.parts):
-        here = whole.part == number
-        sizes = np.bincount(whole.labels[here])
-        stored = float(seen["size"][here].sum()) / 2**20
-        yield part, PartSizes(int(here.sum()), tuple(np.sort(sizes[sizes > 0]).tolist()), stored)
+def _sizes(images: AllImages, records: np.ndarray) -> Iterator[tuple[str, SplitSizes]]:
+    for number, split in enumerate(images.splits):
+        here = images.split == number
+        sizes = np.bincount(images.labels[here])
+        stored = float(records["size"][here].sum()) / 2**20
+        yield split, SplitSizes(int(here.sum()), tuple(np.sort(sizes[sizes > 0]).tolist()), stored)
 
 
-def _missing(whole: Whole) -> Iterator[Missing]:
-    here = np.zeros((len(whole.parts), len(whole.classes)), dtype=bool)
-    here[whole.part, whole.labels] = True
+def _missing(images: AllImages) -> Iterator[MissingClass]:
+    here = np.zeros((len(images.splits), len(images.classes)), dtype=bool)
+    here[images.split, images.labels] = True
     for number, label in np.argwhere(~here):
-        elsewhere = " and ".join(part for part, has in zip(whole.parts, here[:, label], strict=True) if has)
+        elsewhere = " and ".join(split for split, has in zip(images.splits, here[:, label], strict=True) if has)
         if elsewhere:
-            yield Missing(whole.parts[number], whole.classes[label], elsewhere)
+            yield MissingClass(images.splits[number], images.classes[label], elsewhere)

@@ -1,80 +1,66 @@
-"""Images that look the same, over all parts of a set: found by hashes, then confirmed pixel by pixel."""
+"""Images that look the same, over all splits of a source: found by hashes, then confirmed pixel by pixel."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
-from contextlib import nullcontext
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Int64
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from ffvit.data.check.perceptual_hash import near_pairs
-from ffvit.data.check.scan import LOOK, THUMBNAIL, Trait, scan_images, thumbnails
+from ffvit.data.check.scan import RECORD, THUMBNAIL, Trait, scan_images, thumbnails
 from ffvit.data.images import Images, LabeledImages, Labels, StoredImage, natural_sort
-from ffvit.terminal import Terminal
+from ffvit.data.progress import progress_bar
 
 NEAR = 9
 """Bits of 128 that may differ between images that look alike: re-encoded and resized photographs differ in fewer,
 different ones in 20 and more."""
 
 SAME = 0.98
-"""Correlation of two thumbnails from which on images that look alike are taken for the same one."""
+"""Correlation of two thumbnails from which on images that look alike count as the same one."""
 
 
-class Whole:
-    """The images of all parts, counted through, as `Images`."""
+class AllImages:
+    """The images of all splits, numbered through, as `Images`."""
 
-    def __init__(self, brought: dict[str, LabeledImages]) -> None:
-        self.parts = tuple(part for part in ("train", "val", "test") if part in brought)
-        self.images: tuple[Images, ...] = tuple(brought[part].images for part in self.parts)
-        self.classes, place = natural_sort([name for part in self.parts for name in brought[part].classes])
-        begins = np.cumsum([0, *(len(brought[part].classes) for part in self.parts)])
+    def __init__(self, splits: dict[str, LabeledImages]) -> None:
+        self.splits = tuple(splits)
+        self._images: tuple[Images, ...] = tuple(images for images, _ in splits.values())
+        self.classes, place = natural_sort([name for _, classes in splits.values() for name in classes])
+        offsets = np.cumsum([0, *(len(classes) for _, classes in splits.values())])
         self.labels: Labels = np.concatenate(
-            [place[begin + images.labels] for begin, images in zip(begins, self.images, strict=False)]
+            [place[offset + images.labels] for offset, images in zip(offsets, self._images, strict=False)]
         )
-        self.part = np.repeat(np.arange(len(self.parts)), [len(images) for images in self.images])
-        self._begins = np.cumsum([0, *map(len, self.images)])
+        self.split = np.repeat(np.arange(len(self.splits)), [len(images) for images in self._images])
+        self._starts = np.cumsum([0, *map(len, self._images)])
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def of(self, index: int) -> tuple[Images, int]:
-        """The part's images that an image is of, and its index there."""
-        part = int(self.part[index])
-        return self.images[part], int(index - self._begins[part])
-
     def name(self, index: int) -> str:
         """See `Images.name`."""
-        images, at = self.of(index)
-        return images.name(at)
+        split = int(self.split[index])
+        return self._images[split].name(int(index - self._starts[split]))
 
     def read(self, index: int) -> StoredImage:
         """See `Images.read`."""
-        images, at = self.of(index)
-        return images.read(at)
+        split = int(self.split[index])
+        return self._images[split].read(int(index - self._starts[split]))
 
-    def part_of(self, index: int) -> str:
-        """The part's name."""
-        return self.parts[self.part[index]]
+    def split_name(self, index: int) -> str:
+        """The name of the image's split."""
+        return self.splits[self.split[index]]
 
-    def label_of(self, index: int) -> str:
-        """The class's name."""
+    def class_name(self, index: int) -> str:
+        """The name of the image's class."""
         return self.classes[self.labels[index]]
 
 
-def near_duplicates(whole: Whole, console: Console | None = None) -> tuple[Int64[np.ndarray, " images"], bool]:
-    """Numbers that images share with their copies, exact and near, in any part and class, directly or by way of others.
+def near_duplicates(images: AllImages) -> tuple[Int64[np.ndarray, " images"], bool]:
+    """Numbers that images share with their duplicates, exact and near, in any split and class, or by way of others.
 
-    What counts as a copy is what `check` reports: blank and unreadable images are copies of nothing.
-
-    Args:
-        whole: The images.
-        console: Where progress is shown. Default: stderr, if it is a terminal.
+    What counts as a duplicate is what `check` reports: blank and unreadable images are duplicates of nothing.
 
     Returns:
         A number for each image, and whether there were too many images alike to find them all.
@@ -82,92 +68,61 @@ def near_duplicates(whole: Whole, console: Console | None = None) -> tuple[Int64
     Raises:
         RunStoppedError: A process that opens images was killed.
     """
-    console = console or Terminal(stderr=True)
-    seen, _ = scan(whole, console)
-    comparable, same = identical(seen)
-    representatives = comparable[first_of(same, np.ones(len(same), dtype=bool))]
-    pairs, cut = similar_pairs(whole, seen, representatives, NEAR, console)
-    edges = np.concatenate([np.stack([comparable, representatives[same]], axis=1), pairs])
-    graph = coo_array((np.ones(len(edges), dtype=bool), edges.T), shape=(len(whole), len(whole)))
-    return connected_components(graph, directed=False)[1].astype(np.int64), cut
+    records, _ = scan(images)
+    comparable, first = exact_duplicates(records)
+    pairs, incomplete = similar_pairs(images, records, np.unique(first), NEAR)
+    edges = np.concatenate([np.stack([comparable, first], axis=1), pairs])
+    graph = coo_array((np.ones(len(edges), dtype=bool), edges.T), shape=(len(images), len(images)))
+    return connected_components(graph, directed=False)[1].astype(np.int64), incomplete
 
 
-def scan(whole: Whole, console: Console) -> tuple[np.ndarray, dict[int, str]]:
-    """What is seen of every image, as `LOOK`, and why those that cannot be read cannot."""
-    seen = np.zeros(len(whole), LOOK)
+def scan(images: AllImages) -> tuple[np.ndarray, dict[int, str]]:
+    """A `RECORD` of every image, and why those that cannot be read cannot."""
+    records = np.zeros(len(images), RECORD)
     reasons: dict[int, str] = {}
-    for index, look in enumerate(_progress(scan_images(whole), len(whole), "opening", console)):
-        if isinstance(look, str):
-            seen[index]["traits"] = Trait.BROKEN
-            reasons[index] = look
+    for index, record in enumerate(progress_bar(scan_images(images), "opening images", total=len(images))):
+        if isinstance(record, str):
+            records[index]["traits"] = Trait.BROKEN
+            reasons[index] = record
         else:
-            seen[index] = look
-    return seen, reasons
+            records[index] = record
+    return records, reasons
 
 
-def identical(seen: np.ndarray) -> tuple[Int64[np.ndarray, " some"], Int64[np.ndarray, " some"]]:
-    """Images that can be copies, and a number for each that exact copies share.
+def exact_duplicates(records: np.ndarray) -> tuple[Int64[np.ndarray, " some"], Int64[np.ndarray, " some"]]:
+    """Images that can be duplicates, and for each the first one with the same content.
 
     Neither unreadable images can, nor blank ones: all of one colour are the same.
     """
-    images = np.flatnonzero((seen["traits"] & (Trait.BROKEN | Trait.BLANK)) == 0)
-    return images, pd.DataFrame(seen["digest"][images]).groupby([0, 1], sort=False).ngroup().to_numpy()
-
-
-def _progress(found: Iterator, total: int, doing: str, console: Console) -> Iterator:
-    """The same, counted on a bar."""
-    bar = Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=None),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[speed]}"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-        expand=True,
-    )
-    with bar:
-        task = bar.add_task(doing, total=total, speed="")
-        for count, each in enumerate(found, start=1):
-            yield each
-            if count % 100 == 0:
-                pace = bar.tasks[0].speed
-                bar.update(task, completed=count, speed=f"{pace:,.0f} images/s" if pace else "")
+    images = np.flatnonzero((records["traits"] & (Trait.BROKEN | Trait.BLANK)) == 0)
+    table = pd.DataFrame(records["digest"][images]).assign(image=images)
+    return images, table.groupby([0, 1])["image"].transform("min").to_numpy()
 
 
 def similar_pairs(
-    whole: Whole, seen: np.ndarray, images: Int64[np.ndarray, " some"], near: int, console: Console
+    images: AllImages, records: np.ndarray, indices: Int64[np.ndarray, " some"], near: int
 ) -> tuple[Int64[np.ndarray, "pairs 2"], bool]:
     """Pairs of these images that look alike but are not the same, nearest first; whether there were too many to find all."""
-    images = images[(seen["traits"][images] & Trait.COMPARABLE) != 0]
-    with console.status("looking for images alike") if console.is_terminal else nullcontext():
-        places, bits, cut = near_pairs(seen["hash"][images], near)
-    pairs = images[places]
-    differ = (seen["digest"][pairs[:, 0]] != seen["digest"][pairs[:, 1]]).any(axis=1)
+    indices = indices[(records["traits"][indices] & Trait.COMPARABLE) != 0]
+    places, bits, incomplete = near_pairs(records["hash"][indices], near)
+    pairs = indices[places]
+    differ = (records["digest"][pairs[:, 0]] != records["digest"][pairs[:, 1]]).any(axis=1)
     pairs, bits = pairs[differ], bits[differ]
     pairs = pairs[np.argsort(bits, kind="stable")]
-    return pairs[_confirmed(whole, pairs, console)], cut
+    return pairs[_confirmed(images, pairs)], incomplete
 
 
-def _confirmed(whole: Whole, pairs: Int64[np.ndarray, "pairs 2"], console: Console) -> Bool[np.ndarray, " pairs"]:
+def _confirmed(images: AllImages, pairs: Int64[np.ndarray, "pairs 2"]) -> Bool[np.ndarray, " pairs"]:
     """Which pairs are alike in their thumbnails too: similar drawings often share a hash, and differ in these."""
-    images, place = np.unique(pairs, return_inverse=True)
-    small = np.zeros((len(images), THUMBNAIL**2), dtype=np.float16)  # half a kilobyte each
-    for at, each in enumerate(_progress(thumbnails(whole, images), len(images), "comparing", console)):
-        if not isinstance(each, str):
-            small[at] = each
+    indices, place = np.unique(pairs, return_inverse=True)
+    small = np.zeros((len(indices), THUMBNAIL**2), dtype=np.float16)  # half a kilobyte each
+    found = thumbnails(images, indices)
+    for at, thumbnail in enumerate(progress_bar(found, "comparing images", total=len(indices))):
+        if not isinstance(thumbnail, str):
+            small[at] = thumbnail
     place = place.reshape(-1, 2)
     alike = [
         np.einsum("ij,ij->i", small[one].astype(np.float32), small[other].astype(np.float32)) >= SAME
-        for one, other in (place[at : at + 65536].T for at in range(0, len(place), 65536))
+        for one, other in (place[start : start + 65536].T for start in range(0, len(place), 65536))
     ]
     return np.concatenate([np.zeros(0, dtype=bool), *alike])
-
-
-def first_of(group: Int64[np.ndarray, " some"], chosen: Bool[np.ndarray, " some"]) -> Int64[np.ndarray, " groups"]:
-    """The place of the first chosen one of each group, or -1."""
-    first = np.full(int(group.max(initial=-1)) + 1, -1)
-    places = np.flatnonzero(chosen)[::-1]
-    first[group[places]] = places  # the last to be written is the first
-    return first

@@ -8,21 +8,18 @@ import numpy as np
 import PIL.Image
 from jaxtyping import Int64, UInt8, UInt64
 
-BITS = 128
-"""Of a hash: whether brightness rises to the right (64 bits) and downwards (64), on a grid of 8 x 8 places."""
-
 PLAIN = 8
 """A grid whose brightness varies by fewer of the 256 levels shows nothing to compare by."""
 
 _GRID = 9
-_SPREAD = np.arange(64) * 37 % 64  # Neighbouring places are alike; spread over the bits, few images share a band
+_SPREAD = np.arange(64) * 37 % 64  # neighbouring places are alike; spread over the bits, few images share a band
 
 
 def perceptual_hash(image: PIL.Image.Image) -> UInt64[np.ndarray, " words"] | None:
-    """The difference hash of an image, across and down; None where there is next to nothing to see.
+    """The difference hash of an image, across and down, 64 bits each; None where there is next to nothing to see.
 
-    Another size, format or quality changes a few bits, and so does a narrow crop. See N. Krawetz, "Kind of like
-    that" (2013), for the hash across.
+    A bit says whether brightness rises from one place of a grid to the next. Another size, format or quality changes a
+    few bits, and so does a narrow crop. See N. Krawetz, "Kind of like that" (2013), for the hash across.
     """
     side = 8 * _GRID
     grey = np.asarray(image.convert("L").resize((side, side), PIL.Image.Resampling.BOX), dtype=np.float32)
@@ -30,8 +27,8 @@ def perceptual_hash(image: PIL.Image.Image) -> UInt64[np.ndarray, " words"] | No
     down = grey.reshape(_GRID, side // _GRID, 8, side // 8).mean((1, 3))
     if np.ptp(across) < PLAIN:
         return None
-    bits = (np.diff(across, axis=1) > 0).ravel(), (np.diff(down, axis=0) > 0).ravel()
-    return np.concatenate([np.packbits(each[_SPREAD]).view(np.uint64) for each in bits])
+    rises = (np.diff(across, axis=1) > 0).ravel(), (np.diff(down, axis=0) > 0).ravel()
+    return np.concatenate([np.packbits(bits[_SPREAD]).view(np.uint64) for bits in rises])
 
 
 def near_pairs(
@@ -55,17 +52,17 @@ def near_pairs(
     keys = np.zeros(0, dtype=np.int64)
     for word in (0, 1):
         for band in range(bands):
-            first, end = 64 * band // bands, 64 * (band + 1) // bands
-            shared = hashes[:, word] >> np.uint64(first) & np.uint64((1 << (end - first)) - 1)
-            keys = np.union1d(keys, _within(shared, hashes, distance, limit))
             if len(keys) > limit:
-                pairs, apart = _decoded(keys[:limit], hashes)
-                return pairs, apart, True
-    pairs, apart = _decoded(keys, hashes)
-    return pairs, apart, False
+                break
+            start, end = 64 * band // bands, 64 * (band + 1) // bands
+            shared = hashes[:, word] >> np.uint64(start) & np.uint64((1 << (end - start)) - 1)
+            keys = np.union1d(keys, _near_in_band(shared, hashes, distance, limit))
+    incomplete = len(keys) > limit
+    pairs = np.stack(np.divmod(keys[:limit], max(len(hashes), 1)), axis=1)
+    return pairs, _differing_bits(hashes[pairs[:, 0]], hashes[pairs[:, 1]]), incomplete
 
 
-def _within(
+def _near_in_band(
     shared: UInt64[np.ndarray, " images"], hashes: UInt64[np.ndarray, "images 2"], distance: int, limit: int
 ) -> Int64[np.ndarray, " pairs"]:
     """Pairs with the same band and at most the distance, each as lower index x images + higher index.
@@ -74,26 +71,21 @@ def _within(
     """
     order = np.argsort(shared, kind="stable")
     in_order, hashes = shared[order], hashes[order]
-    last = np.searchsorted(in_order, in_order, side="right")  # where each one's bucket ends
-    found, pairs = [], 0
+    last = np.searchsorted(in_order, in_order, side="right")  # where the hashes with the same band end
+    keys, pairs = [np.zeros(0, dtype=np.int64)], 0
     left = np.arange(len(order))
-    for step in count(1):  # Each with the next but `step` in its bucket
+    for step in count(1):  # each with the next but `step` of the same band
         left = left[left + step < last[left]]
         if not len(left) or pairs > limit:
             break
-        near = left[_apart(hashes[left], hashes[left + step]) <= distance]
+        near = left[_differing_bits(hashes[left], hashes[left + step]) <= distance]
         pairs += len(near)
-        found.append(order[near] * len(order) + order[near + step])  # stable: the lower index comes first
-    return np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
+        keys.append(order[near] * len(order) + order[near + step])  # stable: the lower index comes first
+    return np.concatenate(keys)
 
 
-def _decoded(
-    keys: Int64[np.ndarray, " pairs"], hashes: UInt64[np.ndarray, "images 2"]
-) -> tuple[Int64[np.ndarray, "pairs 2"], UInt8[np.ndarray, " pairs"]]:
-    pairs = np.stack(np.divmod(keys, max(len(hashes), 1)), axis=1)
-    return pairs, _apart(hashes[pairs[:, 0]], hashes[pairs[:, 1]])
-
-
-def _apart(one: UInt64[np.ndarray, "pairs 2"], other: UInt64[np.ndarray, "pairs 2"]) -> UInt8[np.ndarray, " pairs"]:
+def _differing_bits(
+    first: UInt64[np.ndarray, "pairs 2"], second: UInt64[np.ndarray, "pairs 2"]
+) -> UInt8[np.ndarray, " pairs"]:
     """In how many bits each pair of hashes differs."""
-    return np.bitwise_count(one ^ other).sum(axis=1, dtype=np.uint8)
+    return np.bitwise_count(first ^ second).sum(axis=1, dtype=np.uint8)

@@ -13,7 +13,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ffvit.data.check.check import LEAK, MISSING, NEAR_LEAK, Check, Finding
+from ffvit.data.check.check import LEAK, MISSING, NEAR_LEAK, Check, Finding, Kind
 from ffvit.errors import OutputError
 from ffvit.files.atomic_write import atomic_path
 from ffvit.files.csv_formulas import escape_formula
@@ -22,26 +22,26 @@ from ffvit.files.output_file import check_output
 EXAMPLES = 3
 """Shown of each kind."""
 
-COLUMNS = ("part", "image", "label", "problem", "detail", "other_image")
+COLUMNS = ("split", "image", "label", "problem", "detail", "other_image")
 """Of the list of findings."""
 
 _INDENT = 6
 _HEADER = ",".join(COLUMNS).encode()
-_COLOURS = {"serious": "red", "odd": "yellow", "note": "cyan"}
+_COLOURS = {"error": "red", "warning": "yellow", "info": "cyan"}
 
 
 def check_report(check: Check, width: int = 80) -> Group:
-    """The check for `rich.console.Console().print`: sizes, then what was found, most serious first.
+    """The check for `rich.console.Console().print`: sizes, then what was found, errors first.
 
     Args:
         check: What was found.
         width: Of the terminal; longer names are shortened in their middle.
     """
-    return Group(*_parts(check, width))
+    return Group(*_blocks(check, width))
 
 
 def write_findings(check: Check, path: Path) -> int:
-    r"""Write the list of findings, one line an image and problem, and hand back how many there are.
+    r"""Write the list of findings, one line an image and problem, and return how many there are.
 
     Names are made safe: bytes that are no text are written \xe9, and what a spreadsheet would run as a formula gets
     an apostrophe in front.
@@ -49,18 +49,17 @@ def write_findings(check: Check, path: Path) -> int:
     Raises:
         UserError: The file cannot be written.
     """
-    count = 0
+    rows = list(_rows(check))
     try:
         with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             table = csv.writer(file, lineterminator="\n")
             table.writerow(COLUMNS)
-            for count, row in enumerate(_rows(check), start=1):  # noqa: B007 (the last one is handed back)
-                table.writerow([escape_formula(as_text(cell)) for cell in row])
+            table.writerows([escape_formula(as_text(cell)) for cell in row] for row in rows)
     except OSError as error:
         raise OutputError(
             f"{path}: cannot be written ({error.strerror or error}); give another place with --out"
         ) from error
-    return count
+    return len(rows)
 
 
 def check_findings_file(path: Path) -> None:
@@ -80,39 +79,32 @@ def as_text(name: str) -> str:
 
 
 def _rows(check: Check) -> Iterator[tuple[str, ...]]:
-    whole = check.whole
+    images = check.images
     for missing in check.missing:
-        yield missing.part, "", missing.label, MISSING.name, f"there are some in {missing.elsewhere}", ""
+        yield missing.split, "", missing.label, MISSING.name, f"there are some in {missing.elsewhere}", ""
     for finding in check.findings:
-        for n, (image, other) in enumerate(zip(finding.images.tolist(), finding.others.tolist(), strict=True)):
-            yield (
-                whole.part_of(image),
-                whole.name(image),
-                whole.label_of(image),
-                finding.kind.name,
-                finding.detail(n),
-                whole.name(other) if other >= 0 else "",
-            )
+        for n, (image, partner) in enumerate(zip(finding.images.tolist(), finding.partners.tolist(), strict=True)):
+            other = images.name(partner) if partner >= 0 else ""
+            split, label = images.split_name(image), images.class_name(image)
+            yield split, images.name(image), label, finding.kind.name, finding.detail(n), other
 
 
-def _parts(check: Check, width: int) -> Iterator[RenderableType]:
-    images = len(check.whole)
+def _blocks(check: Check, width: int) -> Iterator[RenderableType]:
+    images = len(check.images)
     yield Text(f"{_shown(check.source)}: {images:,} images of {len(check.classes):,} classes\n", style="bold")
     yield _sizes(check)
     if check.missing:
-        some = [
-            f"{_clipped(_shown(each.label), 40)}: none in {each.part}, some in {each.elsewhere}"
-            for each in check.missing
+        examples = [
+            f"{_clipped(_shown(missing.label), 40)}: none in {missing.split}, some in {missing.elsewhere}"
+            for missing in check.missing
         ]
-        yield _heading(MISSING.name, MISSING.weight, len(some), "", MISSING.what)
-        yield from _below(MISSING.advice, some)
+        yield from _block(MISSING, len(examples), "", "", examples)
     for finding in check.findings:
-        kind, share = finding.kind, _percent(len(finding.images) / images)
-        yield _heading(kind.name, kind.weight, len(finding.images), share, kind.what)
-        if kind in (LEAK, NEAR_LEAK):
-            yield Text(f"   {_from_where_to_where(check, finding)}")
-        yield from _below(kind.advice, _examples(check, finding, width))
-    if check.cut:
+        share = len(finding.images) / images
+        percent = f"{100 * share:.1f} %" if share >= 0.0005 else "<0.1 %"
+        where = _where(check, finding) if finding.kind in (LEAK, NEAR_LEAK) else ""
+        yield from _block(finding.kind, len(finding.images), percent, where, _examples(check, finding, width))
+    if check.incomplete:
         yield Text("\nToo many images look alike to find all of them; lower --near.", style="yellow")
     if not check.findings and not check.missing:
         yield Text("\nNothing is wrong with these images.", style="green")
@@ -120,60 +112,60 @@ def _parts(check: Check, width: int) -> Iterator[RenderableType]:
 
 def _sizes(check: Check) -> Table:
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="")
-    table.add_column("part")
+    table.add_column("split")
     for column in ("images", "classes", "smallest", "median", "largest", "ratio", "MiB"):
         table.add_column(column, justify="right")
-    for part, of in check.parts.items():
-        sizes = of.sizes
+    for name, split in check.splits.items():
+        sizes = split.sizes
         median = (sizes[(len(sizes) - 1) // 2] + sizes[len(sizes) // 2]) / 2
-        figures = (of.images, len(sizes), sizes[0], median, sizes[-1])
-        stored = f"{of.mebibytes:,.1f}" if of.mebibytes else "-"
-        table.add_row(part, *(f"{each:,.10g}" for each in figures), f"{sizes[-1] / sizes[0]:,.1f}", stored)
+        figures = (split.images, len(sizes), sizes[0], median, sizes[-1])
+        stored = f"{split.mebibytes:,.1f}" if split.mebibytes else "-"
+        table.add_row(name, *(f"{figure:,.10g}" for figure in figures), f"{sizes[-1] / sizes[0]:,.1f}", stored)
     return table
 
 
-def _heading(name: str, weight: str, count: int, share: str, what: str) -> Text:
-    return Text.assemble("\n", (f"{name:<13}", f"bold {_COLOURS[weight]}"), f" {count:>9,} {share:>7}  {what}")
-
-
-def _below(advice: str, examples: list[str]) -> Iterator[RenderableType]:
-    yield Text(f"   -> {advice}")
+def _block(kind: Kind, count: int, percent: str, where: str, examples: list[str]) -> Iterator[Text]:
+    """What was found of one kind, what to do about it, and the first examples."""
+    colour = f"bold {_COLOURS[kind.level]}"
+    yield Text.assemble("\n", (f"{kind.name:<14}", colour), f" {count:>8,} {percent:>7}  {kind.what}")
+    if where:
+        yield Text(f"   {where}")
+    yield Text(f"   -> {kind.advice}")
     for example in examples[:EXAMPLES]:
         yield Text(f"{' ' * _INDENT}{example}", style="dim", no_wrap=True, overflow="ellipsis")
 
 
-def _from_where_to_where(check: Check, finding: Finding) -> str:
+def _where(check: Check, finding: Finding) -> str:
     """For example: 12 of test in train, 3 of val in train."""
-    parts = check.whole.part
-    ways = Counter(zip(parts[finding.images].tolist(), parts[finding.others].tolist(), strict=True))
-    names = check.whole.parts
-    return ", ".join(f"{count:,} of {names[part]} in {names[other]}" for (part, other), count in ways.most_common())
+    split, names = check.images.split, check.images.splits
+    pairs = Counter(zip(split[finding.images].tolist(), split[finding.partners].tolist(), strict=True))
+    return ", ".join(f"{count:,} of {names[own]} in {names[other]}" for (own, other), count in pairs.most_common())
 
 
 def _examples(check: Check, finding: Finding, width: int) -> list[str]:
-    """The first ones, each with the image it goes with, or with what more there is to say of it."""
-    whole, said = check.whole, []
+    """The first images, each with the image it goes with, or with what more there is to say of it."""
+    examples = []
     half = (width - _INDENT - 3) // 2
     for n, image in enumerate(finding.images[:EXAMPLES].tolist()):
-        name, other = _short(whole.name(image), check.source), int(finding.others[n])
-        if other >= 0:
-            said.append(f"{_clipped(name, half)} = {_clipped(_short(whole.name(other), check.source), half)}")
+        name, partner = _short(check, image), int(finding.partners[n])
+        if partner >= 0:
+            examples.append(f"{_clipped(name, half)} = {_clipped(_short(check, partner), half)}")
         elif detail := _shown(finding.detail(n)):
             name = _clipped(name, max(half, width - _INDENT - 2 - len(detail)))
-            said.append(f"{name}: {detail}")
+            examples.append(f"{name}: {detail}")
         else:
-            said.append(_clipped(name, width - _INDENT))
-    return said
+            examples.append(_clipped(name, width - _INDENT))
+    return examples
 
 
-def _short(name: str, source: str) -> str:
-    """A path as seen from the set's folder."""
-    return _shown(name.removeprefix(source.rstrip(os.sep) + os.sep))
+def _short(check: Check, image: int) -> str:
+    """An image's path as seen from the set's folder."""
+    return _shown(check.images.name(image).removeprefix(check.source.rstrip(os.sep) + os.sep))
 
 
 def _shown(name: str) -> str:
     """A name as a terminal may show it: no line breaks, no control characters."""
-    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in as_text(name))
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in as_text(name))
 
 
 def _clipped(text: str, width: int) -> str:
@@ -181,7 +173,3 @@ def _clipped(text: str, width: int) -> str:
         return text
     head = (width - 3) // 3
     return f"{text[:head]}...{text[len(text) - (width - 3 - head) :]}"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %" if share >= 0.0005 else "<0.1 %"

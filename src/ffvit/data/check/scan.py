@@ -1,4 +1,4 @@
-"""What there is to know of each image before training on it, found by opening every one once."""
+"""What is known of each image before training on it, found by opening every one once."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from torch.utils.data import Dataset
 from ffvit.data.check.perceptual_hash import perceptual_hash
 from ffvit.data.decode import decode
 from ffvit.data.images import FORMATS, BadImageError, Images, StoredImage
+from ffvit.data.jpeg import EXIF_ORIENTATION
 from ffvit.data.worker_loader import WorkerLoader
 from ffvit.errors import OutOfMemoryError
 from ffvit.hardware.devices import available_cores
 
 SMALLEST_TO_COMPARE = 32
-"""Shorter side in pixels, below which small images that look alike need not be copies of each other."""
+"""Shorter side in pixels, below which small images that look alike need not be duplicates."""
 
 THUMBNAIL = 16
 """Side of the grey thumbnail that confirms that two images look alike."""
 
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 _FEW = 32  # images, which this process opens sooner than others would start
 _AT_ONCE = 8  # images that a process is given: after Ctrl-C it finishes them
-_ORIENTATION = 0x0112
 
 
 class Trait(IntFlag):
@@ -51,7 +51,7 @@ class Trait(IntFlag):
     COMPARABLE = 1024
 
 
-LOOK = np.dtype(
+RECORD = np.dtype(
     [
         ("width", np.uint32),
         ("height", np.uint32),
@@ -65,8 +65,8 @@ LOOK = np.dtype(
 
 
 def scan_images(images: Images) -> Iterator[np.ndarray | str]:
-    """A look at every image in order, as `LOOK`; of a broken one, the reason."""
-    return _by_workers(images, np.arange(len(images)), _look)
+    """A `RECORD` of every image in order; of a broken one, the reason."""
+    return _by_workers(images, np.arange(len(images)), _scan_image)
 
 
 def thumbnails(images: Images, indices: Int64[np.ndarray, " some"]) -> Iterator[np.ndarray | str]:
@@ -74,28 +74,29 @@ def thumbnails(images: Images, indices: Int64[np.ndarray, " some"]) -> Iterator[
     return _by_workers(images, indices, _thumbnail)
 
 
-def _look(images: Images, index: int) -> np.ndarray:
+def _scan_image(images: Images, index: int) -> np.ndarray:
     stored = images.read(index)
     image = decode(stored, images.name(index))
-    encoded = stored if isinstance(stored, bytes) else repr((stored.mode, stored.size)).encode() + stored.tobytes()
-    look = np.zeros((), LOOK)
-    traits = _as_stored(stored)
     pixels = np.asarray(image)
-    if _is_blank(pixels):
+    traits = _stored_traits(stored)
+    # Some pixels tell for nearly all images.
+    if all((some == pixels[0, 0]).all() for some in (pixels[::8, ::8], pixels)):
         traits |= Trait.BLANK
-    if _is_grey(pixels):
+    if all((some[..., :1] == some[..., 1:]).all() for some in (pixels[::8, ::8], pixels)):
         traits |= Trait.GREY
-    if min(image.size) >= SMALLEST_TO_COMPARE and (seen := perceptual_hash(image)) is not None:
+    record = np.zeros((), RECORD)
+    if min(image.size) >= SMALLEST_TO_COMPARE and (bits := perceptual_hash(image)) is not None:
         traits |= Trait.COMPARABLE
-        look["hash"] = seen
-    look["width"], look["height"] = image.size
-    look["size"] = len(stored) if isinstance(stored, bytes) else 0
-    look["traits"] = traits
-    look["digest"] = np.frombuffer(hashlib.blake2b(encoded, digest_size=16).digest(), np.uint64)
-    return look
+        record["hash"] = bits
+    encoded = stored if isinstance(stored, bytes) else repr((stored.mode, stored.size)).encode() + stored.tobytes()
+    record["width"], record["height"] = image.size
+    record["size"] = len(stored) if isinstance(stored, bytes) else 0
+    record["traits"] = traits
+    record["digest"] = np.frombuffer(hashlib.blake2b(encoded, digest_size=16).digest(), np.uint64)
+    return record
 
 
-def _as_stored(stored: StoredImage) -> Trait:
+def _stored_traits(stored: StoredImage) -> Trait:
     """What shows of an image before its pixels are decoded; damaged metadata shows nothing."""
     traits = Trait(0)
     with warnings.catch_warnings(), contextlib.suppress(Exception):
@@ -110,19 +111,11 @@ def _as_stored(stored: StoredImage) -> Trait:
             Trait.PROGRESSIVE: "progressive" in image.info,
             Trait.ANIMATED: getattr(image, "is_animated", False),
         }
-        for trait in (trait for trait, is_so in shown.items() if is_so):
+        for trait in (trait for trait, applies in shown.items() if applies):
             traits |= trait
-        if image.getexif().get(_ORIENTATION, 1) in range(2, 9):
+        if image.getexif().get(EXIF_ORIENTATION, 1) in range(2, 9):
             traits |= Trait.TURNED
     return traits
-
-
-def _is_blank(pixels: np.ndarray) -> bool:
-    return all((each == pixels[0, 0]).all() for each in (pixels[::8, ::8], pixels))  # some tell, for nearly all
-
-
-def _is_grey(pixels: np.ndarray) -> bool:
-    return all((each[..., :1] == each[..., 1:]).all() for each in (pixels[::8, ::8], pixels))
 
 
 def _thumbnail(images: Images, index: int) -> Float32[np.ndarray, " pixels"]:
@@ -132,39 +125,37 @@ def _thumbnail(images: Images, index: int) -> Float32[np.ndarray, " pixels"]:
     return pixels / max(float(np.linalg.norm(pixels)), 1e-6)
 
 
-class _Each(Dataset[Found | str], Generic[Found]):
-    """What a function finds of each image, or why it cannot be read."""
+class _Results(Dataset[Result | str], Generic[Result]):
+    """The result of a function for each image, or why the image cannot be read."""
 
     def __init__(
-        self, images: Images, indices: Int64[np.ndarray, " some"], find: Callable[[Images, int], Found]
+        self, images: Images, indices: Int64[np.ndarray, " some"], function: Callable[[Images, int], Result]
     ) -> None:
-        self.images = images
-        self.indices = indices
-        self.find = find
+        self.images, self.indices, self.function = images, indices, function
 
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, place: int) -> Found | str:
+    def __getitem__(self, place: int) -> Result | str:
         try:
-            return self.find(self.images, int(self.indices[place]))
+            return self.function(self.images, int(self.indices[place]))
         except BadImageError as error:
             return error.reason
 
 
 def _by_workers(
-    images: Images, indices: Int64[np.ndarray, " some"], find: Callable[[Images, int], Found]
-) -> Iterator[Found | str]:
-    """What is found of each image, in order, by a process on every core; of a few images, by this one."""
-    loader: WorkerLoader[list[Found | str]] = WorkerLoader(
-        _Each(images, indices, find),
+    images: Images, indices: Int64[np.ndarray, " some"], function: Callable[[Images, int], Result]
+) -> Iterator[Result | str]:
+    """The result for each image in order, by a process on every core; for few images, by this one."""
+    loader: WorkerLoader[list[Result | str]] = WorkerLoader(
+        _Results(images, indices, function),
         batch_size=_AT_ONCE,
         collate_fn=list,
         num_workers=available_cores() if len(indices) > _FEW else 0,
     )
     try:
-        for found in loader:
-            yield from found
+        for results in loader:
+            yield from results
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise

@@ -30,7 +30,7 @@ from ffvit.data.prepare.worker_pool import GLANCE, ResultCounter, WorkerLostErro
 from ffvit.data.progress import progress_bar
 from ffvit.data.shards import index as shards
 from ffvit.data.shards.index import INFO, PLAN, Shard
-from ffvit.data.splits import check_source, load_splits
+from ffvit.data.sources import check_source, load_splits
 from ffvit.errors import BadImagesError, DataError, OutputError, RunFolderError, RunStoppedError, UserError, WorkerError
 from ffvit.files.atomic_write import atomic_path, is_disk_full
 from ffvit.files.csv_formulas import escape_formula

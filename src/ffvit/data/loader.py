@@ -129,10 +129,10 @@ class _Images(WatchedDataset[Item]):
         super().__init__(images)
         self.transform = transform
 
-    def open(self, index: int, shared: bool = False) -> LazyImage | BadImageError:
+    def open(self, index: int) -> LazyImage | BadImageError:
         self.beat(index)
         try:
-            return LazyImage(self.images.read(index), self.images.name(index), shared)
+            return LazyImage(self.images.read(index), self.images.name(index))
         except BadImageError as error:
             return error
 
@@ -157,9 +157,8 @@ class _TrainingImages(_Images[View]):
         loaded: dict[int, _Loaded] = {}
         with preserve_rng_state():  # around all: restoring the generators costs as much as seeding them
             for index, same_image in groupby(by_image, key=lambda place: items[place].image):
-                places = list(same_image)
-                image = self.open(index, shared=len(places) > 1)
-                for place in places:
+                image = self.open(index)
+                for place in same_image:
                     view = items[place]
                     seed_everything(self.seed, view.epoch, index, view.view)
                     loaded[place] = self.transformed(image, index, view.group, view.position)

@@ -22,7 +22,7 @@ from jaxtyping import Float, Int, Int64, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
-from ffvit.data.images import ArrayImages, BadImageError, Images, Subset
+from ffvit.data.images import ArrayImages, BadImageError, Images, without_subsets
 from ffvit.data.random_erasing import NOTHING, erase
 from ffvit.data.resilient_loader import IDLE, ResilientLoader, SkippingSampler, WatchedDataset
 from ffvit.data.sampler import TrainingOrder, View
@@ -298,10 +298,7 @@ def worker_count(images: Images, processes_here: int, device: torch.device = CPU
 
     None for images that lie in memory where the processor computes as well: handing them over would only cost.
     """
-    whole = images
-    while isinstance(whole, Subset):
-        whole = whole.images
-    if isinstance(whole, ArrayImages) and device.type == "cpu":
+    if isinstance(without_subsets(images)[0], ArrayImages) and device.type == "cpu":
         return 0
     return max(1, available_cores() // processes_here)
 

@@ -294,7 +294,7 @@ def check(command: data_commands.Check) -> Check:
 
     if command.out is not None:
         check_findings_file(command.out)
-    checked = check(str(command.data), root=command.root, near=command.near, console=progress_of(command))
+    checked = check(str(command.data), root=command.root, near=command.near)
     if command.out is not None:
         write_findings(checked, command.out)
     return checked

@@ -33,16 +33,21 @@ WAYS = st.sampled_from(
 )
 
 
+def part_of(file: bytes, box: jpeg.Box, least: tuple[int, int]) -> jpeg.Pixels:
+    scale = jpeg.scale_for(box, least)
+    return jpeg.cut(jpeg.decode_scaled(file, jpeg.header(file), scale), box, scale)
+
+
 @settings(max_examples=150)
 @given(WAYS, st.sampled_from([0, 1, 2]), st.integers(3, 130), st.integers(3, 130), st.data())
-def test_a_part_is_that_of_the_whole_to_the_bit(way, subsampling, width, height, data):
+def test_pixels_at_full_scale_are_pillows_to_the_bit(way, subsampling, width, height, data):
     file = encoded((width, height), subsampling=subsampling, **way)
     top, left = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
     down, across = data.draw(st.integers(1, height - top)), data.draw(st.integers(1, width - left))
     head = jpeg.header(file)
     assert (head.height, head.width) == (height, width)
     whole = np.asarray(PIL.Image.open(io.BytesIO(file)))
-    part = jpeg.crop(file, head, (top, left, down, across), NO_LESS)
+    part = part_of(file, (top, left, down, across), NO_LESS)
     np.testing.assert_array_equal(part, whole[top : top + down, left : left + across])
 
 
@@ -50,27 +55,10 @@ def test_a_part_is_that_of_the_whole_to_the_bit(way, subsampling, width, height,
 @pytest.mark.parametrize("scale", [2, 4, 8])
 def test_a_scaled_part_shows_what_the_whole_shows_there(way, scale):
     file = encoded((640, 480), **way)
-    head = jpeg.header(file)
-    box = 96, 160, 320, 400
-    part = jpeg.crop(file, head, box, (320 // scale, 400 // scale))
+    part = part_of(file, (96, 160, 320, 400), (320 // scale, 400 // scale))
     assert part.shape == (320 // scale, 400 // scale, 3)
     whole = CHINA.resize((640, 480)).crop((160, 96, 560, 416)).resize(part.shape[1::-1], PIL.Image.Resampling.BOX)
     assert np.abs(part.astype(int) - np.asarray(whole)).mean() < 3
-
-
-@settings(max_examples=60)
-@given(WAYS, st.sampled_from([2, 4, 8]), st.data())
-def test_a_scaled_part_is_that_of_the_scaled_whole_to_the_bit(way, scale, data):
-    """So it shows in no pixel whether an image was decoded for one view or for several."""
-    width, height = data.draw(st.integers(64, 300)), data.draw(st.integers(64, 200))
-    file = encoded((width, height), **way)
-    head = jpeg.header(file)
-    top, left = data.draw(st.integers(0, height - 8)), data.draw(st.integers(0, width - 8))
-    box = top, left, data.draw(st.integers(8, height - top)), data.draw(st.integers(8, width - left))
-    least = box[2] // scale, box[3] // scale
-    part = jpeg.crop(file, head, box, least)
-    found = jpeg.scale_for(box, least)
-    np.testing.assert_array_equal(part, jpeg.cut(jpeg.whole(file, head, found), box, found))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -79,14 +67,14 @@ def test_parts_are_upright(orientation):
     exif[jpeg.EXIF_ORIENTATION] = orientation
     file = encoded(exif=exif)
     whole = np.asarray(ImageOps.exif_transpose(PIL.Image.open(io.BytesIO(file))))
-    part = jpeg.crop(file, jpeg.header(file), (20, 30, 40, 50), NO_LESS)
+    part = part_of(file, (20, 30, 40, 50), NO_LESS)
     np.testing.assert_array_equal(part, whole[20:60, 30:80])
 
 
 def test_grey_comes_in_colour():
     file = io.BytesIO()
     CHINA.convert("L").save(file, "JPEG")
-    part = jpeg.crop(file.getvalue(), jpeg.header(file.getvalue()), (0, 0, 9, 9), NO_LESS)
+    part = part_of(file.getvalue(), (0, 0, 9, 9), NO_LESS)
     assert part.shape == (9, 9, 3)
     assert (part[..., 0] == part[..., 2]).all()
 
@@ -94,6 +82,15 @@ def test_grey_comes_in_colour():
 @pytest.mark.parametrize("length", [0, 1, 2, 3, 20, 300, 600])
 def test_what_is_cut_short_is_for_pillow(length):
     assert jpeg.header(encoded()[:length]) is None
+
+
+def test_a_thumbnail_does_not_stand_in_for_the_end_of_an_image_cut_short():
+    exif = PIL.Image.Exif()
+    exif[0x9286] = encoded((16, 12))  # a JPEG in the header, with an end of its own
+    whole = encoded(exif=exif)
+    assert jpeg.header(whole) is not None
+    assert whole.find(jpeg.EOI) < whole.rfind(jpeg.SOS)
+    assert jpeg.header(whole[: len(whole) // 2]) is None
 
 
 def test_what_else_is_for_pillow(monkeypatch):
@@ -113,4 +110,4 @@ def test_damage_raises_nothing_but_value_errors(data):
     head = jpeg.header(bytes(file))
     if head is not None and head.height * head.width < 10**6:
         with suppress(ValueError):
-            jpeg.crop(bytes(file), head, (0, 0, min(9, head.height), min(9, head.width)), NO_LESS)
+            assert jpeg.decode_scaled(bytes(file), head, 1).shape == (*head.size, 3)

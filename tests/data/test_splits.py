@@ -17,7 +17,7 @@ from ffvit.config.data import Data
 from ffvit.data import folders, sources, timm_datasets
 from ffvit.data.decode import open_image
 from ffvit.data.holdout import hold_out
-from ffvit.data.images import ArrayImages, LabeledImages
+from ffvit.data.images import SPLIT_NAMES, ArrayImages, LabeledImages
 from ffvit.data.progress import progress_bar
 from ffvit.data.splits import open_images, open_splits
 from ffvit.errors import UserError
@@ -320,6 +320,15 @@ class TestTimm:
             open_splits(Data(source="torch/cifar11", root=tmp_path))
 
 
+def test_every_kind_of_source_is_documented():
+    documented = (Path(__file__).parents[2] / "docs" / "data.md").read_text().split("## Sources")[1].split("\n## ")[0]
+    assert len({source.name for source in sources.SOURCES}) == len(sources.SOURCES) == 11
+    for source in sources.SOURCES:
+        assert source.name in documented, source.name
+    for name in SPLIT_NAMES:
+        assert f"`{name}`" in documented
+
+
 class TestOpenImages:
     def test_the_test_part_is_taken_and_numbered_as_the_network_does(self, photos):
         known = ("sky", "zebra", "dahlia", "pagoda", "leaves")
@@ -390,10 +399,11 @@ class TestErrors:
         shutil.copytree(photos / "val", tmp_path / "val")
         self.fails("has val but no train", source=str(tmp_path))
 
-    def test_val_twice(self, photos, tmp_path):
-        for split in ("train", "val", "validation"):
-            (tmp_path / split).mkdir()
-        self.fails("has both val/ and validation/", source=str(tmp_path))
+    @pytest.mark.parametrize(("one", "two"), [("val", "validation"), ("valid", "validation"), ("train", "training")])
+    def test_a_split_twice(self, tmp_path, one, two):
+        for split in ("train", one, two):
+            (tmp_path / split).mkdir(exist_ok=True)
+        self.fails(f"has both {one}/ and {two}/", source=str(tmp_path))
 
     def test_parts_that_differ_in_their_classes(self, tmp_path):
         fill(tmp_path / "train", a=3, b=3, **{f"t{number}": 3 for number in range(8)})

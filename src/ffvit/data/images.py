@@ -212,6 +212,14 @@ class Subset:
         return self.images.read(int(self.indices[index]))
 
 
+def without_subsets(images: Images) -> tuple[Images, Labels]:
+    """The images under all subsets, and the indices of these images there."""
+    indices = np.arange(len(images))
+    while isinstance(images, Subset):
+        indices, images = images.indices[indices], images.images
+    return images, indices
+
+
 def read_file(path: str | Path) -> bytes:
     """What a file holds.
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
 from ffvit.config.preprocess import Preprocess
-from ffvit.data.images import ArrayImages, BadImageError, Images, Subset
+from ffvit.data.images import ArrayImages, BadImageError, Images, without_subsets
 from ffvit.data.random_erasing import NOTHING, erase
 from ffvit.data.resilient_loader import IDLE, ResilientLoader, SkippingSampler, WatchedDataset
 from ffvit.data.sampler import TrainingOrder, View
@@ -118,10 +118,10 @@ class _Images(WatchedDataset[Item]):
         super().__init__(images)
         self.transform = transform
 
-    def open(self, index: int, shared: bool = False) -> LazyImage | BadImageError:
+    def open(self, index: int) -> LazyImage | BadImageError:
         self.beat(index)
         try:
-            return LazyImage(self.images.read(index), self.images.name(index), shared)
+            return LazyImage(self.images.read(index), self.images.name(index))
         except BadImageError as error:
             return error
 
@@ -146,9 +146,8 @@ class _TrainingImages(_Images[View]):
         loaded: dict[int, _Loaded] = {}
         with preserve_rng_state():  # around all: restoring the generators costs as much as seeding them
             for index, same_image in groupby(by_image, key=lambda place: items[place].image):
-                places = list(same_image)
-                image = self.open(index, shared=len(places) > 1)
-                for place in places:
+                image = self.open(index)
+                for place in same_image:
                     view = items[place]
                     seed_everything(self.seed, view.epoch, index, view.view)
                     loaded[place] = self.transformed(image, index, view.group, view.position)
@@ -288,9 +287,6 @@ def worker_count(images: Images, processes_here: int, device: torch.device = CPU
 
     None for images that lie in memory where the processor computes as well: handing them over would only cost.
     """
-    whole = images
-    while isinstance(whole, Subset):
-        whole = whole.images
-    if isinstance(whole, ArrayImages) and device.type == "cpu":
+    if isinstance(without_subsets(images)[0], ArrayImages) and device.type == "cpu":
         return 0
     return max(1, available_cores() // processes_here)

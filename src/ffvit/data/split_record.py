@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool
 
-from ffvit.data.images import ArrayImages, BadImageError, FileImages, Images, Labels, Subset
+from ffvit.data.images import ArrayImages, BadImageError, FileImages, Images, without_subsets
 from ffvit.data.progress import progress_bar
 from ffvit.data.shards.index import ShardFolder, ShardImages
 from ffvit.data.splits import Splits
@@ -144,17 +144,9 @@ def _relative(name: str, source: str) -> str:
     return name.removeprefix(folder)
 
 
-def _without_subsets(images: Images) -> tuple[Images, Labels]:
-    """What lies under subsets, and which of its images they are."""
-    indices = np.arange(len(images))
-    while isinstance(images, Subset):
-        indices, images = images.indices[indices], images.images
-    return images, indices
-
-
 def _sizes(images: Images) -> list[int]:
     """The bytes of each image as it is stored; -1 where they are not known without reading it."""
-    whole, indices = _without_subsets(images)
+    whole, indices = without_subsets(images)
     if isinstance(whole, ShardImages):
         return [int(size) for size in whole.records["length"][indices]]
     if isinstance(whole, ArrayImages):
@@ -174,7 +166,7 @@ def _file_size(path: str) -> int:
 
 def _checksums(images: Images, wanted: Bool[np.ndarray, " images"]) -> Iterator[str]:
     """The crc32 of each image that is wanted, or that is known without reading it; else nothing."""
-    whole, indices = _without_subsets(images)
+    whole, indices = without_subsets(images)
     if isinstance(whole, ShardImages) and (
         whole.records["checksum"].any() or not isinstance(whole.shards, ShardFolder)
     ):

@@ -1,8 +1,8 @@
 """From an encoded image to the pixels a network is given: augmented for training, resized and cropped for evaluation.
 
 There are two pixel backends, chosen by the recipe's `exact` and by `Preprocess.pixel_backend`. `pillow` is timm on
-Pillow, to the bit. `fast` draws the same and differs by the rounding of pixels: it decodes of a JPEG what the crop needs,
-resizes once, and works on arrays of bytes.
+Pillow, to the bit. `fast` draws the same and differs by the rounding of pixels: it decodes a JPEG no larger than the crop
+needs, resizes once, and works on arrays of bytes.
 """
 
 from __future__ import annotations
@@ -45,17 +45,16 @@ class TransformedImage(NamedTuple):
 
 
 class LazyImage:
-    """An image that is decoded as far as it is needed: a JPEG in part, all others in full.
+    """An image that is decoded once for all its views, and a JPEG at no larger scale than they need.
 
     Args:
         stored: The image.
         name: What it is called where it cannot be decoded.
-        shared: Whether several parts will be asked for, so that what is decoded is kept. No pixel depends on it.
     """
 
-    def __init__(self, stored: StoredImage, name: str, shared: bool = False) -> None:
-        self.stored, self.name, self.shared = stored, name, shared
-        self._whole: dict[int, Pixels] = {}
+    def __init__(self, stored: StoredImage, name: str) -> None:
+        self.stored, self.name = stored, name
+        self._scaled: dict[int, Pixels] = {}
 
     @cached_property
     def image(self) -> PIL.Image.Image:
@@ -84,13 +83,11 @@ class LazyImage:
     def crop(self, box: jpeg.Box, least: tuple[int, int]) -> Pixels:
         """A part of it, which may come scaled down, to no less than `least`."""
         if self.header is not None and isinstance(self.stored, bytes):
+            scale = jpeg.scale_for(box, least)
             try:
-                if not self.shared:
-                    return jpeg.crop(self.stored, self.header, box, least)
-                scale = jpeg.scale_for(box, least)
-                if scale not in self._whole:
-                    self._whole[scale] = jpeg.whole(self.stored, self.header, scale)
-                return jpeg.cut(self._whole[scale], box, scale)
+                if scale not in self._scaled:
+                    self._scaled[scale] = jpeg.decode_scaled(self.stored, self.header, scale)
+                return jpeg.cut(self._scaled[scale], box, scale)
             except ValueError:  # damaged: Pillow is to say how, or to make the best of it
                 self.header = None
         return jpeg.cut(self.pixels, box, 1)

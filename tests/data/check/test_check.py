@@ -233,10 +233,12 @@ def sorted_names(folder: Path) -> list[str]:
 class TestClasses:
     def test_sizes_of_each_split(self, folder):
         (folder / "train/cat/0.jpg").unlink()
-        splits = check(str(folder)).splits
-        assert (splits["train"].images, splits["train"].sizes, splits["val"].sizes) == (15, (7, 8), (4, 4))
+        sizes = check(str(folder)).sizes
+        train, val = sizes.loc["train"], sizes.loc["val"]
+        assert train[["images", "classes", "smallest", "median", "largest"]].tolist() == [15, 2, 7, 7.5, 8]
+        assert val[["images", "classes", "smallest", "median", "largest"]].tolist() == [8, 2, 4, 4, 4]
         stored = sum(path.stat().st_size for path in folder.glob("val/*/*"))
-        assert splits["val"].mebibytes == pytest.approx(stored / 2**20)
+        assert val["MiB"] == pytest.approx(stored / 2**20)
 
     def test_a_class_that_a_split_lacks(self, folder):
         shutil.move(folder / "val/cat", folder / "val/owl")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -45,22 +45,15 @@ class Kind:
 
 BROKEN = Kind("broken", "error", "cannot be read", "replace or delete them: a run passes over 100, then stops")
 LEAK = Kind("leak", "error", "also in another split", "delete one of the two: scores on such images are too good")
-NEAR_LEAK = Kind(
-    "near leak", "error", "look like one in another split", "look at both; delete one if they are the same"
-)
+NEAR_LEAK = Kind("near leak", "error", "look like one in another split", "delete one if both are the same")
 CONFLICT = Kind("conflict", "error", "also under another label", "keep it under the right label only")
 NEAR_CONFLICT = Kind(
-    "near conflict", "error", "look like one with another label", "look at both; keep one label if they are the same"
+    "near conflict", "error", "look like one with another label", "keep one label if both are the same"
 )
 MISSING = Kind("class missing", "error", "classes that one split lacks", "add images, or leave the class out of all")
-DUPLICATE = Kind(
-    "duplicate",
-    "warning",
-    "duplicates within a split and class",
-    "delete them: they count double, and splitting may leak them",
-)
+DUPLICATE = Kind("duplicate", "warning", "the same in split and class", "delete them: they count double, and may leak")
 NEAR_DUPLICATE = Kind(
-    "near duplicate", "warning", "look like one of split and class", "look at both; delete one if they are the same"
+    "near duplicate", "warning", "look like one of split and class", "delete one if both are the same"
 )
 BLANK = Kind("blank", "warning", "of one single colour", "delete them: there is nothing to learn from")
 TINY_ONES = Kind("tiny", "warning", "much smaller than the others", "delete them, or find them larger")
@@ -101,22 +94,12 @@ class Finding:
     detail: Callable[[int], str]
 
 
-@dataclass(frozen=True)
-class MissingClass:
+class MissingClass(NamedTuple):
     """A class of which a split has no image, though another split has."""
 
     split: str
     label: str
     elsewhere: str
-
-
-@dataclass(frozen=True)
-class SplitSizes:
-    """How many images and classes a split has; `sizes` are its classes' (those with an image), ascending."""
-
-    images: int
-    sizes: tuple[int, ...]
-    mebibytes: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,21 +108,19 @@ class Check:
 
     Attributes:
         source: The set, as it was given.
-        splits: Sizes, by split.
-        classes: The names of all classes.
+        images: The images themselves.
+        sizes: Of each split: images, classes, images of the smallest, median and largest class, and MiB.
         findings: Errors first.
         missing: Classes that one split lacks.
         incomplete: Whether there were too many images alike to find them all.
-        images: The images themselves.
     """
 
     source: str
-    splits: dict[str, SplitSizes]
-    classes: tuple[str, ...]
+    images: AllImages
+    sizes: pd.DataFrame
     findings: tuple[Finding, ...]
     missing: tuple[MissingClass, ...]
     incomplete: bool
-    images: AllImages
 
     @property
     def serious(self) -> bool:
@@ -168,9 +149,13 @@ def check(source: str, *, root: Path | None = None, near: int = NEAR) -> Check:
         for kind in (LEAK, CONFLICT, NEAR_LEAK, NEAR_CONFLICT, DUPLICATE, NEAR_DUPLICATE)
         for finding in _alike(images, kind, partners[kind])
     )
-    findings = (*broken, *alike, *_unusual(records), *_traits(records))
-    sizes = dict(_sizes(images, records))
-    return Check(source, sizes, images.classes, findings, tuple(_missing(images)), incomplete, images)
+    traits = (
+        finding
+        for trait, kind in _TRAITS.items()
+        for finding in _finding(kind, np.flatnonzero(records["traits"] & trait), lambda _: "")
+    )
+    findings = (*broken, *alike, *_unusual(records), *traits)
+    return Check(source, images, _sizes(images, records), findings, tuple(_missing(images)), incomplete)
 
 
 def _finding(
@@ -266,17 +251,12 @@ def _size(width: Indices, height: Indices, n: int) -> str:
     return f"{width[n]} x {height[n]} pixels"
 
 
-def _traits(records: np.ndarray) -> Iterator[Finding]:
-    for trait, kind in _TRAITS.items():
-        yield from _finding(kind, np.flatnonzero(records["traits"] & trait), lambda _: "")
-
-
-def _sizes(images: AllImages, records: np.ndarray) -> Iterator[tuple[str, SplitSizes]]:
-    for number, split in enumerate(images.splits):
-        here = images.split == number
-        sizes = np.bincount(images.labels[here])
-        stored = float(records["size"][here].sum()) / 2**20
-        yield split, SplitSizes(int(here.sum()), tuple(np.sort(sizes[sizes > 0]).tolist()), stored)
+def _sizes(images: AllImages, records: np.ndarray) -> pd.DataFrame:
+    table = pd.DataFrame({"split": images.split, "label": images.labels, "size": records["size"]})
+    sizes = table.groupby(["split", "label"]).size().groupby("split")
+    made = sizes.agg(["sum", "count", "min", "median", "max"]).assign(MiB=table.groupby("split")["size"].sum() / 2**20)
+    made.columns = pd.Index(["images", "classes", "smallest", "median", "largest", "MiB"])
+    return made.set_axis([images.splits[number] for number in made.index])
 
 
 def _missing(images: AllImages) -> Iterator[MissingClass]:

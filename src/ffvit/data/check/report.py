@@ -91,7 +91,7 @@ def _rows(check: Check) -> Iterator[tuple[str, ...]]:
 
 def _blocks(check: Check, width: int) -> Iterator[RenderableType]:
     images = len(check.images)
-    yield Text(f"{_shown(check.source)}: {images:,} images of {len(check.classes):,} classes\n", style="bold")
+    yield Text(f"{_shown(check.source)}: {images:,} images of {len(check.images.classes):,} classes\n", style="bold")
     yield _sizes(check)
     if check.missing:
         examples = [
@@ -115,12 +115,10 @@ def _sizes(check: Check) -> Table:
     table.add_column("split")
     for column in ("images", "classes", "smallest", "median", "largest", "ratio", "MiB"):
         table.add_column(column, justify="right")
-    for name, split in check.splits.items():
-        sizes = split.sizes
-        median = (sizes[(len(sizes) - 1) // 2] + sizes[len(sizes) // 2]) / 2
-        figures = (split.images, len(sizes), sizes[0], median, sizes[-1])
-        stored = f"{split.mebibytes:,.1f}" if split.mebibytes else "-"
-        table.add_row(name, *(f"{figure:,.10g}" for figure in figures), f"{sizes[-1] / sizes[0]:,.1f}", stored)
+    for split, row in zip(check.sizes.index, check.sizes.to_numpy().tolist(), strict=True):
+        *figures, stored = row
+        ratio = f"{figures[4] / figures[2]:,.1f}"
+        table.add_row(split, *(f"{figure:,.10g}" for figure in figures), ratio, f"{stored:,.1f}" if stored else "-")
     return table
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 import ffvit
 from commands import here
 from ffvit.config.data import Data, bad_image_limit
-from ffvit.data.shards.download import expand_braces
+from ffvit.data.shards.addresses import expand_braces
 from ffvit.data.splits import open_splits
 from ffvit.errors import DataError, FfvitError
 

@@ -21,7 +21,7 @@ from ffvit.config.data import NEAR_DUPLICATES, Data, parse_groups
 from ffvit.data import lists
 from ffvit.data.folders import PARTS
 from ffvit.data.images import FileImages, Images, LabeledImages, Labels
-from ffvit.data.shards.index import ShardImages
+from ffvit.data.shards.reader import ShardImages
 from ffvit.errors import DataError, did_you_mean
 from ffvit.files.atomic_write import atomic_path
 

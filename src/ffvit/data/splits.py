@@ -17,7 +17,7 @@ from ffvit.config.data import NEEDS, Data
 from ffvit.data import folders, lists
 from ffvit.data.groups import Groups, find_groups, hold_out_groups
 from ffvit.data.images import ArrayImages, Images, LabeledImages, Labels, Subset
-from ffvit.data.shards import download, index, remote, tars
+from ffvit.data.shards import addresses, index, reader, remote, tars
 from ffvit.errors import DataError, did_you_mean
 
 VALIDATION_SHARE = 0.1
@@ -137,7 +137,7 @@ def check_source(source: str) -> None:
     """
     if not source.strip():
         raise DataError("data.source: is empty; give a folder, a list, an address or a name")
-    if download.is_remote(source):
+    if addresses.is_remote(source):
         return
     try:
         os.stat(os.path.expanduser(source))  # noqa: PTH111, PTH116 (expanding never raises)
@@ -216,10 +216,10 @@ def _openers(source: str, root: Path | None) -> dict[str, Callable[[], LabeledIm
     prefix = source.split("/", 1)[0].lower()
     if source == "digits":
         return {"train": _digits}
-    if download.is_remote(source):
+    if addresses.is_remote(source):
         return {split: partial(LabeledImages, *found) for split, found in remote.open_remote(source, root).items()}
     if path.is_dir() and (index.is_prepared(path) or tars.holds_tars(path)):
-        opened = index.open_shards(path) if index.is_prepared(path) else tars.open_tars(path)
+        opened = reader.open_shards(path) if index.is_prepared(path) else tars.open_tars(path)
         return {split: partial(LabeledImages, *found) for split, found in opened.items()}
     if path.is_dir():
         return {split: partial(folders.read_folder, folder) for split, folder in folders.split_folders(path).items()}

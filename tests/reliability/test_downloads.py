@@ -21,7 +21,14 @@ from ffvit.errors import UserError
 from memory import most_memory
 from servers import serving
 
-FAST = RetryPolicy(tries=4, stall_seconds=0.5, first_wait=0.01, longest_wait=0.05)
+
+@pytest.fixture(autouse=True)
+def fast(monkeypatch):
+    """Downloads are given up on after a short while."""
+    monkeypatch.setattr(
+        downloading, "RETRY", RetryPolicy(tries=4, stall_seconds=0.5, first_wait=0.01, longest_wait=0.05)
+    )
+
 
 Answer = Callable[[str, socket.socket], None]
 """Answers a request by its method, byte for byte."""
@@ -71,7 +78,7 @@ def refused(address: str, tmp_path, match: str, seconds: float, **options) -> No
     """A download ends with this message in time, and leaves little behind."""
     started = time.monotonic()
     with pytest.raises(UserError, match=match) as caught:
-        download(address, tmp_path / "x.tar", policy=FAST, **options)
+        download(address, tmp_path / "x.tar", **options)
     assert time.monotonic() - started < seconds
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "x.tar").exists()
@@ -184,7 +191,7 @@ def test_an_info_of_any_length_is_refused(tmp_path):
         connection.sendall(headers(10**9))
 
     with answering(answer) as address, pytest.raises(UserError, match=r"_info\.json: .*it is 1,000,000,000 bytes long"):
-        open_remote(address.removesuffix("/x.tar"), tmp_path, FAST)
+        open_remote(address.removesuffix("/x.tar"), tmp_path)
 
 
 @pytest.mark.parametrize("length", ["-5", "1e9", "9" * 5000, ""])
@@ -213,7 +220,7 @@ def test_a_slow_but_steady_line_is_waited_for(tmp_path, capsys, monkeypatch):
                 time.sleep(0.05)
 
     with answering(answer) as address:
-        download(address, tmp_path / "x.tar", policy=FAST)
+        download(address, tmp_path / "x.tar")
     assert (tmp_path / "x.tar").read_bytes() == content
     assert "MiB downloaded" in capsys.readouterr().err
 
@@ -230,7 +237,7 @@ def test_a_slow_but_steady_server_without_ranges_is_waited_for(tmp_path):
                 time.sleep(0.15)
 
     with answering(answer) as address:
-        download(address, tmp_path / "x.tar", policy=FAST)
+        download(address, tmp_path / "x.tar")
     assert (tmp_path / "x.tar").read_bytes() == content
 
 

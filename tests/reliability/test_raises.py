@@ -39,7 +39,7 @@ from ffvit.data.prepare import plan as packing_plan
 from ffvit.data.prepare import prepare as packing
 from ffvit.data.prepare.packing import Encoding
 from ffvit.data.shards.cache import file_lock
-from ffvit.data.shards.download import RetryPolicy, download
+from ffvit.data.shards.download import download
 from ffvit.data.shards.index import read_info, write_index
 from ffvit.data.shards.reader import ShardFolder, ShardImages, open_shards
 from ffvit.data.shards.remote import open_remote
@@ -518,7 +518,7 @@ def test_a_server_that_does_not_say_how_long_a_file_is(tmp_path: Path, monkeypat
         with pytest.raises(
             DownloadError, match="the server does not say how long it is, so what comes cannot be checked"
         ):
-            download(server.address("x"), tmp_path / "kept", policy=RetryPolicy(tries=1))
+            download(server.address("x"), tmp_path / "kept")
 
 
 async def length_unknown(*_: object, **__: object) -> dict[str, object]:

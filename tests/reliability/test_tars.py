@@ -15,6 +15,7 @@ import pytest
 import commands
 from ffvit import Data
 from ffvit.data.images import BadImageError
+from ffvit.data.shards import download as downloading
 from ffvit.data.shards import tars
 from ffvit.data.shards.download import RetryPolicy
 from ffvit.data.shards.index import write_index, write_info
@@ -25,7 +26,13 @@ from ffvit.data.splits import open_splits
 from ffvit.errors import UserError
 from servers import serving
 
-FAST = RetryPolicy(tries=2, stall_seconds=2.0, first_wait=0.01, longest_wait=0.02)
+
+@pytest.fixture(autouse=True)
+def fast(monkeypatch):
+    """Downloads are given up on after a short while."""
+    monkeypatch.setattr(
+        downloading, "RETRY", RetryPolicy(tries=2, stall_seconds=2.0, first_wait=0.01, longest_wait=0.05)
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -360,9 +367,9 @@ class TestCache:
         (folder / "x.tar").write_bytes(self.PAGE)
         with serving(folder) as server:
             with pytest.raises(UserError, match=r"x\.tar: a web page came, and no tar file .it is not kept here"):
-                open_remote(server.address("x.tar"), tmp_path / "cache", FAST)
+                open_remote(server.address("x.tar"), tmp_path / "cache")
             write_tar(folder / "x.tar", samples(4))
-            assert len(open_remote(server.address("x.tar"), tmp_path / "cache", FAST)["train"].images) == 4
+            assert len(open_remote(server.address("x.tar"), tmp_path / "cache")["train"].images) == 4
 
     def test_a_tar_cut_off_at_the_server_is_named_and_not_kept(self, tmp_path):
         folder = tmp_path / "served"
@@ -370,9 +377,9 @@ class TestCache:
         path.write_bytes(path.read_bytes()[:8192])
         with serving(folder) as server:
             with pytest.raises(UserError, match=r"x\.tar: .*is cut off"):
-                open_remote(server.address("x.tar"), tmp_path / "cache", FAST)
+                open_remote(server.address("x.tar"), tmp_path / "cache")
             write_tar(folder / "x.tar", samples(9))
-            assert len(open_remote(server.address("x.tar"), tmp_path / "cache", FAST)["train"].images) == 9
+            assert len(open_remote(server.address("x.tar"), tmp_path / "cache")["train"].images) == 9
 
     @pytest.mark.parametrize("name", ["train.index", "train.names"])
     def test_a_page_that_came_as_an_index_is_not_kept(self, prepared, tmp_path, name):
@@ -380,24 +387,24 @@ class TestCache:
         (prepared / name).write_bytes(self.PAGE)
         with serving(prepared) as server:
             with pytest.raises(UserError, match="not kept here"):
-                open_remote(server.address(), tmp_path / "cache", FAST)
+                open_remote(server.address(), tmp_path / "cache")
             (prepared / name).write_bytes(whole)
-            assert len(open_remote(server.address(), tmp_path / "cache", FAST)["train"].images) == 10
+            assert len(open_remote(server.address(), tmp_path / "cache")["train"].images) == 10
 
     @pytest.mark.parametrize("name", ["_info.json", "train.index", "train.names"])
     def test_a_damaged_index_in_the_cache_is_made_again(self, tmp_path, name):
         folder = tmp_path / "served"
         write_tar(folder / "x.tar", samples(4))
         with serving(folder) as server:
-            open_remote(server.address("x.tar"), tmp_path / "cache", FAST)
+            open_remote(server.address("x.tar"), tmp_path / "cache")
             (path,) = (tmp_path / "cache").glob(f"*/{name}")
             path.write_bytes(path.read_bytes()[:-3])
-            assert len(open_remote(server.address("x.tar"), tmp_path / "cache", FAST)["train"].images) == 4
+            assert len(open_remote(server.address("x.tar"), tmp_path / "cache")["train"].images) == 4
 
     def test_an_info_that_leads_elsewhere_writes_nowhere_else(self, prepared, tmp_path):
         info = json.loads((prepared / "_info.json").read_text())
         info["splits"] = {"../../escaped": info["splits"]["train"]}
         (prepared / "_info.json").write_text(json.dumps(info))
         with serving(prepared) as server, pytest.raises(UserError, match="is damaged"):
-            open_remote(server.address(), tmp_path / "cache" / "deep", FAST)
+            open_remote(server.address(), tmp_path / "cache" / "deep")
         assert not list(tmp_path.rglob("escaped*"))

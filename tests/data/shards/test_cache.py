@@ -13,18 +13,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ffvit.data.shards import cache as caching
+from ffvit.data.shards import download as downloading
 from ffvit.data.shards.addresses import expand_braces
 from ffvit.data.shards.cache import ShardCache, file_lock
 from ffvit.data.shards.download import RetryPolicy
 from ffvit.errors import UserError
 from servers import serving
 
-FAST = RetryPolicy(tries=4, stall_seconds=0.3, first_wait=0.01, longest_wait=0.05)
 SIZE = 100_000
 SCRIPT = (
     "import os, sys; from pathlib import Path; from ffvit.data.shards.cache import ShardCache\n"
     "cache = ShardCache((sys.argv[1],), Path(sys.argv[2]))\n"
 )
+
+
+@pytest.fixture(autouse=True)
+def fast(monkeypatch):
+    """Downloads are given up on after a short while."""
+    monkeypatch.setattr(
+        downloading, "RETRY", RetryPolicy(tries=4, stall_seconds=0.3, first_wait=0.01, longest_wait=0.05)
+    )
 
 
 @pytest.fixture
@@ -49,7 +58,7 @@ def kept(tmp_path) -> Path:
 
 
 def new_cache(server, kept: Path, **settings) -> ShardCache:
-    return ShardCache(expand_braces(server.address("{00..09}.tar")), kept, policy=FAST, **settings)
+    return ShardCache(expand_braces(server.address("{00..09}.tar")), kept, **settings)
 
 
 def read(shards: ShardCache, n: int) -> bytes:
@@ -107,7 +116,7 @@ class TestSharing:
         process.wait()
         assert numbers(kept) == set()
         server.trouble = lambda: ""
-        shards = ShardCache((server.address("03.tar"),), kept, policy=FAST)
+        shards = ShardCache((server.address("03.tar"),), kept)
         assert read(shards, 0) == (served / "03.tar").read_bytes()
         first, again = server.gets("03.tar")
         assert (first, again > 10_000) == (0, True)
@@ -144,15 +153,17 @@ class TestSharing:
 
 
 class TestLimit:
-    def test_the_least_recently_used_are_removed(self, server, kept):
-        shards = new_cache(server, kept, limit=int(3.5 * SIZE))
+    def test_the_least_recently_used_are_removed(self, server, kept, monkeypatch):
+        monkeypatch.setattr(caching, "MOST_BYTES", int(3.5 * SIZE))
+        shards = new_cache(server, kept)
         for n in (0, 1, 2, 0, 3):
             read(shards, n)
             time.sleep(0.01)
         assert numbers(kept) == {0, 2, 3}
 
-    def test_what_is_open_stays(self, server, kept):
-        mine, other = new_cache(server, kept, limit=SIZE), new_cache(server, kept, limit=SIZE)
+    def test_what_is_open_stays(self, server, kept, monkeypatch):
+        monkeypatch.setattr(caching, "MOST_BYTES", SIZE)
+        mine, other = new_cache(server, kept), new_cache(server, kept)
         descriptor = mine.open(0)
         for n in range(1, 4):
             read(other, n)
@@ -161,8 +172,9 @@ class TestLimit:
         read(other, 4)
         assert numbers(kept) == {4}
 
-    def test_a_removed_shard_is_downloaded_again(self, server, kept, served):
-        shards = new_cache(server, kept, limit=2 * SIZE)
+    def test_a_removed_shard_is_downloaded_again(self, server, kept, served, monkeypatch):
+        monkeypatch.setattr(caching, "MOST_BYTES", 2 * SIZE)
+        shards = new_cache(server, kept)
         for n in (*range(4), 0):
             assert read(shards, n) == (served / f"{n:02}.tar").read_bytes()
         assert len(server.gets("00.tar")) == 2

@@ -15,8 +15,15 @@ from ffvit.data.shards.download import RetryPolicy, download
 from ffvit.errors import UserError
 from servers import serving
 
-FAST = RetryPolicy(tries=4, stall_seconds=0.3, first_wait=0.01, longest_wait=0.05)
 SIZE = 100_000
+
+
+@pytest.fixture(autouse=True)
+def fast(monkeypatch):
+    """Downloads are given up on after a short while."""
+    monkeypatch.setattr(
+        downloading, "RETRY", RetryPolicy(tries=4, stall_seconds=0.3, first_wait=0.01, longest_wait=0.05)
+    )
 
 
 @pytest.fixture
@@ -47,10 +54,13 @@ def target(tmp_path) -> Path:
 
 @pytest.mark.parametrize("ranges", [True, False])
 @pytest.mark.parametrize("seed", range(4))
-def test_a_file_arrives_whole_from_a_server_that_fails_half_of_the_requests(served, target, content, ranges, seed):
+def test_a_file_arrives_whole_from_a_server_that_fails_half_of_the_requests(
+    served, target, content, ranges, seed, monkeypatch
+):
+    monkeypatch.setattr(downloading, "RETRY", RetryPolicy(40, 1.0, 0.01, 0.05))
     with serving(served, ranges) as server:
         server.one_in(2, seed)
-        download(server.address("x.tar"), target, policy=RetryPolicy(40, 1.0, 0.01, 0.05))
+        download(server.address("x.tar"), target)
     assert target.read_bytes() == content
     assert list(target.parent.iterdir()) == [target]
 
@@ -58,7 +68,7 @@ def test_a_file_arrives_whole_from_a_server_that_fails_half_of_the_requests(serv
 def test_it_continues_where_the_connection_broke(server, target, content):
     fates = iter(["", "stall", "", "stall"])  # the size, half of the file; the size, half of the rest
     server.trouble = lambda: next(fates, "")
-    download(server.address("x.tar"), target, policy=FAST)
+    download(server.address("x.tar"), target)
     assert server.gets("x.tar") == [0, SIZE // 2, SIZE * 3 // 4]
     assert target.read_bytes() == content
 
@@ -69,9 +79,9 @@ def test_a_file_killed_before_its_last_step_is_not_asked_for_again(server, targe
 
     monkeypatch.setattr(os, "fsync", killed)
     with pytest.raises(KeyboardInterrupt):
-        download(server.address("x.tar"), target, policy=FAST)
+        download(server.address("x.tar"), target)
     monkeypatch.undo()
-    download(server.address("x.tar"), target, policy=FAST)
+    download(server.address("x.tar"), target)
     assert server.gets("x.tar") == [0]
     assert target.read_bytes() == content
 
@@ -80,10 +90,10 @@ def test_a_file_replaced_meanwhile_is_begun_again(server, served, target):
     fates = iter(["", "stall"])
     server.trouble = lambda: next(fates, "503")
     with pytest.raises(UserError, match=r"\(the 50,000 bytes that came are kept\)"):
-        download(server.address("x.tar"), target, policy=FAST)
+        download(server.address("x.tar"), target)
     (served / "x.tar").write_bytes(b"other" * 20_001)
     server.trouble = lambda: ""
-    download(server.address("x.tar"), target, policy=FAST)
+    download(server.address("x.tar"), target)
     assert target.read_bytes() == b"other" * 20_001
     assert list(target.parent.iterdir()) == [target]
 
@@ -97,7 +107,7 @@ def test_other_bytes_than_were_asked_for_are_refused(server, target, monkeypatch
     fates = iter(["", "stall"])
     server.trouble = lambda: next(fates, "")
     with pytest.raises(UserError, match="sends another part of the file than it was asked for"):
-        download(server.address("x.tar"), target, policy=FAST)
+        download(server.address("x.tar"), target)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +117,7 @@ def test_other_bytes_than_were_asked_for_are_refused(server, target, monkeypatch
 def test_a_server_that_always_fails_is_given_up(server, target, fate, reason):
     server.trouble = lambda: fate
     with pytest.raises(UserError, match=rf"x\.tar: not downloaded in 4 tries .*{reason}.* or put the file at {target}"):
-        download(server.address("x.tar"), target, policy=FAST)
+        download(server.address("x.tar"), target)
 
 
 def test_a_connection_refused_is_given_up(target):
@@ -115,7 +125,7 @@ def test_a_connection_refused_is_given_up(target):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with pytest.raises(UserError, match=r"x\.tar: not downloaded in 4 tries .*[Cc]onnect") as caught:
-        download(f"http://127.0.0.1:{port}/x.tar?secret", target, policy=FAST)
+        download(f"http://127.0.0.1:{port}/x.tar?secret", target)
     assert "secret" not in str(caught.value)
 
 
@@ -123,13 +133,13 @@ def test_a_connection_refused_is_given_up(target):
 def test_what_is_not_there_or_forbidden_is_not_tried_again(server, target, status):
     server.trouble = lambda: status
     with pytest.raises(UserError, match=rf"x\.tar: cannot be downloaded \(the server answers {status}"):
-        download(server.address("x.tar"), target, policy=FAST)
+        download(server.address("x.tar"), target)
     assert len(server.asked) <= 2  # fsspec asks for the size by HEAD, then by GET
 
 
 def test_a_size_that_is_not_the_known_one_is_an_error(server, target):
     with pytest.raises(UserError, match=r"it is 100,000 bytes long there, not 7"):
-        download(server.address("x.tar"), target, size=7, policy=FAST)
+        download(server.address("x.tar"), target, size=7)
 
 
 def test_other_file_systems(target, monkeypatch):
@@ -153,16 +163,16 @@ def test_a_full_disk_is_said(server, target, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", no_room)
     with pytest.raises(UserError, match=r"kept: the disk is full .*x\.tar is downloaded; free some space"):
-        download(server.address("x.tar"), target, policy=FAST)
+        download(server.address("x.tar"), target)
 
 
 def test_training_s_draws_stay_where_they_are(server, target):
     fates = iter(["", "truncate", "503"])
     server.trouble = lambda: next(fates, "")
     script = (  # in a process of its own, for beartype draws which items it checks
-        "import random, sys; from pathlib import Path; from ffvit.data.shards.download import RetryPolicy, download\n"
+        "import random, sys; from pathlib import Path; from ffvit.data.shards.download import download\n"
         "before = random.getstate()\n"
-        "download(sys.argv[1], Path(sys.argv[2]), policy=RetryPolicy(first_wait=0.01, longest_wait=0.05))\n"
+        "download(sys.argv[1], Path(sys.argv[2]))\n"
         "assert random.getstate() == before"
     )
     subprocess.run([sys.executable, "-c", script, server.address("x.tar"), str(target)], check=True)

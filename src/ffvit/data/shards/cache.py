@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from ffvit.data.shards.addresses import printable_address
-from ffvit.data.shards.download import RetryPolicy, download
+from ffvit.data.shards.download import download
 from ffvit.errors import OutputError
 
 MOST_BYTES = 64 * 2**30
@@ -36,15 +36,11 @@ class ShardCache:
         addresses: Of the shards.
         folder: Where to keep them.
         sizes: Their bytes, where they are known.
-        limit: Bytes to keep at most, besides what is open or being downloaded. Default: see `MOST_BYTES`.
-        policy: When to give up on a server.
     """
 
     addresses: tuple[str, ...]
     folder: Path
     sizes: tuple[int, ...] | None = None
-    limit: int | None = None
-    policy: RetryPolicy | None = None
     _wanted: deque[int] = field(default_factory=deque, compare=False, repr=False)
 
     def path(self, n: int) -> Path:
@@ -112,7 +108,7 @@ class ShardCache:
 
     def _download(self, n: int, quiet: bool = False) -> None:
         size = None if self.sizes is None else self.sizes[n]
-        download(self.addresses[n], self.path(n), size, self.policy, quiet=quiet)
+        download(self.addresses[n], self.path(n), size, quiet=quiet)
         self._keep_to_limit(besides=n)
 
     def _keep_to_limit(self, besides: int) -> None:
@@ -124,9 +120,7 @@ class ShardCache:
                 used += status.st_size
                 if entry.name[:6].isdecimal() and entry.name != self._name(besides):
                     shards.append((status.st_mtime, status.st_size, Path(entry.path)))
-        limit = self.limit
-        if limit is None:
-            limit = min(MOST_BYTES, (shutil.disk_usage(self.folder).free + used) // 2)
+        limit = min(MOST_BYTES, (shutil.disk_usage(self.folder).free + used) // 2)
         for _, size, path in sorted(shards):
             if used <= limit:
                 return

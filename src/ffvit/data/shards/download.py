@@ -32,31 +32,27 @@ REPORT_SECONDS = 10.0
 """How often a download says on stderr how far it is."""
 
 _READ = 2**18
+_MAKE_ROOM = "free some space, or keep downloaded shards elsewhere"
 _TRANSIENT = (408, 425, 429)  # the 4xx answers that another try may change
 _jitter = random.Random()  # a generator of its own, so that training's draws stay where they are
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """When to try a download again, and when to give up.
+    """When to try a download again, and when to give up."""
 
-    Args:
-        tries: Failures in a row before giving up.
-        stall_seconds: Silence that counts as a failure.
-        first_wait: Seconds before the second try; doubled for each after it, give or take a half.
-        longest_wait: The most it grows to.
-        slowest: Bytes a second; fewer over `stall_seconds` count as a failure.
-    """
-
-    tries: int = 8
-    stall_seconds: float = 30.0
-    first_wait: float = 0.5
-    longest_wait: float = 30.0
-    slowest: float = 8 * 2**10
+    tries: int = 8  # failures in a row before giving up
+    stall_seconds: float = 30.0  # silence that counts as a failure
+    first_wait: float = 0.5  # seconds before the second try; doubled for each after it, give or take a half
+    longest_wait: float = 30.0  # the most it grows to
+    slowest: float = 8 * 2**10  # bytes a second; fewer over `stall_seconds` count as a failure
 
     def wait(self, failures: int) -> float:
         """Seconds to wait after so many failures; random, so that many processes do not come back at once."""
         return min(self.first_wait * 2.0 ** (failures - 1), self.longest_wait) * _jitter.uniform(0.5, 1.5)
+
+
+RETRY = RetryPolicy()
 
 
 class _FailedTry(Exception):  # noqa: N818
@@ -69,14 +65,7 @@ class _FailedTry(Exception):  # noqa: N818
 
 
 def download(
-    address: str,
-    target: Path,
-    size: int | None = None,
-    policy: RetryPolicy | None = None,
-    *,
-    most: int | None = None,
-    quiet: bool = False,
-    instead: str | None = None,
+    address: str, target: Path, size: int | None = None, *, most: int | None = None, quiet: bool = False, hint: str = ""
 ) -> None:
     """Download a file, whole or not at all; only one process at a time may download to a target.
 
@@ -87,40 +76,42 @@ def download(
         address: The file's.
         target: Where to put it.
         size: Its bytes, where they are known.
-        policy: When to give up.
         most: Its bytes at most. Default: what the disk has room for.
         quiet: Say nothing on stderr.
-        instead: What to do where there is no connection. Default: to put the file at `target`.
+        hint: What to do where there is no connection. Default: to put the file at `target`.
 
     Raises:
         UserError: It is not there, may not be read, is too large, or does not come in that many tries; or the disk is
             full.
     """
-    policy = policy or RetryPolicy()
     name = printable_address(address)
-    instead = instead or f"put the file at {target} yourself"
     report = _Report(name, quiet)
     failures, most_kept = 0, _kept(target)
     while True:
         try:
-            return _try(address, target, size, policy, most, report)
+            return _try(address, target, size, most, report)
         except OSError as error:
-            raise _local_error(error, target, name) from None
+            what = f"cannot be written to ({error})"
+            if is_disk_full(error):
+                free = shutil.disk_usage(target.parent).free / 2**20
+                what = f"the disk is full ({free:,.0f} MiB left) while {name} is downloaded; {_MAKE_ROOM}"
+            raise OutputError(f"{target.parent}: {what}") from None
         except _FailedTry as error:
             if error.final:
                 raise DownloadError(
                     f"{name}: cannot be downloaded ({error.reason}); check address and access"
                 ) from error
             kept = _kept(target)
-            gained = kept - most_kept >= policy.slowest * policy.stall_seconds
+            gained = kept - most_kept >= RETRY.slowest * RETRY.stall_seconds
             failures, most_kept = 1 if gained else failures + 1, max(kept, most_kept)
-            if failures >= policy.tries:
+            if failures >= RETRY.tries:
                 raise DownloadError(
                     f"{name}: not downloaded in {failures} tries (the last: {error.reason}); check the connection and give "
-                    f"the same command again (the {kept:,} bytes that came are kept), or {instead}"
+                    f"the same command again (the {kept:,} bytes that came are kept), or "
+                    f"{hint or f'put the file at {target} yourself'}"
                 ) from error
-            report(f"{error.reason}; trying again (after {failures} of {policy.tries} tries)")
-            time.sleep(policy.wait(failures))
+            report(f"{error.reason}; trying again (after {failures} of {RETRY.tries} tries)")
+            time.sleep(RETRY.wait(failures))
 
 
 class _Report:
@@ -136,20 +127,10 @@ class _Report:
             Terminal(stderr=True).say(f"{self._name}: {text}")
 
 
-def _local_error(error: OSError, target: Path, name: str) -> OutputError:
-    if not is_disk_full(error):
-        return OutputError(f"{target.parent}: cannot be written to ({error})")
-    free = shutil.disk_usage(target.parent).free / 2**20
-    return OutputError(
-        f"{target.parent}: the disk is full ({free:,.0f} MiB left) while {name} is downloaded; free some space, or keep "
-        "downloaded shards elsewhere"
-    )
-
-
-def _try(address: str, target: Path, size: int | None, policy: RetryPolicy, most: int | None, report: _Report) -> None:
-    with _explained(policy):
-        files, path = _file_system(address, policy)
-        info = files.info(path, **_deadline(files, 2 * policy.stall_seconds))
+def _try(address: str, target: Path, size: int | None, most: int | None, report: _Report) -> None:
+    with _explained():
+        files, path = _file_system(address)
+        info = files.info(path, **_deadline(files, 2 * RETRY.stall_seconds))
     length = info.get("size")
     if length is None:
         raise _FailedTry("the server does not say how long it is, so what comes cannot be checked", final=True)
@@ -166,16 +147,16 @@ def _try(address: str, target: Path, size: int | None, policy: RetryPolicy, most
         if length - file.tell() > free:
             raise OutputError(
                 f"{target.parent}: {printable_address(address)} is {length:,} bytes long, and the disk has only {free:,} "
-                "left; free some space, or keep downloaded shards elsewhere"
+                f"left; {_MAKE_ROOM}"
             )
         since, count = time.monotonic(), 0
-        for piece in _pieces(files, path, file, length, policy):
+        for piece in _pieces(files, path, file, length):
             file.write(piece)
             report(f"{file.tell() / 2**20:,.1f} of {length / 2**20:,.1f} MiB downloaded")
             count += len(piece)
             seconds = time.monotonic() - since
-            if seconds > policy.stall_seconds:
-                if count < seconds * policy.slowest:
+            if seconds > RETRY.stall_seconds:
+                if count < seconds * RETRY.slowest:
                     raise _FailedTry(f"only {count:,} bytes came in {seconds:.0f} s")
                 since, count = time.monotonic(), 0
         file.flush()
@@ -183,21 +164,21 @@ def _try(address: str, target: Path, size: int | None, policy: RetryPolicy, most
     partial.replace(target)
 
 
-def _pieces(files: Any, path: str, file: IO[bytes], length: int, policy: RetryPolicy) -> Iterator[bytes]:
+def _pieces(files: Any, path: str, file: IO[bytes], length: int) -> Iterator[bytes]:
     """What is still missing of a partial file, as it comes; a server without ranges sends all, into a file emptied."""
     if file.tell() == length:
         return
     if not isinstance(files, HTTPFileSystem):
         for start in range(file.tell(), length, CHUNK):
             end = min(start + CHUNK, length)
-            with _explained(policy):
-                piece = files.cat_file(path, start=start, end=end, **_deadline(files, 10 * policy.stall_seconds))
+            with _explained():
+                piece = files.cat_file(path, start=start, end=end, **_deadline(files, 10 * RETRY.stall_seconds))
             if len(piece) != end - start:
                 raise _FailedTry(f"{len(piece):,} bytes came where {end - start:,} were asked for")
             yield piece
         return
-    with _explained(policy):
-        response = sync(files.loop, _get, files, path, file.tell(), timeout=2 * policy.stall_seconds)
+    with _explained():
+        response = sync(files.loop, _get, files, path, file.tell(), timeout=2 * RETRY.stall_seconds)
     try:
         if response.status != HTTPStatus.PARTIAL_CONTENT:
             file.seek(0)
@@ -205,7 +186,7 @@ def _pieces(files: Any, path: str, file: IO[bytes], length: int, policy: RetryPo
         elif not response.headers.get("Content-Range", "").startswith(f"bytes {file.tell()}-{length - 1}/"):
             raise _FailedTry("the server sends another part of the file than it was asked for")
         while True:
-            with _explained(policy):
+            with _explained():
                 piece = sync(files.loop, response.content.read, _READ)
             if not piece:
                 break
@@ -227,9 +208,9 @@ async def _get(files: HTTPFileSystem, address: str, start: int) -> aiohttp.Clien
     return response
 
 
-def _file_system(address: str, policy: RetryPolicy) -> tuple[Any, str]:
+def _file_system(address: str) -> tuple[Any, str]:
     scheme = address.partition("://")[0].lower()
-    seconds = policy.stall_seconds
+    seconds = RETRY.stall_seconds
     options: dict[str, Any] = {}
     if scheme in ("http", "https"):
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=seconds, sock_read=seconds)
@@ -271,7 +252,7 @@ def _kept(target: Path) -> int:
 
 
 @contextmanager
-def _explained(policy: RetryPolicy) -> Iterator[None]:
+def _explained() -> Iterator[None]:
     """Every file system has its own errors; they become a `_FailedTry`."""
     try:
         yield
@@ -280,23 +261,18 @@ def _explained(policy: RetryPolicy) -> Iterator[None]:
     except Exception as error:
         # fsspec says of any trouble with http:// that there is no such file; the cause says what it is.
         cause = error.__cause__ if isinstance(error, FileNotFoundError) and error.__cause__ else error
-        raise _FailedTry(_reason(cause, policy), _is_final(cause)) from error
+        raise _failed_try(cause) from error
 
 
-def _is_final(error: BaseException) -> bool:
-    if isinstance(error, aiohttp.ClientResponseError):
-        return 400 <= error.status < 500 and error.status not in _TRANSIENT
-    final = (aiohttp.InvalidURL, FileNotFoundError, PermissionError, IsADirectoryError)
-    return isinstance(error, final) or "Credentials" in type(error).__name__
-
-
-def _reason(error: BaseException, policy: RetryPolicy) -> str:
-    if isinstance(error, aiohttp.ClientResponseError):  # in full it would repeat the address, query and all
-        return f"the server answers {error.status} {error.message}".rstrip()
+def _failed_try(error: BaseException) -> _FailedTry:
+    if isinstance(error, aiohttp.ClientResponseError):  # its text would repeat the address, query and all
+        final = 400 <= error.status < 500 and error.status not in _TRANSIENT
+        return _FailedTry(f"the server answers {error.status} {error.message}", final)
     if isinstance(error, TimeoutError):
-        return f"nothing came for {policy.stall_seconds:g} seconds"
+        return _FailedTry(f"nothing came for {RETRY.stall_seconds:g} seconds")
     if isinstance(error, aiohttp.InvalidURL):
-        return "no valid address"
+        return _FailedTry("no valid address", final=True)
     if isinstance(error, FileNotFoundError):
-        return "there is no such file"
-    return str(error) or type(error).__name__
+        return _FailedTry("there is no such file", final=True)
+    final = isinstance(error, (PermissionError, IsADirectoryError)) or "Credentials" in type(error).__name__
+    return _FailedTry(str(error) or type(error).__name__, final)

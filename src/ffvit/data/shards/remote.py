@@ -16,7 +16,7 @@ from ffvit.data.images import Images, LabeledImages, Labels, Subset
 from ffvit.data.progress import progress_bar
 from ffvit.data.shards.addresses import expand_braces, join_address, printable_address
 from ffvit.data.shards.cache import ShardCache, default_folder, file_lock
-from ffvit.data.shards.download import RetryPolicy, download
+from ffvit.data.shards.download import download
 from ffvit.data.shards.index import INFO, Shard, read_info, write_index, write_info
 from ffvit.data.shards.reader import ShardImages, open_index
 from ffvit.data.shards.tars import SkippedFiles, log_skipped, read_shard
@@ -76,28 +76,26 @@ def remote_blocks(images: Images) -> tuple[Labels, Callable[[list[int]], None]] 
     return np.searchsorted(shard_of, np.arange(len(images.shards.files) + 1)), images.shards.prefetch
 
 
-def open_remote(address: str, root: Path | None = None, policy: RetryPolicy | None = None) -> dict[str, LabeledImages]:
+def open_remote(address: str, root: Path | None = None) -> dict[str, LabeledImages]:
     """The splits of a remote prepared folder, or of tar files that others wrote (all of them train).
 
     Args:
         address: The folder's, or that of tar files, with braces: `https://host/train-{0000..0127}.tar`.
         root: Where to keep what is downloaded. Default: ~/.cache/ffvit/shards.
-        policy: When to give up on a server.
 
     Raises:
         UserError: Something cannot be downloaded, or is not what it should be.
     """
-    policy = policy or RetryPolicy()
     if "{" in address or printable_address(address).endswith(".tar"):
-        return _open_tars(address, root, policy)
-    return _open_prepared(address, root, policy)
+        return _open_tars(address, root)
+    return _open_prepared(address, root)
 
 
-def _open_prepared(address: str, root: Path | None, policy: RetryPolicy) -> dict[str, LabeledImages]:
+def _open_prepared(address: str, root: Path | None) -> dict[str, LabeledImages]:
     with tempfile.TemporaryDirectory() as temporary:
         info_file = Path(temporary) / INFO
-        instead = "download the whole folder yourself and give its path"
-        download(join_address(address, INFO), info_file, policy=policy, most=_MOST_INFO, instead=instead)
+        hint = "download the whole folder yourself and give its path"
+        download(join_address(address, INFO), info_file, most=_MOST_INFO, hint=hint)
         info = info_file.read_bytes()
     # Named for what the folder holds too: once it is prepared again, nothing old is taken for it.
     folder = _folder(root, address, f"{len(info)} {zlib.crc32(info)}")
@@ -108,10 +106,10 @@ def _open_prepared(address: str, root: Path | None, policy: RetryPolicy) -> dict
         index_files = [folder / f"{split}.{kind}" for split in splits for kind in ("index", "names")]
         for file in index_files:
             if not file.exists():
-                download(join_address(address, file.name), file, policy=policy)
+                download(join_address(address, file.name), file)
         files = [file for split in splits.values() for file in split.filenames]
         sizes = tuple(size for split in splits.values() for size in split.shard_bytes)
-        cache = ShardCache(tuple(join_address(address, file) for file in files), folder, sizes, policy=policy)
+        cache = ShardCache(tuple(join_address(address, file) for file in files), folder, sizes)
         try:
             return open_index(folder, lambda names: RemoteShards(names, cache, files.index(names[0])))
         except UserError as error:
@@ -120,20 +118,20 @@ def _open_prepared(address: str, root: Path | None, policy: RetryPolicy) -> dict
             raise DataError(f"{printable_address(address)}: {error} (what came is not kept here)") from None
 
 
-def _open_tars(address: str, root: Path | None, policy: RetryPolicy) -> dict[str, LabeledImages]:
+def _open_tars(address: str, root: Path | None) -> dict[str, LabeledImages]:
     addresses = expand_braces(address)
     folder = _folder(root, *addresses)
 
     def open_indexed() -> dict[str, LabeledImages]:
         (split,) = read_info(folder)[1].values()
-        cache = ShardCache(addresses, folder, split.shard_bytes, policy=policy)
+        cache = ShardCache(addresses, folder, split.shard_bytes)
         return open_index(folder, lambda files: RemoteShards(files, cache, first=0))
 
     with file_lock(folder / ".info.lock"):  # one process indexes them, the others wait
         try:
             splits = open_indexed()
         except (UserError, ValueError):  # there is no index yet, or it is damaged
-            _make_index(address, ShardCache(addresses, folder, policy=policy))
+            _make_index(address, ShardCache(addresses, folder))
             splits = open_indexed()
     log_skipped(folder, printable_address(address))
     return splits

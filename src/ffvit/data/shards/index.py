@@ -154,10 +154,8 @@ def write_info(folder: Path, classes: Iterable[str], splits: Iterable[Split], ma
 
 def write_index(folder: Path, split: str, shards: Iterable[Shard], resume: str) -> Split:
     """Write a split's index and names from its shards, one at a time, in the memory of one shard."""
-    files: list[str] = []
-    lengths: list[int] = []
-    sizes: list[int] = []
-    checksum = 0
+    written: list[tuple[str, int, int]] = []
+    count = checksum = 0
     with (
         atomic_path(folder / f"{split}.names", resume) as names_path,
         atomic_path(folder / f"{split}.index", resume) as index_path,
@@ -167,17 +165,17 @@ def write_index(folder: Path, split: str, shards: Iterable[Shard], resume: str) 
         _write_header(index, 0)
         for shard in shards:
             records = shard.records.copy()
-            records["shard"] = len(files)
+            records["shard"] = len(written)
             records["name_end"] += names.tell()
             checksum = zlib.crc32(records.data, checksum)
             index.write(records.tobytes())
             names.write(shard.names)
-            files.append(shard.file)
-            lengths.append(len(records))
-            sizes.append(shard.size)
+            written.append((shard.file, len(records), shard.size))
+            count += len(records)
         index.seek(0)
-        _write_header(index, sum(lengths))  # as long as the first: numpy leaves room for the count
-    return Split(split, sum(lengths), tuple(files), tuple(lengths), tuple(sizes), checksum)
+        _write_header(index, count)  # as long as the first: numpy leaves room for the count
+    files, lengths, sizes = zip(*written, strict=True) if written else ((), (), ())
+    return Split(split, count, files, lengths, sizes, checksum)
 
 
 def _write_header(index: IO[bytes], count: int) -> None:

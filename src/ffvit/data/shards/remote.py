@@ -17,9 +17,9 @@ from ffvit.data.progress import progress_bar
 from ffvit.data.shards.addresses import expand_braces, join_address, printable_address
 from ffvit.data.shards.cache import ShardCache, default_folder, file_lock
 from ffvit.data.shards.download import download
-from ffvit.data.shards.index import INFO, Shard, read_info, write_index, write_info
+from ffvit.data.shards.index import INFO, Shard, read_info
 from ffvit.data.shards.reader import ShardImages, open_index
-from ffvit.data.shards.tars import SkippedFiles, log_skipped, read_shard
+from ffvit.data.shards.tars import SkippedFiles, log_skipped, make_index, read_shard
 from ffvit.errors import DataError, UserError
 from ffvit.files.atomic_write import atomic_path
 
@@ -28,8 +28,6 @@ AHEAD = 2
 
 _MOST_INFO = 2**27
 """Bytes of an `_info.json`; a million shards take half of it."""
-
-_RESUME = "give the same command again"
 
 
 @dataclass(frozen=True)
@@ -100,7 +98,7 @@ def _open_prepared(address: str, root: Path | None) -> dict[str, LabeledImages]:
     # Named for what the folder holds too: once it is prepared again, nothing old is taken for it.
     folder = _folder(root, address, f"{len(info)} {zlib.crc32(info)}")
     with file_lock(folder / ".info.lock"):
-        with atomic_path(folder / INFO, _RESUME) as temporary_file:
+        with atomic_path(folder / INFO, "start again") as temporary_file:
             temporary_file.write_bytes(info)
         _, splits = read_info(folder)
         index_files = [folder / f"{split}.{kind}" for split in splits for kind in ("index", "names")]
@@ -119,7 +117,7 @@ def _open_prepared(address: str, root: Path | None) -> dict[str, LabeledImages]:
 
 
 def _open_tars(address: str, root: Path | None) -> dict[str, LabeledImages]:
-    addresses = expand_braces(address)
+    addresses, name = expand_braces(address), printable_address(address)
     folder = _folder(root, *addresses)
 
     def open_indexed() -> dict[str, LabeledImages]:
@@ -131,41 +129,31 @@ def _open_tars(address: str, root: Path | None) -> dict[str, LabeledImages]:
         try:
             splits = open_indexed()
         except (UserError, ValueError):  # there is no index yet, or it is damaged
-            _make_index(address, ShardCache(addresses, folder))
+            skipped = SkippedFiles()
+            shards = _read_shards(ShardCache(addresses, folder), name, skipped)
+            make_index(folder, name, {"train": shards}, skipped)
             splits = open_indexed()
-    log_skipped(folder, printable_address(address))
+    log_skipped(folder, name)
     return splits
 
 
-def _make_index(address: str, cache: ShardCache) -> None:
+def _read_shards(cache: ShardCache, name: str, skipped: SkippedFiles) -> Iterator[Shard]:
     """Download every tar file once and read its headers."""
-    skipped = SkippedFiles()
-
-    def read_shards() -> Iterator[Shard]:
-        count = len(cache.addresses)
-        for number in progress_bar(range(count), f"downloading and indexing {printable_address(address)}"):
-            cache.prefetch(range(number, min(number + 1 + AHEAD, count)))
-            descriptor = cache.open(number)  # while it is open, it is not removed
-            try:
-                yield read_shard(cache.path(number), skipped)
-            except UserError as error:
-                reason = "a web page came, and no tar file" if _is_html(descriptor) else str(error)
-                cache.discard(number)
-                raise DataError(
-                    f"{printable_address(cache.addresses[number])}: {reason} (it is not kept here): check address and "
-                    "access, then start again"
-                ) from None
-            finally:
-                os.close(descriptor)
-
-    split = write_index(cache.folder, "train", read_shards(), _RESUME)
-    labels = np.load(cache.folder / "train.index", mmap_mode="r")["label"]
-    if labels.min() < 0:
-        raise DataError(
-            f"{printable_address(address)}: holds images whose label is withheld ({labels.min()}); leave them out"
-        )
-    made_of = {"source": printable_address(address), "notes": skipped.sentences()}
-    write_info(cache.folder, map(str, range(int(labels.max()) + 1)), [split], made_of, _RESUME)
+    count = len(cache.addresses)
+    for number in progress_bar(range(count), f"downloading and indexing {name}"):
+        cache.prefetch(range(number, min(number + 1 + AHEAD, count)))
+        descriptor = cache.open(number)  # while it is open, it is not removed
+        try:
+            yield read_shard(cache.path(number), skipped)
+        except UserError as error:
+            reason = "a web page came, and no tar file" if _is_html(descriptor) else str(error)
+            cache.discard(number)
+            raise DataError(
+                f"{printable_address(cache.addresses[number])}: {reason} (it is not kept here): check address and "
+                "access, then start again"
+            ) from None
+        finally:
+            os.close(descriptor)
 
 
 def _is_html(descriptor: int) -> bool:

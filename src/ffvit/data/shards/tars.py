@@ -8,7 +8,7 @@ import os
 import re
 import tarfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cache, partial
 from itertools import groupby
@@ -70,7 +70,10 @@ def open_tars(folder: Path) -> dict[str, LabeledImages]:
         opened = open_index(index, partial(ShardFolder, folder))
     except UserError:  # there is none yet, or it is damaged
         try:
-            _make_index(folder, files, index)
+            index.mkdir(parents=True, exist_ok=True)
+            skipped = SkippedFiles()
+            shards = {split: _read_shards(folder, names, skipped) for split, names in files.items()}
+            make_index(index, str(folder), shards, skipped)
         except OSError as error:
             raise OutputError(
                 f"{index}: the index of {folder} cannot be kept there ({error.strerror or error})"
@@ -78,6 +81,11 @@ def open_tars(folder: Path) -> dict[str, LabeledImages]:
         opened = open_index(index, partial(ShardFolder, folder))
     log_skipped(index, folder)
     return opened
+
+
+def _read_shards(folder: Path, files: list[str], skipped: SkippedFiles) -> Iterator[Shard]:
+    for file in progress_bar(files, f"indexing the tar files of {folder}"):
+        yield read_shard(folder / file, skipped)
 
 
 def log_skipped(index: Path, source: object) -> None:
@@ -93,21 +101,26 @@ def _say_once(sentence: str) -> None:
     Terminal(stderr=True).say(sentence)
 
 
-def _make_index(folder: Path, files_of_splits: dict[str, list[str]], index: Path) -> None:
+def make_index(folder: Path, source: str, shards_of_splits: Mapping[str, Iterable[Shard]], skipped: SkippedFiles) -> None:
+    """Write the index of the shards of each split into a folder; a split whose labels are withheld is left out.
+
+    Raises:
+        UserError: None is left.
+    """
     resume = "start again"
-    index.mkdir(parents=True, exist_ok=True)
-    skipped = SkippedFiles()
     splits: list[Split] = []
-    highest = -1
-    for name, files in files_of_splits.items():
-        listed = progress_bar(files, f"indexing the tar files of {folder}")
-        split = write_index(index, name, (read_shard(folder / file, skipped) for file in listed), resume)
-        labels = np.load(index / f"{name}.index", mmap_mode="r")["label"]
-        if labels.min() >= 0:  # below: labels that are withheld, as those of many a public test split are
+    highest = lowest = -1
+    for name, shards in shards_of_splits.items():
+        split = write_index(folder, name, shards, resume)
+        labels = np.load(folder / f"{name}.index", mmap_mode="r")["label"]
+        lowest = int(labels.min())
+        if lowest >= 0:
             splits.append(split)
             highest = max(highest, int(labels.max()))
-    made_of = {"source": str(folder), "notes": skipped.sentences()}
-    write_info(index, map(str, range(highest + 1)), splits, made_of, resume)
+    if not splits:
+        raise DataError(f"{source}: holds images whose label is withheld ({lowest}); leave them out")
+    made_of = {"source": source, "notes": skipped.sentences()}
+    write_info(folder, map(str, range(highest + 1)), splits, made_of, resume)
 
 
 def _files_of_splits(folder: Path) -> dict[str, list[str]]:

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import MofNCompleteColumn, Progress
 
 from ffvit.config.data import BAD_IMAGES, bad_image_limit
 from ffvit.data.prepare.packing import MOST_PIXELS, Encoding
@@ -141,7 +141,6 @@ def _check_options(source: str, out: Path, encoding: Encoding, shard_size: float
 def _stops_explained(out: Path) -> Iterator[None]:
     """Say of whatever stops the work how to continue, and leave no half of a file."""
     kept = f"the finished shards in {out} are kept: {RESUME}"
-    _remove_leftovers(out)
     try:
         yield
     except KeyboardInterrupt:
@@ -152,13 +151,9 @@ def _stops_explained(out: Path) -> Iterator[None]:
     except OSError as error:
         what = "the disk is full" if is_disk_full(error) else f"{error.filename or out}: {error.strerror or error}"
         raise RunStoppedError(f"{what}; {kept}") from None
-    finally:
-        _remove_leftovers(out)
-
-
-def _remove_leftovers(out: Path) -> None:
-    for folder in (out, out / DONE):
-        remove_leftovers(folder)
+    finally:  # also what processes left that were killed before
+        remove_leftovers(out)
+        remove_leftovers(out / DONE)
 
 
 def _clear(out: Path) -> None:
@@ -190,7 +185,8 @@ def _write_shards(plan: PackingPlan, writer: ShardWriter, workers: int, allowed:
     try:
         with block_signals_in_children():
             futures = {executor.submit(write_shard, shard): shard.file for shard in to_write}
-        with _bar(console) as bar:
+        columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
             task = bar.add_task("packing images", total=total, completed=done_before)
             pending = set(futures)
             while True:
@@ -216,20 +212,6 @@ def _write_shards(plan: PackingPlan, writer: ShardWriter, workers: int, allowed:
             if not future.cancelled() and not future.exception()
         }
         _list_bad(out, [image for shard in plan.shards() for image in bad.get(shard.file, [])])
-
-
-def _bar(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=None),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("left"),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-        expand=True,
-    )
 
 
 def _list_bad(out: Path, bad: Sequence[BadImage]) -> None:

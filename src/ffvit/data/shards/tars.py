@@ -101,7 +101,9 @@ def _say_once(sentence: str) -> None:
     Terminal(stderr=True).say(sentence)
 
 
-def make_index(folder: Path, source: str, shards_of_splits: Mapping[str, Iterable[Shard]], skipped: SkippedFiles) -> None:
+def make_index(
+    folder: Path, source: str, shards_of_splits: Mapping[str, Iterable[Shard]], skipped: SkippedFiles
+) -> None:
     """Write the index of the shards of each split into a folder; a split whose labels are withheld is left out.
 
     Raises:

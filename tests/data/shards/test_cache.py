@@ -80,6 +80,16 @@ def test_a_file_of_the_wrong_size_here_is_downloaded_again(server, kept, served)
     assert read(shards, 3) == (served / "03.tar").read_bytes()
 
 
+def test_a_file_that_was_put_there_is_not_downloaded(server, kept, served):
+    """As the message of a download without a connection advises."""
+    server.trouble = lambda: "503"
+    shards = new_cache(server, kept, sizes=tuple(SIZE + n for n in range(10)))
+    with pytest.raises(UserError, match=f"check the connection .* or put the file at {shards.path(3)} yourself"):
+        shards.open(3)
+    shards.path(3).write_bytes((served / "03.tar").read_bytes())
+    assert read(shards, 3) == (served / "03.tar").read_bytes()
+
+
 def test_a_folder_that_cannot_be_made_is_said(server, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be kept there"):

@@ -105,10 +105,10 @@ def download(
             gained = kept - most_kept >= RETRY.slowest * RETRY.stall_seconds
             failures, most_kept = 1 if gained else failures + 1, max(kept, most_kept)
             if failures >= RETRY.tries:
+                resume = f" (the {kept:,} bytes that came are kept)" if kept else ""
                 raise DownloadError(
                     f"{name}: not downloaded in {failures} tries (the last: {error.reason}); check the connection and give "
-                    f"the same command again (the {kept:,} bytes that came are kept), or "
-                    f"{hint or f'put the file at {target} yourself'}"
+                    f"the same command again{resume}, or {hint or f'put the file at {target} yourself'}"
                 ) from error
             report(f"{error.reason}; trying again (after {failures} of {RETRY.tries} tries)")
             time.sleep(RETRY.wait(failures))

@@ -178,7 +178,7 @@ def _check_shards(folder: Path, split: Split) -> None:
         if size != written:
             what = "is cut off" if size < written else "is another file"
             raise DataError(
-                f"{folder / file}: {what}: it has {size:,} bytes, and was written with {written:,}; copy it anew, or "
+                f"{folder / file}: {what}: it has {size:,} bytes, and was written with {written:,}; copy it again, or "
                 f"{PREPARE_AGAIN}"
             )
     if missing:

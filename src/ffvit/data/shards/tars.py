@@ -44,7 +44,7 @@ _MOST_PADDING = 2**21
 """Bytes of a label's file, of a long name, and behind the end mark, where zeros fill a tar file up."""
 
 _SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-_WORDS = re.compile(r"[a-z]+")
+_LETTERS = re.compile(r"[a-z]+")
 _KEY = re.compile(rb"((?:.*/|)[^./]+)[.]([^/]*)", re.DOTALL)
 """WebDataset's: a sample is what shares its name up to the first dot."""
 _NUMBER = re.compile(r"[+-]?[0-9]{1,9}")
@@ -140,7 +140,7 @@ def _files_of_splits(folder: Path) -> dict[str, list[str]]:
             return files
     files = {}
     for name in sorted(entry.name for entry in visible(folder) if entry.name.endswith(".tar")):
-        words = (_SPLITS[word] for word in _WORDS.findall(name.lower()) if word in _SPLITS)
+        words = (_SPLITS[word] for word in _LETTERS.findall(name.lower()) if word in _SPLITS)
         files.setdefault(next(words, ""), []).append(name)
     if "" in files and len(files) > 1:
         raise DataError(
@@ -208,7 +208,7 @@ def read_shard(path: Path, skipped: SkippedFiles | None = None) -> Shard:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
     except (tarfile.TarError, EOFError, zlib.error, ValueError, ArithmeticError, LookupError, RecursionError) as error:
         reason = str(error) or "its headers are damaged"
-        raise DataError(f"{path}: is cut off, or no tar file ({reason}); copy it anew, or move it away") from None
+        raise DataError(f"{path}: is cut off, or no tar file ({reason}); copy it again, or move it away") from None
     if not images:
         raise DataError(f"{path}: there is no image in it (looked for {' '.join(SUFFIXES)}); move it away")
     records = np.zeros(len(images), RECORD)
@@ -219,7 +219,7 @@ def read_shard(path: Path, skipped: SkippedFiles | None = None) -> Shard:
 
 
 class _Member(tarfile.TarInfo):
-    """Headers of strangers: none points backwards, and names stay small."""
+    """Headers that anyone may have written: sizes are not negative, and names are short."""
 
     def _block(self, count: int) -> int:
         if count < 0:

@@ -226,7 +226,7 @@ def test_a_slow_but_steady_line_is_waited_for(tmp_path, capsys, monkeypatch):
 
 
 def test_a_slow_but_steady_server_without_ranges_is_waited_for(tmp_path):
-    """It was given 60 seconds for the whole file, and begun again for ever."""
+    """It was given a minute for the whole file, so large ones never came."""
     content = bytes(range(256)) * 256
 
     def answer(method: str, connection: socket.socket) -> None:

@@ -70,7 +70,7 @@ def read(shards: ShardCache, n: int) -> bytes:
 
 
 def numbers(kept: Path) -> set[int]:
-    return {int(path.name[:6]) for path in kept.iterdir() if not path.name.startswith(".")}
+    return {int(path.stem) for path in kept.iterdir() if not path.name.startswith(".")}
 
 
 def test_a_file_of_the_wrong_size_here_is_downloaded_again(server, kept, served):
@@ -88,6 +88,11 @@ def test_a_file_that_was_put_there_is_not_downloaded(server, kept, served):
         shards.open(3)
     shards.path(3).write_bytes((served / "03.tar").read_bytes())
     assert read(shards, 3) == (served / "03.tar").read_bytes()
+
+
+def test_shards_of_one_name_in_several_folders_are_told_apart(tmp_path):
+    assert ShardCache(("s3://a/x.tar?key", "s3://a/y.tar"), tmp_path).files == ("x.tar", "y.tar")
+    assert ShardCache(("s3://a/x.tar", "s3://b/x.tar"), tmp_path).files == ("000000-x.tar", "000001-x.tar")
 
 
 def test_a_folder_that_cannot_be_made_is_said(server, tmp_path):
@@ -181,6 +186,16 @@ class TestLimit:
         os.close(descriptor)
         read(other, 4)
         assert numbers(kept) == {4}
+
+    def test_an_index_beside_the_shards_stays(self, server, kept, monkeypatch):
+        monkeypatch.setattr(caching, "MOST_BYTES", SIZE)
+        kept.mkdir()
+        for name in ("_info.json", "train.index", "train.names"):
+            (kept / name).touch()
+        shards = new_cache(server, kept)
+        for n in range(2):
+            read(shards, n)
+        assert {path.name for path in kept.glob("[!.]*")} == {"_info.json", "train.index", "train.names", "01.tar"}
 
     def test_a_removed_shard_is_downloaded_again(self, server, kept, served, monkeypatch):
         monkeypatch.setattr(caching, "MOST_BYTES", 2 * SIZE)

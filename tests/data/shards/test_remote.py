@@ -110,6 +110,7 @@ def test_tars_of_others_are_indexed_once(server, folder, tmp_path):
     parts = open_remote(address, tmp_path / "cache")
     assert parts.keys() == {"train"}
     assert parts["train"].classes == ("0", "1", "2")
+    assert parts["train"].images.name(20) == "train-000001.tar:00000020.png"
     local = open_shards(folder)["train"].images
     assert [parts["train"].images.read(n) for n in range(100)] == [local.read(n) for n in range(100)]
     server.trouble = lambda: "404"

@@ -12,10 +12,13 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path, PurePosixPath
+from typing import ClassVar
 
 from ffvit.data.shards.addresses import printable_address
 from ffvit.data.shards.download import download
+from ffvit.data.shards.index import INFO
 from ffvit.errors import OutputError
 
 MOST_BYTES = 64 * 2**30
@@ -27,7 +30,7 @@ THREADS = 2
 
 @dataclass
 class ShardCache:
-    """Shards by number, in a folder that any number of processes and runs may share.
+    """Remote shards by number (see `reader.Shards`), kept in a folder that any number of processes and runs may share.
 
     A shard is downloaded once, by the process that needs it first, while the others wait. When the limit is passed, the
     least recently used shards are removed, but none that a process has open.
@@ -38,20 +41,28 @@ class ShardCache:
         sizes: Their bytes, where they are known.
     """
 
+    open_files: ClassVar[int] = 16  # what is open is not removed: two windows of the training order
+
     addresses: tuple[str, ...]
     folder: Path
     sizes: tuple[int, ...] | None = None
     _wanted: deque[int] = field(default_factory=deque, compare=False, repr=False)
 
+    @cached_property
+    def files(self) -> tuple[str, ...]:
+        """The shards' own names, or numbers before them where shards of several folders share a name."""
+        names = tuple(PurePosixPath(printable_address(address)).name for address in self.addresses)
+        return names if len(set(names)) == len(names) else tuple(f"{n:06}-{name}" for n, name in enumerate(names))
+
     def path(self, n: int) -> Path:
         """Where shard `n` is kept."""
-        return self.folder / self._name(n)
+        return self.folder / self.files[n]
 
     def open(self, n: int) -> int:
         """Open shard `n`, downloaded if it is not here, and return the descriptor; while it is open, it is not removed.
 
         Raises:
-            UserError: It cannot be downloaded.
+            UserError: It cannot be downloaded: no bad image, but the end of the run.
         """
         while True:
             if not self._is_here(n):
@@ -92,10 +103,6 @@ class ShardCache:
                 if acquired and not self._is_here(n):
                     self._download(n, quiet=True)
 
-    def _name(self, n: int) -> str:
-        """The shard's own name, with its number before it, for shards of several folders may share a name."""
-        return f"{n:06}-{PurePosixPath(printable_address(self.addresses[n])).name}"
-
     def _is_here(self, n: int) -> bool:
         try:
             size = self.path(n).stat().st_size
@@ -104,7 +111,7 @@ class ShardCache:
         return self.sizes is None or size == self.sizes[n]
 
     def _lock(self, n: int, wait: bool = True) -> AbstractContextManager[bool]:
-        return file_lock(self.folder / f".{self._name(n)}.lock", wait)
+        return file_lock(self.folder / f".{self.files[n]}.lock", wait)
 
     def _download(self, n: int, quiet: bool = False) -> None:
         size = None if self.sizes is None else self.sizes[n]
@@ -118,7 +125,8 @@ class ShardCache:
             with suppress(FileNotFoundError):
                 status = entry.stat()
                 used += status.st_size
-                if entry.name[:6].isdecimal() and entry.name != self._name(besides):
+                is_shard = not entry.name.startswith((".", INFO)) and not entry.name.endswith((".index", ".names"))
+                if is_shard and entry.name != self.files[besides]:
                     shards.append((status.st_mtime, status.st_size, Path(entry.path)))
         limit = min(MOST_BYTES, (shutil.disk_usage(self.folder).free + used) // 2)
         for _, size, path in sorted(shards):

@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import tempfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 
@@ -30,35 +28,6 @@ _MOST_INFO = 2**27
 """Bytes of an `_info.json`; a million shards take half of it."""
 
 
-@dataclass(frozen=True)
-class RemoteShards:
-    """The shards of a split, downloaded as they are needed; see `index.Shards`.
-
-    Attributes:
-        files: Their names.
-        cache: Holds all splits' shards.
-        first: Which of the cache's shards is the split's first.
-    """
-
-    open_files: ClassVar[int] = 16  # an open shard is not removed from the cache: two windows of the training order
-
-    files: tuple[str, ...]
-    cache: ShardCache
-    first: int
-
-    def open(self, number: int) -> int:
-        """See `index.Shards.open`; a shard that cannot be downloaded is no bad image, but ends the run.
-
-        Raises:
-            UserError: It cannot be downloaded.
-        """
-        return self.cache.open(self.first + number)
-
-    def prefetch(self, numbers: Iterable[int]) -> None:
-        """See `ShardCache.prefetch`."""
-        self.cache.prefetch(self.first + number for number in numbers)
-
-
 def remote_blocks(images: Images) -> tuple[Labels, Callable[[list[int]], None]] | None:
     """Where each shard's images begin (and the last one's end), and what prefetches shards; None for local images.
 
@@ -68,7 +37,7 @@ def remote_blocks(images: Images) -> tuple[Labels, Callable[[list[int]], None]] 
     while isinstance(images, Subset):
         indices = images.indices if indices is None else images.indices[indices]
         images = images.images
-    if not isinstance(images, ShardImages) or not isinstance(images.shards, RemoteShards):
+    if not isinstance(images, ShardImages) or not isinstance(images.shards, ShardCache):
         return None
     shard_of = images.records["shard"] if indices is None else images.records["shard"][indices]
     return np.searchsorted(shard_of, np.arange(len(images.shards.files) + 1)), images.shards.prefetch
@@ -105,11 +74,13 @@ def _open_prepared(address: str, root: Path | None) -> dict[str, LabeledImages]:
         for file in index_files:
             if not file.exists():
                 download(join_address(address, file.name), file)
-        files = [file for split in splits.values() for file in split.filenames]
-        sizes = tuple(size for split in splits.values() for size in split.shard_bytes)
-        cache = ShardCache(tuple(join_address(address, file) for file in files), folder, sizes)
+        sizes = {split.filenames: split.shard_bytes for split in splits.values()}
+
+        def shards(files: tuple[str, ...]) -> ShardCache:
+            return ShardCache(tuple(join_address(address, file) for file in files), folder, sizes[files])
+
         try:
-            return open_index(folder, lambda names: RemoteShards(names, cache, files.index(names[0])))
+            return open_index(folder, shards)
         except UserError as error:
             for file in index_files:
                 file.unlink()
@@ -122,8 +93,7 @@ def _open_tars(address: str, root: Path | None) -> dict[str, LabeledImages]:
 
     def open_indexed() -> dict[str, LabeledImages]:
         (split,) = read_info(folder)[1].values()
-        cache = ShardCache(addresses, folder, split.shard_bytes)
-        return open_index(folder, lambda files: RemoteShards(files, cache, first=0))
+        return open_index(folder, lambda _: ShardCache(addresses, folder, split.shard_bytes))
 
     with file_lock(folder / ".info.lock"):  # one process indexes them, the others wait
         try:

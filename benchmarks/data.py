@@ -53,7 +53,8 @@ from ffvit.data import augmentation
 from ffvit.data.images import Images
 from ffvit.data.loader import evaluation_loader, training_loader
 from ffvit.data.sampler import EpochOrder, TrainingOrder
-from ffvit.data.shards.index import FORMAT, INFO, RECORD, VERSION, ShardFolder, Split, open_index
+from ffvit.data.shards.index import FORMAT, INFO, RECORD, VERSION, Split
+from ffvit.data.shards.reader import ShardFolder, open_index
 from ffvit.data.splits import open_splits
 from ffvit.data.transforms import evaluation_transform, training_transform
 from ffvit.hardware.devices import keep_freed_memory

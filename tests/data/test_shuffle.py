@@ -24,7 +24,7 @@ def test_every_order_is_as_likely(size):
 
 
 @pytest.mark.parametrize("size", [100, 257, 1797])
-def test_a_place_shows_every_number_as_often_and_neighbours_are_no_neighbours(size):
+def test_every_position_shows_every_number_as_often_and_neighbours_are_scattered(size):
     orders = np.stack([Permutation(size, seed, 7)(np.arange(size)) for seed in range(800)])
     for place in (0, 1, size // 2, size - 1):
         assert chisquare(np.bincount(orders[:, place] * 20 // size, minlength=20)[:19]).pvalue > 1e-3
@@ -57,11 +57,11 @@ class TestBlocks:
             assert len(needed) <= window
 
     @given(st.integers(0, 99))
-    def test_a_part_is_that_of_the_whole(self, place):
+    def test_one_position_gives_what_the_whole_order_gives(self, place):
         order = BlockPermutation(np.arange(0, 101, 10), 3, 1, 2)
         assert order(np.array([place]))[0] == order(np.arange(100))[place]
 
-    def test_blocks_and_images_are_shuffled_anew_each_epoch(self):
+    def test_blocks_and_images_are_shuffled_again_each_epoch(self):
         one, other = (BlockPermutation(np.arange(0, 1001, 10), 4, 0, epoch) for epoch in (0, 1))
         assert one.blocks.tolist() != other.blocks.tolist()
         assert (one(np.arange(1000)) != np.sort(one(np.arange(1000)))).mean() > 0.9

@@ -13,13 +13,14 @@ import numpy as np
 if __name__ == "__main__":
     import atheris
 
-    with atheris.instrument_imports(include=["ffvit.data.shards.index"]):
-        import ffvit.data.shards.index  # noqa: F401
+    with atheris.instrument_imports(include=["ffvit.data.shards.index", "ffvit.data.shards.reader"]):
+        import ffvit.data.shards.reader  # noqa: F401
 
 from fuzzing import fuzz, scratch
 
 from ffvit.data.images import BadImageError
-from ffvit.data.shards.index import RECORD, Shard, ShardFolder, open_index, write_index, write_info
+from ffvit.data.shards.index import RECORD, Shard, write_index, write_info
+from ffvit.data.shards.reader import ShardFolder, open_index
 from ffvit.errors import UserError
 
 FILES = ("_info.json", "train.index", "train.names")

@@ -14,7 +14,7 @@ from PIL import Image
 import ffvit
 from commands import here
 from ffvit.config.data import Data, bad_image_limit
-from ffvit.data.shards.download import expand_braces
+from ffvit.data.shards.addresses import expand_braces
 from ffvit.data.splits import open_splits
 from ffvit.errors import DataError, FfvitError
 
@@ -112,9 +112,9 @@ def test_the_limit_on_unreadable_images_is_a_share(allowed, images, limit):
 @pytest.mark.parametrize(
     ("address", "words"),
     [
-        ("s3://a/{000..127.tar", "a brace is never closed or never opened"),
-        ("s3://a/x}.tar", "a brace is never closed or never opened"),
-        ("s3://a/{a{b,c}.tar", "braces within braces"),
+        ("s3://a/{000..127.tar", "a brace is never closed, never opened"),
+        ("s3://a/x}.tar", "a brace is never closed, never opened"),
+        ("s3://a/{a{b,c}.tar", "or within another"),
         ("s3://a/{0..99999}{0..99999}.tar", "the braces stand for more than"),
     ],
 )

@@ -28,7 +28,7 @@ from ffvit.data import images, jpeg
 from ffvit.data.check.scan import _stored_traits
 from ffvit.data.decode import decode
 from ffvit.data.images import BadImageError, TimmImages, only_image_formats, read_file
-from ffvit.data.prepare.packing import Form
+from ffvit.data.prepare.packing import Encoding
 from ffvit.data.timm_datasets import open_split
 from ffvit.data.transforms import LazyImage, evaluation_transform, training_transform
 from ffvit.models.create import create_model
@@ -91,7 +91,7 @@ class TestCode:
         monkeypatch.setattr(PIL.EpsImagePlugin, "Ghostscript", start)
         return started
 
-    @pytest.mark.parametrize("use", [decode, Form(max_side=8).applied, lambda stored, _: _stored_traits(stored)])
+    @pytest.mark.parametrize("use", [decode, Encoding(max_side=8).encode, lambda stored, _: _stored_traits(stored)])
     def test_postscript_never_starts_ghostscript(self, ghostscript, use):
         with contextlib.suppress(BadImageError):
             use(POSTSCRIPT, "x.jpg")

@@ -12,6 +12,7 @@ import shutil
 import sys
 import tarfile
 from collections.abc import Callable
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -33,12 +34,13 @@ from ffvit.data.check.report import write_findings
 from ffvit.data.folders import visible
 from ffvit.data.images import BadImageError, TimmImages, read_file
 from ffvit.data.lists import read_list
+from ffvit.data.prepare import plan as packing_plan
 from ffvit.data.prepare import prepare as packing
-from ffvit.data.prepare.packing import Form
-from ffvit.data.prepare.worker_pool import WorkerLostError
+from ffvit.data.prepare.packing import Encoding
 from ffvit.data.shards.cache import file_lock
-from ffvit.data.shards.download import RetryPolicy, fetch
-from ffvit.data.shards.index import ShardFolder, ShardImages, open_shards, read_info, write_index
+from ffvit.data.shards.download import download
+from ffvit.data.shards.index import read_info, write_index
+from ffvit.data.shards.reader import ShardFolder, ShardImages, open_shards
 from ffvit.data.shards.remote import open_remote
 from ffvit.data.shards.tars import SkippedFiles, read_shard
 from ffvit.data.split_record import read_record
@@ -129,11 +131,11 @@ def test_an_image_that_cannot_be_encoded(monkeypatch: pytest.MonkeyPatch, tmp_pa
     def fails(*_: object) -> bytes:
         raise OSError("encoder error -2")
 
-    monkeypatch.setattr(Form, "_jpeg", fails)
+    monkeypatch.setattr(Encoding, "_jpeg", fails)
     photo = tmp_path / "photo.jpg"
     PIL.Image.new("RGB", (8, 8)).save(photo)
     with pytest.raises(BadImageError, match=r"cannot be stored \(encoder error -2\)"):
-        Form(max_side=4).applied(photo.read_bytes(), photo.name)
+        Encoding(max_side=4).encode(photo.read_bytes(), photo.name)
 
 
 def test_images_of_which_none_can_be_read(tmp_path: Path):
@@ -287,7 +289,7 @@ def test_images_that_are_lost_before_they_are_packed(tmp_path: Path, monkeypatch
     for kind in "ab":
         (tmp_path / "photos" / kind).mkdir(parents=True)
         (tmp_path / "photos" / kind / "x.jpg").write_bytes(b"no image")
-    monkeypatch.setattr(packing, "_per_shard", lambda *_: 2)
+    monkeypatch.setattr(packing_plan, "_images_per_shard", lambda *_: 2)
     with pytest.raises(BadImagesError, match=r"no image of train can be read; they are listed in .*bad_images\.csv"):
         packing.prepare(str(tmp_path / "photos"), tmp_path / "shards", workers=1, bad_images=2.0)
 
@@ -316,7 +318,7 @@ def test_a_lock_where_nothing_can_be_written(tmp_path: Path, monkeypatch: pytest
         FolderLock(tmp_path, "run").acquire()
 
 
-def test_tars_far_away_without_labels(tmp_path: Path):
+def test_remote_tars_without_labels(tmp_path: Path):
     tar(tmp_path, label=-1)
     with (
         serving(tmp_path) as server,
@@ -325,19 +327,19 @@ def test_tars_far_away_without_labels(tmp_path: Path):
         open_remote(server.address("a.tar"), tmp_path / "kept")
 
 
-def test_the_disk_fills_up_while_a_file_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_disk_fills_up_while_a_file_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "x").write_bytes(bytes(1000))
     monkeypatch.setattr(os, "fsync", raising(FULL))
     with serving(tmp_path) as server, pytest.raises(OutputError, match=r"the disk is full \([\d,]+ MiB left\) while"):
-        fetch(server.address("x"), tmp_path / "kept")
+        download(server.address("x"), tmp_path / "kept")
     assert not (tmp_path / "kept").exists()
 
 
-def test_a_file_is_fetched_to_where_a_folder_is(tmp_path: Path):
+def test_a_file_is_downloaded_to_where_a_folder_is(tmp_path: Path):
     (tmp_path / "x").write_bytes(bytes(1000))
     (tmp_path / "kept").mkdir()
     with serving(tmp_path) as server, pytest.raises(OutputError, match=r"cannot be written to .*Is a directory"):
-        fetch(server.address("x"), tmp_path / "kept")
+        download(server.address("x"), tmp_path / "kept")
 
 
 def test_the_disk_breaks_while_findings_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -348,12 +350,12 @@ def test_the_disk_breaks_while_findings_are_written(tmp_path: Path, monkeypatch:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), WorkerLostError("a process was killed"), FULL, BROKEN])
-def test_packing_that_is_stopped_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error):
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), BrokenProcessPool(), FULL, BROKEN])
+def test_packing_that_is_stopped_says_how_to_continue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error):
     for kind in "ab":
         (tmp_path / "photos" / kind).mkdir(parents=True)
         PIL.Image.new("RGB", (8, 8)).save(tmp_path / "photos" / kind / "x.png")
-    monkeypatch.setattr(packing, "_finish", raising(error))
+    monkeypatch.setattr(packing, "_write_index", raising(error))
     with pytest.raises(RunStoppedError, match=r"the finished shards in .* are kept"):
         packing.prepare(tmp_path / "photos", tmp_path / "shards")
 
@@ -515,7 +517,7 @@ def test_a_server_that_does_not_say_how_long_a_file_is(tmp_path: Path, monkeypat
         with pytest.raises(
             DownloadError, match="the server does not say how long it is, so what comes cannot be checked"
         ):
-            fetch(server.address("x"), tmp_path / "kept", patience=RetryPolicy(tries=1))
+            download(server.address("x"), tmp_path / "kept")
 
 
 async def length_unknown(*_: object, **__: object) -> dict[str, object]:

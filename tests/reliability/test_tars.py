@@ -15,17 +15,24 @@ import pytest
 import commands
 from ffvit import Data
 from ffvit.data.images import BadImageError
-from ffvit.data.shards import index as shards
+from ffvit.data.shards import download as downloading
 from ffvit.data.shards import tars
 from ffvit.data.shards.download import RetryPolicy
-from ffvit.data.shards.index import ShardFolder, open_shards, write_index, write_info
+from ffvit.data.shards.index import write_index, write_info
+from ffvit.data.shards.reader import ShardFolder, ShardImages, open_shards
 from ffvit.data.shards.remote import open_remote
 from ffvit.data.shards.tars import open_tars, read_shard
 from ffvit.data.splits import open_splits
 from ffvit.errors import UserError
 from servers import serving
 
-HASTY = RetryPolicy(tries=2, stall_seconds=2.0, first_wait=0.01, longest_wait=0.02)
+
+@pytest.fixture(autouse=True)
+def fast(monkeypatch):
+    """Downloads are given up on after a short while."""
+    monkeypatch.setattr(
+        downloading, "RETRY", RetryPolicy(tries=2, stall_seconds=2.0, first_wait=0.01, longest_wait=0.05)
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -124,7 +131,7 @@ class TestSamples:
             images = open_tars(folder)["train"].images
             assert [images.read(index) for index in range(6, 10)] == [b"photo"] * 4
             told = capsys.readouterr().err
-            tars._tell.cache_clear()
+            tars._say_once.cache_clear()
             assert "x.tar" not in told  # of all files together
             assert (
                 f"{folder}: 4 samples hold more than one image, of which one is taken (first: b0.jpg, and not b0.png)"
@@ -264,7 +271,7 @@ class TestIndex:
         info = json.loads((prepared / "_info.json").read_text())
         info["splits"]["train"]["index_checksum"] = zlib.crc32(np.ascontiguousarray(records).data)
         (prepared / "_info.json").write_text(json.dumps(info))
-        with pytest.raises(UserError, match=r"train\.index: is damaged: it tells of images that lie in no shard"):
+        with pytest.raises(UserError, match=r"train\.index: is damaged: it describes images that lie in no shard"):
             open_shards(prepared)
 
     @pytest.mark.parametrize(
@@ -341,12 +348,12 @@ class TestIndex:
         ]
         np.save(prepared / "train.index.npy", records)
         (prepared / "train.index.npy").replace(prepared / "train.index")
-        images = shards.ShardImages(prepared / "train.index", ShardFolder(prepared, ("train-0.tar", "train-1.tar")))
+        images = ShardImages(prepared / "train.index", ShardFolder(prepared, ("train-0.tar", "train-1.tar")))
         assert images.read(2) == b"image 2"
         damaged = bytearray(stored)
         damaged[int(records["offset"][2])] ^= 1
         (prepared / "train-0.tar").write_bytes(damaged)
-        images = shards.ShardImages(prepared / "train.index", ShardFolder(prepared, ("train-0.tar", "train-1.tar")))
+        images = ShardImages(prepared / "train.index", ShardFolder(prepared, ("train-0.tar", "train-1.tar")))
         with pytest.raises(BadImageError, match="are not those that were written"):
             images.read(2)
 
@@ -360,9 +367,9 @@ class TestCache:
         (folder / "x.tar").write_bytes(self.PAGE)
         with serving(folder) as server:
             with pytest.raises(UserError, match=r"x\.tar: a web page came, and no tar file .it is not kept here"):
-                open_remote(server.address("x.tar"), tmp_path / "cache", HASTY)
+                open_remote(server.address("x.tar"), tmp_path / "cache")
             write_tar(folder / "x.tar", samples(4))
-            assert len(open_remote(server.address("x.tar"), tmp_path / "cache", HASTY)["train"].images) == 4
+            assert len(open_remote(server.address("x.tar"), tmp_path / "cache")["train"].images) == 4
 
     def test_a_tar_cut_off_at_the_server_is_named_and_not_kept(self, tmp_path):
         folder = tmp_path / "served"
@@ -370,9 +377,9 @@ class TestCache:
         path.write_bytes(path.read_bytes()[:8192])
         with serving(folder) as server:
             with pytest.raises(UserError, match=r"x\.tar: .*is cut off"):
-                open_remote(server.address("x.tar"), tmp_path / "cache", HASTY)
+                open_remote(server.address("x.tar"), tmp_path / "cache")
             write_tar(folder / "x.tar", samples(9))
-            assert len(open_remote(server.address("x.tar"), tmp_path / "cache", HASTY)["train"].images) == 9
+            assert len(open_remote(server.address("x.tar"), tmp_path / "cache")["train"].images) == 9
 
     @pytest.mark.parametrize("name", ["train.index", "train.names"])
     def test_a_page_that_came_as_an_index_is_not_kept(self, prepared, tmp_path, name):
@@ -380,24 +387,24 @@ class TestCache:
         (prepared / name).write_bytes(self.PAGE)
         with serving(prepared) as server:
             with pytest.raises(UserError, match="not kept here"):
-                open_remote(server.address(), tmp_path / "cache", HASTY)
+                open_remote(server.address(), tmp_path / "cache")
             (prepared / name).write_bytes(whole)
-            assert len(open_remote(server.address(), tmp_path / "cache", HASTY)["train"].images) == 10
+            assert len(open_remote(server.address(), tmp_path / "cache")["train"].images) == 10
 
     @pytest.mark.parametrize("name", ["_info.json", "train.index", "train.names"])
     def test_a_damaged_index_in_the_cache_is_made_again(self, tmp_path, name):
         folder = tmp_path / "served"
         write_tar(folder / "x.tar", samples(4))
         with serving(folder) as server:
-            open_remote(server.address("x.tar"), tmp_path / "cache", HASTY)
+            open_remote(server.address("x.tar"), tmp_path / "cache")
             (path,) = (tmp_path / "cache").glob(f"*/{name}")
             path.write_bytes(path.read_bytes()[:-3])
-            assert len(open_remote(server.address("x.tar"), tmp_path / "cache", HASTY)["train"].images) == 4
+            assert len(open_remote(server.address("x.tar"), tmp_path / "cache")["train"].images) == 4
 
     def test_an_info_that_leads_elsewhere_writes_nowhere_else(self, prepared, tmp_path):
         info = json.loads((prepared / "_info.json").read_text())
         info["splits"] = {"../../escaped": info["splits"]["train"]}
         (prepared / "_info.json").write_text(json.dumps(info))
         with serving(prepared) as server, pytest.raises(UserError, match="is damaged"):
-            open_remote(server.address(), tmp_path / "cache" / "deep", HASTY)
+            open_remote(server.address(), tmp_path / "cache" / "deep")
         assert not list(tmp_path.rglob("escaped*"))

@@ -20,7 +20,7 @@ from ffvit.config.data import NEAR_DUPLICATES, Data, parse_groups
 from ffvit.data import lists
 from ffvit.data.holdout import GroupNumbers
 from ffvit.data.images import SPLIT_NAMES, FileImages, Images, LabeledImages
-from ffvit.data.shards.index import ShardImages
+from ffvit.data.shards.reader import ShardImages
 from ffvit.errors import DataError, did_you_mean
 from ffvit.files.atomic_write import atomic_path
 

@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits
 
 from ffvit.data import folders, lists
 from ffvit.data.images import SPLITS, ArrayImages, LabeledImages
-from ffvit.data.shards import download, index, remote, tars
+from ffvit.data.shards import addresses, index, reader, remote, tars
 from ffvit.errors import DataError, MissingPackageError, did_you_mean
 
 Opener = Callable[[], LabeledImages | None]
@@ -83,13 +83,13 @@ SOURCES = (
     DataSource("digits", lambda source, _: source == "digits", lambda *_: {"train": _digits}),
     DataSource(
         "remote shards",
-        lambda source, _: download.is_remote(source),
+        lambda source, _: addresses.is_remote(source),
         lambda source, _, root: _opened(remote.open_remote(source, root)),
     ),
     DataSource(
         "a prepared folder",
         lambda _, path: path.is_dir() and index.is_prepared(path),
-        lambda _, path, __: _opened(index.open_shards(path)),
+        lambda _, path, __: _opened(reader.open_shards(path)),
     ),
     DataSource(
         "a folder of tar files",
@@ -166,7 +166,7 @@ def check_source(source: str) -> None:
     """
     if not source.strip():
         raise DataError("data.source: is empty; give a folder, a list, an address or a name")
-    if download.is_remote(source):
+    if addresses.is_remote(source):
         return
     try:
         os.stat(os.path.expanduser(source))  # noqa: PTH111, PTH116 (expanding never raises)

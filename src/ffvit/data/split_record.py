@@ -25,7 +25,7 @@ from jaxtyping import Bool
 
 from ffvit.data.images import ArrayImages, BadImageError, FileImages, Images, without_subsets
 from ffvit.data.progress import progress_bar
-from ffvit.data.shards.index import ShardFolder, ShardImages
+from ffvit.data.shards.reader import ShardFolder, ShardImages
 from ffvit.data.splits import Splits
 from ffvit.errors import DataError, RunFolderError
 from ffvit.files.atomic_write import atomic_path

@@ -21,11 +21,11 @@ from sklearn.datasets import load_sample_image
 from commands import here
 from ffvit import Data, RunStoppedError, UserError
 from ffvit.data.decode import decode, open_image
-from ffvit.data.prepare import packing
+from ffvit.data.prepare import packing, shard_writer
 from ffvit.data.prepare import prepare as preparing
-from ffvit.data.prepare.packing import Form
+from ffvit.data.prepare.packing import Encoding
 from ffvit.data.prepare.prepare import prepare
-from ffvit.data.shards.index import open_shards
+from ffvit.data.shards.reader import open_shards
 from ffvit.data.splits import open_splits
 
 QUIET = Console(quiet=True)
@@ -141,21 +141,23 @@ class TestKilled:
         packed(many, tmp_path / "out")
 
     def test_a_worker_that_is_killed_stops_the_work_with_a_sentence(self, many, tmp_path, monkeypatch):
-        monkeypatch.setattr(preparing, "pack", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
-        with pytest.raises(RunStoppedError, match=r"was ended by SIGKILL.*memory.*shards in .* kept: give the same"):
+        monkeypatch.setattr(shard_writer, "pack", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        with pytest.raises(
+            RunStoppedError, match=r"a worker process was killed.*memory.*shards in .* kept: give the same"
+        ):
             packed(many, tmp_path / "out")
         monkeypatch.undo()
         packed(many, tmp_path / "out")
 
-    def test_ctrl_c_says_how_to_go_on(self, many, tmp_path, monkeypatch):
+    def test_ctrl_c_says_how_to_continue(self, many, tmp_path, monkeypatch):
         def interrupted(*_):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(preparing, "run_pool", interrupted)
+        monkeypatch.setattr(preparing, "_write_shards", interrupted)
         done = here("prepare", many, tmp_path / "out")
         assert done.returncode == 1
         assert done.stderr == (
-            f"ffvit: interrupted; the finished shards in {tmp_path / 'out'} are kept: give the same command again to go on "
+            f"ffvit: interrupted; the finished shards in {tmp_path / 'out'} are kept: give the same command again to continue "
             "[E-STOPPED]\n"
         )
 
@@ -169,15 +171,17 @@ class TestKilled:
         assert not list((tmp_path / "out").rglob("*.tmp"))
 
 
-def test_two_at_once(many, tmp_path, monkeypatch, slowly):
-    monkeypatch.setattr(preparing, "LOCK_PATIENCE", 0.0)
+def test_two_at_once(many, tmp_path, slowly):
     with in_another_process(many, tmp_path / "out"):
         until(lambda: any((tmp_path / "out").glob("*.tar")))
-        with pytest.raises(UserError, match="out: another `ffvit prepare` is working in it"):
+        with pytest.raises(
+            UserError,
+            match=r"out: process .* has been writing to this prepared folder since .*: wait for it, or end it",
+        ):
             packed(many, tmp_path / "out")
 
 
-def test_the_number_of_workers_moves_nothing(many, tmp_path):
+def test_the_number_of_workers_does_not_change_the_result(many, tmp_path):
     packed(many, tmp_path / "one", workers=1)
     packed(many, tmp_path / "three", workers=3)
     assert contents(tmp_path / "one") == contents(tmp_path / "three")
@@ -190,7 +194,7 @@ def test_shards_are_about_as_large_as_was_asked_for(photos, tmp_path):
     assert np.mean(sizes[:-1]) == pytest.approx(0.1 * 2**20, rel=0.2)
 
 
-class TestForm:
+class TestEncoding:
     @pytest.fixture
     def photo(self) -> PIL.Image.Image:
         return PIL.Image.fromarray(load_sample_image("china.jpg"))
@@ -206,12 +210,12 @@ class TestForm:
     )
     def test_bytes_are_left_as_they_are_and_named_for_what_they_are(self, photo, form, suffix):
         stored = self.stored(photo, form)
-        assert Form().applied(stored, "x.jpg") == (stored, suffix, 427, 640)
-        assert Form(max_side=640).applied(stored, "x.jpg") == (stored, suffix, 427, 640)
+        assert Encoding().encode(stored, "x.jpg") == (stored, suffix, 427, 640)
+        assert Encoding(max_side=640).encode(stored, "x.jpg") == (stored, suffix, 427, 640)
 
     def test_large_images_are_made_small_upright_and_with_restart_markers(self, photo):
         on_its_side = self.turned(photo)
-        encoded, suffix, height, width = Form(max_side=320).applied(on_its_side, "x")
+        encoded, suffix, height, width = Encoding(max_side=320).encode(on_its_side, "x")
         assert (suffix, height, width) == ("jpg", 320, 214)
         image = PIL.Image.open(io.BytesIO(encoded))
         assert (image.size, image.mode, image.format) == ((214, 320), "RGB", "JPEG")
@@ -231,10 +235,10 @@ class TestForm:
 
     def test_a_quality_encodes_every_jpeg_anew_and_nothing_else(self, photo):
         jpeg, png = self.stored(photo, quality=95), self.stored(photo, "PNG")
-        small = Form(quality=50).applied(jpeg, "x").encoded
+        small = Encoding(quality=50).encode(jpeg, "x").encoded
         assert len(small) < len(jpeg) / 2
-        assert len(Form(quality=80).applied(jpeg, "x").encoded) > len(small)
-        assert Form(quality=50).applied(png, "x").encoded == png
+        assert len(Encoding(quality=80).encode(jpeg, "x").encoded) > len(small)
+        assert Encoding(quality=50).encode(png, "x").encoded == png
 
     @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I;16", "I", "F", "HSV"])
     def test_pixels_become_png_and_look_the_same(self, photo, mode):
@@ -245,12 +249,12 @@ class TestForm:
             held = held.convert("L").convert(mode)
         else:
             held = held.convert(mode)
-        encoded, suffix, height, width = Form().applied(held, "x")
+        encoded, suffix, height, width = Encoding().encode(held, "x")
         assert (suffix, height, width) == ("png", 40, 60)
         np.testing.assert_array_equal(np.asarray(decode(encoded, "x")), np.asarray(decode(held, "x")))
 
     def test_thin_images_keep_a_pixel(self):
-        _, _, height, width = Form(max_side=10).applied(self.stored(PIL.Image.new("L", (1000, 11)), "PNG"), "x")
+        _, _, height, width = Encoding(max_side=10).encode(self.stored(PIL.Image.new("L", (1000, 11)), "PNG"), "x")
         assert (height, width) == (1, 10)
 
 
@@ -300,12 +304,12 @@ class TestBadImages:
         assert "all there already" in again.stdout
         assert "4 images cannot be read" in again.stdout
 
-    def test_too_many_stop_it_and_a_larger_limit_goes_on(self, spoilt, tmp_path):
+    def test_too_many_stop_it_and_a_larger_limit_continues(self, spoilt, tmp_path):
         done = here("prepare", spoilt, tmp_path / "out", "--bad-images", 3, "--shard-size", 0.02)
         assert done.returncode == 1
         assert "4 images cannot be read, more than --bad-images 3 allows (3 of 600); they are listed in" in done.stderr
         assert len((tmp_path / "out" / "bad_images.csv").read_text().splitlines()) >= 5
-        with pytest.raises(UserError, match="is not prepared to its end; give the same ffvit prepare command again"):
+        with pytest.raises(UserError, match="is not fully prepared; give the same ffvit prepare command again"):
             open_splits(Data(source=str(tmp_path / "out")))
         packed(spoilt, tmp_path / "out")
         packed(spoilt, tmp_path / "whole")
@@ -347,7 +351,9 @@ class TestRefused:
     def test_other_options_or_another_source(self, photos, many, tmp_path):
         packed(photos, tmp_path / "out")
         before = contents(tmp_path / "out")
-        with pytest.raises(UserError, match=r"begun otherwise: --max-side was not given, and is 64; --quality was not"):
+        with pytest.raises(
+            UserError, match=r"begun with other options: --max-side was not given, and is 64; --quality was not"
+        ):
             packed(photos, tmp_path / "out", max_side=64, quality=70)
         with pytest.raises(
             UserError, match=r"the source was .*photos.*, and is .*many.*; the images .* have changed\. Giv"
@@ -363,7 +369,7 @@ class TestRefused:
         packed(folder, tmp_path / "out")
         (folder / "a" / "0.jpg").unlink()
         with pytest.raises(
-            UserError, match=r"begun otherwise: the images of the source have changed. Give the command"
+            UserError, match=r"begun with other options: the images of the source have changed. Give the command"
         ):
             packed(folder, tmp_path / "out")
 
@@ -426,7 +432,7 @@ def test_a_full_disk_keeps_what_is_finished(many, tmp_path):
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, hard))  # a quota is told from a full disk by its number alone
     try:
-        with pytest.raises(RunStoppedError, match=r"the disk is full.*give the same command again to go on"):
+        with pytest.raises(RunStoppedError, match=r"the disk is full.*give the same command again to continue"):
             packed(many, tmp_path / "out", shard_size=0.1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))

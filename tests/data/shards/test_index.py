@@ -18,10 +18,10 @@ from rich.console import Console
 
 from ffvit import Data
 from ffvit.data.images import BadImageError, Images
-from ffvit.data.prepare.packing import Form, pack
+from ffvit.data.prepare.packing import Encoding, pack
 from ffvit.data.prepare.prepare import prepare
-from ffvit.data.shards import index as shards
-from ffvit.data.shards.index import ShardFolder, ShardImages, open_shards, write_index, write_info
+from ffvit.data.shards.index import RECORD, Shard, write_index, write_info
+from ffvit.data.shards.reader import ShardFolder, ShardImages, open_index, open_shards
 from ffvit.data.splits import open_images, open_splits
 from ffvit.errors import UserError
 from memory import most_memory
@@ -116,7 +116,7 @@ def test_they_travel_to_other_processes_without_their_index(made):
 
 
 def test_only_so_many_files_are_open_at_once(made, monkeypatch):
-    monkeypatch.setattr(shards, "OPEN_FILES", 2)
+    monkeypatch.setattr(ShardFolder, "open_files", 2)
     images = open_shards(made)["train"].images
     before = len(list(Path("/proc/self/fd").iterdir()))
     for index in np.random.default_rng(0).permutation(len(images)).tolist():
@@ -170,7 +170,7 @@ def test_whatever_is_packed_is_read_back(tmp_path_factory, given_images, per_sha
     for begin in range(0, len(order), per_shard):
         indices = np.array(order[begin : begin + per_shard], dtype=np.int64)
         file = f"train-{begin:06}.tar"
-        packed.append(pack(folder / file, file, images, indices, begin, Form(), "", bad.append))
+        packed.append(pack(folder / file, file, images, indices, begin, Encoding(), "", bad.append))
     good = [index for index in order if images.contents[index]]
     assert [error is None for error in bad] == [bool(images.contents[index]) for index in order]
     for shard in packed:
@@ -237,12 +237,12 @@ def emptied(folder: Path) -> None:
         (lambda at: info(at, splits={"train": {}}), "_info.json: is damaged, or was not written by ffvit prepare"),
         (lambda at: info(at, splits=[]), "_info.json: is damaged, or was not written by ffvit prepare"),
         (lambda at: cut(at / "_info.json", 50), "_info.json: is damaged, or was not written"),
-        (lambda at: (at / "_info.json").unlink(), "is not prepared to its end; give the same"),
+        (lambda at: (at / "_info.json").unlink(), "is not fully prepared; give the same"),
         (lambda at: (at / "train.index").unlink(), "train.index: is missing"),
         (lambda at: cut(at / "train.index", 40), "train.index: cannot be read as an index"),
         (lambda at: (at / "train.index").write_bytes(b""), "train.index: cannot be read as an index"),
         (lambda at: shutil.copy(at / "val.index", at / "train.index"), "names: are not the names of the images in"),
-        (other_index, "train.index: is not the index that .* tells of"),
+        (other_index, "train.index: is not the index that .* describes"),
         (older_index, "train.index: is an index of another version"),
         (lambda at: (at / "train.names").unlink(), "train.names: is missing"),
         (lambda at: cut(at / "val.names", 3), "val.names: are not the names of the images in"),
@@ -281,12 +281,12 @@ def test_damaged_bytes_are_told_from_those_that_were_written(copy):
 
 def test_an_index_of_a_million_images_is_mapped_and_not_read(tmp_path):
     count = 1000
-    records = np.zeros(count, shards.RECORD)
+    records = np.zeros(count, RECORD)
     records["name_end"] = np.arange(1, count + 1) * 9
-    shard = shards.Shard("train-000000.tar", 0, records, b"cat/1.jpg" * count)
+    shard = Shard("train-000000.tar", 0, records, b"cat/1.jpg" * count)
     split = write_index(tmp_path, "train", (shard._replace(file=f"{number}.tar") for number in range(1000)), "")
     write_info(tmp_path, ["cat"], [split], {}, "")
     with most_memory() as most:
-        images, _ = shards.open_index(tmp_path, lambda files: ShardFolder(tmp_path, files))["train"]
+        images, _ = open_index(tmp_path, lambda files: ShardFolder(tmp_path, files))["train"]
     assert most() < images.labels.nbytes + 2**20 < images.records.nbytes / 4
     assert images.name(len(images) - 1) == "999.tar:cat/1.jpg"

@@ -74,7 +74,7 @@ def test_parts_and_labels_of_tars_by_their_names(foreign):
 def test_the_index_is_kept_and_made_again_when_a_file_changes(foreign, home, monkeypatch):
     open_tars(foreign)
     with monkeypatch.context() as patch:
-        patch.setattr("ffvit.data.shards.tars._images", lambda path: pytest.fail("walked again"))
+        patch.setattr("ffvit.data.shards.tars.read_shard", lambda *_: pytest.fail("walked again"))
         open_tars(foreign)
     write_tar(foreign / "some-train-0001.tar", samples(range(30, 40)))
     assert len(open_tars(foreign)["train"].images) == 40
@@ -156,7 +156,7 @@ def cut(folder: Path) -> None:
         (lambda folder: write_tar(folder / "train-9.tar", {"1.jpg": b"", "1.json": b"[1"}), "1.jpg has no label"),
         (lambda folder: write_tar(folder / "train-9.tar", {"1.jpg": b"", "1.cls": b"cat"}), "has 'cat' as its label"),
         (lambda folder: write_tar(folder / "train-9.tar", {"1.jpg": b"", "1.cls": b"9" * 30}), "as its label; a label"),
-        (lambda folder: write_tar(folder / "more.tar", samples(range(3))), "more.tar does not say which part"),
+        (lambda folder: write_tar(folder / "more.tar", samples(range(3))), "more.tar does not say which split"),
         (lambda folder: (folder / "train-8.tar").symlink_to("nowhere"), "train-8.tar: cannot be read"),
     ],
 )

@@ -1,4 +1,4 @@
-"""One shard: images checked, made small if that is asked for, and written into a tar file."""
+"""One shard: images checked, made smaller if that is asked for, and written into a tar file."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ QUALITY = 90
 MOST_PIXELS = 65_500
 """The longest side that a JPEG can have."""
 
-_BLOCK = 512
+_BLOCK = tarfile.BLOCKSIZE
 _SUFFIXES = {"JPEG": "jpg", "MPO": "jpg", "TIFF": "tif"}
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 
 
-class Packed(NamedTuple):
-    """An image as it goes into a shard, and its size in pixels as it is seen."""
+class EncodedImage(NamedTuple):
+    """An image as it is stored in a shard, and its size in pixels as it is seen."""
 
     encoded: bytes
     suffix: str
@@ -38,32 +38,32 @@ class Packed(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Form:
-    """What images are made into.
+class Encoding:
+    """How images are stored.
 
     Attributes:
         max_side: Images with a longer side are made this small, and JPEGs. None: none is.
-        quality: Given, every JPEG is encoded anew, with this quality. None: only what is made smaller is encoded.
+        quality: Given, every JPEG is encoded again, with this quality. None: only what is made smaller is encoded.
     """
 
     max_side: int | None = None
     quality: int | None = None
 
-    def applied(self, stored: StoredImage, name: str) -> Packed:
-        """An image in this form; its bytes untouched where nothing asks for a change.
+    def encode(self, stored: StoredImage, name: str) -> EncodedImage:
+        """An image as it is to be stored; its bytes untouched where nothing asks for a change.
 
         Raises:
             BadImageError: It cannot be decoded, or it cannot be encoded.
         """
         image = decode(stored, name)
         try:
-            return self._packed(stored, image)
+            return self._encode(stored, image)
         except Exception as error:  # Pillow's encoders; the pixels themselves are good
             raise BadImageError(name, f"cannot be stored ({error})") from error
 
-    def _packed(self, stored: StoredImage, image: PIL.Image.Image) -> Packed:
+    def _encode(self, stored: StoredImage, image: PIL.Image.Image) -> EncodedImage:
         longest = max(image.size)
-        kind = _kind(stored) if isinstance(stored, bytes) else ""
+        kind = _format(stored) if isinstance(stored, bytes) else ""
         if self.max_side is not None and longest > self.max_side:
             width, height = (max(1, round(side * self.max_side / longest)) for side in image.size)
             image = image.resize((width, height), PIL.Image.Resampling.BICUBIC)  # antialiased, as always in Pillow
@@ -74,7 +74,7 @@ class Form:
             encoded, suffix = stored, _SUFFIXES.get(kind, kind.lower())
         else:
             encoded, suffix = _png(stored if stored.mode in _PNG_MODES else image), "png"
-        return Packed(encoded, suffix, image.height, image.width)
+        return EncodedImage(encoded, suffix, image.height, image.width)
 
     def _jpeg(self, image: PIL.Image.Image) -> bytes:
         """The image as a baseline JPEG.
@@ -82,16 +82,16 @@ class Form:
         Restart markers cut it into tiles, 48 pixels wide or a little more where the width allows. They cost 1.4 % of the
         bytes, and let a decoder pass over the tiles that a crop does not touch.
         """
-        a_row = -(-image.width // 16)  # blocks: 4:2:0 codes 16 x 16 pixels together
-        tile = next((blocks for blocks in range(3, a_row) if a_row % blocks == 0), a_row)
+        row = -(-image.width // 16)  # blocks: 4:2:0 codes 16 x 16 pixels together
+        tile = next((blocks for blocks in range(3, row) if row % blocks == 0), row)
         file = io.BytesIO()
         image.save(file, "JPEG", quality=self.quality or QUALITY, subsampling="4:2:0", restart_marker_blocks=tile)
         return file.getvalue()
 
 
-def room(length: int) -> int:
+def size_in_tar(length: int) -> int:
     """The bytes that an image of so many takes in a shard, with its label and their headers."""
-    return 3 * _BLOCK + _padded(length)
+    return 3 * _BLOCK + length + -length % _BLOCK
 
 
 def pack(
@@ -100,9 +100,9 @@ def pack(
     images: Images,
     indices: Labels,
     first: int,
-    form: Form,
+    encoding: Encoding,
     base: str,
-    seen: Callable[[BadImageError | None], None],
+    on_image: Callable[[BadImageError | None], None],
 ) -> Shard:
     """Write a shard. Images that cannot be read are left out of it.
 
@@ -110,11 +110,11 @@ def pack(
         path: Where to write it.
         file: What the shard is called.
         images: The images.
-        indices: Those that belong into the shard.
+        indices: Those of the shard.
         first: The number of the first one; they are numbered on from there, those left out as well.
-        form: What they are made into.
+        encoding: How to store them.
         base: What is not kept of the images' names, where they begin with it.
-        seen: Called for each image, with what is wrong with it.
+        on_image: Called after each image, with what is wrong with it.
     """
     records = np.zeros(len(indices), RECORD)
     names = bytearray()
@@ -122,42 +122,34 @@ def pack(
     with path.open("wb") as tar:
         for number, index in enumerate(indices.tolist(), start=first):
             try:
-                packed = form.applied(images.read(index), images.name(index))
+                image = encoding.encode(images.read(index), images.name(index))
             except BadImageError as error:
-                seen(error)
+                on_image(error)
                 continue
             label = int(images.labels[index])
-            offset = _add(tar, f"{number:08d}.{packed.suffix}", packed.encoded)
+            offset = _add(tar, f"{number:08d}.{image.suffix}", image.encoded)
             _add(tar, f"{number:08d}.cls", b"%d" % label)
             names += os.fsencode(images.name(index).removeprefix(base))
-            checksum = zlib.crc32(packed.encoded)
-            records[count] = (
-                *(0, offset, len(packed.encoded), label),
-                *(packed.height, packed.width, checksum, len(names)),
-            )
+            length, checksum = len(image.encoded), zlib.crc32(image.encoded)
+            records[count] = (0, offset, length, label, image.height, image.width, checksum, len(names))
             count += 1
-            seen(None)
-        tar.write(bytes(-tar.tell() % tarfile.RECORDSIZE or tarfile.RECORDSIZE))  # at least two blocks of zeros end it
+            on_image(None)
+        tar.write(bytes(-tar.tell() % tarfile.RECORDSIZE or tarfile.RECORDSIZE))  # zeros end it
         size = tar.tell()
     return Shard(file, size, records[:count], bytes(names))
 
 
 def _add(tar: io.BufferedWriter, name: str, content: bytes) -> int:
-    """Add a file to a tar; where its first byte lies. Its owner and time are always the same."""
+    """Add a file to a tar, and return where its first byte is. Its owner and time are always the same."""
     header = tarfile.TarInfo(name)
     header.size = len(content)
     tar.write(header.tobuf(tarfile.USTAR_FORMAT))
     offset = tar.tell()
-    tar.write(content)
-    tar.write(bytes(_padded(len(content)) - len(content)))
+    tar.write(content + bytes(-len(content) % _BLOCK))
     return offset
 
 
-def _padded(length: int) -> int:
-    return -(-length // _BLOCK) * _BLOCK
-
-
-def _kind(encoded: bytes) -> str:
+def _format(encoded: bytes) -> str:
     """The format of an image, by its bytes and not by its name."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

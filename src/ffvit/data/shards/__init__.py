@@ -1,1 +1,1 @@
-"""Images in tar files: read at random here, fetched from far away."""
+"""Images in tar files, local or remote: any of them is read at random."""

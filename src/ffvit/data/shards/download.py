@@ -1,15 +1,15 @@
-"""Files at an address (`https://`, `s3://`, ...), brought here whole over connections that break."""
+"""Downloads from `https://`, `s3://` and whatever else fsspec reads: whole files, resumed where a connection broke."""
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import random
-import re
 import shutil
-import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -17,271 +17,211 @@ from typing import IO, Any
 
 import aiohttp
 import fsspec
-from fsspec.asyn import AsyncFileSystem
+from fsspec.asyn import AsyncFileSystem, sync
 from fsspec.implementations.http import HTTPFileSystem
 
-from ffvit.errors import DataError, DownloadError, MissingPackageError, OutputError, UserError
+from ffvit.data.shards.addresses import printable_address
+from ffvit.errors import DownloadError, MissingPackageError, OutputError, UserError
 from ffvit.files.atomic_write import is_disk_full
 from ffvit.terminal import Terminal
 
 CHUNK = 16 * 2**20
-"""Bytes asked for at once; what a broken connection can lose."""
+"""Bytes of one request to a file system that is not HTTP."""
 
-_PIECE = 2**18
-"""Bytes that are kept in memory."""
+REPORT_SECONDS = 10.0
+"""How often a download says on stderr how far it is."""
 
-_TOLD_SECONDS = 30.0
-"""How often it is said how far a file is; the first time after a third of it."""
-
-MOST_ADDRESSES = 1_000_000
-
-_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
-_BRACES = re.compile(r"\{([^{}]*)\}")
-_RANGE = re.compile(r"([0-9]{1,18})\.\.([0-9]{1,18})")
-_TRANSIENT = (408, 425, 429)  # the answers 4xx that another try may change
-_jitter = random.Random()  # its own, so that training's draws stay where they are
+_READ = 2**18
+_MAKE_ROOM = "free some space, or keep downloaded shards elsewhere"
+_TRANSIENT = (408, 425, 429)  # the 4xx answers that another try may change
+_jitter = random.Random()  # a generator of its own, so that training's draws stay where they are
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How long to go on with a server that fails.
+    """When to try a download again, and when to give up."""
 
-    Args:
-        tries: Failures in a row, without a byte gained, before giving up.
-        stall_seconds: Silence that counts as a failure.
-        first_wait: Seconds before the second try; doubled for each after it, give or take a half.
-        longest_wait: The most it grows to.
-        slowest: Bytes a second; fewer, over `stall_seconds`, count as two failures.
-    """
-
-    tries: int = 8
-    stall_seconds: float = 30.0
-    first_wait: float = 0.5
-    longest_wait: float = 30.0
-    slowest: float = 8 * 2**10
+    tries: int = 8  # failures in a row before giving up
+    stall_seconds: float = 30.0  # silence that counts as a failure
+    first_wait: float = 0.5  # seconds before the second try; doubled for each after it, give or take a half
+    longest_wait: float = 30.0  # the most it grows to
+    slowest: float = 8 * 2**10  # bytes a second; fewer over `stall_seconds` count as a failure
 
     def wait(self, failures: int) -> float:
-        """Seconds to wait after so many failures: spread out, so that many processes do not come back at once."""
+        """Seconds to wait after so many failures; random, so that many processes do not come back at once."""
         return min(self.first_wait * 2.0 ** (failures - 1), self.longest_wait) * _jitter.uniform(0.5, 1.5)
 
 
-def is_remote(text: str) -> bool:
-    """Whether this is an address, `scheme://...`, of a kind that fsspec knows."""
-    found = _SCHEME.match(text)
-    return found is not None and found[1].lower() in fsspec.available_protocols()
+RETRY = RetryPolicy()
 
 
-def expand_braces(text: str) -> list[str]:
-    """The addresses that braces stand for: `{000..127}` counts (and keeps the zeros), `{a,b}` lists.
+class _FailedTry(Exception):  # noqa: N818
+    """A try failed: why, and whether every other would fail too."""
 
-    Raises:
-        UserError: The braces do neither.
-    """
-    found = _BRACES.search(text)
-    if found is None:
-        if "{" in text or "}" in text:
-            raise DataError(f"{text}: a brace is never closed or never opened; write {{000..127}} or {{a,b}}")
-        return [text]
-    before, after = text[: found.start()], expand_braces(text[found.end() :])
-    if "{" in before or "}" in before:
-        raise DataError(f"{text}: braces within braces (or one too many); write {{000..127}} or {{a,b}}, side by side")
-    choices = _choices(text, found[1])
-    if len(choices) * len(after) > MOST_ADDRESSES:
-        raise DataError(f"{text}: the braces stand for more than {MOST_ADDRESSES:,} addresses")
-    return [before + choice + rest for choice in choices for rest in after]
+    def __init__(self, reason: str, final: bool = False) -> None:
+        super().__init__(reason)
+        self.reason = " ".join(reason.split())[:200]
+        self.final = final
 
 
-def printable_address(address: str) -> str:
-    """The address without its query, which may hold a signature."""
-    return address.partition("?")[0]
-
-
-def fetch(
-    address: str, target: Path, size: int | None = None, patience: RetryPolicy | None = None, most: int | None = None
+def download(
+    address: str, target: Path, size: int | None = None, *, most: int | None = None, quiet: bool = False, hint: str = ""
 ) -> None:
-    """Bring a file here, whole or not at all; one process at a time may fetch a target.
+    """Download a file, whole or not at all; only one process at a time may download to a target.
 
-    What came before a connection broke is kept beside the target, and the next try, or run, goes on from there. Memory
-    and disk are bounded whatever the server sends; what takes long is told on stderr.
+    What came before a connection broke is kept beside the target, and the next try, or run, continues there. Time,
+    memory and disk are bounded whatever the server sends.
 
     Args:
-        address: Where it lies.
+        address: The file's.
         target: Where to put it.
         size: Its bytes, where they are known.
-        patience: With a server that fails.
         most: Its bytes at most. Default: what the disk has room for.
+        quiet: Say nothing on stderr.
+        hint: What to do where there is no connection. Default: to put the file at `target`.
 
     Raises:
         UserError: It is not there, may not be read, is too large, or does not come in that many tries; or the disk is
             full.
     """
-    patience = patience or RetryPolicy()
-    gained, failures, told = _gained(target), 0, _Told(address)
+    name = printable_address(address)
+    report = _Report(name, quiet)
+    failures, most_kept = 0, _kept(target)
     while True:
         try:
-            return _try(address, target, size, patience, most, told)
-        except UserError:
-            raise
-        except Exception as error:  # every file system has its own errors for a connection that breaks
+            return _try(address, target, size, most, report)
+        except OSError as error:
+            what = f"cannot be written to ({error})"
             if is_disk_full(error):
                 free = shutil.disk_usage(target.parent).free / 2**20
-                raise OutputError(
-                    f"{target.parent}: the disk is full ({free:,.0f} MiB left) while {printable_address(address)} is fetched; "
-                    "free some space, or keep fetched shards elsewhere"
-                ) from None
-            if _is_local(error, target):
-                raise OutputError(f"{target.parent}: cannot be written to ({error})") from None
-            reason = " ".join(_reason(error, patience).split())[:200]
-            if _is_final(error):
+                what = f"the disk is full ({free:,.0f} MiB left) while {name} is downloaded; {_MAKE_ROOM}"
+            raise OutputError(f"{target.parent}: {what}") from None
+        except _FailedTry as error:
+            if error.final:
                 raise DownloadError(
-                    f"{printable_address(address)}: cannot be fetched ({reason}); check address and access"
+                    f"{name}: cannot be downloaded ({error.reason}); check address and access"
                 ) from error
-            before, gained = gained, _gained(target)
-            if isinstance(error, _SlowError):  # gains a little, and would for ever
-                failures += 2
-            else:
-                failures = failures + 1 if gained == before else 1
-            if failures >= patience.tries:
+            kept = _kept(target)
+            gained = kept - most_kept >= RETRY.slowest * RETRY.stall_seconds
+            failures, most_kept = 1 if gained else failures + 1, max(kept, most_kept)
+            if failures >= RETRY.tries:
+                resume = f" (the {kept:,} bytes that came are kept)" if kept else ""
                 raise DownloadError(
-                    f"{printable_address(address)}: not fetched in {failures} tries (the last: {reason}); check the connection, "
-                    f"then give the same command again (what has come of it, {gained:,} bytes, is kept)"
+                    f"{name}: not downloaded in {failures} tries (the last: {error.reason}); check the connection and give "
+                    f"the same command again{resume}, or {hint or f'put the file at {target} yourself'}"
                 ) from error
-            told.failure(reason, failures, patience.tries)
-            time.sleep(patience.wait(failures))
+            report(f"{error.reason}; trying again (after {failures} of {RETRY.tries} tries)")
+            time.sleep(RETRY.wait(failures))
 
 
-class _SlowError(Exception):
-    """So little comes that it would never end."""
+class _Report:
+    """Says now and then on stderr how far a download is, if it takes long."""
 
-
-class _Told:
-    """What is said on stderr of a file that takes long; nothing of one that a thread fetches ahead."""
-
-    def __init__(self, address: str) -> None:
-        self._name = printable_address(address)
-        self._silent = threading.current_thread() is not threading.main_thread()
-        self._started = self._last = time.monotonic()
-
-    def progress(self, came: int, length: int) -> None:
-        """So many bytes of it are here."""
-        now = time.monotonic()
-        if now - self._last > (_TOLD_SECONDS if self._last > self._started else _TOLD_SECONDS / 3):
-            self._say(f"{came / 2**20:,.1f} of {length / 2**20:,.1f} MiB fetched in {now - self._started:.0f} s")
-
-    def failure(self, reason: str, tries: int, most: int) -> None:
-        """A try failed, and there will be another."""
-        if time.monotonic() - self._started > _TOLD_SECONDS / 3:
-            self._say(f"{reason}; trying again (after {tries} of {most} tries)")
-
-    def _say(self, words: str) -> None:
+    def __init__(self, name: str, quiet: bool) -> None:
+        self._name, self._quiet = name, quiet
         self._last = time.monotonic()
-        if not self._silent:
-            Terminal(stderr=True).say(f"{self._name}: {words}")
+
+    def __call__(self, text: str) -> None:
+        if not self._quiet and time.monotonic() - self._last >= REPORT_SECONDS:
+            self._last = time.monotonic()
+            Terminal(stderr=True).say(f"{self._name}: {text}")
 
 
-def _try(address: str, target: Path, size: int | None, patience: RetryPolicy, most: int | None, told: _Told) -> None:
-    files, path = _file_system(address, patience)
-    # A server that trickles never stalls: a deadline ends it too, where fsspec can set one.
-    deadline = {"timeout": 2 * patience.stall_seconds} if isinstance(files, AsyncFileSystem) else {}
-    info = files.info(path, **deadline)
+def _try(address: str, target: Path, size: int | None, most: int | None, report: _Report) -> None:
+    with _explained():
+        files, path = _file_system(address)
+        info = files.info(path, **_deadline(files, 2 * RETRY.stall_seconds))
     length = info.get("size")
     if length is None:
-        raise DownloadError(
-            f"{printable_address(address)}: the server does not say how long it is, so what comes cannot be checked"
-        )
+        raise _FailedTry("the server does not say how long it is, so what comes cannot be checked", final=True)
     if size is not None and length != size:
-        raise EOFError(f"it is {length:,} bytes long there, not {size:,}")
+        raise _FailedTry(f"it is {length:,} bytes long there, not {size:,}", final=True)
     if most is not None and length > most:
-        raise DownloadError(
-            f"{printable_address(address)}: it is {length:,} bytes long there, and should be {most:,} at most"
-        )
-    partial = target.with_name(f"{_partial_prefix(target)}{_version(info)}.part")
-    for other in _partials(target):
-        if other != partial:  # of a file that was replaced there since
-            other.unlink()
+        raise _FailedTry(f"it is {length:,} bytes long there, and should be {most:,} at most", final=True)
+    partial = target.with_name(f".{_version(info)}.{target.name}.part")
+    for old in _partials(target):
+        if old != partial:  # of a file that was replaced there since
+            old.unlink()
     with partial.open("ab") as file:
-        if length - file.tell() > (free := shutil.disk_usage(target.parent).free):
+        free = shutil.disk_usage(target.parent).free
+        if length - file.tell() > free:
             raise OutputError(
-                f"{target.parent}: {printable_address(address)} is {length:,} bytes long, and the disk has only {free:,} left; "
-                "free some space, or keep fetched shards elsewhere"
+                f"{target.parent}: {printable_address(address)} is {length:,} bytes long, and the disk has only {free:,} "
+                f"left; {_MAKE_ROOM}"
             )
-        pace = _Pace(patience)
-        while (at := file.tell()) < length:
-            for piece in _pieces(files, path, at, min(CHUNK, length - at), length, file, patience):
-                file.write(piece)
-                pace.came(len(piece))
-                told.progress(file.tell(), length)
+        since, count = time.monotonic(), 0
+        for piece in _pieces(files, path, file, length):
+            file.write(piece)
+            report(f"{file.tell() / 2**20:,.1f} of {length / 2**20:,.1f} MiB downloaded")
+            count += len(piece)
+            seconds = time.monotonic() - since
+            if seconds > RETRY.stall_seconds:
+                if count < seconds * RETRY.slowest:
+                    raise _FailedTry(f"only {count:,} bytes came in {seconds:.0f} s")
+                since, count = time.monotonic(), 0
         file.flush()
         os.fsync(file.fileno())
     partial.replace(target)
 
 
-def _pieces(
-    files: Any, path: str, at: int, wanted: int, length: int, file: IO[bytes], patience: RetryPolicy
-) -> Iterator[bytes]:
-    """The bytes of a range as they come, and never more of them; from a server without ranges all, into a file emptied."""
-    if not isinstance(files, HTTPFileSystem):
-        chunk = files.cat_file(
-            path,
-            start=at,
-            end=at + wanted,
-            **({"timeout": 10 * patience.stall_seconds} if isinstance(files, AsyncFileSystem) else {}),
-        )
-        if len(chunk) != wanted:
-            raise EOFError(f"{len(chunk):,} bytes came where {wanted:,} were asked for")
-        yield chunk
+def _pieces(files: Any, path: str, file: IO[bytes], length: int) -> Iterator[bytes]:
+    """What is still missing of a partial file, as it comes; a server without ranges sends all, into a file emptied."""
+    if file.tell() == length:
         return
-    headers = files.kwargs["headers"] | {"Range": f"bytes={at}-{at + wanted - 1}"}
-    with files.open(path, block_size=0, size=length, headers=headers) as stream:
-        if stream.r.status != HTTPStatus.PARTIAL_CONTENT:
-            file.truncate(0)
-            wanted = length
-        came = 0
-        while piece := stream.read(_PIECE):
-            came += len(piece)
-            if came > wanted:
-                raise EOFError(f"more than the {wanted:,} bytes came that were asked for")
+    if not isinstance(files, HTTPFileSystem):
+        for start in range(file.tell(), length, CHUNK):
+            end = min(start + CHUNK, length)
+            with _explained():
+                piece = files.cat_file(path, start=start, end=end, **_deadline(files, 10 * RETRY.stall_seconds))
+            if len(piece) != end - start:
+                raise _FailedTry(f"{len(piece):,} bytes came where {end - start:,} were asked for")
             yield piece
-    if came < wanted:
-        raise EOFError(f"{came:,} bytes came where {wanted:,} were asked for")
+        return
+    with _explained():
+        response = sync(files.loop, _get, files, path, file.tell(), timeout=2 * RETRY.stall_seconds)
+    try:
+        if response.status != HTTPStatus.PARTIAL_CONTENT:
+            file.seek(0)
+            file.truncate()
+        elif not response.headers.get("Content-Range", "").startswith(f"bytes {file.tell()}-{length - 1}/"):
+            raise _FailedTry("the server sends another part of the file than it was asked for")
+        while True:
+            with _explained():
+                piece = sync(files.loop, response.content.read, _READ)
+            if not piece:
+                break
+            if file.tell() + len(piece) > length:
+                raise _FailedTry(f"more than the {length:,} bytes came that it should have")
+            yield piece
+    finally:
+        files.loop.call_soon_threadsafe(response.close)
+    if file.tell() < length:
+        raise _FailedTry(f"it ended after {file.tell():,} of {length:,} bytes")
 
 
-class _Pace:
-    """How fast bytes come.
-
-    Raises:
-        _SlowError: By `came`, where fewer come than the patience asks for.
-    """
-
-    def __init__(self, patience: RetryPolicy) -> None:
-        self._patience = patience
-        self._since, self._bytes = time.monotonic(), 0
-
-    def came(self, count: int) -> None:
-        self._bytes += count
-        seconds = time.monotonic() - self._since
-        if seconds > self._patience.stall_seconds:
-            if self._bytes < seconds * self._patience.slowest:
-                raise _SlowError(f"only {self._bytes:,} bytes came in {seconds:.0f} s")
-            self._since, self._bytes = time.monotonic(), 0
+async def _get(files: HTTPFileSystem, address: str, start: int) -> aiohttp.ClientResponse:
+    """The answer to a request for the file's bytes from `start` on."""
+    headers = files.kwargs["headers"] | ({"Range": f"bytes={start}-"} if start else {})
+    session = await files.set_session()
+    response: aiohttp.ClientResponse = await session.get(files.encode_url(address), headers=headers)
+    response.raise_for_status()
+    return response
 
 
-def _file_system(address: str, patience: RetryPolicy) -> tuple[Any, str]:
+def _file_system(address: str) -> tuple[Any, str]:
     scheme = address.partition("://")[0].lower()
+    seconds = RETRY.stall_seconds
     options: dict[str, Any] = {}
     if scheme in ("http", "https"):
-        seconds = patience.stall_seconds
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=seconds, sock_read=seconds)
         options = {
-            "client_kwargs": {
-                "timeout": aiohttp.ClientTimeout(total=2 * seconds, sock_connect=seconds, sock_read=seconds),
-                "trust_env": True,
-            },
+            "client_kwargs": {"timeout": timeout, "trust_env": True},
             "headers": {"Accept-Encoding": "identity"},  # a range of the file, not of a packed form of it
         }
     elif scheme in ("s3", "s3a"):
-        silence = {"connect_timeout": patience.stall_seconds, "read_timeout": patience.stall_seconds}
         # No tries of its own: botocore draws the waits between them where training draws.
-        options = {"config_kwargs": silence | {"retries": {"total_max_attempts": 1}}}
+        retries = {"total_max_attempts": 1}
+        options = {"config_kwargs": {"connect_timeout": seconds, "read_timeout": seconds, "retries": retries}}
     try:
         return fsspec.url_to_fs(address, **options)
     except ImportError as error:
@@ -291,79 +231,48 @@ def _file_system(address: str, patience: RetryPolicy) -> tuple[Any, str]:
         ) from error
 
 
+def _deadline(files: Any, seconds: float) -> dict[str, float]:
+    """A server that trickles never stalls: a deadline ends it too, where fsspec can set one."""
+    return {"timeout": seconds} if isinstance(files, AsyncFileSystem) else {}
+
+
 def _version(info: dict[str, Any]) -> str:
     """What tells a file from one that replaces it, as far as the file system says."""
-    said = [info.get(key) for key in ("size", "ETag", "etag", "Last-Modified", "LastModified", "mtime", "created")]
-    return hashlib.sha256(repr(said).encode()).hexdigest()[:16]
+    keys = ("size", "ETag", "etag", "Last-Modified", "LastModified", "mtime", "created")
+    return hashlib.sha256(repr([info.get(key) for key in keys]).encode()).hexdigest()[:16]
 
 
-def _partial_prefix(target: Path) -> str:
-    return f".{target.name}."
+def _partials(target: Path) -> list[Path]:
+    return list(target.parent.glob(f".{'?' * 16}.{glob.escape(target.name)}.part"))
 
 
-def _partials(target: Path) -> Iterator[Path]:
-    prefix = _partial_prefix(target)
-    for path in target.parent.iterdir():
-        if path.name.startswith(prefix) and path.suffix == ".part" and "." not in path.stem.removeprefix(prefix):
-            yield path
-
-
-def _gained(target: Path) -> int:
+def _kept(target: Path) -> int:
+    """Bytes of a file that are here already."""
     return sum(path.stat().st_size for path in _partials(target))
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    cause: BaseException | None = error
-    while cause is not None:
-        yield cause
-        cause = cause.__cause__
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Every file system has its own errors; they become a `_FailedTry`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        # fsspec says of any trouble with http:// that there is no such file; the cause says what it is.
+        cause = error.__cause__ if isinstance(error, FileNotFoundError) and error.__cause__ else error
+        raise _failed_try(cause) from error
 
 
-def _is_local(error: BaseException, target: Path) -> bool:
-    """Whether the trouble is with the file written here."""
-    name = getattr(error, "filename", None)
-    return isinstance(name, str) and name.startswith(str(target.parent / _partial_prefix(target)))
-
-
-def _is_final(error: BaseException) -> bool:
-    """Whether another try would end the same."""
-    chain = list(_chain(error))
-    for cause in chain:
-        if isinstance(cause, aiohttp.ClientResponseError):
-            return 400 <= cause.status < 500 and cause.status not in _TRANSIENT
-        if isinstance(cause, aiohttp.InvalidURL):
-            return True
-        if isinstance(cause, (aiohttp.ClientError, TimeoutError)):
-            return False
-    # fsspec says of any trouble with http:// that there is no such file: only where it is not that, it is said truly.
-    missing = (FileNotFoundError, PermissionError, IsADirectoryError)
-    return any(isinstance(cause, missing) or "Credentials" in type(cause).__name__ for cause in chain)
-
-
-def _reason(error: BaseException, patience: RetryPolicy) -> str:
-    for cause in _chain(error):
-        if isinstance(cause, aiohttp.ClientResponseError):  # in full it would repeat the address, query and all
-            return f"the server answers {cause.status} {cause.message}".rstrip()
-        if isinstance(cause, TimeoutError):
-            return f"nothing came for {patience.stall_seconds:g} seconds"
-        if isinstance(cause, aiohttp.InvalidURL):
-            return "no valid address"
-        if isinstance(cause, aiohttp.ClientError):
-            return str(cause) or type(cause).__name__
+def _failed_try(error: BaseException) -> _FailedTry:
+    if isinstance(error, aiohttp.ClientResponseError):  # its text would repeat the address, query and all
+        final = 400 <= error.status < 500 and error.status not in _TRANSIENT
+        return _FailedTry(f"the server answers {error.status} {error.message}", final)
+    if isinstance(error, TimeoutError):
+        return _FailedTry(f"nothing came for {RETRY.stall_seconds:g} seconds")
+    if isinstance(error, aiohttp.InvalidURL):
+        return _FailedTry("no valid address", final=True)
     if isinstance(error, FileNotFoundError):
-        return "there is no such file"
-    return str(error) or type(error).__name__
-
-
-def _choices(text: str, inside: str) -> list[str]:
-    if counted := _RANGE.fullmatch(inside):
-        first, last = counted.groups()
-        if not 0 <= int(last) - int(first) < MOST_ADDRESSES:
-            raise DataError(
-                f"{text}: {{{inside}}} must count upwards, over at most {MOST_ADDRESSES:,} numbers, as {{000..127}}"
-            )
-        width = max(len(first), len(last)) if first[0] == "0" or last[0] == "0" else 0
-        return [f"{number:0{width}}" for number in range(int(first), int(last) + 1)]
-    if "," in inside:
-        return inside.split(",")
-    raise DataError(f"{text}: {{{inside}}} is neither a range, as {{000..127}}, nor a list, as {{a,b}}")
+        return _FailedTry("there is no such file", final=True)
+    final = isinstance(error, (PermissionError, IsADirectoryError)) or "Credentials" in type(error).__name__
+    return _FailedTry(str(error) or type(error).__name__, final)

@@ -2,25 +2,22 @@
 
     import ffvit
 
-    net = ffvit.create_model("ff_base_patch16_224", classes=10)
+    net = ffvit.create_model("ff_base_patch16_224", num_classes=10)
     run = ffvit.train("ff_micro_patch2_8", data="digits", recipe="digits")
 
-What stands in `__all__` is promised; everything else may change. Nothing heavy is imported until it is used.
+The names in `__all__` are stable; everything else may change. Importing ffvit imports nothing heavy and patches nothing.
 """
 
 from __future__ import annotations
 
 import importlib
-import importlib.abc
-import importlib.machinery
-import importlib.util
-import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ffvit.config.architecture import NAMED, Architecture, Branch
     from ffvit.config.data import Data
     from ffvit.config.hardware import Machine
+    from ffvit.config.mixers import Mixer, MixerArgs, register_mixer
     from ffvit.config.recipe import Recipe
     from ffvit.data.check.check import check
     from ffvit.data.prepare.prepare import prepare
@@ -28,6 +25,7 @@ if TYPE_CHECKING:
     from ffvit.inference.evaluate import evaluate
     from ffvit.inference.predict import predict
     from ffvit.models.create import create_model, list_models
+    from ffvit.models.registry import register_with_timm
     from ffvit.models.weights import load, save_weights
     from ffvit.run_folder import Run
     from ffvit.study.compare import compare, report
@@ -40,6 +38,8 @@ _HOME = {
     "Branch": "ffvit.config.architecture",
     "Data": "ffvit.config.data",
     "Machine": "ffvit.config.hardware",
+    "Mixer": "ffvit.config.mixers",
+    "MixerArgs": "ffvit.config.mixers",
     "Plan": "ffvit.study.plan",
     "Recipe": "ffvit.config.recipe",
     "Run": "ffvit.run_folder",
@@ -54,6 +54,8 @@ _HOME = {
     "load": "ffvit.models.weights",
     "predict": "ffvit.inference.predict",
     "prepare": "ffvit.data.prepare.prepare",
+    "register_mixer": "ffvit.config.mixers",
+    "register_with_timm": "ffvit.models.registry",
     "report": "ffvit.study.compare",
     "resume": "ffvit.training.train",
     "save_weights": "ffvit.models.weights",
@@ -68,6 +70,8 @@ __all__ = [
     "Data",
     "FfvitError",
     "Machine",
+    "Mixer",
+    "MixerArgs",
     "Plan",
     "Recipe",
     "Run",
@@ -81,6 +85,8 @@ __all__ = [
     "load",
     "predict",
     "prepare",
+    "register_mixer",
+    "register_with_timm",
     "report",
     "resume",
     "save_weights",
@@ -96,28 +102,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return [*__all__, "__version__"]
-
-
-class _WhenTimmArrives(importlib.abc.MetaPathFinder):
-    """Registers our networks with timm as soon as a program imports it, without importing it for those who do not."""
-
-    def find_spec(self, fullname: str, _path: Any = None, _target: Any = None) -> importlib.machinery.ModuleSpec | None:
-        if fullname != "timm":
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(fullname)
-        if spec is not None and spec.loader is not None:
-            load = spec.loader.exec_module
-
-            def load_and_register(module: Any) -> None:
-                load(module)
-                importlib.import_module("ffvit.models.registry")
-
-            spec.loader.exec_module = load_and_register  # type: ignore[method-assign]
-        return spec
-
-
-if "timm" in sys.modules:
-    importlib.import_module("ffvit.models.registry")
-else:
-    sys.meta_path.insert(0, _WhenTimmArrives())

@@ -60,7 +60,7 @@ class Target:
         """
         if self.is_weights:
             return load(self.given)
-        return create_model(self.given, image=self.side).eval()
+        return create_model(self.given, img_size=self.side).eval()
 
     @property
     def splits(self) -> Splits:

@@ -70,9 +70,9 @@ def to_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def preprocess_of_vit(architecture: Architecture) -> Preprocess:
     """How timm prepares images for its plain ViT of this size (mean and deviation 0.5), or of no named size."""
     size = {192: "tiny", 384: "small", 768: "base", 1024: "large"}.get(architecture.width)
-    name = f"vit_{size}_patch{architecture.patch[0]}_{architecture.image[0]}"
+    name = f"vit_{size}_patch{architecture.patch[0]}_{architecture.img_size[0]}"
     config = timm.get_pretrained_cfg(name if timm.is_model(name) else "vit_base_patch16_224")
-    return Preprocess.from_timm(config.to_dict(), img_size=architecture.image, in_chans=architecture.channels)
+    return Preprocess.from_timm(config.to_dict(), img_size=architecture.img_size, in_chans=architecture.in_chans)
 
 
 def architecture_of(state: Mapping[str, Tensor]) -> Architecture | None:
@@ -99,10 +99,10 @@ def architecture_of(state: Mapping[str, Tensor]) -> Architecture | None:
     common = {
         "width": width,
         "depth": depth,
-        "image": (side * patch[0], side * patch[1]),
+        "img_size": (side * patch[0], side * patch[1]),
         "patch": tuple(patch),
-        "channels": channels,
-        "classes": state["head.weight"].shape[0] if "head.weight" in state else 0,
+        "in_chans": channels,
+        "num_classes": state["head.weight"].shape[0] if "head.weight" in state else 0,
     }
     if layout == "released":
         return Architecture(

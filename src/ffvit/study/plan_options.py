@@ -101,7 +101,7 @@ def make_plan(
     if image is not None:
         if len(image) > 2:
             raise UserError(f"--image: give one number for a square, or height and width; got {len(image)} numbers")
-        asked["network"] = plan.network.replace(image=(image[0], image[-1]))
+        asked["network"] = plan.network.replace(img_size=(image[0], image[-1]))
     return plan.replace(**asked)
 
 

@@ -15,7 +15,7 @@ from ffvit.inference.calibration import fit_temperature
 from ffvit.inference.evaluator import predict_logits
 from ffvit.inference.metrics import compute_metrics
 from ffvit.inference.report import percent, report
-from ffvit.models.weights import read_weights
+from ffvit.models.weights_file import read_weights
 from ffvit.training.loop import Trainer
 from ffvit.training.progress import format_duration
 

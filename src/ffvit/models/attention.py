@@ -1,4 +1,4 @@
-"""Which networks have attention, and along which axis: told by the classes of their modules, never by their names."""
+"""Which networks have attention, and along which axis, judged by the classes of their modules, never by their names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import nn
 from ffvit.config.architecture import NAMED, Network
 from ffvit.config.mixers import Axis
 from ffvit.models.backbone import Backbone, ResidualBranch
-from ffvit.models.create import canonical_name
+from ffvit.models.create import check_name
 
 NAME = re.compile(r"Attention|Attn")
 """What timm and torch call modules that compute attention, but for those below."""
@@ -85,7 +85,7 @@ def attention_of(network: Network) -> Literal["patches", "features only", "none"
     if architecture is not None:
         axes = {branch.axis for branch in architecture.block if branch.row.is_attention}
     else:
-        canonical_name(str(network.name))
+        check_name(str(network.name))
         with torch.device("meta"):
             axes = set(attention_modules(timm.create_model(network.name)).values())
     return "patches" if "patches" in axes else "features only" if axes else "none"

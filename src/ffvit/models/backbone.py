@@ -204,11 +204,11 @@ class Backbone(nn.Module):
         return self.norm(tokens)
 
     def forward_head(self, tokens: Float[Tensor, "batch tokens features"], pre_logits: bool = False) -> Tensor:
-        """What the readout takes of the tokens, and the head's logits of it.
+        """Pool the tokens as the readout says, and compute the logits.
 
         Returns:
-            `batch classes`; with `pre_logits` or without a head `batch features`; with pooling reset to `""`, one of
-            these for every token.
+            `batch classes`; with `pre_logits` or without a head `batch features`; with pooling reset to `""`, the same
+            for every token.
         """
         if self.global_pool == "token":
             tokens = tokens[:, 0]
@@ -280,11 +280,11 @@ class Backbone(nn.Module):
         Args:
             x: Images.
             indices: The last n blocks (a number), these blocks (a list), or all.
-            return_prefix_tokens: Hand back pairs with the class token beside the patches.
-            norm: Apply the last norm to each.
-            stop_early: Run no further than the last block asked for.
+            return_prefix_tokens: Return pairs of patches and class token.
+            norm: Apply the last norm to all of them.
+            stop_early: Stop after the last block asked for.
             output_fmt: `NCHW` for maps of the patch grid, `NLC` for rows of patches.
-            intermediates_only: Hand back only the list, not the pair with the final tokens.
+            intermediates_only: Return only the list, not the pair with the final tokens.
         """
         if output_fmt not in ("NCHW", "NLC"):
             raise ValueError(f"output_fmt must be 'NCHW' or 'NLC'; got {output_fmt!r}")
@@ -306,7 +306,7 @@ class Backbone(nn.Module):
     def prune_intermediate_layers(
         self, indices: int | list[int] | tuple[int, ...] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Cut off what `forward_intermediates` of these blocks does not need; hands back their indices."""
+        """Remove what `forward_intermediates` of these blocks does not need; returns their indices."""
         taken, last = feature_take_indices(len(self.blocks), indices)
         self.blocks = self.blocks[: last + 1]
         if prune_norm:

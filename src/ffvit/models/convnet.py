@@ -1,6 +1,6 @@
 """Small plain convolutional networks, the baseline that every study of small images should be compared with.
 
-Three stages of 3 x 3 convolution, BatchNorm and ReLU, each stage but the first halving the image, then global average
+Three stages of 3 x 3 convolution, BatchNorm and ReLU, all but the first halving the image, then global average
 pooling and a linear head: no attention, no feed-forward layer over patches, no residual branches. They take images of
 any size from 8 px on and any number of channels.
 """
@@ -79,7 +79,7 @@ class ConvNet(nn.Module):
     def forward_head(
         self, features: Float[Tensor, "batch features rows columns"], pre_logits: bool = False
     ) -> Float[Tensor, "batch outputs"]:
-        """The logits of a feature map; before the head its mean."""
+        """The logits of a feature map; with `pre_logits` its mean."""
         pooled = self.drop(features.mean((2, 3)))
         logits: Tensor = pooled if pre_logits else self.head(pooled)
         return logits

@@ -61,7 +61,7 @@ def create_model(
 
 
 def _by_name(name: str, sizes: dict[str, Any], pretrained: bool, dropout: float, drop_path: float) -> nn.Module:
-    canonical_name(name)
+    check_name(name)
     ours = name in NAMED
     options: dict[str, Any] = {
         **sizes,
@@ -83,12 +83,12 @@ def _by_timm(name: str, pretrained: bool, options: dict[str, Any]) -> Any:
         return timm.create_model(name, pretrained=pretrained, **options)
     except TypeError as error:
         refused = [option for option in options if f"'{option}'" in str(error)]
-        if refused == ["img_size"]:  # a convolutional network takes any size without being told
+        if refused == ["img_size"]:  # a convolutional network takes any size, and has no such argument
             return _by_timm(name, pretrained, {key: value for key, value in options.items() if key != "img_size"})
         if refused:
             raise ModelError(f"{name} has no {refused[0]}: set it to 0 in the recipe") from None
         raise
-    except (AssertionError, ValueError, RuntimeError) as error:  # timm's networks each have their own
+    except (AssertionError, ValueError, RuntimeError) as error:  # of timm's networks
         # On the meta device a network that reads numbers while it is built raises a RuntimeError, whatever the image.
         on_meta = isinstance(error, RuntimeError) and torch.get_default_device().type == "meta"
         if isinstance(error, UserError) or "img_size" not in options or on_meta:
@@ -98,15 +98,15 @@ def _by_timm(name: str, pretrained: bool, options: dict[str, Any]) -> Any:
 
 
 def _described(network: Any, built_from: Network) -> nn.Module:
-    """The network, with how it was built and how its images are prepared noted on it."""
+    """The network, with notes on how it was built and how its images are prepared."""
     network.built_from = built_from
     set_preprocess(network, preprocess_of(network))
     described: nn.Module = network
     return described
 
 
-def canonical_name(name: str) -> None:
-    """Nothing, if there is a network of that name.
+def check_name(name: str) -> None:
+    """Check that there is a network of that name, ours or timm's.
 
     Raises:
         UserError: There is none; says the nearest.
@@ -159,7 +159,7 @@ def class_names_of(network: nn.Module) -> tuple[str, ...]:
 
 
 def preprocess_of(network: nn.Module) -> Preprocess:
-    """How images become what the network takes: by its timm `pretrained_cfg`, for the channels it really has.
+    """How images become what the network takes: by its timm `pretrained_cfg`, for the channels that it takes.
 
     Raises:
         UserError: It does not say.

@@ -25,43 +25,41 @@ RELEASED = {
 
 def input_config(architecture: Architecture) -> dict[str, Any]:
     """Timm's `default_cfg` of a network: its input, how that is normalized, its first and last layers."""
+    preprocess = Preprocess(img_size=architecture.img_size, in_chans=architecture.in_chans)
+    return _config(preprocess, architecture.num_classes, "patch_embed.proj", fixed_input_size=True)
+
+
+def _config(preprocess: Preprocess, num_classes: int, first_conv: str, **fields: Any) -> dict[str, Any]:
     return {
         "url": "",
-        "num_classes": architecture.num_classes,
-        **Preprocess(img_size=architecture.img_size, in_chans=architecture.in_chans).to_timm(),
+        "num_classes": num_classes,
+        **preprocess.to_timm(),
         "pool_size": None,
         "crop_mode": "center",
-        "fixed_input_size": True,
-        "first_conv": "patch_embed.proj",
+        "first_conv": first_conv,
         "classifier": "head",
+        **fields,
     }
 
 
-default_cfgs: dict[str, dict[str, Any]] = {
-    name: input_config(architecture)
-    | {
-        "url": RELEASED.get(name, ""),
-        "license": "apache-2.0",
-        "paper_ids": "arXiv:2105.02723",
-        "paper_name": "Do You Even Need Attention? A Stack of Feed-Forward Layers Does Surprisingly Well on ImageNet",
-        "origin_url": "https://github.com/lukemelas/do-you-even-need-attention",
-    }
-    for name, architecture in NAMED.items()
-} | {
-    name: {
-        "url": "",
-        "num_classes": 10,
-        **Preprocess(img_size=(32, 32)).to_timm(),
-        "min_input_size": (3, 8, 8),
-        "pool_size": None,
-        "crop_mode": "center",
-        "fixed_input_size": False,
-        "first_conv": "stages.0",
-        "classifier": "head",
-        "license": "apache-2.0",
-    }
-    for name in CONVNETS
+PAPER = {
+    "license": "apache-2.0",
+    "paper_ids": "arXiv:2105.02723",
+    "paper_name": "Do You Even Need Attention? A Stack of Feed-Forward Layers Does Surprisingly Well on ImageNet",
+    "origin_url": "https://github.com/lukemelas/do-you-even-need-attention",
 }
+default_cfgs: dict[str, dict[str, Any]] = {
+    name: input_config(architecture) | {"url": RELEASED.get(name, "")} | PAPER for name, architecture in NAMED.items()
+}
+_CONVNET_CONFIG = _config(
+    Preprocess(img_size=(32, 32)),
+    10,
+    "stages.0",
+    fixed_input_size=False,
+    min_input_size=(3, 8, 8),
+    license="apache-2.0",
+)
+default_cfgs |= dict.fromkeys(CONVNETS, _CONVNET_CONFIG)
 
 
 def build(

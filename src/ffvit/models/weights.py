@@ -61,12 +61,12 @@ def load(
 ) -> nn.Module:
     """Load a network from a run folder, one of our files, the paper's released checkpoints, or DeiT's and timm's ViT.
 
-    How images are prepared is told by our file's metadata or by the `config.json` of a folder from the Hub. A ViT without
-    either is normalised as timm's ViTs are, by 0.5, unless it lies under `model` in its file, as DeiT's checkpoints do;
-    naming the network (`model`) takes what timm has for that name.
+    The file's metadata, or the `config.json` of a folder from the Hub, says how images are prepared. A ViT without either
+    is normalized as timm's ViTs are, by 0.5, unless it lies under `model` in its file, as DeiT's checkpoints do; with
+    `model`, timm's preparation for that name is used.
 
     Args:
-        path: A file or folder; what it is, is seen from its content.
+        path: A file or folder; its content says what it is.
         model: The network, for weights that do not say (those of other timm networks): a name or an `Architecture`.
         num_classes: Another number of classes than the weights have: the head is then new (see `new_head`).
         dropout: As in `create_model`, for training on.
@@ -78,8 +78,8 @@ def load(
         is True if `num_classes` asked for a fresh head. `pretrained_cfg` tells how images are prepared, as in timm.
 
     Raises:
-        UserError: There is no such file; it is truncated, would run code, or holds no weights; or it belongs to
-            another network (says which parameters are missing, extra, or of another shape).
+        UserError: There is no such file; it is truncated, would run code or import a mixer, or holds no weights; or it
+            belongs to another network (says which parameters are missing, extra, or of another shape).
     """
     state, info = read_weights(Path(path))
     network, preprocess = _network(model, state, info, path), info.preprocess
@@ -125,7 +125,7 @@ def _network(
 
 
 def fit(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Put weights into a network, every one in its place.
+    """Load weights into a network; every one must fit.
 
     Raises:
         UserError: Some are missing, left over, or of another shape or kind: says which and which shapes.
@@ -170,7 +170,7 @@ def _check_outline(network: Network, num_classes: int | None, state: Mapping[str
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    """Whether it is what weights are: numbers in memory, one after the other."""
+    """Whether it is an ordinary dense tensor."""
     return (
         tensor.layout is torch.strided
         and tensor.device.type == "cpu"
@@ -181,7 +181,7 @@ def _is_plain(tensor: Tensor) -> bool:
 
 
 def _classes_in(state: Mapping[str, Tensor], network: Network) -> int | None:
-    """How many classes the weights' head has, where a head can be told by its name."""
+    """How many classes the weights' head has, if it has one of the usual names."""
     for name in ("head.bias", "fc.bias", "classifier.bias", "head.fc.bias"):
         if name in state:
             return len(state[name])

@@ -61,7 +61,7 @@ class WeightsInfo(Value):
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], WeightsInfo]:
-    """The weights in a file or folder, and what is said of them there, as in the metadata that `save_weights` writes.
+    """The weights in a file or folder, and what the file or folder says of them.
 
     Raises:
         UserError: As `load`.

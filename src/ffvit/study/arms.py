@@ -11,7 +11,7 @@ from pydantic import Field
 from ffvit.config import recipe as recipes
 from ffvit.config.architecture import NAMED, Architecture, Branch, Network
 from ffvit.config.base import Value
-from ffvit.config.mixers import Axis
+from ffvit.config.mixers import SETTINGS, Axis
 from ffvit.config.recipe import Recipe
 from ffvit.errors import ConfigError, did_you_mean
 from ffvit.models.attention import attention_of
@@ -218,7 +218,7 @@ def _put(fields: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
             inside[int(last)] = value
         elif isinstance(inside, dict):
             if last == "mixer" and inside.get("mixer") != value:  # another mixer's settings mean nothing to this one
-                for setting in ("ratio", "hidden", "heads", "kernel", "norm"):
+                for setting in (*SETTINGS, "norm"):
                     if f"{path.removesuffix('mixer')}{setting}" not in changes:
                         inside.pop(setting, None)
             inside[last] = value

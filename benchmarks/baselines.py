@@ -166,10 +166,10 @@ def ours(mixer: str, case: Case, config: Config, channels: int, classes: int) ->
     architecture = Architecture(
         width=width,
         depth=depth,
-        image=(side, side),
+        img_size=(side, side),
         patch=(patch, patch),
-        channels=channels,
-        classes=classes,
+        in_chans=channels,
+        num_classes=classes,
         block=(over_patches, Branch("feedforward", "features")),
         readout=config["readout"],
         position="vectors" if learned else "sincos",

@@ -50,7 +50,7 @@ import ffvit
 from ffvit import UserError
 from ffvit.inference.engines import build
 from ffvit.models.compiling import compile_blocks
-from ffvit.models.create import canonical_name, classes_of, preprocess_of
+from ffvit.models.create import check_name, classes_of, preprocess_of
 from ffvit.profiling.count import count
 from ffvit.profiling.hardware_peak import machine_name, matmul_rate, peak_matmul, slow_precision_reason
 from ffvit.profiling.timing import default_device, forward_call, time_calls
@@ -103,7 +103,7 @@ def main(
     batch = batch or (256 if device.type == "cuda" else 16)
     chosen = networks or ["ff_tiny_patch16_224", "ff_base_patch16_224"]
     for name in chosen:
-        canonical_name(name)
+        check_name(name)
         if name not in PEERS:
             raise UserError(f"--networks {name}: give one of {', '.join(PEERS)}")
     slow = slow_precision_reason("bf16", device)

@@ -170,7 +170,7 @@ SHORT = dict(
 def _branch(name: str, patches: int, width: int, heads: int) -> ResidualBranch:
     branch = BRANCHES[name](heads)
     architecture = Architecture(
-        width=width, depth=1, block=(branch,), image=16 * math.isqrt(patches), readout="mean", classes=0
+        width=width, depth=1, block=(branch,), img_size=16 * math.isqrt(patches), readout="mean", num_classes=0
     )
     assert architecture.tokens == patches
     module = ResidualBranch(branch, architecture, dropout=0.0, drop_path=0.0)

@@ -66,7 +66,7 @@ class PaperNetwork(nn.Module):
         self.blocks = nn.Sequential(
             *(Block(*(Branch(sizes[each.axis], what.hidden(each)) for each in what.block)) for _ in range(what.depth))
         )
-        self.norm, self.head = nn.LayerNorm(what.width, eps=1e-6), nn.Linear(what.width, what.classes)
+        self.norm, self.head = nn.LayerNorm(what.width, eps=1e-6), nn.Linear(what.width, what.num_classes)
         self.load_state_dict(ours.state_dict())
 
     def forward(self, images: Tensor) -> Tensor:

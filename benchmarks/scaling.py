@@ -153,7 +153,7 @@ def main(
 
 def _case(name: str, images: str, views: float, classes: int, speeds: list[float], rate: float | None) -> Case:
     with torch.device("meta"):
-        network = ffvit.create_model(name, classes=classes, drop_path=DEIT.drop_path)
+        network = ffvit.create_model(name, num_classes=classes, drop_path=DEIT.drop_path)
     assert isinstance(network, Backbone)
     its = count(network)
     blocks = len(network.blocks)
@@ -181,7 +181,7 @@ def _kept(network: Backbone) -> list[int]:
 
         def forward(images: int) -> None:
             targets = torch.empty(images, network.num_classes)
-            cross_entropy(shadow(torch.empty(images, 3, *network.architecture.image)), targets)
+            cross_entropy(shadow(torch.empty(images, 3, *network.architecture.img_size)), targets)
 
         return [activation_bytes(partial(forward, images), shadow) for images in (1, 2)]
 
@@ -217,7 +217,7 @@ class _Operators(TorchDispatchMode):
 
 def _operators(network: Backbone) -> int:
     """Operators of a forward and backward pass, those that autocast adds not among them."""
-    images = torch.empty(2, 3, *network.architecture.image, device="meta")
+    images = torch.empty(2, 3, *network.architecture.img_size, device="meta")
     with _Operators() as operators:
         cross_entropy(network(images), torch.empty(2, network.num_classes, device="meta")).backward()
     return operators.number

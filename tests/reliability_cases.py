@@ -17,9 +17,9 @@ PLAN = {
     "network": {
         "width": 8,
         "depth": 1,
-        "image": 8,
+        "img_size": 8,
         "patch": 4,
-        "channels": 1,
+        "in_chans": 1,
         "readout": "mean",
         "position": "vectors",
         "block": [{"mixer": "feedforward", "axis": "patches"}, {"mixer": "feedforward", "axis": "features"}],

@@ -219,7 +219,7 @@ def test_models_lists_what_it_costs_and_what_was_published():
         (["train", "--accelerator", "gpu"], "--accelerator: must be 'auto', 'cpu', 'cuda' or 'mps'; got 'gpu', did you mean 'cuda'?"),
         (["train", "--recipe", "nowhere.yaml"], "nowhere.yaml: cannot be read"),
         (["train", "--recipe.auto-augment", "brand-m9"], "timm does not know 'brand-m9'"),
-        (["train", "ff_tiny_patch16_224", "--image", 225], "image: height 225 is no multiple of the patch's 16; the nearest is 224 or 240"),
+        (["train", "ff_tiny_patch16_224", "--image", 225], "img_size: height 225 is no multiple of the patch's 16; the nearest is 224 or 240"),
         (["train", "--image", 8, 8, 8], "--image: give one number for a square, or height and width; got 3 numbers"),
         (["train", "--resume"], "--resume needs the run folder to resume: --out FOLDER"),
         (["train", "--resume", "--out", "x", "--seed", 3], "--resume goes on with the run as it was begun"),

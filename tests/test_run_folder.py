@@ -15,7 +15,7 @@ from ffvit.hardware.launch import _launched, start_fabric
 from ffvit.hardware.precision import resolve_precision
 from ffvit.run_folder import Config, Run, free_folder, read_config
 
-SMALL = ffvit.Architecture(width=12, depth=2, block=FF_ONLY, image=(24, 16), patch=(4, 8), classes=3)
+SMALL = ffvit.Architecture(width=12, depth=2, block=FF_ONLY, img_size=(24, 16), patch=(4, 8), num_classes=3)
 PLAIN = Config(network=Network(name="ff_micro_patch2_8"), recipe=recipes.RECIPES["digits"])
 CONFIGS = {
     "plain": PLAIN,

@@ -2,19 +2,15 @@
 
     import ffvit
 
-    net = ffvit.create_model("ff_base_patch16_224", classes=10)
+    net = ffvit.create_model("ff_base_patch16_224", num_classes=10)
     run = ffvit.train("ff_micro_patch2_8", data="digits", recipe="digits")
 
-What stands in `__all__` is promised; everything else may change. Nothing heavy is imported until it is used.
+The names in `__all__` are stable; everything else may change. Importing ffvit imports nothing heavy and patches nothing.
 """
 
 from __future__ import annotations
 
 import importlib
-import importlib.abc
-import importlib.machinery
-import importlib.util
-import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,6 +18,7 @@ if TYPE_CHECKING:
     from ffvit.config.architecture import NAMED, Architecture, Branch
     from ffvit.config.data import Data
     from ffvit.config.hardware import Hardware
+    from ffvit.config.mixers import Mixer, MixerArgs, register_mixer
     from ffvit.config.recipe import Recipe
     from ffvit.data.check.check import Check
     from ffvit.data.images import BadImageError
@@ -31,6 +28,7 @@ if TYPE_CHECKING:
     from ffvit.inference.metrics import Evaluation
     from ffvit.inference.predict import Prediction
     from ffvit.models.create import create_model
+    from ffvit.models.registry import register_with_timm
     from ffvit.models.weights import load, save_weights
     from ffvit.run_folder import Run
     from ffvit.study.findings import Findings
@@ -41,6 +39,7 @@ _NAMES = {
     "ffvit.config.architecture": "Architecture Branch NAMED",
     "ffvit.config.data": "Data",
     "ffvit.config.hardware": "Hardware",
+    "ffvit.config.mixers": "Mixer MixerArgs register_mixer",
     "ffvit.config.recipe": "Recipe",
     "ffvit.data.check.check": "Check",
     "ffvit.data.images": "BadImageError",
@@ -50,6 +49,7 @@ _NAMES = {
     "ffvit.inference.metrics": "Evaluation",
     "ffvit.inference.predict": "Prediction",
     "ffvit.models.create": "create_model",
+    "ffvit.models.registry": "register_with_timm",
     "ffvit.models.weights": "load save_weights",
     "ffvit.run_folder": "Run",
     "ffvit.study.findings": "Findings",
@@ -69,6 +69,8 @@ __all__ = [
     "FfvitError",
     "Findings",
     "Hardware",
+    "Mixer",
+    "MixerArgs",
     "Plan",
     "Prediction",
     "Prepared",
@@ -86,6 +88,8 @@ __all__ = [
     "load",
     "predict",
     "prepare",
+    "register_mixer",
+    "register_with_timm",
     "report",
     "resume",
     "save_weights",
@@ -101,28 +105,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return [*__all__, "__version__"]
-
-
-class _WhenTimmArrives(importlib.abc.MetaPathFinder):
-    """Registers our networks with timm as soon as a program imports it, without importing it for those who do not."""
-
-    def find_spec(self, fullname: str, _path: Any = None, _target: Any = None) -> importlib.machinery.ModuleSpec | None:
-        if fullname != "timm":
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(fullname)
-        if spec is not None and spec.loader is not None:
-            load = spec.loader.exec_module
-
-            def load_and_register(module: Any) -> None:
-                load(module)
-                importlib.import_module("ffvit.models.registry")
-
-            spec.loader.exec_module = load_and_register  # type: ignore[method-assign]
-        return spec
-
-
-if "timm" in sys.modules:
-    importlib.import_module("ffvit.models.registry")
-else:
-    sys.meta_path.insert(0, _WhenTimmArrives())

@@ -6,15 +6,16 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from ffvit import NAMED, Architecture, Branch, UserError
-from ffvit.config.architecture import FF_ONLY, GRID_MIXERS, MIXER_FIELDS
+from ffvit.config.architecture import FF_ONLY
+from ffvit.config.mixers import MIXERS
 
 SIZES = {"width": 12, "depth": 2}
 
 
 @st.composite
 def branches(draw) -> Branch:
-    mixer = draw(st.sampled_from(sorted(MIXER_FIELDS)))
-    axis = "patches" if mixer in GRID_MIXERS else draw(st.sampled_from(["patches", "features"]))
+    mixer = draw(st.sampled_from(sorted(MIXERS)))
+    axis = draw(st.sampled_from(MIXERS[mixer].axes))
     fields = {"norm": draw(st.sampled_from([None, "patches", "features", "none"]))}
     if mixer in ("feedforward", "gmlp"):
         fields |= draw(st.sampled_from([{}, {"ratio": 2.0}, {"hidden": 34}]))
@@ -24,7 +25,7 @@ def branches(draw) -> Branch:
 @given(st.lists(branches(), min_size=1, max_size=3), st.sampled_from(["map", "vectors", "sincos", "none"]))
 def test_yaml_reads_back_equal(block, position):
     architecture = Architecture(
-        **SIZES, block=tuple(block), image=(6, 4), patch=(3, 1), readout="mean", position=position
+        **SIZES, block=tuple(block), img_size=(6, 4), patch=(3, 1), readout="mean", position=position
     )
     assert Architecture.from_yaml(str(architecture)) == architecture
     assert hash(Architecture.from_yaml(str(architecture))) == hash(architecture)
@@ -47,8 +48,8 @@ def test_named_ones_read_back_equal(name):
         ("width: 12\ndepth: 2\nblock: [{mixer: feedforward, axis: patches, ratio: 2, hidden: 5}]", "ratio and hidden both set the hidden size: give one"),
         ("width: 12\ndepth: 2\nblock: [{mixer: pooling, axis: patches, kernel: 4}]", "kernel must be odd, to have a patch at its centre; got 4"),
         ("width: 12\ndepth: 2\nblock: [{mixer: convolution, axis: features}]", "convolution along features means nothing"),
-        ("width: 12\ndepth: 2\nimage: 225\nblock: [{mixer: attention, axis: patches}]", "image: height 225 is no multiple of the patch's 16; the nearest is 224 or 240"),
-        ("width: 12\ndepth: 2\nimage: 9\nblock: [{mixer: attention, axis: patches}]", "image: height 9 is no multiple of the patch's 16; the nearest is 16"),
+        ("width: 12\ndepth: 2\nimg_size: 225\nblock: [{mixer: attention, axis: patches}]", "img_size: height 225 is no multiple of the patch's 16; the nearest is 224 or 240"),
+        ("width: 12\ndepth: 2\nimg_size: 9\nblock: [{mixer: attention, axis: patches}]", "img_size: height 9 is no multiple of the patch's 16; the nearest is 16"),
         ("width: 12\ndepth: 2\nblock: [{mixer: attention, axis: patches, heads: 5}]", "block.0.heads: 5 heads do not divide the width 12"),
         ("width: 12\ndepth: 2\nblock: [{mixer: attention, axis: features, heads: 2}]", "block.0.heads: 2 heads do not divide the number of tokens 197; along features use 1 head"),
         ("width: 12\ndepth: 2\nblock: [{mixer: feedforward, axis: features}]", "nothing in this block brings what the patches hold to the class token"),
@@ -71,12 +72,12 @@ def test_it_cannot_be_changed_only_replaced():
     tiny = NAMED["ff_tiny_patch16_224"]
     with pytest.raises(ValidationError, match="frozen"):
         tiny.width = 3
-    wide = tiny.replace(width=384, classes=10)
-    assert (wide.width, wide.classes, wide.block, tiny.width) == (384, 10, tiny.block, 192)
+    wide = tiny.replace(width=384, num_classes=10)
+    assert (wide.width, wide.num_classes, wide.block, tiny.width) == (384, 10, tiny.block, 192)
     with pytest.raises(UserError, match="did you mean 'width'"):
         tiny.replace(widht=3)
     with pytest.raises(UserError, match="the nearest is 224 or 240"):
-        tiny.replace(image=225)
+        tiny.replace(img_size=225)
 
 
 def test_hidden_sizes():

@@ -128,7 +128,7 @@ def test_a_copy_of_the_file_alone_answers_the_same(run, whole, tmp_path):
 
 
 def test_pixels_of_the_fast_backend_travel_with_the_weights(tmp_path, photos):
-    small = ffvit.Architecture(width=12, depth=1, block=FF_ONLY, image=24, patch=8)
+    small = ffvit.Architecture(width=12, depth=1, block=FF_ONLY, img_size=24, patch=8)
     recipe = recipes.RECIPES["small"].replace(epochs=1, warmup_epochs=0, batch_size=8)
     run = ffvit.train(small, photos, recipe, hardware=CPU, out=tmp_path / "run")
     assert recipe.exact == "never"
@@ -177,7 +177,7 @@ def folder(tmp_path_factory, photos) -> Path:
 def own(tmp_path_factory, folder) -> Run:
     with one_thread():
         return ffvit.train(
-            ffvit.Architecture(width=12, depth=1, block=FF_ONLY, image=24, patch=8),
+            ffvit.Architecture(width=12, depth=1, block=FF_ONLY, img_size=24, patch=8),
             ffvit.Data(source=str(folder), split_seed=5),
             recipes.RECIPES["digits"].replace(epochs=1, warmup_epochs=0, batch_size=8),
             hardware=CPU,
@@ -252,7 +252,7 @@ def test_a_network_without_names_for_its_classes_takes_the_sources_in_natural_or
     for number in (10, 2, 1):
         (tmp_path / f"class{number}").mkdir()
         PIL.Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"class{number}" / "0.png")
-    network = ffvit.create_model("ff_micro_patch2_8", classes=3)
+    network = ffvit.create_model("ff_micro_patch2_8", num_classes=3)
     score = ffvit.evaluate(network, tmp_path, hardware=CPU)
     assert score.predictions.classes == ("0", "1", "2")
     assert [Path(name).parent.name for name in score.names] == ["class1", "class10", "class2"]

@@ -58,7 +58,7 @@ def _one_thread():
 
 def network() -> nn.Module:
     torch.manual_seed(0)
-    small = Architecture(width=12, depth=1, block=FF_ONLY, image=(8, 10), patch=(4, 5), classes=len(CLASSES))
+    small = Architecture(width=12, depth=1, block=FF_ONLY, img_size=(8, 10), patch=(4, 5), num_classes=len(CLASSES))
     return create_model(small, dropout=0.5)
 
 

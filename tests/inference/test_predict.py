@@ -30,7 +30,7 @@ def _one_thread():
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, photos) -> Run:
     return ffvit.train(
-        ffvit.Architecture(width=12, depth=1, block=FF_ONLY, image=24, patch=8),
+        ffvit.Architecture(width=12, depth=1, block=FF_ONLY, img_size=24, patch=8),
         photos,
         recipes.RECIPES["small"].replace(epochs=1, warmup_epochs=0, batch_size=8, evaluation_crop=0.6),
         hardware=CPU,

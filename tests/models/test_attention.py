@@ -117,7 +117,7 @@ def test_every_family_of_timms_has_attention_where_it_multiplies_activations():
 
 def test_ours_by_axis():
     both = Architecture(
-        width=12, depth=2, image=8, patch=4,
+        width=12, depth=2, img_size=8, patch=4,
         block=(Branch("attention", "patches"), Branch("attention", "features"), Branch("linear", "patches")),
     )  # fmt: skip
     net = Backbone(both)

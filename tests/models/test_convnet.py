@@ -13,7 +13,7 @@ from ffvit.profiling.count import count
 @pytest.mark.parametrize("image", [(8, 8), (28, 28), (33, 50)])
 @pytest.mark.parametrize("name", ["convnet_w8_s1", "convnet_w8_s2", "convnet_w8_s4"])
 def test_takes_images_of_any_size_and_channels(name: str, image: tuple[int, int], channels: int):
-    network = create_model(name, classes=5, channels=channels, image=image)
+    network = create_model(name, num_classes=5, in_chans=channels, img_size=image)
     assert network(torch.rand(2, channels, *image)).shape == (2, 5)
     assert (preprocess_of(network).img_size, preprocess_of(network).in_chans) == (image, channels)
     again = create_model(network_of(network))
@@ -34,13 +34,13 @@ def test_keeps_timms_contract():
 
 
 def test_every_parameter_gets_a_gradient():
-    network = create_model("convnet_w8_s1", classes=5)
+    network = create_model("convnet_w8_s1", num_classes=5)
     network(torch.rand(4, 3, 32, 32)).square().sum().backward()
     assert all(each.grad is not None and each.grad.abs().sum() > 0 for each in network.parameters())
 
 
 def test_a_recipe_with_stochastic_depth_can_be_used():
-    assert create_model("convnet_w8_s1", classes=5, drop_path=0.1, dropout=0.1) is not None
+    assert create_model("convnet_w8_s1", num_classes=5, drop_path=0.1, dropout=0.1) is not None
 
 
 @pytest.mark.parametrize(
@@ -49,4 +49,4 @@ def test_a_recipe_with_stochastic_depth_can_be_used():
 def test_the_nearest_in_flops_is_within_a_quarter(side: int, flops: int | float):
     name = convnet_by_flops(flops, (side, side), 3, 10)
     assert name in CONVNETS
-    assert count(create_model(name, classes=10, image=side)).flops == pytest.approx(flops, rel=0.27)
+    assert count(create_model(name, num_classes=10, img_size=side)).flops == pytest.approx(flops, rel=0.27)

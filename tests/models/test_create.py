@@ -12,12 +12,14 @@ from ffvit.models import weights
 from ffvit.models.create import create_model, list_models, network_of, preprocess_of, set_preprocess
 from ffvit.models.weights import save_weights
 
+ffvit.register_with_timm()
+
 
 @pytest.mark.parametrize(
     "name", ["resmlp_12_224", "mixer_s16_224", "vit_tiny_patch16_224", "resnet18", "ff_tiny_patch16_224"]
 )
 def test_a_size_and_classes_of_ones_own_and_built_again_from_what_it_tells(name):
-    net = create_model(name, 7, image=(64, 32) if name != "mixer_s16_224" else 64)
+    net = create_model(name, 7, img_size=(64, 32) if name != "mixer_s16_224" else 64)
     height, width = preprocess_of(net).img_size
     assert net(torch.randn(2, 3, height, width)).shape == (2, 7)
     again = create_model(network_of(net))
@@ -32,7 +34,7 @@ def test_a_size_and_classes_of_ones_own_and_built_again_from_what_it_tells(name)
 )
 def test_images_are_prepared_alike_after_saving_and_loading(name, channels, tmp_path, monkeypatch):
     with torch.device("meta"):  # the large ones are only described
-        net = create_model(name, channels=channels)
+        net = create_model(name, in_chans=channels)
         before = preprocess_of(net)
         save_weights(tmp_path / "w.safetensors", net, None, state={})
         monkeypatch.setattr(weights, "fit", lambda *_: None)
@@ -49,7 +51,7 @@ def test_images_are_prepared_alike_after_saving_and_loading(name, channels, tmp_
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_what_is_set_is_saved_with_the_weights(tmp_path, channels):
-    net = create_model("ff_micro_patch2_8", channels=channels)
+    net = create_model("ff_micro_patch2_8", in_chans=channels)
     chosen = Preprocess(
         img_size=(8, 8), in_chans=channels, crop_pct=0.7, interpolation="bilinear", mean=(0.1,) * channels,
         std=(0.2,) * channels, pixel_backend="fast",
@@ -68,10 +70,10 @@ def test_a_network_that_does_not_say_what_images_it_takes():
 
 def test_channels():
     assert preprocess_of(create_model("ff_micro_patch2_8")).mean == (0.5,)
-    grey = create_model("test_vit", 3, channels=1)
+    grey = create_model("test_vit", 3, in_chans=1)
     assert preprocess_of(grey).in_chans == len(preprocess_of(grey).mean) == 1
-    assert create_model("ff_micro_patch2_8", channels=3)(torch.randn(1, 3, 8, 8)).shape == (1, 10)
-    assert len(preprocess_of(create_model("ff_micro_patch2_8", channels=3)).mean) == 3
+    assert create_model("ff_micro_patch2_8", in_chans=3)(torch.randn(1, 3, 8, 8)).shape == (1, 10)
+    assert len(preprocess_of(create_model("ff_micro_patch2_8", in_chans=3)).mean) == 3
 
 
 def test_rates_reach_the_branches():
@@ -86,7 +88,7 @@ def test_rates_reach_the_branches():
     ("arguments", "sentence"),
     [
         ({"model": "ff_tinny_patch16_224"}, "no network is called 'ff_tinny_patch16_224', did you mean 'ff_tiny_patch16_224'"),
-        ({"model": "ff_tiny_patch16_224", "image": 225}, "the nearest is 224 or 240"),
+        ({"model": "ff_tiny_patch16_224", "img_size": 225}, "the nearest is 224 or 240"),
         ({"model": "ff_small_patch16_224", "pretrained": True}, "no weights were published for ff_small_patch16_224"),
         ({"model": ffvit.NAMED["ff_micro_patch2_8"], "pretrained": True}, "an architecture of your own has no published weights"),
     ],
@@ -94,6 +96,14 @@ def test_rates_reach_the_branches():
 def test_what_cannot_be_is_said(arguments, sentence):
     with pytest.raises(UserError, match=sentence):
         create_model(**arguments)
+
+
+@pytest.mark.parametrize("name", ["ff_micro_patch2_8", "test_vit", "convnet_w8_s1"])
+def test_num_classes_0_means_no_head_also_for_a_network_that_is_given(name):
+    network = network_of(create_model(name, 7))
+    for headless in (create_model(network, 0), create_model(network_of(create_model(name, 0)))):
+        assert headless.num_classes == 0
+        assert isinstance(headless.get_classifier(), torch.nn.Identity)
 
 
 def test_a_network_of_nobodys_cannot_be_named():

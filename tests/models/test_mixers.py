@@ -10,22 +10,19 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ffvit import Architecture, Branch
-from ffvit.config.architecture import GRID_MIXERS, MIXER_FIELDS
+from ffvit.config.mixers import MIXERS
 from ffvit.models.backbone import Backbone
 from ffvit.models.mixers import FeedForward, PatchLinear, build_mixer
 from ffvit.profiling.memory import activation_bytes
 from ffvit.profiling.op_profile import profile_ops
 
-ALONG_BOTH = [name for name in MIXER_FIELDS if name not in GRID_MIXERS]
-CASES = [
-    (name, axis) for name in MIXER_FIELDS for axis in ("patches", "features") if axis == "patches" or name in ALONG_BOTH
-]
+CASES = [(name, axis) for name, row in MIXERS.items() for axis in row.axes]
 
 
 def architecture(mixer: str, axis: str, readout: str = "mean") -> Architecture:
     block = (Branch(mixer, axis), Branch("feedforward", "patches"))
     return Architecture(
-        width=7, depth=2, block=block, image=(15, 10), patch=(3, 2), channels=3, classes=11, readout=readout
+        width=7, depth=2, block=block, img_size=(15, 10), patch=(3, 2), in_chans=3, num_classes=11, readout=readout
     )
 
 
@@ -77,7 +74,7 @@ def test_along_patches_every_patch_reaches_every_other(mixer):
     assert influence(mixer, "patches").any(dim=3).any(dim=1).all()
 
 
-@pytest.mark.parametrize("mixer", GRID_MIXERS)
+@pytest.mark.parametrize("mixer", [name for name, row in MIXERS.items() if row.on_grid])
 def test_over_the_grid_only_neighbours_touch_and_the_class_token_is_left_alone(mixer):
     moved = influence(mixer, "patches", "class_token").any(dim=3).any(dim=1)
     assert not moved[0].any()
@@ -92,7 +89,7 @@ def test_architecture_of_a_grid_mixer_has_a_class_token_that_others_feed():
 
 
 def test_pooling_by_hand():
-    shape = Architecture(width=1, depth=1, block=(Branch("pooling", "patches"),), image=3, patch=1, readout="mean")
+    shape = Architecture(width=1, depth=1, block=(Branch("pooling", "patches"),), img_size=3, patch=1, readout="mean")
     mix = build_mixer(shape.block[0], shape, dropout=0.0)
     x = torch.arange(1.0, 10.0).view(1, 9, 1)
     corner, edge, centre = (1 + 2 + 4 + 5) / 4 - 1, (1 + 2 + 3 + 4 + 5 + 6) / 6 - 2, 5 - 5
@@ -124,7 +121,7 @@ def test_a_fixed_hidden_size_makes_the_patch_branch_linear_in_the_number_of_patc
 
     def parameters(image: int) -> int:
         block = (Branch("feedforward", "patches", hidden=31), Branch("feedforward", "features"))
-        net = Backbone(Architecture(width=7, depth=1, block=block, image=image, patch=2, readout="mean"))
+        net = Backbone(Architecture(width=7, depth=1, block=block, img_size=image, patch=2, readout="mean"))
         mixer = net.blocks[0][0].mixer
         return mixer.fc1.weight.numel() + mixer.fc2.weight.numel()
 

@@ -141,7 +141,7 @@ def test_with_mixers_architecture_it_is_timms_mixer():
     theirs = timm.create_model("mixer_s16_224", num_classes=11, img_size=96).eval()
     token_mixing = Branch("feedforward", "patches", norm="features", hidden=256)
     architecture = Architecture(
-        width=512, depth=8, block=(token_mixing, Branch("feedforward", "features")), image=96, classes=11,
+        width=512, depth=8, block=(token_mixing, Branch("feedforward", "features")), img_size=96, num_classes=11,
         readout="mean", position="none",
     )  # fmt: skip
     renamed = {"mlp_tokens": "0.mixer", "mlp_channels": "1.mixer", "norm1": "0.norm", "norm2": "1.norm"}

@@ -12,10 +12,14 @@ import ffvit
 from ffvit.models import registry
 
 
-@pytest.mark.parametrize("imports", ["import timm, ffvit", "import ffvit, timm", "import ffvit; from timm.models import create_model; import timm"])  # fmt: skip
-def test_registered_whichever_is_imported_first(imports):
-    code = f"{imports}; assert timm.create_model('ff_micro_patch2_8').architecture.width == 64"
-    subprocess.run([sys.executable, "-c", code], check=True)
+@pytest.mark.parametrize("imports", ["import timm, ffvit", "import ffvit, timm"])
+def test_timm_knows_our_networks_only_once_they_are_registered(imports):
+    code = (
+        f"{imports}; from ffvit.models import registry, weights; assert not timm.is_model('ff_micro_patch2_8'); "
+        "ffvit.register_with_timm(); ffvit.register_with_timm(); "
+        "assert timm.create_model('ff_micro_patch2_8').architecture.width == 64; assert timm.is_model('convnet_w8_s1')"
+    )
+    subprocess.run([sys.executable, "-W", "error:Overwriting", "-c", code], check=True)
 
 
 def test_importing_ffvit_imports_nothing_heavy():
@@ -31,11 +35,14 @@ def test_what_is_promised_is_there():
         ffvit.nothing  # noqa: B018
 
 
+ffvit.register_with_timm()
+
+
 @pytest.mark.parametrize("name", ffvit.NAMED)
 def test_default_cfg_is_complete(name):
     config = timm.get_pretrained_cfg(name)
-    assert config.input_size == (ffvit.NAMED[name].channels, *ffvit.NAMED[name].image)
-    assert config.num_classes == ffvit.NAMED[name].classes
+    assert config.input_size == (ffvit.NAMED[name].in_chans, *ffvit.NAMED[name].img_size)
+    assert config.num_classes == ffvit.NAMED[name].num_classes
     assert (config.first_conv, config.classifier) == ("patch_embed.proj", "head")
     assert set(timm.create_model("vit_tiny_patch16_224").default_cfg) - {"hf_hub_id", "custom_load"} <= {
         *timm.create_model(name, img_size=config.input_size[1:]).default_cfg, "architecture", "tag", "url", "file"
@@ -66,7 +73,7 @@ def test_pretrained_loads_a_released_file(monkeypatch, tmp_path):
     again = timm.create_model("ff_tiny_patch16_224", pretrained=True)
     for name, tensor in net.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[name])
-    fewer = ffvit.create_model("ff_tiny_patch16_224", classes=5, pretrained=True)
+    fewer = ffvit.create_model("ff_tiny_patch16_224", num_classes=5, pretrained=True)
     assert fewer.head.weight.shape == (5, 192)
     assert torch.equal(
         fewer.state_dict()["blocks.3.1.mixer.fc1.weight"], net.state_dict()["blocks.3.1.mixer.fc1.weight"]

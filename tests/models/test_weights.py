@@ -23,8 +23,10 @@ from ffvit.models.backbone import Backbone
 from ffvit.models.create import preprocess_of, set_preprocess
 from ffvit.models.vit_conversion import preprocess_of_vit
 
-FF = Architecture(width=12, depth=2, block=FF_ONLY, image=(6, 6), patch=2, classes=5, position_grid=(4, 3))
-VIT = Architecture(width=64, depth=2, block=transformer(heads=1), image=(6, 6), patch=2, classes=5, position="vectors")
+FF = Architecture(width=12, depth=2, block=FF_ONLY, img_size=(6, 6), patch=2, num_classes=5, position_grid=(4, 3))
+VIT = Architecture(
+    width=64, depth=2, block=transformer(heads=1), img_size=(6, 6), patch=2, num_classes=5, position="vectors"
+)
 SEEN = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(3))
 
 RELEASED = [
@@ -123,10 +125,10 @@ def test_a_bare_vit_is_normalized_as_its_kind(tmp_path, content, mean):
 
 
 def test_a_bare_vit_of_a_known_size_is_prepared_as_timms():
-    at_384 = Architecture(width=768, depth=12, block=transformer(heads=12), image=384, position="vectors")
+    at_384 = Architecture(width=768, depth=12, block=transformer(heads=12), img_size=384, position="vectors")
     theirs = timm.get_pretrained_cfg("vit_base_patch16_384")
     assert preprocess_of_vit(at_384).crop_pct == theirs.crop_pct == 1.0
-    assert preprocess_of_vit(at_384.replace(image=224)).crop_pct == 0.9
+    assert preprocess_of_vit(at_384.replace(img_size=224)).crop_pct == 0.9
 
 
 class TestHubFolder:
@@ -161,7 +163,7 @@ class TestHubFolder:
         )
 
     def test_what_timm_itself_writes(self, tmp_path):
-        network = ffvit.create_model("test_vit", 3, channels=1)
+        network = ffvit.create_model("test_vit", 3, in_chans=1)
         set_preprocess(network, preprocess_of(network).replace(crop_pct=0.6))
         (tmp_path / "hub").mkdir()
         save_file(network.state_dict(), tmp_path / "hub" / "model.safetensors")
@@ -208,13 +210,13 @@ class TestHubFolder:
 def test_the_temperature_is_kept_until_the_head_is_new(tmp_path, network):
     weights.save_weights(tmp_path / "w.safetensors", network, list("abcde"), temperature=1.7)
     assert ffvit.load(tmp_path / "w.safetensors").temperature == 1.7
-    assert ffvit.load(tmp_path / "w.safetensors", classes=3).temperature is None
+    assert ffvit.load(tmp_path / "w.safetensors", num_classes=3).temperature is None
     weights.save_weights(tmp_path / "w.safetensors", network, list("abcde"))
     assert ffvit.load(tmp_path / "w.safetensors").temperature is None
 
 
 def test_a_thousand_classes_without_names_are_imagenets(tmp_path):
-    torch.save(renamed(Backbone(FF.replace(classes=1000)), RELEASED), tmp_path / "w.pth")
+    torch.save(renamed(Backbone(FF.replace(num_classes=1000)), RELEASED), tmp_path / "w.pth")
     assert ffvit.load(tmp_path / "w.pth").class_names[:2] == ("n01440764", "n01443537")
 
 
@@ -230,12 +232,12 @@ def test_other_timm_weights_need_their_name(tmp_path):
 
 def test_another_number_of_classes_gets_a_new_head_and_says_so(tmp_path, network):
     weights.save_weights(tmp_path / "w.safetensors", network, list("abcde"))
-    loaded = ffvit.load(tmp_path / "w.safetensors", classes=3)
+    loaded = ffvit.load(tmp_path / "w.safetensors", num_classes=3)
     assert loaded.new_head
     assert loaded.class_names is None
     assert loaded(SEEN).shape == (2, 3)
     assert torch.equal(loaded.forward_features(SEEN), network.forward_features(SEEN))
-    same = ffvit.load(tmp_path / "w.safetensors", classes=5)
+    same = ffvit.load(tmp_path / "w.safetensors", num_classes=5)
     assert not same.new_head
     assert same.class_names == tuple("abcde")
 

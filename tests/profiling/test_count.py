@@ -16,7 +16,7 @@ def test_by_hand():
     block = (Branch("feedforward", "patches", hidden=13), Branch("feedforward", "features", hidden=17))
     net = Backbone(
         Architecture(
-            width=11, depth=1, block=block, image=(10, 21), patch=(5, 7), channels=2, classes=3, readout="mean"
+            width=11, depth=1, block=block, img_size=(10, 21), patch=(5, 7), in_chans=2, num_classes=3, readout="mean"
         )
     )
     embedding = 6 * 11 * (5 * 7 * 2)
@@ -29,7 +29,9 @@ def test_by_hand():
 
 def test_attention_counts_its_two_products():
     net = Backbone(
-        Architecture(width=6, depth=1, block=(Branch("attention", "patches", heads=2),), image=8, patch=4, classes=0)
+        Architecture(
+            width=6, depth=1, block=(Branch("attention", "patches", heads=2),), img_size=8, patch=4, num_classes=0
+        )
     )
     tokens = 5
     assert count(net).flops == 2 * (4 * 6 * 48 + tokens * 6 * 18 + 2 * tokens * tokens * 6 + tokens * 6 * 6)

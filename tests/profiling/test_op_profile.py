@@ -16,7 +16,7 @@ def network() -> Backbone:
     """2 x 3 patches of 5 x 7 px and 2 channels, a class token; width 11, hidden sizes 13 (patches) and 17 (features)."""
     block = (Branch("feedforward", "patches", hidden=13), Branch("feedforward", "features", hidden=17))
     return Backbone(
-        Architecture(width=11, depth=3, block=block, image=(10, 21), patch=(5, 7), channels=2, classes=3)
+        Architecture(width=11, depth=3, block=block, img_size=(10, 21), patch=(5, 7), in_chans=2, num_classes=3)
     ).eval()
 
 
@@ -69,7 +69,9 @@ def test_they_add_up_to_what_torch_counts(name, by):
 
 def test_fused_attention_is_counted_by_its_products():
     net = Backbone(
-        Architecture(width=6, depth=1, block=(Branch("attention", "patches", heads=2),), image=8, patch=4, classes=0)
+        Architecture(
+            width=6, depth=1, block=(Branch("attention", "patches", heads=2),), img_size=8, patch=4, num_classes=0
+        )
     ).eval()
     tokens = 5
     found = profile_ops(net, torch.rand(1, 3, 8, 8))["attention along patches"]

@@ -16,14 +16,15 @@ from safetensors.torch import save
 if __name__ == "__main__":
     import atheris
 
-    with atheris.instrument_imports(include=["ffvit.models.weights", "ffvit.config.base"]):
+    with atheris.instrument_imports(include=["ffvit.models.weights", "ffvit.models.weights_file", "ffvit.config.base"]):
         import ffvit.models.weights  # noqa: F401
 
 from fuzzing import fuzz, scratch
 
 from ffvit.errors import UserError
 from ffvit.models.create import create_model
-from ffvit.models.weights import load, read_weights, save_weights
+from ffvit.models.weights import load, save_weights
+from ffvit.models.weights_file import read_weights
 
 
 @cache

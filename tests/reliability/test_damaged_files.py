@@ -110,10 +110,10 @@ class TestSafetensors:
             {"depth": 10**9},
             {"depth": 1000},
             {"width": 2**17},
-            {"image": [2**15, 2**15]},
+            {"img_size": [2**15, 2**15]},
             {"block": [{"mixer": "feedforward", "axis": "patches", "hidden": 2**24}]},
             {"block": [{"mixer": "feedforward", "axis": "features", "ratio": 1e308}]},
-            {"channels": 2**15},
+            {"in_chans": 2**15},
         ],
     )
     def test_a_network_too_large_for_any_memory_is_never_built(self, weights, sizes):

@@ -34,7 +34,7 @@ from ffvit.training.step import TrainStep
 
 QUICK = recipes.RECIPES["digits"].replace(epochs=2, warmup_epochs=1, batch_size=128)
 PHOTOS = QUICK.replace(batch_size=8)
-SMALL = ffvit.Architecture(width=12, depth=1, block=FF_ONLY, image=(16, 16), patch=(8, 8))
+SMALL = ffvit.Architecture(width=12, depth=1, block=FF_ONLY, img_size=(16, 16), patch=(8, 8))
 
 
 @pytest.fixture(autouse=True, scope="module")

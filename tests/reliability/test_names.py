@@ -29,9 +29,9 @@ CLASSES = (b"caf\xe9", b"=1+1", b"\x1b[31mred")
 NETWORK = {
     "width": 16,
     "depth": 1,
-    "image": 8,
+    "img_size": 8,
     "patch": 4,
-    "channels": 3,
+    "in_chans": 3,
     "readout": "mean",
     "position": "vectors",
     "block": [{"mixer": "feedforward", "axis": "patches"}, {"mixer": "feedforward", "axis": "features"}],

@@ -160,7 +160,7 @@ def test_a_batch_that_does_not_fit_the_images_or_the_devices(tmp_path, batch_siz
         ffvit.train("ff_micro_patch2_8", ffvit.Data(source="digits"), recipe, hardware=hardware, out=tmp_path / "run")
 
 
-BODY = {"width": 8, "depth": 1, "image": 8, "patch": 2, "readout": "mean"}
+BODY = {"width": 8, "depth": 1, "img_size": 8, "patch": 2, "readout": "mean"}
 BLOCK = [{"mixer": "feedforward", "axis": "patches"}]
 
 
@@ -394,13 +394,13 @@ def test_an_engine_without_the_libraries_of_its_gpu(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(("name", "image"), [("xcit_nano_12_p16_224", 5), ("mvitv2_tiny", 2)])
 def test_a_network_of_timm_that_cannot_take_the_image(name: str, image: int):
     with pytest.raises(ModelError, match=f"{name} cannot take images of {image} x {image}: "):
-        create_model(name, 2, image=image)
+        create_model(name, 2, img_size=image)
 
 
 def test_a_network_that_cannot_be_outlined_is_not_said_to_refuse_the_image(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("timm.create_model", raising(RuntimeError("Tensor.item() cannot be called on meta tensors")))
     with pytest.raises(RuntimeError, match="meta tensors"), torch.device("meta"):
-        create_model("mvitv2_tiny", 2, image=224)
+        create_model("mvitv2_tiny", 2, img_size=224)
 
 
 def test_weights_whose_patches_fill_no_square():

@@ -16,9 +16,9 @@ STUDIES = Path(__file__).parents[2] / "studies"
 BODY = {
     "width": 32,
     "depth": 2,
-    "image": 8,
+    "img_size": 8,
     "patch": 2,
-    "channels": 1,
+    "in_chans": 1,
     "readout": "mean",
     "position": "vectors",
     "block": [{"mixer": "feedforward", "axis": "patches"}, {"mixer": "feedforward", "axis": "features"}],
@@ -123,10 +123,10 @@ def test_a_network_of_timms_is_external_and_gets_no_control():
 
 def test_image_size_reaches_every_network():
     names = ["ff_tiny_patch16_224", "vit_tiny_patch16_224"]
-    network = {"name": names[0], "image": [64, 64]}
+    network = {"name": names[0], "img_size": [64, 64]}
     ours, theirs = make_arms(Plan(network=network, recipe="small", factors={"network": names}, controls=False))
-    assert ours.network.architecture.image == (64, 64)
-    assert theirs.network.image == (64, 64)
+    assert ours.network.architecture.img_size == (64, 64)
+    assert theirs.network.img_size == (64, 64)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_image_size_reaches_every_network():
             {"mixer": {"pool": {"block.0.mixer": "pooling", "block.0.axis": "features"}}},
             "cell mixer = pool is impossible",
         ),
-        ({"patch": [2, 3]}, "the cell patch = patch 3 is impossible: image: height 8 is no multiple"),
+        ({"patch": [2, 3]}, "the cell patch = patch 3 is impossible: img_size: height 8 is no multiple"),
         ({"widht": [2]}, "did you mean 'width'?"),
         ({"x": {"a": {"block.7.mixer": "identity"}}}, "block.7"),
         ({"x": {"a": {"width.deep": 3}}}, "width.deep"),

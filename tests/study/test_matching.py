@@ -13,7 +13,7 @@ from ffvit.study.plan import Plan
 BODY = {
     "width": 64,
     "depth": 4,
-    "image": 32,
+    "img_size": 32,
     "patch": 4,
     "readout": "mean",
     "position": "vectors",

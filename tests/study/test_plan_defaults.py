@@ -103,7 +103,7 @@ def test_images_keep_their_size_whatever_the_time(a_set, side: int, images: int)
             architecture = chosen(minutes)[0].network.architecture
         except UserError:
             continue
-        assert 0.9 * side < architecture.image[0] <= side
+        assert 0.9 * side < architecture.img_size[0] <= side
         assert 16 <= architecture.patches <= 14 * 14
 
 
@@ -185,7 +185,7 @@ def test_the_minutes_that_a_larger_network_asks_for_buy_it(a_set):
 def test_photographs_that_are_shrunk_are_said_to_be(a_set):
     a_set(500, 2_000)
     plan, said = chosen(60)
-    assert plan.network.architecture.image == (224, 224)
+    assert plan.network.architecture.img_size == (224, 224)
     assert said[0] == "The images are shrunk from about 500 to 224 px, the largest that is planned by itself."
 
 
@@ -255,7 +255,7 @@ def test_a_machine_may_ask_for_its_precision(a_set):
 def test_the_digits_keep_the_body_that_is_theirs():
     fit = fit_plan(Data())
     assert fit.compromises == ()
-    assert fit.fields["network"].architecture.image == (8, 8)
+    assert fit.fields["network"].architecture.img_size == (8, 8)
     assert "minutes" not in fit.fields
     assert fit_plan(Data(), minutes=5.0).fields["minutes"] == 5
 

@@ -54,7 +54,7 @@ NOTICES_SOON = {"RAY_health_check_period_ms": "500", "RAY_health_check_failure_t
 
 def study(tmp_path: Path, *words: str, **fields) -> str:
     block = [{"mixer": "feedforward", "axis": "patches"}, {"mixer": "feedforward", "axis": "features"}]
-    network = {"width": 16, "depth": 1, "image": 8, "patch": 4, "channels": 1, "readout": "mean", "block": block}
+    network = {"width": 16, "depth": 1, "img_size": 8, "patch": 4, "in_chans": 1, "readout": "mean", "block": block}
     plan = {
         "network": network,
         "factors": {"width": [16, 24]},

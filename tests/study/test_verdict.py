@@ -14,9 +14,9 @@ from ffvit.study.findings import ArmFinding, BaselineFinding, Cost
 BODY = Architecture(
     width=16,
     depth=1,
-    image=8,
+    img_size=8,
     patch=4,
-    channels=1,
+    in_chans=1,
     readout="mean",
     block=(Branch("feedforward", "patches"), Branch("feedforward", "features")),
 )

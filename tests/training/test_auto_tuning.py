@@ -49,7 +49,7 @@ def test_what_cannot_be_compiled_is_refused(monkeypatch):
 
 @pytest.mark.parametrize("name", [TINY, "deit_tiny_patch16_224"])
 def test_blocks_are_computed_again_only_where_memory_is_short(name, monkeypatch):
-    network, fabric = ffvit.create_model(name, image=32), Fabric(accelerator="cpu", devices=1)
+    network, fabric = ffvit.create_model(name, img_size=32), Fabric(accelerator="cpu", devices=1)
     assert auto_tuning.should_recompute(network, 64, fabric) is None
     assert not network.grad_checkpointing
     monkeypatch.setattr(auto_tuning, "free_memory", lambda _: 100 * 2**20)
@@ -60,7 +60,7 @@ def test_blocks_are_computed_again_only_where_memory_is_short(name, monkeypatch)
 
 def test_where_it_is_enough_only_the_gelus_are(monkeypatch):
     """They are two fifths of what an FF-only network keeps."""
-    network, fabric = ffvit.create_model(TINY, image=32), Fabric(accelerator="cpu", devices=1)
+    network, fabric = ffvit.create_model(TINY, img_size=32), Fabric(accelerator="cpu", devices=1)
     state, all_of_it = (auto_tuning._needed(network, batch, fabric) for batch in (0, 64))
     monkeypatch.setattr(auto_tuning, "free_memory", lambda _: (state + 0.75 * (all_of_it - state)) / 0.8)
     assert auto_tuning.should_recompute(network, 64, fabric) == "GELUs"
@@ -69,7 +69,10 @@ def test_where_it_is_enough_only_the_gelus_are(monkeypatch):
 
 
 def test_weights_in_half_precision_are_counted_once_and_not_for_each_image():
-    network, fabric = ffvit.create_model(TINY, image=32), Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
+    network, fabric = (
+        ffvit.create_model(TINY, img_size=32),
+        Fabric(accelerator="cpu", devices=1, precision="bf16-mixed"),
+    )
     images = torch.zeros(16, 3, 32, 32)
     with fabric.autocast():
         kept = activation_bytes(lambda: network(images), network)
@@ -78,7 +81,7 @@ def test_weights_in_half_precision_are_counted_once_and_not_for_each_image():
 
 
 def test_what_is_freed_is_kept_only_where_there_is_plenty(monkeypatch):
-    network, fabric = ffvit.create_model(TINY, image=32), Fabric(accelerator="cpu", devices=1)
+    network, fabric = ffvit.create_model(TINY, img_size=32), Fabric(accelerator="cpu", devices=1)
     assert auto_tuning.has_free_memory(network, 64, fabric)
     monkeypatch.setattr(auto_tuning, "free_memory", lambda _: 1.9 * auto_tuning._needed(network, 64, fabric))
     assert not auto_tuning.has_free_memory(network, 64, fabric)
@@ -86,7 +89,7 @@ def test_what_is_freed_is_kept_only_where_there_is_plenty(monkeypatch):
 
 def test_a_network_that_cannot_is_left_as_it_is(monkeypatch):
     monkeypatch.setattr(auto_tuning, "free_memory", lambda _: 1)
-    fabric, network = Fabric(accelerator="cpu", devices=1), ffvit.create_model(TINY, image=32)
+    fabric, network = Fabric(accelerator="cpu", devices=1), ffvit.create_model(TINY, img_size=32)
 
     def refused(enable: bool = True) -> None:
         raise AssertionError("gradient checkpointing not supported")

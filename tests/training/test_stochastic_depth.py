@@ -34,7 +34,7 @@ def let_through(network: nn.Module, seed: int = 0, positions=range(IMAGES)) -> t
 
 
 def ours() -> nn.Module:
-    small = ffvit.Architecture(width=12, depth=3, block=FF_ONLY, image=(16, 8), patch=(4, 4), classes=5)
+    small = ffvit.Architecture(width=12, depth=3, block=FF_ONLY, img_size=(16, 8), patch=(4, 4), num_classes=5)
     return ffvit.create_model(small, drop_path=0.5)
 
 

@@ -337,7 +337,7 @@ def test_predictions_tell_the_group_of_each_test_image_that_could_be_read(tmp_pa
     assert table["group"].tolist() == [f"{Path(name).parent.name}/{Path(name).stem}" for name in table["image"]]
 
 
-SMALL = ffvit.Architecture(width=12, depth=2, block=FF_ONLY, image=(24, 16), patch=(4, 8))
+SMALL = ffvit.Architecture(width=12, depth=2, block=FF_ONLY, img_size=(24, 16), patch=(4, 8))
 
 
 def test_an_architecture_of_ones_own_on_photographs_with_workers(tmp_path, photos):
@@ -348,7 +348,7 @@ def test_an_architecture_of_ones_own_on_photographs_with_workers(tmp_path, photo
     ]
     assert_same(*runs)
     assert ffvit.load(runs[0].path).class_names == ("dahlia", "leaves", "pagoda", "sky")
-    assert ffvit.load(runs[0].path).architecture == SMALL.replace(classes=4)
+    assert ffvit.load(runs[0].path).architecture == SMALL.replace(num_classes=4)
 
 
 def test_without_a_selection_part_the_last_weights_are_the_result(tmp_path):
@@ -425,7 +425,7 @@ def test_a_teacher_of_other_classes_is_refused(tmp_path, undisturbed, photos):
     recipe = QUICK.replace(teacher=str(undisturbed.path), batch_size=8)
     with pytest.raises(ffvit.UserError, match="predicts 10 classes, the data has 4"):
         quick(tmp_path / "run", data=photos, model=SMALL, recipe=recipe)
-    colour = ffvit.NAMED["ff_micro_patch2_8"].replace(channels=3)
+    colour = ffvit.NAMED["ff_micro_patch2_8"].replace(in_chans=3)
     with pytest.raises(ffvit.UserError, match="takes images of 1 channels, the network of 3"):
         quick(tmp_path / "run", model=colour, recipe=QUICK.replace(teacher=str(undisturbed.path)))
 

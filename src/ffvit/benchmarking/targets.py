@@ -16,7 +16,7 @@ from ffvit.data.split_record import check_own
 from ffvit.data.splits import Splits, open_splits
 from ffvit.data.transforms import evaluation_transform
 from ffvit.errors import UserError
-from ffvit.models.create import canonical_name, create_model, preprocess_of
+from ffvit.models.create import check_name, create_model, preprocess_of
 from ffvit.models.weights import load
 from ffvit.run_folder import Run
 
@@ -38,7 +38,7 @@ class Target:
 
     def __post_init__(self) -> None:
         if not self.is_weights:
-            canonical_name(self.given)
+            check_name(self.given)
         elif self.side is not None:
             raise UserError(f"--image: the weights in {self.given} have an image size of their own; leave it out")
 
@@ -60,7 +60,7 @@ class Target:
         """
         if self.is_weights:
             return load(self.given)
-        return create_model(self.given, image=self.side).eval()
+        return create_model(self.given, img_size=self.side).eval()
 
     @property
     def splits(self) -> Splits:

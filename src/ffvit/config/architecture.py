@@ -17,30 +17,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from ffvit.config.base import Value
-from ffvit.errors import did_you_mean
+from ffvit.config.mixers import SETTINGS, Axis, Mixer, find_mixer
 
-Axis = Literal["patches", "features"]
-Mixer = Literal[
-    "feedforward", "attention", "linear", "gmlp", "pooling", "convolution", "fourier", "random", "identity"
-]  # fmt: skip
 Side = Annotated[int, Field(gt=0, le=2**15)]
 Pair = tuple[Side, Side]
-
-MIXER_FIELDS: dict[str, frozenset[str]] = {
-    "feedforward": frozenset({"hidden", "ratio"}),
-    "attention": frozenset({"heads"}),
-    "linear": frozenset(),
-    "gmlp": frozenset({"hidden", "ratio"}),
-    "pooling": frozenset({"kernel"}),
-    "convolution": frozenset({"kernel"}),
-    "fourier": frozenset(),
-    "random": frozenset(),
-    "identity": frozenset(),
-}
-"""The fields of `Branch` each mixer reads; any other is refused, so that no setting is ever silently without effect."""
-
-GRID_MIXERS = frozenset({"pooling", "convolution"})
-"""Mixers that need neighbours in two dimensions, which patches have and features do not."""
 
 
 class Branch(Value):
@@ -52,15 +32,15 @@ class Branch(Value):
         norm: The axis LayerNorm runs over, or `none`. Default: the axis whose vectors the mixer's first matrix reads,
             as in the paper: a feed-forward layer along patches reads vectors of patches; attention along patches
             reads vectors of features.
-        ratio: Hidden size as a multiple of the axis a feed-forward layer runs along (default 4), or of the other axis
-            for gating (default 6, half of which is the gate).
+        ratio: Hidden size as a multiple of what the mixer's first matrix reads (default: 4; 6 for gMLP, half of which is
+            the gate).
         hidden: Hidden size as a number instead. Along patches a fixed number makes the cost linear in the number of
             patches (the paper, section 3.5).
         heads: Attention heads; they divide the vectors, which along patches are the features.
         kernel: Side of the square of patches that pooling or a convolution sees (default 3), odd.
     """
 
-    mixer: Mixer
+    mixer: str
     axis: Axis
     norm: Literal["patches", "features", "none"] | None = None
     ratio: Annotated[float, Field(gt=0, le=1000)] | None = None
@@ -73,52 +53,46 @@ class Branch(Value):
         named = {"mixer": mixer, "axis": axis}
         super().__init__(**{name: value for name, value in named.items() if value is not None}, **fields)
 
-    @field_validator("mixer", mode="before")
+    @field_validator("mixer")
     @classmethod
-    def _known_mixer(cls, value: object) -> object:
-        if isinstance(value, str) and value not in MIXER_FIELDS:
-            raise ValueError(
-                f"no mixer is called {value!r}{did_you_mean(value, MIXER_FIELDS)} (there are: {', '.join(MIXER_FIELDS)})"
-            )
-        return value
+    def _by_import_path(cls, name: str) -> str:
+        row = find_mixer(name)
+        return row.path or row.name
 
     @model_validator(mode="after")
     def _consistent(self) -> Branch:
-        read = MIXER_FIELDS[self.mixer]
-        for name in ("ratio", "hidden", "heads", "kernel"):
-            if getattr(self, name) is not None and name not in read:
+        row = self.row
+        for name in SETTINGS:
+            if getattr(self, name) is not None and name not in row.settings:
                 raise ValueError(
-                    f"{name} means nothing to the mixer {self.mixer!r}"
-                    + (f", which has {', '.join(sorted(read))}" if read else ", which has no settings")
+                    f"{name} means nothing to the mixer {row.name!r}"
+                    + (f", which has {', '.join(row.settings)}" if row.settings else ", which has no settings")
                 )
         if self.ratio is not None and self.hidden is not None:
             raise ValueError("ratio and hidden both set the hidden size: give one")
         if self.kernel is not None and self.kernel % 2 == 0:
             raise ValueError(f"kernel must be odd, to have a patch at its centre; got {self.kernel}")
-        if self.mixer in GRID_MIXERS and self.axis == "features":
-            raise ValueError(
-                f"{self.mixer} along features means nothing: it averages over neighbours in the patch grid, and the "
-                "order of features is arbitrary. Use axis 'patches'"
+        if self.axis not in row.axes:
+            why = (
+                ": it needs neighbours in the patch grid, and the order of features is arbitrary" if row.on_grid else ""
             )
+            raise ValueError(f"{row.name} along {self.axis} means nothing{why}. Use axis {row.axes[0]!r}")
         return self
+
+    @property
+    def row(self) -> Mixer:
+        """What is known of the mixer."""
+        return find_mixer(self.mixer)
 
     @property
     def normalised_axis(self) -> Literal["patches", "features", "none"]:
         """The axis LayerNorm runs over, the default filled in."""
-        if self.norm is not None:
-            return self.norm
-        if self.mixer in ("feedforward", "linear", "random"):
-            return self.axis
-        if self.mixer in ("attention", "gmlp"):
-            return "features" if self.axis == "patches" else "patches"
-        return "features"
+        return self.norm or self.row.read_axis(self.axis)
 
     @property
-    def spreads_patches(self) -> bool:
+    def mixes_patches(self) -> bool:
         """Whether what one patch holds can reach every token, the class token among them, through this branch."""
-        if self.axis == "patches":
-            return self.mixer in ("attention", "feedforward", "linear", "gmlp", "fourier", "random")
-        return self.mixer in ("attention", "gmlp")  # their matrices read vectors of patches
+        return self.row.mixes_patches(self.axis)
 
 
 class Architecture(Value):
@@ -128,10 +102,10 @@ class Architecture(Value):
         width: Features a token.
         depth: Number of blocks.
         block: The branches of a block, in order.
-        image: Height and width in pixels; one number for a square.
+        img_size: Height and width of the image in pixels; one number for a square.
         patch: Height and width of a patch in pixels; one number for a square.
-        channels: Channels of the image.
-        classes: Number of classes; 0 for a network without a head.
+        in_chans: Channels of the image.
+        num_classes: Number of classes; 0 for a network without a head.
         readout: What the head reads: the `class token` or the `mean` over patches.
         position: A `map` of the patch grid, resized bilinearly to it, with a vector for the class token (the paper);
             one of the `vectors` for every token (ViT); fixed 2-D sine-cosine vectors (`sincos`, MoCo v3); or `none`.
@@ -144,17 +118,17 @@ class Architecture(Value):
     width: Annotated[int, Field(gt=0, le=2**17)]
     depth: Annotated[int, Field(gt=0, le=1000)]
     block: tuple[Branch, ...]
-    image: Pair = (224, 224)
+    img_size: Pair = (224, 224)
     patch: Pair = (16, 16)
-    channels: Side = 3
-    classes: Annotated[int, Field(ge=0, le=10**8)] = 1000
+    in_chans: Side = 3
+    num_classes: Annotated[int, Field(ge=0, le=10**8)] = 1000
     readout: Literal["class_token", "mean"] = "class_token"
     position: Literal["map", "vectors", "sincos", "none"] = "map"
     position_grid: Pair | None = None
     position_std: Annotated[float, Field(gt=0)] = 0.02
     init: Literal["paper", "pytorch"] = "paper"
 
-    @field_validator("image", "patch", "position_grid", mode="before")
+    @field_validator("img_size", "patch", "position_grid", mode="before")
     @classmethod
     def _square(cls, value: object) -> object:
         return (value, value) if isinstance(value, int) else value
@@ -163,25 +137,16 @@ class Architecture(Value):
     def _consistent(self) -> Architecture:
         if not self.block:
             raise ValueError("block: a block needs at least one branch")
-        for side, image, patch in zip(("height", "width"), self.image, self.patch, strict=True):
-            if image % patch:
-                below, above = image // patch * patch, (image // patch + 1) * patch
+        for side, pixels, patch in zip(("height", "width"), self.img_size, self.patch, strict=True):
+            if pixels % patch:
+                below, above = pixels // patch * patch, (pixels // patch + 1) * patch
                 fits = f"{below} or {above}" if below else f"{above}"
-                raise ValueError(f"image: {side} {image} is no multiple of the patch's {patch}; the nearest is {fits}")
+                raise ValueError(
+                    f"img_size: {side} {pixels} is no multiple of the patch's {patch}; the nearest is {fits}"
+                )
         for number, branch in enumerate(self.block):
-            sequence_vectors = self.width if branch.axis == "patches" else self.tokens
-            if branch.mixer == "attention" and sequence_vectors % (branch.heads or 1):
-                what = f"width {self.width}" if branch.axis == "patches" else f"number of tokens {self.tokens}"
-                raise ValueError(
-                    f"block.{number}.heads: {branch.heads} heads do not divide the {what}"
-                    + ("" if branch.axis == "patches" else "; along features use 1 head")
-                )
-            if branch.mixer == "gmlp" and self.hidden(branch) % 2:
-                raise ValueError(
-                    f"block.{number}.hidden: gating splits its hidden size in two, so it must be even; "
-                    f"got {self.hidden(branch)}"
-                )
-        if self.readout == "class_token" and not any(branch.spreads_patches for branch in self.block):
+            self._check_branch(branch, f"block.{number}")
+        if self.readout == "class_token" and not any(branch.mixes_patches for branch in self.block):
             raise ValueError(
                 "readout: nothing in this block brings what the patches hold to the class token, so it would answer "
                 "the same for every image; use readout 'mean'"
@@ -192,10 +157,22 @@ class Architecture(Value):
             raise ValueError(f"position: sincos needs a width that 4 divides; got {self.width}")
         return self
 
+    def _check_branch(self, branch: Branch, where: str) -> None:
+        along_patches, multiple = branch.axis == "patches", branch.row.hidden_multiple
+        if branch.heads is not None and (self.width if along_patches else self.tokens) % branch.heads:
+            vectors = f"width {self.width}" if along_patches else f"number of tokens {self.tokens}"
+            advice = "" if along_patches else "; along features use 1 head"
+            raise ValueError(f"{where}.heads: {branch.heads} heads do not divide the {vectors}{advice}")
+        if self.hidden(branch) % multiple:
+            raise ValueError(
+                f"{where}.hidden: the hidden size of {branch.row.name} must be a multiple of {multiple}; "
+                f"got {self.hidden(branch)}"
+            )
+
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of patches."""
-        return self.image[0] // self.patch[0], self.image[1] // self.patch[1]
+        return self.img_size[0] // self.patch[0], self.img_size[1] // self.patch[1]
 
     @property
     def patches(self) -> int:
@@ -208,16 +185,15 @@ class Architecture(Value):
         return self.patches + (self.readout == "class_token")
 
     def hidden(self, branch: Branch) -> int:
-        """Hidden size of a feed-forward or gating branch in this network."""
-        along_patches = branch.axis == "patches"
-        if branch.mixer == "gmlp":
-            reference, default = (self.width if along_patches else self.tokens), 6.0
-        else:
-            reference, default = (self.tokens if along_patches else self.width), 4.0
+        """Hidden size of a branch in this network."""
         if branch.hidden is not None:
             return branch.hidden
-        size = max(1, int(reference * (branch.ratio if branch.ratio is not None else default)))
-        return size + size % 2 if branch.mixer == "gmlp" and branch.ratio is None else size
+        row = branch.row
+        read = self.tokens if row.read_axis(branch.axis) == "patches" else self.width
+        if branch.ratio is not None:
+            return max(1, int(read * branch.ratio))
+        size = max(1, int(read * row.hidden_ratio))
+        return size + -size % row.hidden_multiple
 
 
 class Network(Value):
@@ -225,9 +201,9 @@ class Network(Value):
 
     name: str | None = None
     architecture: Architecture | None = None
-    classes: Annotated[int, Field(ge=0, le=10**8)] | None = None
-    channels: Side | None = None
-    image: Pair | None = None
+    num_classes: Annotated[int, Field(ge=0, le=10**8)] | None = None
+    in_chans: Side | None = None
+    img_size: Pair | None = None
 
     @property
     def title(self) -> str:
@@ -252,7 +228,7 @@ def attention_only(heads: int) -> tuple[Branch, ...]:
 
 
 _RELEASED_MAP: dict[str, Any] = {"position": "map", "position_grid": (14, 14)}
-_MICRO: dict[str, Any] = {"width": 64, "depth": 4, "image": 8, "patch": 2, "channels": 1, "classes": 10}
+_MICRO: dict[str, Any] = {"width": 64, "depth": 4, "img_size": 8, "patch": 2, "in_chans": 1, "num_classes": 10}
 
 NAMED: dict[str, Architecture] = {
     "ff_tiny_patch16_224": Architecture(width=192, depth=12, block=FF_ONLY, **_RELEASED_MAP),

@@ -22,7 +22,8 @@ from ffvit.inference.evaluator import BATCH, Evaluator, evaluation_mode, readabl
 from ffvit.inference.metrics import Evaluation, compute_metrics
 from ffvit.inference.predictions import Predictions
 from ffvit.models.create import class_names_of, preprocess_of
-from ffvit.models.weights import WEIGHTS_OF_A_RUN, load
+from ffvit.models.weights import load
+from ffvit.models.weights_file import WEIGHTS_OF_A_RUN
 from ffvit.run_folder import Run
 
 

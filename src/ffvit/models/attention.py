@@ -1,4 +1,4 @@
-"""Which networks have attention, and along which axis: told by the classes of their modules, never by their names."""
+"""Which networks have attention, and along which axis, judged by the classes of their modules, never by their names."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import timm
 import torch
 from torch import nn
 
-from ffvit.config.architecture import NAMED, Axis, Network
+from ffvit.config.architecture import NAMED, Network
+from ffvit.config.mixers import Axis
 from ffvit.models.backbone import Backbone, ResidualBranch
-from ffvit.models.create import canonical_name
+from ffvit.models.create import check_name
 
 NAME = re.compile(r"Attention|Attn")
 """What timm and torch call modules that compute attention, but for those below."""
@@ -51,12 +52,12 @@ def attention_modules(network: nn.Module) -> dict[nn.Module, Axis]:
     Squeeze-and-excite, CBAM and other gates do not, nor state spaces (EfficientViM) and focal modulation.
     """
     if isinstance(network, Backbone):
-        branches = [branch for branch in network.modules() if isinstance(branch, ResidualBranch)]
-        described = network.architecture.block * len(network.blocks)
+        modules = [module for module in network.modules() if isinstance(module, ResidualBranch)]
+        branches = network.architecture.block * len(network.blocks)
         return {
-            branch.mixer: each.axis
-            for branch, each in zip(branches, described, strict=True)
-            if each.mixer == "attention"
+            module.mixer: branch.axis
+            for module, branch in zip(modules, branches, strict=True)
+            if branch.row.is_attention
         }
     matches = {module for module in network.modules() if _is_attention(type(module))}
     return {
@@ -82,9 +83,9 @@ def attention_of(network: Network) -> Literal["patches", "features only", "none"
     """
     architecture = network.architecture or NAMED.get(str(network.name))
     if architecture is not None:
-        axes = {branch.axis for branch in architecture.block if branch.mixer == "attention"}
+        axes = {branch.axis for branch in architecture.block if branch.row.is_attention}
     else:
-        canonical_name(str(network.name))
+        check_name(str(network.name))
         try:
             with torch.device("meta"):
                 built = timm.create_model(network.name)

@@ -13,11 +13,11 @@ from jaxtyping import Float
 from timm.layers import DropPath, build_sincos2d_pos_embed, calculate_drop_path_rates, trunc_normal_
 from timm.models import checkpoint_seq
 from timm.models._features import feature_take_indices
-from timm.models.mlp_mixer import SpatialGatingUnit
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ffvit.config.architecture import Architecture, Branch
+from ffvit.config.mixers import load_part
 from ffvit.models.mixers import build_mixer
 
 EPSILON = 1e-6
@@ -30,7 +30,7 @@ class PatchEmbedding(nn.Module):
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         patch = architecture.patch
-        self.proj = nn.Conv2d(architecture.channels, architecture.width, kernel_size=patch, stride=patch)
+        self.proj = nn.Conv2d(architecture.in_chans, architecture.width, kernel_size=patch, stride=patch)
 
     def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch patches features"]:
         return self.proj(images).flatten(2).mT
@@ -80,11 +80,20 @@ class SinCosPositions(nn.Module):
         return tokens + self.vectors
 
 
+POSITIONS = {
+    "map": PositionMap,
+    "vectors": PositionVectors,
+    "sincos": SinCosPositions,
+    "none": nn.Identity,  # which ignores its arguments
+}
+
+
 class ResidualBranch(nn.Module):
     """`x + drop_path(mixer(norm(x)))`, the mixer and the norm each along its own axis."""
 
     def __init__(self, branch: Branch, architecture: Architecture, dropout: float, drop_path: float) -> None:
         super().__init__()
+        self.initialize_mixer = branch.row.initialize
         self.along_features = branch.axis == "features"
         self.norm_over_patches = branch.normalised_axis == "patches"
         normalised = architecture.tokens if self.norm_over_patches else architecture.width
@@ -119,8 +128,8 @@ class Backbone(nn.Module):
     ) -> None:
         super().__init__()
         self.architecture = architecture
-        self.num_classes = architecture.classes
-        self.in_chans = architecture.channels
+        self.num_classes = architecture.num_classes
+        self.in_chans = architecture.in_chans
         self.embed_dim = self.num_features = self.head_hidden_size = architecture.width
         self.num_prefix_tokens = int(_has_class_token(architecture))
         self.global_pool = "token" if self.num_prefix_tokens else "avg"
@@ -132,25 +141,21 @@ class Backbone(nn.Module):
 
         self.patch_embed = PatchEmbedding(architecture)
         self.cls_token = nn.Parameter(torch.empty(1, 1, architecture.width)) if self.num_prefix_tokens else None
-        positions = {
-            "map": PositionMap,
-            "vectors": PositionVectors,
-            "sincos": SinCosPositions,
-            "none": lambda _: nn.Identity(),
-        }
-        self.position = positions[architecture.position](architecture)
+        self.position = POSITIONS[architecture.position](architecture)
         self.pos_drop = nn.Dropout(proj_drop_rate)
         self.blocks = nn.Sequential(
             *(
                 nn.Sequential(
-                    *(ResidualBranch(each, architecture, proj_drop_rate, rate) for each in architecture.block)
+                    *(ResidualBranch(branch, architecture, proj_drop_rate, rate) for branch in architecture.block)
                 )
                 for rate in calculate_drop_path_rates(drop_path_rate, architecture.depth)
             )
         )
         self.norm: nn.Module = nn.LayerNorm(architecture.width, eps=EPSILON)
         self.head_drop = nn.Dropout(drop_rate)
-        self.head = nn.Linear(architecture.width, architecture.classes) if architecture.classes else nn.Identity()
+        self.head = (
+            nn.Linear(architecture.width, architecture.num_classes) if architecture.num_classes else nn.Identity()
+        )
         self.init_weights()
 
     def init_weights(self) -> None:
@@ -165,8 +170,8 @@ class Backbone(nn.Module):
             if isinstance(module, nn.Linear):
                 self._init_linear(module)
         for module in self.modules():
-            if isinstance(module, SpatialGatingUnit):  # its gate starts open: a property of the mixer
-                module.init_weights()
+            if isinstance(module, ResidualBranch) and module.initialize_mixer is not None:
+                load_part(module.initialize_mixer)(module.mixer)
 
     def _init_linear(self, layer: nn.Linear) -> None:
         """Initial weights of a linear layer, which PyTorch has already given its own."""
@@ -176,8 +181,8 @@ class Backbone(nn.Module):
 
     def embed(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch tokens features"]:
         """Patches as tokens, the class token in front, positions added."""
-        if images.shape[1:] != (self.in_chans, *self.architecture.image):
-            height, width = self.architecture.image
+        if images.shape[1:] != (self.in_chans, *self.architecture.img_size):
+            height, width = self.architecture.img_size
             raise ValueError(
                 f"this network takes images of {self.in_chans} x {height} x {width} (channels, height, width); "
                 f"got {' x '.join(map(str, images.shape[1:]))}"
@@ -199,11 +204,11 @@ class Backbone(nn.Module):
         return self.norm(tokens)
 
     def forward_head(self, tokens: Float[Tensor, "batch tokens features"], pre_logits: bool = False) -> Tensor:
-        """What the readout takes of the tokens, and the head's logits of it.
+        """Pool the tokens as the readout says, and compute the logits.
 
         Returns:
-            `batch classes`; with `pre_logits` or without a head `batch features`; with pooling reset to `""`, one of
-            these for every token.
+            `batch classes`; with `pre_logits` or without a head `batch features`; with pooling reset to `""`, the same
+            for every token.
         """
         if self.global_pool == "token":
             tokens = tokens[:, 0]
@@ -215,7 +220,7 @@ class Backbone(nn.Module):
     def forward(self, images: Float[Tensor, "batch channels height width"]) -> Tensor:
         return self.forward_head(self.forward_features(images))
 
-    # What timm's users know it by.
+    # The rest of timm's model interface.
 
     @torch.jit.ignore
     def get_classifier(self) -> nn.Module:
@@ -234,7 +239,7 @@ class Backbone(nn.Module):
                 raise ValueError(f"global_pool must be one of {', '.join(map(repr, allowed))}; got {global_pool!r}")
             self.global_pool = global_pool
         self.num_classes = num_classes
-        self.architecture = self.architecture.replace(classes=num_classes)
+        self.architecture = self.architecture.replace(num_classes=num_classes)
         anchor = self.patch_embed.proj.weight
         self.head = nn.Identity()
         if num_classes:
@@ -275,11 +280,11 @@ class Backbone(nn.Module):
         Args:
             x: Images.
             indices: The last n blocks (a number), these blocks (a list), or all.
-            return_prefix_tokens: Hand back pairs with the class token beside the patches.
-            norm: Apply the last norm to each.
-            stop_early: Run no further than the last block asked for.
+            return_prefix_tokens: Return pairs of patches and class token.
+            norm: Apply the last norm to all of them.
+            stop_early: Stop after the last block asked for.
             output_fmt: `NCHW` for maps of the patch grid, `NLC` for rows of patches.
-            intermediates_only: Hand back only the list, not the pair with the final tokens.
+            intermediates_only: Return only the list, not the pair with the final tokens.
         """
         if output_fmt not in ("NCHW", "NLC"):
             raise ValueError(f"output_fmt must be 'NCHW' or 'NLC'; got {output_fmt!r}")
@@ -290,18 +295,18 @@ class Backbone(nn.Module):
             tokens = block(tokens)
             if number in taken:
                 kept.append(self.norm(tokens) if norm else tokens)
-        in_front = self.num_prefix_tokens
-        maps = [each[:, in_front:] for each in kept]
+        prefix = self.num_prefix_tokens
+        maps = [tokens[:, prefix:] for tokens in kept]
         if output_fmt == "NCHW":
-            maps = [each.mT.unflatten(2, self.architecture.grid).contiguous() for each in maps]
-        if return_prefix_tokens and in_front:
-            maps = list(zip(maps, [each[:, :in_front] for each in kept], strict=True))
+            maps = [tokens.mT.unflatten(2, self.architecture.grid).contiguous() for tokens in maps]
+        if return_prefix_tokens and prefix:
+            maps = list(zip(maps, [tokens[:, :prefix] for tokens in kept], strict=True))
         return maps if intermediates_only else (self.norm(tokens), maps)
 
     def prune_intermediate_layers(
         self, indices: int | list[int] | tuple[int, ...] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Cut off what `forward_intermediates` of these blocks does not need; hands back their indices."""
+        """Remove what `forward_intermediates` of these blocks does not need; returns their indices."""
         taken, last = feature_take_indices(len(self.blocks), indices)
         self.blocks = self.blocks[: last + 1]
         if prune_norm:

@@ -43,9 +43,9 @@ def allow_variants() -> None:
 
 
 def compile_blocks(network: nn.Module) -> nn.Module:
-    """Compile a network in place, each block of its own; one that has no `blocks` as a whole.
+    """Compile a network in place, block by block; one without `blocks` as a whole.
 
-    PyTorch compiles at the first call, and keeps the result in its cache for the next run.
+    PyTorch compiles at the first call, and caches the result for the next run.
     """
     allow_variants()
     for part in cast("Iterable[nn.Module]", getattr(network, "blocks", [network])):

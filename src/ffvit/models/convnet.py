@@ -1,21 +1,17 @@
 """Small plain convolutional networks, the baseline that every study of small images should be compared with.
 
-Three stages of 3 x 3 convolution, BatchNorm and ReLU, each stage but the first halving the image, then global average
+Three stages of 3 x 3 convolution, BatchNorm and ReLU, all but the first halving the image, then global average
 pooling and a linear head: no attention, no feed-forward layer over patches, no residual branches. They take images of
-any size from 8 px on and any number of channels, and are registered with timm, so that they can be an arm by name.
+any size from 8 px on and any number of channels.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-import sys
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from jaxtyping import Float
-from timm.models import build_model_with_cfg, register_model
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -63,7 +59,7 @@ class ConvNet(nn.Module):
         self.reset_classifier(num_classes)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Put a new head on; timm's name. Only average pooling is there."""
+        """Replace the head. `avg` is the only pooling."""
         if global_pool not in (None, "avg"):
             raise ValueError(f"global_pool: a ConvNet has 'avg' only; got {global_pool!r}")
         self.num_classes = num_classes
@@ -83,7 +79,7 @@ class ConvNet(nn.Module):
     def forward_head(
         self, features: Float[Tensor, "batch features rows columns"], pre_logits: bool = False
     ) -> Float[Tensor, "batch outputs"]:
-        """The logits of a feature map; before the head its mean."""
+        """The logits of a feature map; with `pre_logits` its mean."""
         pooled = self.drop(features.mean((2, 3)))
         logits: Tensor = pooled if pre_logits else self.head(pooled)
         return logits
@@ -97,62 +93,24 @@ def _layer(before: int, after: int, stride: int) -> tuple[nn.Module, ...]:
     return nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU(inplace=True)
 
 
-def convnet_by_flops(flops: int | float, image: tuple[int, int], channels: int, classes: int) -> str:
+def convnet_by_flops(flops: int | float, img_size: tuple[int, int], in_chans: int, num_classes: int) -> str:
     """The name of the ConvNet whose FLOPs for one image are nearest to a number, as a ratio.
 
     The first stride follows the image, so that the last feature map has about 8 to 16 rows.
 
     Args:
         flops: To come near to (a multiply-add is two).
-        image: Height and width in pixels.
-        channels: Channels of the image.
-        classes: Number of classes.
+        img_size: Height and width of the image in pixels.
+        in_chans: Channels of the image.
+        num_classes: Number of classes.
     """
-    stride = 1 if min(image) < 48 else 2 if min(image) < 96 else 4
-    names = [name for name, (_, its) in CONVNETS.items() if its == stride]
-    return min(names, key=lambda name: abs(math.log(_flops(name, image, channels, classes) / flops)))
+    stride = 1 if min(img_size) < 48 else 2 if min(img_size) < 96 else 4
+    names = [name for name, (_, first_stride) in CONVNETS.items() if first_stride == stride]
+    return min(names, key=lambda name: abs(math.log(_flops(name, img_size, in_chans, num_classes) / flops)))
 
 
 @functools.cache
-def _flops(name: str, image: tuple[int, int], channels: int, classes: int) -> int:
+def _flops(name: str, img_size: tuple[int, int], in_chans: int, num_classes: int) -> int:
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        ConvNet(*CONVNETS[name], classes, channels).eval()(torch.empty(1, channels, *image))
+        ConvNet(*CONVNETS[name], num_classes, in_chans).eval()(torch.empty(1, in_chans, *img_size))
     return counter.get_total_flops()
-
-
-default_cfgs = {
-    name: {
-        "url": "",
-        "num_classes": 10,
-        "input_size": (3, 32, 32),
-        "min_input_size": (3, 8, 8),
-        "pool_size": None,
-        "crop_pct": 0.875,
-        "crop_mode": "center",
-        "interpolation": "bicubic",
-        "fixed_input_size": False,
-        "mean": (0.485, 0.456, 0.406),
-        "std": (0.229, 0.224, 0.225),
-        "first_conv": "stages.0",
-        "classifier": "head",
-        "license": "apache-2.0",
-    }
-    for name in CONVNETS
-}
-
-
-def _entry_point(name: str) -> Callable[..., nn.Module]:
-    def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-        width, stride = CONVNETS[name]
-        network: nn.Module = build_model_with_cfg(ConvNet, name, pretrained, width=width, stride=stride, **kwargs)
-        return network
-
-    create.__name__ = create.__qualname__ = name
-    create.__doc__ = f"{name}: see `ConvNet`."
-    return create
-
-
-for _name in CONVNETS:
-    _function = _entry_point(_name)
-    setattr(sys.modules[__name__], _name, _function)
-    register_model(_function)

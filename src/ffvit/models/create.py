@@ -1,4 +1,4 @@
-"""A network from a name, an `Architecture` or a file, ours and timm's through one door."""
+"""Build a network from a name or an `Architecture`, ours or timm's; how it was built and how its images are prepared."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from ffvit.config.architecture import NAMED, Architecture, Network
 from ffvit.config.preprocess import Preprocess
 from ffvit.errors import ModelError, UserError, did_you_mean
 from ffvit.models.backbone import Backbone
-from ffvit.models.registry import build, default_cfgs, input_config
+from ffvit.models.registry import build, default_cfgs, input_config, register_with_timm
 
 
 def create_model(
     model: str | Architecture | Network,
-    classes: int | None = None,
+    num_classes: int | None = None,
     *,
-    channels: int | None = None,
-    image: int | tuple[int, int] | None = None,
+    in_chans: int | None = None,
+    img_size: int | tuple[int, int] | None = None,
     pretrained: bool = False,
     dropout: float = 0.0,
     drop_path: float = 0.0,
@@ -30,103 +30,96 @@ def create_model(
 
     Args:
         model: A name of ours or of timm's, or an `Architecture`.
-        classes: Number of classes; default: the network's own.
-        channels: Channels of the image; default: the network's own.
-        image: Image size in pixels, (height, width) or one number for a square; default: the network's own.
-        pretrained: Fetch the published weights, through timm.
+        num_classes: Number of classes; 0 for no head, as in timm. Default: the network's own.
+        in_chans: Channels of the image. Default: the network's own.
+        img_size: Image size in pixels, (height, width) or one number for a square. Default: the network's own.
+        pretrained: Download the published weights, through timm.
         dropout: Rate inside the branches; for a timm network, what timm calls `drop_rate`.
         drop_path: Stochastic depth of the last block.
 
     Returns:
-        The network, in training mode, with `network_of(it)` telling how to build it again.
+        The network, in training mode. `network_of` tells how to build it again.
 
     Raises:
         UserError: The name is unknown (says the nearest), a size does not fit, or there are no published weights.
     """
-    if isinstance(model, Network):
-        classes, channels, image = classes or model.classes, channels or model.channels, image or model.image
-        name, architecture = model.name, model.architecture
-    elif isinstance(model, Architecture):
-        name, architecture = None, model
-    else:
-        name, architecture = model, None
-    if isinstance(image, int):
-        image = (image, image)
-    if architecture is None:
-        assert name is not None
-        return _by_name(name, classes, channels, image, pretrained, dropout, drop_path)
+    if isinstance(img_size, int):
+        img_size = (img_size, img_size)
+    if isinstance(model, Architecture):
+        model = Network(architecture=model)
+    elif isinstance(model, str):
+        model = Network(name=model)
+    asked = {"num_classes": num_classes, "in_chans": in_chans, "img_size": img_size}
+    sizes: dict[str, Any] = {name: getattr(model, name) if value is None else value for name, value in asked.items()}
+    if model.architecture is None:
+        return _by_name(str(model.name), sizes, pretrained, dropout, drop_path)
     if pretrained:
         raise ModelError("an architecture of your own has no published weights: leave out pretrained, or give a name")
-    backbone: Any = build(architecture, classes, channels, image, proj_drop_rate=dropout, drop_path_rate=drop_path)
-    backbone.pretrained_cfg = default_cfgs.get(name or "") or input_config(backbone.architecture)
-    backbone.built_from = Network(name=name, architecture=backbone.architecture)
-    set_preprocess(backbone, preprocess_of(backbone))
-    return backbone
+    network: Any = build(model.architecture, **sizes, proj_drop_rate=dropout, drop_path_rate=drop_path)
+    network.pretrained_cfg = default_cfgs.get(model.name or "") or input_config(network.architecture)
+    return _described(network, Network(name=model.name, architecture=network.architecture))
 
 
-def _by_name(
-    name: str,
-    classes: int | None,
-    channels: int | None,
-    image: tuple[int, int] | None,
-    pretrained: bool,
-    dropout: float,
-    drop_path: float,
-) -> nn.Module:
-    canonical_name(name)
+def _by_name(name: str, sizes: dict[str, Any], pretrained: bool, dropout: float, drop_path: float) -> nn.Module:
+    check_name(name)
     ours = name in NAMED
     options: dict[str, Any] = {
-        "num_classes": classes,
-        "in_chans": channels,
-        "img_size": image,
+        **sizes,
         "proj_drop_rate" if ours else "drop_rate": dropout or None,
         "drop_path_rate": drop_path or None,
     }
     options = {option: value for option, value in options.items() if value is not None}
     if pretrained and not timm.get_pretrained_cfg(name).has_weights:
         raise ModelError(f"no weights were published for {name}: leave out pretrained")
-    network: Any
+    network = _by_timm(name, pretrained, options)
+    own_channels, *own_size = network.pretrained_cfg["input_size"]
+    input_size = (sizes["in_chans"] or own_channels, *(sizes["img_size"] or own_size))
+    network.pretrained_cfg = {**network.pretrained_cfg, "input_size": input_size}
+    return _described(network, Network(name=name, **({"architecture": network.architecture} if ours else sizes)))
+
+
+def _by_timm(name: str, pretrained: bool, options: dict[str, Any]) -> Any:
     try:
-        network = timm.create_model(name, pretrained=pretrained, **options)
+        return timm.create_model(name, pretrained=pretrained, **options)
     except TypeError as error:
         refused = [option for option in options if f"'{option}'" in str(error)]
-        if refused == ["img_size"]:  # a convolutional network takes any size without being told
-            del options["img_size"]
-            network = timm.create_model(name, pretrained=pretrained, **options)
-        elif refused:
+        if refused == ["img_size"]:  # a convolutional network takes any size, and has no such argument
+            return _by_timm(name, pretrained, {key: value for key, value in options.items() if key != "img_size"})
+        if refused:
             raise ModelError(f"{name} has no {refused[0]}: set it to 0 in the recipe") from None
-        else:
-            raise
-    except (AssertionError, ValueError, RuntimeError) as error:  # timm's networks each have their own
+        raise
+    except (AssertionError, ValueError, RuntimeError) as error:  # of timm's networks
         # On the meta device a network that reads numbers while it is built raises a RuntimeError, whatever the image.
         on_meta = isinstance(error, RuntimeError) and torch.get_default_device().type == "meta"
-        if isinstance(error, UserError) or image is None or on_meta:
+        if isinstance(error, UserError) or "img_size" not in options or on_meta:
             raise
-        raise ModelError(f"{name} cannot take images of {image[0]} x {image[1]}: {error}") from None
-    sizes = (
-        {"architecture": network.architecture} if ours else {"classes": classes, "channels": channels, "image": image}
-    )
-    network.built_from = Network(name=name, **sizes)
-    own_channels, *own_image = network.pretrained_cfg["input_size"]
-    size = (channels or own_channels, *(image or own_image))
-    network.pretrained_cfg = {**network.pretrained_cfg, "input_size": size}
+        height, width = options["img_size"]
+        raise ModelError(f"{name} cannot take images of {height} x {width}: {error}") from None
+
+
+def _described(network: Any, built_from: Network) -> nn.Module:
+    """The network, with notes on how it was built and how its images are prepared."""
+    network.built_from = built_from
     set_preprocess(network, preprocess_of(network))
-    return network
+    described: nn.Module = network
+    return described
 
 
-def canonical_name(name: str) -> None:
-    """Nothing, if there is a network of that name.
+def check_name(name: str) -> None:
+    """Check that there is a network of that name, ours or timm's.
 
     Raises:
         UserError: There is none; says the nearest.
     """
+    register_with_timm()
     if not timm.is_model(name):
-        every = timm.list_models()
-        raise ModelError(f"no network is called {name!r}{did_you_mean(name, every)} (`ffvit models 'ff_*'` lists them)")
+        names = timm.list_models()
+        raise ModelError(f"no network is called {name!r}{did_you_mean(name, names)} (`ffvit models 'ff_*'` lists them)")
 
 
 def list_models(pattern: str) -> list[str]:
     """The names that match a shell pattern, ours first, then timm's."""
+    register_with_timm()
     ours = [name for name in NAMED if fnmatch(name, pattern)]
     return ours + [name for name in timm.list_models(pattern) if name not in NAMED]
 
@@ -137,27 +130,26 @@ def network_of(network: nn.Module) -> Network:
     Raises:
         UserError: It was made neither by `create_model` nor by `load`, nor is it one of our backbones.
     """
+    built_from: Network | None = getattr(network, "built_from", None)
     if isinstance(network, Backbone):
-        made: Network | None = getattr(network, "built_from", None)
-        return Network(name=made.name if made else None, architecture=network.architecture)
-    made = getattr(network, "built_from", None)
-    if made is not None:
-        return made.replace(classes=classes_of(network))
+        return Network(name=built_from.name if built_from else None, architecture=network.architecture)
+    if built_from is not None:
+        return built_from.replace(num_classes=classes_of(network))
     config = getattr(network, "pretrained_cfg", None)
     if config and config.get("architecture"):  # straight from timm.create_model
-        _, *image = config["input_size"]
+        _, *size = config["input_size"]
         own = timm.get_pretrained_cfg(config["architecture"])
         return Network(
             name=config["architecture"],
-            classes=classes_of(network),
-            channels=getattr(network, "in_chans", None),
-            image=tuple(image) if own and tuple(own.input_size[1:]) != tuple(image) else None,
+            num_classes=classes_of(network),
+            in_chans=getattr(network, "in_chans", None),
+            img_size=tuple(size) if own and tuple(own.input_size[1:]) != tuple(size) else None,
         )
     raise ModelError("this network cannot be named, so it could not be built again: make it with ffvit.create_model")
 
 
 def classes_of(network: nn.Module) -> int:
-    """How many classes the network answers with."""
+    """How many classes the network has."""
     return cast("int", network.num_classes)
 
 
@@ -167,7 +159,7 @@ def class_names_of(network: nn.Module) -> tuple[str, ...]:
 
 
 def preprocess_of(network: nn.Module) -> Preprocess:
-    """How images become what the network takes: by its timm `pretrained_cfg`, for the channels it really has.
+    """How images become what the network takes: by its timm `pretrained_cfg`, for the channels that it takes.
 
     Raises:
         UserError: It does not say.
@@ -176,7 +168,7 @@ def preprocess_of(network: nn.Module) -> Preprocess:
     known: dict[str, Any] = {"pixel_backend": getattr(network, "pixel_backend", "pillow")}
     if isinstance(network, Backbone):
         config = config or input_config(network.architecture)
-        known |= {"img_size": network.architecture.image, "in_chans": network.in_chans}
+        known |= {"img_size": network.architecture.img_size, "in_chans": network.in_chans}
     elif "input_size" not in config:
         raise ModelError("this network does not say what images it takes: make it with ffvit.create_model")
     else:
@@ -185,7 +177,7 @@ def preprocess_of(network: nn.Module) -> Preprocess:
 
 
 def set_preprocess(network: nn.Module, preprocess: Preprocess) -> None:
-    """Have the network tell that its images are prepared so, to us and to timm."""
-    told: Any = network
-    told.pretrained_cfg = {**(getattr(network, "pretrained_cfg", None) or {}), **preprocess.to_timm()}
-    told.pixel_backend = preprocess.pixel_backend
+    """Note on the network how its images are prepared, for us and for timm."""
+    noted: Any = network
+    noted.pretrained_cfg = {**(getattr(network, "pretrained_cfg", None) or {}), **preprocess.to_timm()}
+    noted.pixel_backend = preprocess.pixel_backend

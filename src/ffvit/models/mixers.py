@@ -1,7 +1,7 @@
-"""The mixers. Each mixes along the middle axis of `batch length width` and hands back the same shape.
+"""The built-in mixers. Each mixes along the middle axis of `batch length width` and returns the same shape.
 
-A branch along patches hands its mixer tokens as they are (length = tokens, width = features); a branch along features
-hands them transposed. So every mixer is written once, and knows nothing of what stands around it.
+A branch along patches passes tokens as they are (length = tokens, width = features); a branch along features passes them
+transposed. So every mixer is written once and knows nothing of the network around it. Its row is in `config.mixers`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from torch.nn import functional
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 from torch.utils.checkpoint import checkpoint
 
-from ffvit.config.architecture import Architecture, Axis, Branch
+from ffvit.config.architecture import Architecture, Branch
+from ffvit.config.mixers import Axis, MixerArgs, load_part
 
 
 class PatchLinear(nn.Linear):
@@ -34,7 +35,7 @@ class PatchLinear(nn.Linear):
         bias: Tensor = self.bias
         # Autocast would cast the matrix, and so write it out, once an image.
         if not x.is_meta and torch.is_autocast_enabled(x.device.type):
-            weight, bias = (each.to(torch.get_autocast_dtype(x.device.type)) for each in (weight, bias))
+            weight, bias = (tensor.to(torch.get_autocast_dtype(x.device.type)) for tensor in (weight, bias))
         return torch.baddbmm(bias[:, None], weight.expand(x.shape[0], -1, -1), x)
 
 
@@ -110,9 +111,9 @@ class OnPatchGrid(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch length width"]) -> Float[Tensor, "batch length width"]:
         rows, columns = self.grid
-        in_front = x.shape[1] - rows * columns
-        image = x[:, in_front:].mT.unflatten(2, (rows, columns))
-        return functional.pad(self.mixer(image).flatten(2).mT, (0, 0, in_front, 0))
+        class_tokens = x.shape[1] - rows * columns
+        image = x[:, class_tokens:].mT.unflatten(2, (rows, columns))
+        return functional.pad(self.mixer(image).flatten(2).mT, (0, 0, class_tokens, 0))
 
 
 class Fourier(nn.Module):
@@ -140,27 +141,66 @@ class Random(nn.Module):
 
 def build_mixer(branch: Branch, architecture: Architecture, dropout: float) -> nn.Module:
     """The mixer of a branch: `batch length width` to the same shape, with `length` the axis it mixes along."""
-    length, width = architecture.tokens, architecture.width
+    row, length, width = branch.row, architecture.tokens, architecture.width
     if branch.axis == "features":
         length, width = width, length
-    match branch.mixer:
-        case "feedforward":
-            return FeedForward(length, architecture.hidden(branch), branch.axis, dropout)
-        case "attention":
-            return Attention(width, num_heads=branch.heads or 1, qkv_bias=True, proj_drop=dropout)
-        case "linear":
-            return Linear(length, branch.axis)
-        case "gmlp":  # gMLP, arXiv 2105.08050, section 2
-            gate = partial(SpatialGatingUnit, seq_len=length)
-            return GatedMlp(width, architecture.hidden(branch), gate_layer=gate, drop=dropout)
-        case "pooling":
-            return OnPatchGrid(Pooling(branch.kernel or 3), architecture.grid)
-        case "convolution":
-            kernel = branch.kernel or 3
-            return OnPatchGrid(nn.Conv2d(width, width, kernel, padding=kernel // 2, groups=width), architecture.grid)
-        case "fourier":
-            return Fourier()
-        case "random":
-            return Random(length)
-        case "identity":
-            return nn.Identity()
+    args = MixerArgs(
+        length, width, branch.axis, architecture.grid, architecture.hidden(branch), branch.heads or 1,
+        branch.kernel or 3, dropout,
+    )  # fmt: skip
+    mixer: nn.Module = load_part(row.build)(args)
+    return OnPatchGrid(mixer, architecture.grid) if row.on_grid else mixer
+
+
+# What the rows of the table build (ffvit.config.mixers).
+
+
+def feed_forward(args: MixerArgs) -> nn.Module:
+    """The paper's feed-forward layer, section 2."""
+    return FeedForward(args.length, args.hidden, args.axis, args.dropout)
+
+
+def attention(args: MixerArgs) -> nn.Module:
+    """Multi-head self-attention (ViT)."""
+    return Attention(args.width, num_heads=args.heads, qkv_bias=True, proj_drop=args.dropout)
+
+
+def linear(args: MixerArgs) -> nn.Module:
+    """ResMLP's patch layer."""
+    return Linear(args.length, args.axis)
+
+
+def gmlp(args: MixerArgs) -> nn.Module:
+    """GMLP's block, arXiv 2105.08050, section 2."""
+    gate = partial(SpatialGatingUnit, seq_len=args.length)
+    return GatedMlp(args.width, args.hidden, gate_layer=gate, drop=args.dropout)
+
+
+def open_gate(mixer: GatedMlp) -> None:
+    """The gate starts open: it passes everything."""
+    mixer.gate.init_weights()
+
+
+def pooling(args: MixerArgs) -> nn.Module:
+    """PoolFormer's pooling."""
+    return Pooling(args.kernel)
+
+
+def convolution(args: MixerArgs) -> nn.Module:
+    """A depthwise convolution over the patch grid."""
+    return nn.Conv2d(args.width, args.width, args.kernel, padding=args.kernel // 2, groups=args.width)
+
+
+def fourier(_args: MixerArgs) -> nn.Module:
+    """FNet's transform."""
+    return Fourier()
+
+
+def random(args: MixerArgs) -> nn.Module:
+    """A frozen random matrix."""
+    return Random(args.length)
+
+
+def identity(_args: MixerArgs) -> nn.Module:
+    """No mixing."""
+    return nn.Identity()

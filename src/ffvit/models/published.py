@@ -1,4 +1,4 @@
-"""Accuracies that were published for networks by name, each with its source and what sets it apart.
+"""Accuracies that were published for networks by name, with their source.
 
 ImageNet-1k top-1 in percent, at 224 px unless said otherwise.
 """

@@ -1,12 +1,9 @@
-"""Our named networks in timm's registry, so that `timm.create_model("ff_base_patch16_224")` builds them.
-
-Imported once timm is there: by `ffvit.create_model`, or as soon as a program has imported both timm and ffvit.
-"""
+"""Our named networks in timm's registry, so that `timm.create_model("ff_base_patch16_224")` builds them."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from timm.models import build_model_with_cfg, register_model
@@ -15,6 +12,7 @@ from torch import Tensor, nn
 from ffvit.config.architecture import NAMED, Architecture
 from ffvit.config.preprocess import Preprocess
 from ffvit.models.backbone import Backbone
+from ffvit.models.convnet import CONVNETS, ConvNet
 from ffvit.models.vit_conversion import to_ours
 
 RELEASE = "https://github.com/lukemelas/do-you-even-need-attention/releases/download/v0.0.1/"
@@ -26,30 +24,42 @@ RELEASED = {
 
 
 def input_config(architecture: Architecture) -> dict[str, Any]:
-    """Timm's `default_cfg` of a network: what goes in, how it is scaled, where its first and last layers are."""
+    """Timm's `default_cfg` of a network: its input, how that is normalized, its first and last layers."""
+    preprocess = Preprocess(img_size=architecture.img_size, in_chans=architecture.in_chans)
+    return _config(preprocess, architecture.num_classes, "patch_embed.proj", fixed_input_size=True)
+
+
+def _config(preprocess: Preprocess, num_classes: int, first_conv: str, **fields: Any) -> dict[str, Any]:
     return {
         "url": "",
-        "num_classes": architecture.classes,
-        **Preprocess(img_size=architecture.image, in_chans=architecture.channels).to_timm(),
+        "num_classes": num_classes,
+        **preprocess.to_timm(),
         "pool_size": None,
         "crop_mode": "center",
-        "fixed_input_size": True,
-        "first_conv": "patch_embed.proj",
+        "first_conv": first_conv,
         "classifier": "head",
+        **fields,
     }
 
 
-default_cfgs = {
-    name: input_config(architecture)
-    | {
-        "url": RELEASED.get(name, ""),
-        "license": "apache-2.0",
-        "paper_ids": "arXiv:2105.02723",
-        "paper_name": "Do You Even Need Attention? A Stack of Feed-Forward Layers Does Surprisingly Well on ImageNet",
-        "origin_url": "https://github.com/lukemelas/do-you-even-need-attention",
-    }
-    for name, architecture in NAMED.items()
+PAPER = {
+    "license": "apache-2.0",
+    "paper_ids": "arXiv:2105.02723",
+    "paper_name": "Do You Even Need Attention? A Stack of Feed-Forward Layers Does Surprisingly Well on ImageNet",
+    "origin_url": "https://github.com/lukemelas/do-you-even-need-attention",
 }
+default_cfgs: dict[str, dict[str, Any]] = {
+    name: input_config(architecture) | {"url": RELEASED.get(name, "")} | PAPER for name, architecture in NAMED.items()
+}
+_CONVNET_CONFIG = _config(
+    Preprocess(img_size=(32, 32)),
+    10,
+    "stages.0",
+    fixed_input_size=False,
+    min_input_size=(3, 8, 8),
+    license="apache-2.0",
+)
+default_cfgs |= dict.fromkeys(CONVNETS, _CONVNET_CONFIG)
 
 
 def build(
@@ -62,8 +72,8 @@ def build(
     proj_drop_rate: float = 0.0,
     drop_path_rate: float = 0.0,
 ) -> Backbone:
-    """A backbone with timm's keywords. A classless build (`num_classes=0`) hands out features."""
-    given = {"classes": num_classes, "channels": in_chans, "image": img_size}
+    """A backbone with timm's keywords. With `num_classes=0` it has no head and returns features."""
+    given = {"num_classes": num_classes, "in_chans": in_chans, "img_size": img_size}
     fields = {field: value for field, value in given.items() if value is not None}
     network = Backbone(architecture.replace(**fields), drop_rate, proj_drop_rate, drop_path_rate)
     if global_pool is not None:
@@ -71,29 +81,37 @@ def build(
     return network
 
 
-def _released_to_ours(state: dict[str, Any], _network: nn.Module) -> dict[str, Tensor]:
-    """What timm does to a downloaded file before it loads it."""
-    return to_ours(state.get("model", state))
+@cache
+def register_with_timm() -> None:
+    """Register our named networks with timm: `timm.create_model` builds them, `timm.list_models` lists them.
+
+    Importing ffvit registers nothing; `ffvit.create_model` and the commands call this themselves.
+    """
+    for name in default_cfgs:
+        register_model(_entry_point(name))
 
 
 def _entry_point(name: str) -> Callable[..., nn.Module]:
+    options: dict[str, Any]
+    if name in NAMED:
+        options = {
+            "model_cls": build,
+            "architecture": NAMED[name],
+            "pretrained_filter_fn": _released_to_ours,
+            "feature_cfg": {"out_indices": 3, "feature_cls": "getter"},
+        }
+    else:
+        width, stride = CONVNETS[name]
+        options = {"model_cls": ConvNet, "width": width, "stride": stride}
+
     def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-        return build_model_with_cfg(
-            build,
-            name,
-            pretrained,
-            architecture=NAMED[name],
-            pretrained_filter_fn=_released_to_ours,
-            feature_cfg={"out_indices": 3, "feature_cls": "getter"},
-            **kwargs,
-        )
+        network: nn.Module = build_model_with_cfg(variant=name, pretrained=pretrained, **options, **kwargs)
+        return network
 
     create.__name__ = create.__qualname__ = name
-    create.__doc__ = f"{name}: see `ffvit.NAMED[{name!r}]`."
     return create
 
 
-for _name in NAMED:
-    _function = _entry_point(_name)
-    setattr(sys.modules[__name__], _name, _function)
-    register_model(_function)
+def _released_to_ours(state: dict[str, Any], _network: nn.Module) -> dict[str, Tensor]:
+    """What timm does to a downloaded file before it loads it."""
+    return to_ours(state.get("model", state))

@@ -1,4 +1,4 @@
-"""The names other code gives to the same parameters, and the architecture that a bare set of weights betrays.
+"""Parameter names of the paper's code, timm and DeiT in ours, and the architecture that the shapes of weights imply.
 
 | layout | where it comes from |
 |---|---|
@@ -37,7 +37,7 @@ _RENAMED = {
         (r"^blocks\.(\d+)\.mlp\.", r"blocks.\1.1.mixer."),
     ),
 }
-_TELLING = {
+_MARKER_NAMES = {
     "ours": {"blocks.0.0.norm.weight", "patch_embed.proj.weight"},
     "released": {"pos_encoding.pos_embed", "blocks.0.mlp1.fc1.weight", "blocks.0.mlp2.fc1.weight"},
     "timm ViT": {"pos_embed", "cls_token", "blocks.0.attn.qkv.weight", "blocks.0.mlp.fc1.weight"},
@@ -48,9 +48,9 @@ _NOT_PLAIN_VIT = re.compile(
 
 
 def layout_of(names: Mapping[str, object]) -> str | None:
-    """Whose names these are: `ours`, `released`, `timm ViT`, or none of them."""
-    for layout, telling in _TELLING.items():
-        if telling <= names.keys():
+    """The layout of these parameter names: `ours`, `released`, `timm ViT`, or None."""
+    for layout, markers in _MARKER_NAMES.items():
+        if markers <= names.keys():
             if layout == "timm ViT" and any(_NOT_PLAIN_VIT.search(name) for name in names):
                 return None
             return layout
@@ -58,7 +58,7 @@ def layout_of(names: Mapping[str, object]) -> str | None:
 
 
 def to_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same weights under our names; unchanged if they have them already or belong to a network of another kind."""
+    """The same weights under our names; unchanged if they have those already or are of another kind of network."""
     renamed = {}
     for name, tensor in state.items():
         for pattern, ours in _RENAMED.get(layout_of(state) or "", ()):
@@ -70,16 +70,16 @@ def to_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def preprocess_of_vit(architecture: Architecture) -> Preprocess:
     """How timm prepares images for its plain ViT of this size (mean and deviation 0.5), or of no named size."""
     size = {192: "tiny", 384: "small", 768: "base", 1024: "large"}.get(architecture.width)
-    name = f"vit_{size}_patch{architecture.patch[0]}_{architecture.image[0]}"
+    name = f"vit_{size}_patch{architecture.patch[0]}_{architecture.img_size[0]}"
     config = timm.get_pretrained_cfg(name if timm.is_model(name) else "vit_base_patch16_224")
-    return Preprocess.from_timm(config.to_dict(), img_size=architecture.image, in_chans=architecture.channels)
+    return Preprocess.from_timm(config.to_dict(), img_size=architecture.img_size, in_chans=architecture.in_chans)
 
 
 def architecture_of(state: Mapping[str, Tensor]) -> Architecture | None:
     """The architecture of weights in the paper's or timm ViT's layout, read off their shapes; none for others.
 
-    Shapes do not tell everything: the image is taken to be square, and a ViT to have heads of 64 features, as all
-    that were released have.
+    Shapes leave two things open: the image is assumed square, and a ViT's heads to have 64 features, as in all that
+    were released.
 
     Raises:
         UserError: The number of tokens is no square and a class token.
@@ -99,10 +99,10 @@ def architecture_of(state: Mapping[str, Tensor]) -> Architecture | None:
     common = {
         "width": width,
         "depth": depth,
-        "image": (side * patch[0], side * patch[1]),
+        "img_size": (side * patch[0], side * patch[1]),
         "patch": tuple(patch),
-        "channels": channels,
-        "classes": state["head.weight"].shape[0] if "head.weight" in state else 0,
+        "in_chans": channels,
+        "num_classes": state["head.weight"].shape[0] if "head.weight" in state else 0,
     }
     if layout == "released":
         return Architecture(

@@ -144,7 +144,7 @@ def part_by_module(network: nn.Module) -> dict[nn.Module, str]:
             take(module, "norms")
         elif isinstance(network, Backbone) and isinstance(module, ResidualBranch):
             branch = network.architecture.block[int(path.split(".")[2])]
-            take(module.mixer, f"{branch.mixer.replace('feedforward', 'feed-forward')} along {branch.axis}")
+            take(module.mixer, f"{branch.row.name.replace('feedforward', 'feed-forward')} along {branch.axis}")
     for module, part in _ends(network):
         take(module, part)
     attention = {

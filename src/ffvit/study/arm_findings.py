@@ -87,10 +87,10 @@ def _in_words(arm: Arm) -> str:
     its = arm.network.architecture
     if its is None:
         return f"{arm.network.name}, timm's"
-    branches = ", ".join(f"{branch.mixer} over {branch.axis}" for branch in its.block)
+    branches = ", ".join(f"{branch.row.name} over {branch.axis}" for branch in its.block)
     rows, columns = its.grid
     return (
-        f"width {its.width}, depth {its.depth}, {its.image[0]} x {its.image[1]} px in {rows} x {columns} patches of "
+        f"width {its.width}, depth {its.depth}, {its.img_size[0]} x {its.img_size[1]} px in {rows} x {columns} patches of "
         f"{its.patch[0]} x {its.patch[1]} px; {branches}"
     )
 
@@ -107,7 +107,7 @@ def _settings(arm: Arm) -> Iterator[tuple[str, str]]:
             settings = [f"{name} {getattr(branch, name)}" for name in ("heads", "hidden", "ratio", "kernel")]
             settings = [words for words in settings if not words.endswith("None")]
             settings.append(f"norm over {branch.normalised_axis}")
-            yield f"over {branch.axis}", f"{branch.mixer}: {', '.join(settings)}"
+            yield f"over {branch.axis}", f"{branch.row.name}: {', '.join(settings)}"
     yield "weight decay", f"{recipe.weight_decay:g}"
     yield "warm-up", f"{recipe.warmup:g} epochs"
     yield "batch", f"{recipe.batch_size} images"
@@ -125,7 +125,7 @@ def _differs(arm: Arm, reference: Arm) -> Iterator[str]:
             )
     else:
         for field in Architecture.model_fields:
-            if field not in ("block", "classes") and getattr(its, field) != getattr(other, field):
+            if field not in ("block", "num_classes") and getattr(its, field) != getattr(other, field):
                 yield f"{field}: {getattr(its, field)} against {getattr(other, field)}"
         order, others = ([branch.axis for branch in each.block] for each in (its, other))
         if order != others:

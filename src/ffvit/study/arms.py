@@ -9,8 +9,9 @@ from typing import Any, Literal, get_args
 from pydantic import Field
 
 from ffvit.config import recipe as recipes
-from ffvit.config.architecture import NAMED, Architecture, Axis, Branch, Network
+from ffvit.config.architecture import NAMED, Architecture, Branch, Network
 from ffvit.config.base import Value
+from ffvit.config.mixers import SETTINGS, Axis
 from ffvit.config.recipe import Recipe
 from ffvit.errors import ConfigError, did_you_mean
 from ffvit.models.attention import attention_of
@@ -132,7 +133,7 @@ def _arm(plan: Plan, cell: tuple[tuple[str, str, dict[str, Any]], ...]) -> Arm:
         network, recipe = _resolved(plan.network), plan.recipe
         changes = {path: value for _, _, its in cell for path, value in its.items()}
         if "network" in changes:
-            network = _resolved(Network(name=str(changes.pop("network")), image=plan.network.image))
+            network = _resolved(Network(name=str(changes.pop("network")), img_size=plan.network.img_size))
         if "recipe" in changes:
             recipe = recipes.named_recipe(str(changes.pop("recipe")))
         of_recipe = {path: value for path, value in changes.items() if path.split(".")[0] in Recipe.model_fields}
@@ -180,7 +181,7 @@ def _resolved(network: Network) -> Network:
     architecture = network.architecture or NAMED.get(str(network.name))
     if architecture is None:
         return network
-    said = {name: getattr(network, name) for name in ("classes", "channels", "image")}
+    said = {name: getattr(network, name) for name in ("num_classes", "in_chans", "img_size")}
     said = {name: value for name, value in said.items() if value is not None}
     return Network(name=network.name, architecture=architecture.replace(**said) if said else architecture)
 
@@ -217,7 +218,7 @@ def _put(fields: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
             inside[int(last)] = value
         elif isinstance(inside, dict):
             if last == "mixer" and inside.get("mixer") != value:  # another mixer's settings mean nothing to this one
-                for setting in ("ratio", "hidden", "heads", "kernel", "norm"):
+                for setting in (*SETTINGS, "norm"):
                     if f"{path.removesuffix('mixer')}{setting}" not in changes:
                         inside.pop(setting, None)
             inside[last] = value
@@ -248,9 +249,9 @@ def _controls(arms: list[Arm], rate: float) -> list[Arm]:
     for name, mixer in CONTROLS.items():
         block = tuple(Branch(mixer, "patches") if branch.axis == "patches" else branch for branch in architecture.block)
         # Attention and gating along features read vectors of patches: they would mix those.
-        if any(each.spreads_patches for each in block if each.axis == "features"):
+        if any(each.mixes_patches for each in block if each.axis == "features"):
             block = tuple(
-                Branch("feedforward", "features") if each.axis == "features" and each.spreads_patches else each
+                Branch("feedforward", "features") if each.axis == "features" and each.mixes_patches else each
                 for each in block
             )
         readout = "mean" if mixer == "identity" else architecture.readout

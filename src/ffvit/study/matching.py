@@ -52,8 +52,8 @@ def all_arms(plan: Plan, classes: int) -> tuple[Arm, ...]:
     if not plan.controls or body is None or body.network.architecture is None:
         return arms
     its = body.network.architecture
-    name = convnet_by_flops(count_arm(body.network, classes).flops, its.image, its.channels, classes)
-    network = Network(name=name, channels=its.channels, image=its.image)
+    name = convnet_by_flops(count_arm(body.network, classes).flops, its.img_size, its.in_chans, classes)
+    network = Network(name=name, in_chans=its.in_chans, img_size=its.img_size)
     return (*arms, Arm(name=CONVNET, role="control", network=network, recipe=body.recipe))
 
 

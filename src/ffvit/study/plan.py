@@ -142,7 +142,7 @@ class Plan(Value):
         if (
             isinstance(value, dict)
             and value
-            and not set(value) & set(Network.model_fields) - {"classes", "channels", "image"}
+            and not set(value) & set(Network.model_fields) - {"num_classes", "in_chans", "img_size"}
         ):
             return {"architecture": value}
         return value

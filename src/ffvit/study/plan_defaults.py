@@ -131,9 +131,9 @@ def body(side: int, patch: int, width: int, depth: int, positions: float, channe
     return Architecture(
         width=width,
         depth=depth,
-        image=(side, side),
+        img_size=(side, side),
         patch=(patch, patch),
-        channels=channels,
+        in_chans=channels,
         block=block,
         readout="mean",
         position="vectors",

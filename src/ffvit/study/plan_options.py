@@ -12,7 +12,7 @@ from ffvit.config.base import Value, parse
 from ffvit.config.data import Data, absolute_path
 from ffvit.config.hardware import Hardware
 from ffvit.errors import UserError
-from ffvit.models.create import canonical_name
+from ffvit.models.create import check_name
 from ffvit.study.folder import Study
 from ffvit.study.plan import Plan, Search, read_fields
 from ffvit.study.plan_defaults import Fit, fit_plan
@@ -101,7 +101,7 @@ def make_plan(
     if image is not None:
         if len(image) > 2:
             raise UserError(f"--image: give one number for a square, or height and width; got {len(image)} numbers")
-        asked["network"] = plan.network.replace(image=(image[0], image[-1]))
+        asked["network"] = plan.network.replace(img_size=(image[0], image[-1]))
     return plan.replace(**asked)
 
 
@@ -121,7 +121,7 @@ def _of_names(networks: Sequence[str], data: Data, minutes: float | None) -> Pla
     if len(set(networks)) < 2:
         raise UserError("compare: give at least two different networks, or none for the question's own")
     for name in networks:
-        canonical_name(name)
+        check_name(name)
     return Plan(
         title=" against ".join(networks) if len(networks) == 2 else f"{len(networks)} networks compared",
         network=Network(name=networks[0]),

@@ -114,7 +114,7 @@ def configure(
     elif isinstance(model, str):
         model = Network(name=model)
     if image is not None:
-        model = model.replace(image=(image, image) if isinstance(image, int) else image)
+        model = model.replace(img_size=(image, image) if isinstance(image, int) else image)
     fields = {
         "network": model,
         "data": data,

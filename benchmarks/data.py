@@ -38,7 +38,7 @@ import simplejpeg
 import timm
 import torch
 from cyclopts import Parameter
-from photographs import write_photographs
+from make_photographs import write_photographs
 from pydantic import PositiveInt
 from rich import box
 from rich.console import Console

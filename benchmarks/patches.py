@@ -37,7 +37,7 @@ import numpy as np
 import timm
 import torch
 from cyclopts import Parameter
-from pictures import logarithmic, name_ends, picture
+from plots import logarithmic, name_ends, picture
 from pydantic import PositiveFloat, PositiveInt
 from rich import box
 from rich.console import Console

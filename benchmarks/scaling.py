@@ -1,6 +1,6 @@
 """What the large trainings take on many GPUs, predicted: `python benchmarks/scaling.py`, `--help` for the options.
 
-Nothing is run on a GPU here. The arithmetic is `ffvit.profiling.scaling`, docs/scaling.md writes it out; what goes into it is
+Nothing is run on a GPU here. The arithmetic is `benchmarks/cluster.py`, docs/scaling.md writes it out; what goes into it is
 
 - counted: parameters and operations (`ffvit.profiling.count`), the operators that a step starts, and the bytes that a forward
   pass under bf16-mixed keeps for the way back. PyTorch does the pass on tensors that have shapes and no content, so the
@@ -22,8 +22,9 @@ from typing import Annotated, Any
 
 import cyclopts
 import torch
+from cluster import STATE, Cluster, Load, memory_per_gpu, step_time, training_hours
 from cyclopts import Parameter
-from pictures import logarithmic, name_ends, picture
+from plots import logarithmic, name_ends, picture
 from pydantic import PositiveFloat, PositiveInt
 from rich import box
 from rich.console import Console
@@ -39,7 +40,6 @@ from ffvit.config.recipe import named_recipe
 from ffvit.models.backbone import Backbone
 from ffvit.profiling.count import count
 from ffvit.profiling.memory import activation_bytes
-from ffvit.profiling.scaling import STATE, Cluster, Load, memory_per_gpu, step_time, training_hours
 from ffvit.study.report.drawing import ARMS, DASHES, MUTED
 
 NETWORKS = "ff_base_patch16_224", "ff_large_patch32_224"

@@ -9,7 +9,7 @@ Install or unpack the package, then name its folder:
 | `photographs` | a folder of large photographs: Debian's `mate-backgrounds`, `lomiri-wallpapers-16.04`, `ukui-wallpapers` | crops of each photograph; train from its left part, val from its right |
 | `textures` | scikit-image (from its installed package) | the same of ten pictures |
 
-    python benchmarks/images.py drawings unpacked/google unpacked/twitter --out drawings
+    python benchmarks/make_datasets.py drawings unpacked/google unpacked/twitter --out drawings
 """
 
 from __future__ import annotations

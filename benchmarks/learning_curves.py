@@ -1,4 +1,4 @@
-"""Whether what makes training fast moves what is learnt: `python benchmarks/curves.py`.
+"""Whether what makes training fast moves what is learnt: `python benchmarks/learning_curves.py`.
 
 Runs of the same seeds are trained twice: fast, as `ffvit train --compile always` does it, in bf16 where the machine has
 units for it, and plainly, in fp32, with tokens transposed for the product over patches, no compilation, and the
@@ -23,7 +23,7 @@ import cyclopts
 import numpy as np
 import torch
 from cyclopts import Parameter
-from pictures import picture
+from plots import picture
 from pydantic import PositiveInt
 from rich.console import Console
 from rich.progress import track

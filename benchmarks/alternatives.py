@@ -1,4 +1,4 @@
-"""Ways to do the same, of which one was kept: `python benchmarks/ways.py`.
+"""Ways to do the same, of which one was kept: `python benchmarks/alternatives.py`.
 
 The feed-forward branch along patches, forward, and forward and backward: on transposed tokens as in the paper's code, with
 the matrix on the left (kept), by einsum, and with tokens and hidden units padded to multiples of 16. AdamW's step: all

@@ -134,8 +134,8 @@ def progress(console: Console, unit: str = "", auto_refresh: bool = True) -> Pro
         auto_refresh: Redraw in a thread. False for code that forks processes: it calls `refresh` instead.
     """
     return Progress(
-        TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
-        BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=4)),
+        TextColumn("{task.description}", markup=False, table_column=Column(ratio=2, no_wrap=True)),
+        BarColumn(bar_width=None, table_column=Column(ratio=1)),
         MofNCompleteColumn(table_column=Column(no_wrap=True)),
         *([_Speed(unit)] if unit else []),
         TimeRemainingColumn(compact=True),

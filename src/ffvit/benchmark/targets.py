@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -73,13 +72,12 @@ class Target:
         check_own(run.split_file, splits, run.config.data.source)
         return splits
 
-    def calibration_images(self) -> Float[Tensor, "images channels height width"]:
-        """Images for calibration: training images of the run, or without a run random ones, which tell speed alone."""
-        preprocess = preprocess_of(self.network())
-        shape = preprocess.in_chans, *preprocess.img_size
+    def calibration_images(self) -> Float[Tensor, "images channels height width"] | None:
+        """Training images of the run for calibration, or None without a run."""
         if not self.has_run:
-            return torch.randn(CALIBRATION_IMAGES, *shape, generator=torch.Generator().manual_seed(0))
-        train = self.splits().train
+            return None
+        preprocess, train = preprocess_of(self.network()), self.splits().train
+        shape = preprocess.in_chans, *preprocess.img_size
         count = min(CALIBRATION_IMAGES, len(train))
         images = Subset(train, np.linspace(0, len(train) - 1, count).astype(np.int64))
         transform = evaluation_transform(preprocess)

@@ -36,8 +36,8 @@ def build_predictor(target: Target, engine: str, precision: str, device: torch.d
         return network
     from ffvit.inference.engines import build
 
-    calibration = target.calibration_images().to(device) if precision == "int8" else None
-    return build(network, engine, precision, device, calibration)
+    calibration = target.calibration_images() if precision == "int8" else None
+    return build(network, engine, precision, device, None if calibration is None else calibration.to(device))
 
 
 def prediction_call(

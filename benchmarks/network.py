@@ -172,7 +172,7 @@ def _print(title: str, benchmark: Benchmark, precision: str, console: Console, m
         shown = "-" if share is None else f"{100 * share:.1f}"
         rows.append((row.network, digits(row.flops / 1e9), _range(row.images_per_second, 3), shown, _range(times, 2)))
         results.append({**asdict(row), "utilization": share, "times_the_papers_code": times})
-    headings = ("network", "GFLOP per image", "images/s", "% of matmul", "times the paper's code")
+    headings = ("network", "GFLOP per\nimage", "images/s", "% of\nmatmul", "times the\npaper's code")
     console.print(build_table(headings, rows, markdown=markdown))
     return [{"title": title, "matmul": asdict(matmul), "rows": results}]
 

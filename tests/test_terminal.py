@@ -44,8 +44,8 @@ def test_numbers_stand_on_the_right_and_words_on_the_left():
 
 
 def test_a_table_in_markdown():
-    lines = shown(build_table(("name", "n"), [("a", "1")], markdown=True), width=80)
-    assert [line for line in lines if line.strip()] == ["| name | n |", "|------|---|", "| a    | 1 |"]
+    lines = shown(build_table(("name", "n\nof m"), [("a", "1")], markdown=True), width=80)
+    assert [line for line in lines if line.strip()] == ["| name | n of m |", "|------|--------|", "| a    |      1 |"]
 
 
 @pytest.mark.parametrize("items", [[1, 2, 3], (number for number in (1, 2, 3))])

@@ -191,7 +191,7 @@ def build_table(
     """A table without lines. Numbers stay whole: where the terminal is too narrow, columns of words are folded.
 
     Args:
-        headings: Of the columns.
+        headings: Of the columns; the line breaks in them are spaces in Markdown.
         rows: Their cells; brackets in a string are printed as they are, not read as markup.
         words: Which columns hold words, which stand on the left; all others hold numbers, on the right.
         gap: Spaces between columns.
@@ -200,6 +200,8 @@ def build_table(
     style: dict[str, Any] = {"box": None, "pad_edge": False, "padding": (0, gap, 0, 0), "header_style": "bold"}
     table = Table(**({"box": box.MARKDOWN} if markdown else style))
     for number, heading in enumerate(headings):
+        if markdown:
+            heading = heading.replace("\n", " ")
         if number in words:
             table.add_column(heading, overflow="fold")
         else:

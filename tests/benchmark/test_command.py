@@ -19,6 +19,7 @@ from ffvit.benchmark import report, roofline
 from ffvit.benchmark.measure import Benchmark, Row
 from ffvit.benchmark.roofline import Point, Roofline
 from ffvit.benchmark.targets import Target
+from ffvit.files.output_file import is_plot
 from ffvit.profiling import hardware_peak
 from ffvit.profiling.hardware_peak import HardwarePeak, MatmulRate
 from ffvit.profiling.op_profile import Work
@@ -169,6 +170,7 @@ def test_the_roofline_is_drawn(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert imread(picture).shape[1] >= 1000
+    assert is_plot(picture.read_bytes()[:1000])  # so that the next one may replace it
     figures = json.loads(file.read_text())
     assert set(figures["peak"]["matmuls"]) == {"bf16", "fp32"}
     assert figures["precision"] == "fp32"
@@ -244,6 +246,16 @@ def test_tables_fit_80_columns_with_every_number_whole():
 )  # fmt: skip
 def test_a_users_mistake_gets_one_sentence(arguments, sentence):
     assert sentence in refused(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("option", "kind"), [("--out", "picture of a roofline"), ("--json", "file with numbers of a benchmark")]
+)
+def test_a_file_of_another_kind_is_not_replaced(option, kind, tmp_path):
+    photo = tmp_path / "photo.png"
+    photo.write_bytes(b"\x89PNG a photograph")
+    assert f"is there, and is no {kind}" in refused("--roofline", "ff_micro_patch2_8", option, photo)
+    assert photo.read_bytes() == b"\x89PNG a photograph"
 
 
 def test_weights_keep_their_image_size(digits):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -115,5 +116,6 @@ def _draw_parts(axes: Axes, roofline: Roofline, scale: float) -> None:
             label=f"{point.name}: {f'{100 * share:.0f}' if share >= 0.01 else 'under 1'} % of the time",
         )
     legend = axes.legend(loc="lower right", labelspacing=0.7)
-    for handle in legend.legend_handles:
+    handles: Any = legend.legend_handles
+    for handle in handles:
         handle.set_sizes([45])

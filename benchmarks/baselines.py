@@ -129,7 +129,7 @@ def load(case: Case, sets: Path) -> tuple[dict[str, Images], int]:
     else:
         folder = sets / case.set
         if not folder.is_dir():
-            raise ffvit.UserError(f"--sets: there is no folder {folder}; benchmarks/images.py makes it")
+            raise ffvit.UserError(f"--sets: there is no folder {folder}; benchmarks/make_datasets.py makes it")
         names = sorted(each.name for each in (folder / "train").iterdir())
         (x, y), (xt, yt) = (_read(folder / split, names, side) for split in ("train", "val"))
     xs, xv, ys, yv = train_test_split(x, y, test_size=0.2, stratify=y, random_state=0)
@@ -369,7 +369,7 @@ class Options:
     """What every command takes.
 
     Args:
-        sets: Folder of the sets that benchmarks/images.py made.
+        sets: Folder of the sets that benchmarks/make_datasets.py made.
         results: File of results, read and added to.
         quick: Two epochs a training, to see that everything runs; name another file of results.
     """

@@ -38,7 +38,7 @@ import simplejpeg
 import timm
 import torch
 from cyclopts import Parameter
-from photographs import write_photographs
+from make_photographs import write_photographs
 from pydantic import PositiveInt
 from rich import box
 from rich.console import Console
@@ -120,9 +120,9 @@ def main(
     for head in ("images/s", "times timm's", "% of bare decoding"):
         table.add_column(head, justify="right", no_wrap=True)
     bare = rates[BARE]
-    for name, its in rates.items():
+    for name, rate in rates.items():
         peer = next((rates[f"timm: {what}"] for what in WHAT if what in name and not name.startswith("timm")), None)
-        table.add_row(name, _range(its, 0), _ratio(its, peer, 1, 2) if peer else "", _ratio(its, bare, 100, 0))
+        table.add_row(name, _range(rate, 0), _ratio(rate, peer, 1, 2) if peer else "", _ratio(rate, bare, 100, 0))
     console.print(table)
     for line in large:
         console.print(line, soft_wrap=True)
@@ -141,8 +141,8 @@ def _sides(folder: Path, shards: Path) -> dict[str, Callable[[], int]]:
     from_shards = open_splits(Data(source=str(shards), validation=0.0))
 
     def bare(height: int = 0, width: int = 0) -> int:
-        for each in encoded:
-            simplejpeg.decode_jpeg(each, min_height=height, min_width=width)
+        for jpeg in encoded:
+            simplejpeg.decode_jpeg(jpeg, min_height=height, min_width=width)
         return len(encoded)
 
     return {
@@ -248,10 +248,14 @@ def _large(scratch: Path) -> list[str]:
 def _write_index(folder: Path, count: int, shards: int = 7000) -> None:
     """The index of a set whose shards are not there."""
     folder.mkdir()
-    each = count // shards
+    per_shard = count // shards
     records = np.zeros(count, RECORD)
     place = np.arange(count)
-    records["shard"], records["offset"], records["length"] = place // each, place % each * 112_640 + 512, 110_000
+    records["shard"], records["offset"], records["length"] = (
+        place // per_shard,
+        place % per_shard * 112_640 + 512,
+        110_000,
+    )
     records["label"], records["name_end"] = place % 21_841, 30 * (place + 1)
     np.save(folder / "train.npy", records)
     (folder / "train.npy").rename(folder / "train.index")
@@ -259,7 +263,9 @@ def _write_index(folder: Path, count: int, shards: int = 7000) -> None:
         for at in range(0, count, 10**6):
             file.write(b"n01440764/n01440764_000000.jpg" * min(10**6, count - at))
     files = [f"train-{number:06}.tar" for number in range(shards)]
-    split = Split("train", count, tuple(files), (each,) * shards, (each * 112_640,) * shards, zlib.crc32(records.data))
+    split = Split(
+        "train", count, tuple(files), (per_shard,) * shards, (per_shard * 112_640,) * shards, zlib.crc32(records.data)
+    )
     info = {"format": FORMAT, "version": VERSION, "classes": [str(n) for n in range(21_841)]}
     os.sync()  # pages not on the disk yet would count as a process's own
     (folder / INFO).write_text(json.dumps(info | {"splits": {"train": asdict(split)}}))
@@ -295,8 +301,8 @@ def _memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
-def _ratio(values: Iterable[float], others: Iterable[float], times: float, decimals: int) -> str:
-    return _range([times * one / other for one, other in zip(values, others, strict=True)], decimals)
+def _ratio(values: Iterable[float], base: Iterable[float], times: float, decimals: int) -> str:
+    return _range([times * value / one for value, one in zip(values, base, strict=True)], decimals)
 
 
 def _range(values: list[float], decimals: int) -> str:

@@ -5,7 +5,7 @@ feed-forward layer along the patches whose hidden size is a multiple of their nu
 linear. Measured here, on the network's own residual branches (norm, mixer, sum) at the width of a named network:
 
 - seconds an image of a forward pass (inference mode), and of a forward and a backward pass;
-- memory that a forward pass keeps for the way back, an image, each tensor once and the weights not counted;
+- memory that a forward pass keeps for the backward pass, an image, each tensor once and the weights not counted;
 - operations, counted by PyTorch, and parameters.
 
 The exponent is the slope of a straight line through log cost against log patches, from 1,024 patches on: 1 is linear,
@@ -37,11 +37,9 @@ import numpy as np
 import timm
 import torch
 from cyclopts import Parameter
-from pictures import logarithmic, name_ends, picture
+from plots import logarithmic, name_ends, picture
 from pydantic import PositiveFloat, PositiveInt
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.benchmark import Timer
@@ -53,6 +51,7 @@ from ffvit.models.backbone import ResidualBranch
 from ffvit.profiling.hardware_peak import processor_name
 from ffvit.profiling.memory import activation_bytes
 from ffvit.study.report.drawing import ARMS, DASHES, MUTED
+from ffvit.terminal import build_table
 
 PATCHES = 64, 196, 256, 576, 1024, 2304, 4096
 UPPER = 1024
@@ -67,7 +66,7 @@ WIDTHS = {"tiny": (192, 3), "base": (768, 12)}
 KINDS = {
     "forward": "Forward pass, ms an image",
     "forward and backward": "Forward and backward pass, ms an image",
-    "kept": "Kept for the way back, MiB an image",
+    "kept": "Kept for the backward pass, MiB an image",
     "operations": "Operations of a forward pass, GFLOP an image (a multiply-add is two)",
     "parameters": "Parameters, millions",
 }
@@ -124,7 +123,7 @@ def main(
             x = torch.randn(1, patches, width, device=device, requires_grad=True)
             costs["kept"][name][patches].append(activation_bytes(partial(module, x), module))
             costs["operations"][name][patches].append(_operations(module, x))
-            costs["parameters"][name][patches].append(sum(each.numel() for each in module.parameters()))
+            costs["parameters"][name][patches].append(sum(parameter.numel() for parameter in module.parameters()))
         for number, ((patches, name), module) in every(range(rounds), modules.items()):
             status.update(f"round {number + 1} of {rounds}: {name}, {patches:,} patches")
             for kind, work in _works(module, batch, patches, width, device).items():
@@ -134,7 +133,7 @@ def main(
         f"{_machine(device)}; torch {torch.__version__}, timm {timm.__version__}, ffvit {ffvit.__version__}; width "
         f"{width}, {heads} heads; fp32; batch of {batch}; {rounds} rounds; {datetime.date.today()}"
     )
-    exponents = {kind: {name: _exponents(of) for name, of in its.items()} for kind, its in costs.items()}
+    exponents = {kind: {name: _exponents(cost) for name, cost in branches.items()} for kind, branches in costs.items()}
     _print(where, costs, exponents, markdown)
     if json_file:
         json_file.write_text(json.dumps({"where": where, "costs": costs, "exponents": exponents}, indent=1) + "\n")
@@ -222,23 +221,16 @@ def _print(where: str, costs: dict[str, Any], exponents: dict[str, Any], markdow
     width = 200 if markdown else None if sys.stdout.isatty() else 140
     console = Console(width=width, highlight=False)
     console.print(where, soft_wrap=True)
-    style = {"box": box.MARKDOWN if markdown else box.SIMPLE_HEAD, "pad_edge": markdown}
-    table = Table("branch", **style)
-    for kind in KINDS:
-        table.add_column(kind, justify="right")
-    for name in BRANCHES:
-        table.add_row(name, *(_range(exponents[kind][name], 1.0, 2) for kind in KINDS))
+    rows = [(name, *(_range(exponents[kind][name], 1.0, 2) for kind in KINDS)) for name in BRANCHES]
     console.print(f"\nExponents from {UPPER:,} patches on (1 is linear, 2 is quadratic)", soft_wrap=True)
-    console.print(table)
+    console.print(build_table(("branch", *KINDS), rows, markdown=markdown))
     for kind, title in KINDS.items():
-        table = Table("patches", **style)
-        table.columns[0].justify = "right"
-        for name in BRANCHES:
-            table.add_column(name, justify="right")
-        for patches in PATCHES:
-            table.add_row(f"{patches:,}", *(_range(costs[kind][name][patches], UNIT[kind]) for name in BRANCHES))
+        rows = [
+            (f"{patches:,}", *(_range(costs[kind][name][patches], UNIT[kind]) for name in BRANCHES))
+            for patches in PATCHES
+        ]
         console.print(f"\n{title}", soft_wrap=True)
-        console.print(table)
+        console.print(build_table(("patches", *BRANCHES), rows, words=(), markdown=markdown))
 
 
 def _draw(costs: dict[str, Any], exponents: dict[str, Any], path: Path) -> None:
@@ -266,12 +258,12 @@ def _draw(costs: dict[str, Any], exponents: dict[str, Any], path: Path) -> None:
             )
             name_ends(axes, ends)
         panels[0].set_title("Forward pass of a branch, ms an image")
-        panels[1].set_title("Kept by a branch for the way back, MiB an image")
+        panels[1].set_title("Kept by a branch for the backward pass, MiB an image")
 
 
 def _range(values: list[float], unit: float, decimals: int | None = None) -> str:
     """The median, and behind it the lowest and the highest if they differ."""
-    middle, lowest, highest = (_digits(each / unit, decimals) for each in (median(values), min(values), max(values)))
+    middle, lowest, highest = (_digits(value / unit, decimals) for value in (median(values), min(values), max(values)))
     return middle if len(values) == 1 else f"{middle} ({lowest}-{highest})"
 
 

@@ -1,9 +1,9 @@
 """What the large trainings take on many GPUs, predicted: `python benchmarks/scaling.py`, `--help` for the options.
 
-Nothing is run on a GPU here. The arithmetic is `ffvit.profiling.scaling`, docs/scaling.md writes it out; what goes into it is
+Nothing is run on a GPU here. The arithmetic is `benchmarks/cluster.py`, docs/scaling.md writes it out; what goes into it is
 
 - counted: parameters and operations (`ffvit.profiling.count`), the operators that a step starts, and the bytes that a forward
-  pass under bf16-mixed keeps for the way back. PyTorch does the pass on tensors that have shapes and no content, so the
+  pass under bf16-mixed keeps for the backward pass. PyTorch does the pass on tensors that have shapes and no content, so the
   largest network takes seconds; with contents the bytes are the same;
 - measured, if given: `--images-per-second`, the training step of `python benchmarks/network.py` on such a GPU. Otherwise
   assumed: a share (`--share`, two for a range) of what one large product reached on an H200;
@@ -22,8 +22,9 @@ from typing import Annotated, Any
 
 import cyclopts
 import torch
+from cluster import STATE, Cluster, Load, memory_per_gpu, step_time, training_hours
 from cyclopts import Parameter
-from pictures import logarithmic, name_ends, picture
+from plots import logarithmic, name_ends, picture
 from pydantic import PositiveFloat, PositiveInt
 from rich import box
 from rich.console import Console
@@ -39,7 +40,6 @@ from ffvit.config.recipe import named_recipe
 from ffvit.models.backbone import Backbone
 from ffvit.profiling.count import count
 from ffvit.profiling.memory import activation_bytes
-from ffvit.profiling.scaling import STATE, Cluster, Load, memory_per_gpu, step_time, training_hours
 from ffvit.study.report.drawing import ARMS, DASHES, MUTED
 
 NETWORKS = "ff_base_patch16_224", "ff_large_patch32_224"
@@ -129,14 +129,14 @@ def main(
     cases = []
     for images, (number, classes) in SETS.items():
         for name in NETWORKS:
-            speeds = [1e12 * product * each for each in sorted(share)]
+            speeds = [1e12 * product * reached for reached in sorted(share)]
             cases.append(_case(name, images, epochs * number, classes, speeds, rates.get(name)))
 
     console = Console(width=240, highlight=False)
     batches = partial(_batches, largest=largest_batch)
     rows = [row for case in cases for row in _predict(case, cluster, batches, decoding)]
     for case in cases:
-        shares = " to ".join(f"{100 * each:g} %" for each in sorted(share))
+        shares = " to ".join(f"{100 * reached:g} %" for reached in sorted(share))
         speed = "measured" if case.network in rates else f"{shares} of {product:g} TFLOP/s"
         console.print(f"**{case.network}, {case.images}, {epochs} epochs; speed of a GPU: {speed}**\n")
         console.print(_table([row for row in rows if (row["network"], row["set"]) == (case.network, case.images)]))
@@ -155,14 +155,14 @@ def _case(name: str, images: str, views: float, classes: int, speeds: list[float
     with torch.device("meta"):
         network = ffvit.create_model(name, num_classes=classes, drop_path=DEIT.drop_path)
     assert isinstance(network, Backbone)
-    its = count(network)
+    cost = count(network)
     blocks = len(network.blocks)
     least = START * _operators(network)
     whole, block = _kept(network), _kept_block(network)
     entering = 4 * network.architecture.tokens * network.architecture.width
     kept = whole[1] - whole[0]
     load = Load(
-        parameters=its.parameters,
+        parameters=cost.parameters,
         blocks=blocks,
         seconds=0.0,
         least=least,
@@ -170,8 +170,8 @@ def _case(name: str, images: str, views: float, classes: int, speeds: list[float
         kept_checkpointed=float(kept - (blocks - 1) * block + blocks * entering),
         copies=float(whole[0] - kept),
     )
-    times = [1 / rate] if rate else [3 * its.flops / speed for speed in speeds]
-    return Case(name, images, views, its.flops, tuple(replace(load, seconds=each) for each in times))
+    times = [1 / rate] if rate else [3 * cost.flops / speed for speed in speeds]
+    return Case(name, images, views, cost.flops, tuple(replace(load, seconds=seconds) for seconds in times))
 
 
 def _kept(network: Backbone) -> list[int]:
@@ -191,7 +191,7 @@ def _kept_block(network: Backbone) -> int:
     block, architecture = network.blocks[-1], network.architecture
     with FakeTensorMode(allow_non_fake_inputs=True), torch.autocast("cpu", torch.bfloat16):
         tokens = [torch.empty(n, architecture.tokens, architecture.width, requires_grad=True) for n in (1, 2)]
-        one, two = (activation_bytes(partial(_fresh(block), each), block) for each in tokens)
+        one, two = (activation_bytes(partial(_fresh(block), images), block) for images in tokens)
     return two - one
 
 
@@ -237,13 +237,13 @@ def _predict(
             sharded = [training_hours(load, cluster, gpus, batch, case.views, "fsdp") for load in case.loads]
             ideal = [case.views * load.seconds / gpus / 3600 for load in case.loads]
             steps = [step_time(load, cluster, gpus, batch / gpus) for load in case.loads]
-            wanted = [batch / gpus / each.device for each in steps]
+            wanted = [batch / gpus / step.device for step in steps]
             limits = [
-                LOADER if each.loading > each.device
-                else LAUNCH if load.least > batch / gpus * load.seconds and each.compute > each.communication
-                else COMMUNICATION if each.communication > 2 / 3 * each.compute
+                LOADER if step.loading > step.device
+                else LAUNCH if load.least > batch / gpus * load.seconds and step.compute > step.communication
+                else COMMUNICATION if step.communication > 2 / 3 * step.compute
                 else ARITHMETIC
-                for load, each in zip(case.loads, steps, strict=True)
+                for load, step in zip(case.loads, steps, strict=True)
             ]  # fmt: skip
             yield {
                 "network": case.network,
@@ -254,11 +254,11 @@ def _predict(
                 "peak rate": f"{DEIT.replace(batch_size=batch).peak_lr:.4g}",
                 "hours, DDP": ddp,
                 "hours, sharded": sharded,
-                "% of ideal, DDP": [100 * one / its for one, its in zip(ideal, ddp, strict=True)],
+                "% of ideal, DDP": [100 * least / hours for least, hours in zip(ideal, ddp, strict=True)],
                 "all-reduce, ms": [1e3 * steps[0].communication],
                 "limited by": ", ".join(dict.fromkeys(limits)),
                 "images/s wanted a GPU": wanted,
-                "cores a GPU for that": [each / decoding for each in wanted],
+                "cores a GPU for that": [rate / decoding for rate in wanted],
             }
 
 
@@ -278,7 +278,7 @@ def _said(value: Any) -> str:
         return value
     if isinstance(value, int):
         return f"{value:,}"
-    low, high = (f"{each:,.{0 if each >= 100 else 1 if each >= 10 else 2}f}" for each in (min(value), max(value)))
+    low, high = (f"{end:,.{0 if end >= 100 else 1 if end >= 10 else 2}f}" for end in (min(value), max(value)))
     return low if low == high else f"{low}-{high}"
 
 
@@ -316,12 +316,12 @@ def _sensitivity(case: Case, cluster: Cluster, batches: Callable[[int], Iterator
     }
     for gpus in GPUS:
         batch = list(batches(gpus))[-1]
-        its = training_hours(load, cluster, gpus, batch, case.views)
+        hours = training_hours(load, cluster, gpus, batch, case.views)
         changed = {
-            how: f"{100 * (training_hours(other, on, gpus, batch, case.views) / its - 1):+.0f} %"
-            for how, (other, on) in slower.items()
+            how: f"{100 * (training_hours(changed_load, on, gpus, batch, case.views) / hours - 1):+.0f} %"
+            for how, (changed_load, on) in slower.items()
         }
-        yield {"network": case.network, "GPUs": gpus, "batch": batch, "hours": [its], **changed}
+        yield {"network": case.network, "GPUs": gpus, "batch": batch, "hours": [hours], **changed}
 
 
 def _draw(cases: list[Case], cluster: Cluster, batches: Callable[[int], Iterator[int]], path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Whether this machine can train: what each part of it is, what is wrong with it, and what to do."""
+"""`ffvit doctor`: whether this machine can train, what is wrong with it, and what to do."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import io
 import multiprocessing
 import os
 import platform
-import resource
 import shutil
 import tempfile
 import time
@@ -27,7 +26,7 @@ from ffvit import __version__
 Status = Literal["ok", "warning", "broken"]
 STYLES: dict[Status, str] = {"ok": "green", "warning": "yellow", "broken": "bold red"}
 
-IMPORTED = (
+LIBRARIES = [
     "torch",
     "torchvision",
     "timm",
@@ -38,20 +37,23 @@ IMPORTED = (
     "scipy",
     "sklearn",
     "pandas",
-)
-"""Libraries that are made of compiled parts, or depend on such: that they are installed does not mean that they load."""
+]
+"""Libraries with compiled code: that they are installed does not mean that they can be imported."""
 
 SHARED_MEMORY = 1.0
 DISK = 5.0
 MEMORY = 2.0
-"""GiB free below which training may get into trouble."""
+"""GiB free, below which training may fail."""
+
+OPEN_FILES = 1024
+"""Open files per process, below which many loading processes may fail."""
 
 START_TIMEOUT = 120.0
 """Seconds that a new process may take to answer."""
 
 
 class Finding(NamedTuple):
-    """What a check found: in a few words, and what to do if it is not fine."""
+    """The result of a check: in a few words, and what to do if it is not ok."""
 
     status: Status
     words: str
@@ -80,10 +82,22 @@ class Checkup:
             if finding.advice:
                 words.append(f"\n{finding.advice}", "italic")
             table.add_row(Text(finding.status, STYLES[finding.status]), Text(name), words)
-        count = {status: sum(its.status == status for its in self.findings.values()) for status in STYLES}
-        told = f"{count['broken']} broken, {count['warning']} to look at"
-        end = told if count["broken"] or count["warning"] else "Everything is fine."
+        statuses = [finding.status for finding in self.findings.values()]
+        broken, warnings = statuses.count("broken"), statuses.count("warning")
+        end = (
+            f"{broken} broken, {warnings} warning{'s' * (warnings != 1)}"
+            if broken or warnings
+            else "Everything is fine."
+        )
         return Group(table, Text(f"\n{end}", style="bold"))
+
+
+def doctor(folder: Path, console: Console) -> bool:
+    """Check this machine and print the findings; returns whether something is broken."""
+    with console.status("checking this machine"):
+        checkup = examine(folder)
+    console.print(checkup.report())
+    return checkup.broken
 
 
 def examine(folder: Path) -> Checkup:
@@ -93,7 +107,7 @@ def examine(folder: Path) -> Checkup:
         folder: Where runs will be written.
     """
     checks: dict[str, Callable[[], Finding]] = {
-        "Python": _python,
+        "system": _system,
         "versions": _versions,
         "libraries": _libraries,
         "device": _device,
@@ -107,21 +121,27 @@ def examine(folder: Path) -> Checkup:
         "processes": _processes,
         "images": _images,
     }
-    return Checkup({name: _done(check) for name, check in checks.items()})
+    return Checkup({name: _run(check) for name, check in checks.items()})
 
 
-def _done(check: Callable[[], Finding]) -> Finding:
+def _run(check: Callable[[], Finding]) -> Finding:
     try:
         return check()
-    except Exception as error:  # whatever a broken machine raises is what was looked for
+    except Exception as error:  # a broken machine may raise anything
         return Finding(
-            "broken", f"{type(error).__name__}: {error}", "Mend this first; the message is the library's own."
+            "broken", f"{type(error).__name__}: {error}", "Fix this first; the message is the library's own."
         )
 
 
-def _python() -> Finding:
-    words = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
-    return Finding("ok", f"{words}, ffvit {__version__}")
+def _ok_unless(warning: bool, words: str, advice: str) -> Finding:
+    return Finding("warning", words, advice) if warning else Finding("ok", words)
+
+
+def _system() -> Finding:
+    words = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}, ffvit {__version__}"
+    if platform.system() not in ("Linux", "Darwin"):
+        return Finding("broken", words, "ffvit runs on Linux and macOS; on Windows, use it inside WSL.")
+    return Finding("ok", words)
 
 
 def _versions() -> Finding:
@@ -131,10 +151,8 @@ def _versions() -> Finding:
         return Finding("warning", "ffvit runs from its sources, not installed", "pip install --editable .")
     if wrong:
         return Finding("broken", "; ".join(wrong), "pip install --upgrade ffvit")
-    shown = ", ".join(
-        f"{name} {importlib.metadata.version(name)}" for name in ("torch", "torchvision", "timm", "numpy")
-    )
-    return Finding("ok", shown)
+    names = ("torch", "torchvision", "timm", "numpy")
+    return Finding("ok", ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names))
 
 
 def _wrong_versions() -> Iterator[str]:
@@ -143,24 +161,24 @@ def _wrong_versions() -> Iterator[str]:
         if required.marker is not None and not required.marker.evaluate({"extra": ""}):
             continue
         try:
-            found = importlib.metadata.version(required.name)
+            version = importlib.metadata.version(required.name)
         except importlib.metadata.PackageNotFoundError:
             yield f"{required.name} is not installed"
             continue
-        if not required.specifier.contains(found, prereleases=True):
-            yield f"{required.name} is {found}, ffvit needs {required.specifier}"
+        if not required.specifier.contains(version, prereleases=True):
+            yield f"{required.name} is {version}, ffvit needs {required.specifier}"
 
 
 def _libraries() -> Finding:
     failed = []
-    for name in IMPORTED:
+    for name in LIBRARIES:
         try:
             importlib.import_module(name)
-        except Exception as error:  # a library whose compiled part does not fit raises nearly anything
+        except Exception as error:  # compiled code that does not fit may raise anything
             failed.append(f"{name}: {error}")
     if failed:
-        return Finding("broken", "; ".join(failed), "Install these again, with versions made for each other.")
-    return Finding("ok", f"{', '.join(IMPORTED)} load")
+        return Finding("broken", "; ".join(failed), "Reinstall these, in versions made for each other.")
+    return Finding("ok", f"{', '.join(LIBRARIES)} can be imported")
 
 
 def _device() -> Finding:
@@ -172,17 +190,15 @@ def _device() -> Finding:
     device = torch.device(device_type(Hardware()))
     ones = torch.ones(64, 64, device=device)
     if (ones @ ones).sum().item() != 64**3:
-        return Finding("broken", f"{device.type}: a matrix product came out wrong", "Do not train on this machine.")
+        return Finding("broken", f"{device.type}: a matrix product is wrong", "Do not train on this machine.")
     if device.type == "cuda":
-        free, whole = (each / 2**30 for each in torch.cuda.mem_get_info())
-        words = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}, {free:.0f} of {whole:.0f} GiB free"
-        if free < whole / 2:
-            return Finding("warning", words, "Another process uses the GPU: nvidia-smi lists it.")
-        return Finding("ok", words)
+        free, total = (size / 2**30 for size in torch.cuda.mem_get_info())
+        words = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}, {free:.0f} of {total:.0f} GiB free"
+        return _ok_unless(free < total / 2, words, "Another process uses the GPU: nvidia-smi lists it.")
     if device.type == "cpu" and Path("/proc/driver/nvidia/version").exists():
         return Finding(
             "warning",
-            f"CPU, though there is an NVIDIA driver: PyTorch {torch.__version__} sees no GPU",
+            f"CPU, although there is an NVIDIA driver: PyTorch {torch.__version__} sees no GPU",
             "Install PyTorch for CUDA (pytorch.org), or update the driver; in Docker: --gpus all.",
         )
     return Finding("ok", "CPU, no GPU" if device.type == "cpu" else device.type)
@@ -193,70 +209,61 @@ def _threads() -> Finding:
 
     from ffvit.hardware.devices import available_cores
 
-    words = f"{available_cores()} cores for this process, of {os.cpu_count()}; PyTorch computes in {torch.get_num_threads()} threads"
-    if 2 * torch.get_num_threads() <= available_cores():
+    cores, threads = available_cores(), torch.get_num_threads()
+    words = f"{cores} cores for this process, of {os.cpu_count()}; PyTorch computes in {threads} threads"
+    if 2 * threads <= cores:
         return Finding("warning", words, "Training would be slow: unset OMP_NUM_THREADS and MKL_NUM_THREADS.")
-    if torch.get_num_threads() > available_cores():
-        return Finding("warning", words, f"Threads wait for each other: set OMP_NUM_THREADS={available_cores()}.")
-    return Finding("ok", words)
+    return _ok_unless(threads > cores, words, f"Threads wait for each other: set OMP_NUM_THREADS={cores}.")
 
 
 def _memory() -> Finding:
     import psutil
 
-    free = psutil.virtual_memory().available / 2**30
-    words = f"{free:.1f} GiB of {psutil.virtual_memory().total / 2**30:.1f} GiB available"
-    if free < MEMORY:
-        return Finding(
-            "warning", words, "End other programs, or train with a smaller --micro-batch and fewer --workers."
-        )
-    return Finding("ok", words)
+    memory = psutil.virtual_memory()
+    words = f"{memory.available / 2**30:.1f} GiB of {memory.total / 2**30:.1f} GiB available"
+    advice = "Close other programs, or train with a smaller --micro-batch and fewer --workers."
+    return _ok_unless(memory.available < MEMORY * 2**30, words, advice)
 
 
 def _shared_memory() -> Finding:
     folder = Path("/dev/shm")  # noqa: S108 (where Linux keeps shared memory)
     if not folder.is_dir():
         return Finding("ok", "not limited on this system")
-    free = shutil.disk_usage(folder).free / 2**30
     with tempfile.TemporaryFile(dir=folder) as file:
         file.write(bytes(2**20))
-    if free < SHARED_MEMORY:
-        return Finding(
-            "warning",
-            f"{1024 * free:,.0f} MiB free in {folder}",
-            "Loading processes hand over images there: docker run --shm-size 2g, or train with --workers 0.",
-        )
-    return Finding("ok", f"{free:.1f} GiB free in {folder}")
+    free = shutil.disk_usage(folder).free / 2**20
+    advice = "Loading processes hand over images there: docker run --shm-size 2g, or train with --workers 0."
+    return _ok_unless(free < SHARED_MEMORY * 2**10, f"{free:,.0f} MiB free in {folder}", advice)
 
 
 def _disk(folder: Path) -> Finding:
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    with tempfile.TemporaryFile(dir=there) as file:
-        file.write(b"whole")
-    free = shutil.disk_usage(there).free / 2**30
-    words = f"{free:,.1f} GiB free in {there}"
-    if free < DISK:
-        return Finding("warning", words, "A run needs 20 times its weights, checkpoints included: free some space.")
-    return Finding("ok", words)
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    with tempfile.TemporaryFile(dir=existing) as file:
+        file.write(b"test")
+    free = shutil.disk_usage(existing).free / 2**30
+    advice = "A run needs 20 times its weights, checkpoints included: free some space."
+    return _ok_unless(free < DISK, f"{free:,.1f} GiB free in {existing}", advice)
 
 
 def _open_files() -> Finding:
+    import resource
+
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    words = f"up to {soft:,} a process" if soft != resource.RLIM_INFINITY else "not limited"
-    if soft != resource.RLIM_INFINITY and soft < 1024:
-        return Finding("warning", words, f"Many loading processes need more: ulimit -n {min(4096, hard)}.")
-    return Finding("ok", words)
+    if soft == resource.RLIM_INFINITY:
+        return Finding("ok", "not limited")
+    advice = f"Many loading processes need more: ulimit -n {min(4 * OPEN_FILES, hard)}."
+    return _ok_unless(soft < OPEN_FILES, f"up to {soft:,} per process", advice)
 
 
 def _processes() -> Finding:
-    began = time.monotonic()
+    start = time.monotonic()
     context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_answer, args=(theirs,), daemon=True)
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=sender.send, args=("started",), daemon=True)
     process.start()
-    theirs.close()
+    sender.close()
     try:
-        if not ours.poll(START_TIMEOUT) or ours.recv() != "here":
+        if not receiver.poll(START_TIMEOUT) or receiver.recv() != "started":
             raise EOFError
     except (EOFError, OSError):
         process.kill()
@@ -264,11 +271,7 @@ def _processes() -> Finding:
             "broken", "a new process does not answer", "Look for limits on processes (ulimit -u); --workers 0."
         )
     process.join(START_TIMEOUT)
-    return Finding("ok", f"a new one answers after {time.monotonic() - began:.1f} s")
-
-
-def _answer(there: multiprocessing.connection.Connection) -> None:
-    there.send("here")
+    return Finding("ok", f"a new one answers after {time.monotonic() - start:.1f} s")
 
 
 def _images() -> Finding:
@@ -280,13 +283,5 @@ def _images() -> Finding:
     encoded = io.BytesIO()
     PIL.Image.fromarray(grey).save(encoded, "JPEG", quality=95)
     if np.abs(simplejpeg.decode_jpeg(encoded.getvalue()).astype(int) - grey).max() > 2:
-        return Finding("broken", "a JPEG is not decoded as it was encoded", "Install pillow and simplejpeg again.")
+        return Finding("broken", "a JPEG is decoded to wrong pixels", "Reinstall pillow and simplejpeg.")
     return Finding("ok", f"JPEGs decode, with Pillow {PIL.__version__} and simplejpeg")
-
-
-def doctor(folder: Path, console: Console) -> bool:
-    """Check this machine and print what was found; returns whether something is broken."""
-    with console.status("checking this machine"):
-        checkup = examine(folder)
-    console.print(checkup.report())
-    return checkup.broken

@@ -1,4 +1,7 @@
-"""What ffvit prints: safe for any terminal, quiet where there is none, and kept in a log file if one is asked for."""
+"""What ffvit prints: safe for any terminal, quiet where there is none, and kept in a log file if one is asked for.
+
+Every progress bar and every table of the command line is made here, by `progress`, `track` and `build_table`.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,24 @@ import logging
 import os
 import re
 import sys
+import time
 import traceback
 import warnings
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from operator import length_hint
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from rich import box
 from rich.console import Console, ConsoleOptions, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.segment import Segment
+from rich.table import Column, Table
 from rich.text import Text
 
 from ffvit.errors import OutputError
+
+Item = TypeVar("Item")
 
 LOG = logging.getLogger("ffvit")
 """All that is printed, where `log_to` was called."""
@@ -62,9 +72,8 @@ class Terminal(Console):
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """The segments, without what would steer the terminal or fail in its encoding."""
-        if (
-            isinstance(renderable, Text) and printable(renderable.plain) != renderable.plain
-        ):  # before it is cut to width
+        # Escapes are longer than what they stand for, so they are made before the text is cut to the width.
+        if isinstance(renderable, Text) and printable(renderable.plain) != renderable.plain:
             renderable = Text(
                 printable(renderable.plain),
                 renderable.style,
@@ -102,6 +111,104 @@ def _encodable(text: str, encoding: str) -> str:
     except LookupError:
         pass
     return text
+
+
+class _Speed(ProgressColumn):
+    """Items a second."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self.unit = unit
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:,.0f} {self.unit}/s" if speed else "")
+
+
+def progress(console: Console, unit: str = "", auto_refresh: bool = True) -> Progress:
+    """A progress bar as wide as the terminal: what is done, how many of how many, the speed, the time left.
+
+    Args:
+        console: Where to show it. Nothing is shown where that is no terminal.
+        unit: What is counted, to show how many a second; empty: not shown.
+        auto_refresh: Redraw in a thread. False for code that forks processes: it calls `refresh` instead.
+    """
+    return Progress(
+        TextColumn("{task.description}", markup=False, table_column=Column(ratio=2, no_wrap=True)),
+        BarColumn(bar_width=None, table_column=Column(ratio=1)),
+        MofNCompleteColumn(table_column=Column(no_wrap=True)),
+        *([_Speed(unit)] if unit else []),
+        TimeRemainingColumn(compact=True),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+        expand=True,
+        auto_refresh=auto_refresh,
+    )
+
+
+def track(
+    items: Iterable[Item],
+    description: str,
+    console: Console | None = None,
+    *,
+    total: int | None = None,
+    unit: str = "",
+    after_seconds: float = 0.0,
+) -> Iterator[Item]:
+    """The items, counted on a progress bar that is removed at the end.
+
+    Args:
+        items: Any; without a length, and without `total`, they are only counted.
+        description: What is being done.
+        console: Where to show the bar; default: stderr.
+        total: How many there are.
+        unit: As in `progress`.
+        after_seconds: Show nothing until the items have taken so long.
+    """
+    bar = progress(console or Terminal(stderr=True), unit)
+    task = bar.add_task(description, total=total or length_hint(items) or None)
+    started = time.monotonic()
+    try:
+        for item in items:
+            if not bar.live.is_started and time.monotonic() - started >= after_seconds:
+                bar.start()
+            yield item
+            bar.advance(task)
+    finally:
+        if bar.live.is_started:
+            bar.stop()
+
+
+def build_table(
+    headings: Sequence[str],
+    rows: Iterable[Sequence[str | Text]] = (),
+    *,
+    words: Collection[int] = (0,),
+    gap: int = 2,
+    markdown: bool = False,
+) -> Table:
+    """A table without lines. Numbers stay whole: where the terminal is too narrow, columns of words are folded.
+
+    Args:
+        headings: Of the columns; the line breaks in them are spaces in Markdown.
+        rows: Their cells; brackets in a string are printed as they are, not read as markup.
+        words: Which columns hold words, which stand on the left; all others hold numbers, on the right.
+        gap: Spaces between columns.
+        markdown: Draw it in Markdown.
+    """
+    style: dict[str, Any] = {"box": None, "pad_edge": False, "padding": (0, gap, 0, 0), "header_style": "bold"}
+    table = Table(**({"box": box.MARKDOWN} if markdown else style))
+    for number, heading in enumerate(headings):
+        if markdown:
+            heading = heading.replace("\n", " ")
+        if number in words:
+            table.add_column(heading, overflow="fold")
+        else:
+            table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
+    return table
 
 
 def log_to(path: Path) -> None:

@@ -1,7 +1,8 @@
-"""`ffvit benchmark` as a person types it, with engines that stand in for the real ones; no test asserts a time."""
+"""`ffvit benchmark` as a user types it, with engines that stand in for the real ones; no test asserts a time."""
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import sys
@@ -14,13 +15,21 @@ from torch import nn
 
 from commands import here
 from ffvit.benchmarking import measure as measuring
+from ffvit.benchmarking import report, roofline
+from ffvit.benchmarking.measure import Benchmark, Row
+from ffvit.benchmarking.roofline import Point, Roofline
+from ffvit.benchmarking.targets import Target
+from ffvit.files.output_file import is_plot
 from ffvit.profiling import hardware_peak
+from ffvit.profiling.hardware_peak import HardwarePeak, MatmulRate
+from ffvit.profiling.op_profile import Work
+from ffvit.terminal import Terminal
 
 QUICK = ("--rounds", 2, "--seconds", 0.01, "--batch-size", 4)
 
 
-class Upside(nn.Module):
-    """Answers wrongly what the network answered rightly."""
+class Negated(nn.Module):
+    """Predicts wrongly what the network predicted correctly."""
 
     def __init__(self, network):
         super().__init__()
@@ -32,9 +41,9 @@ class Upside(nn.Module):
 
 @pytest.fixture(autouse=True)
 def engines(monkeypatch):
-    """Engines of which one is not there, and one answers otherwise; limits that are quick to measure; no compiling."""
+    """Engines of which one is missing and one predicts differently; a peak that is quick to measure; no compiling."""
     module = ModuleType("ffvit.inference.engines")
-    calibrated = []
+    calibrations = []
     module.ENGINES = ("torch", "compiled", "onnx", "openvino")
     module.PRECISIONS = ("fp32", "bf16", "int8")
     module.unavailable_reason = lambda engine, precision, device: (
@@ -42,22 +51,22 @@ def engines(monkeypatch):
     )
 
     def build(network, engine, precision, device, calibration=None):
-        calibrated.append(calibration)
-        return (Upside(network) if precision == "int8" else network).eval()
+        calibrations.append(calibration)
+        return (Negated(network) if precision == "int8" else network).eval()
 
     module.build = build
     monkeypatch.setitem(sys.modules, "ffvit.inference.engines", module)
     monkeypatch.setattr(
-        "ffvit.benchmarking.workload.compile_unavailable_reason", lambda _: "shapes are checked here as it runs"
+        "ffvit.benchmarking.workload.compile_unavailable_reason", lambda _: "jaxtyping checks shapes in this process"
     )
     monkeypatch.setattr(hardware_peak, "SIZES", {"cpu": (16, 32)})
     monkeypatch.setattr(hardware_peak, "TRIAD", 2**12)
-    return calibrated
+    return calibrations
 
 
 @pytest.fixture
 def no_children(monkeypatch):
-    monkeypatch.setattr(measuring, "peak_bytes", lambda make, device: 3 * 2**20 if make()() is None else 2**20)
+    monkeypatch.setattr(measuring, "peak_bytes", lambda make, device: 2**20)
 
 
 @pytest.fixture(scope="module")
@@ -81,23 +90,23 @@ def test_networks_are_measured_predicting_and_training(tmp_path):
     done = here("benchmark", "ff_micro_patch2_8", *QUICK, "--precisions", "fp32", "--json", file)
     assert done.returncode == 0, done.stderr
     said = " ".join(done.stdout.split())
-    assert re.search(r"Predicting, ff_micro_patch2_8, torch, fp32, [0-9.]+ GFLOP an image, batch of 4, 2 rounds", said)
-    assert re.search(r"Training, ff_micro_patch2_8, torch, fp32, [0-9.]+ GFLOP an image, batch of 4, 2 rounds", said)
-    assert "100 % is what one large matrix product reaches on this machine in fp32" in said
+    row = "ff_micro_patch2_8, torch, fp32, [0-9.]+ GFLOP per image, batch of 4, 2 rounds"
+    assert re.search(f"Prediction: {row}", said)
+    assert re.search(f"Training: {row}", said)
+    assert "100 % is the best that one large matrix product reached on this machine in fp32" in said
     assert f"figures in {file}" in said
-    found = json.loads(file.read_text())
-    predict, train = found["rows"]
+    figures = json.loads(file.read_text())
+    predict, train = figures["rows"]
     assert (predict["work"], train["work"]) == ("predict", "train")
     assert train["flops"] == 3 * predict["flops"]
     for row in (predict, train):
-        assert len(row["images_per_second"]) == len(row["shares"]) == 2
-        assert row["peak"] >= 0
-        assert row["shares"][0] == pytest.approx(
-            row["images_per_second"][0] * row["flops"] / found["products"]["fp32"]["flops_per_second"][0]
-        )
+        assert len(row["images_per_second"]) == 2
+        assert row["peak_memory"] >= 0
+        rate = max(row["images_per_second"]) * row["flops"]
+        assert row["utilization"] == pytest.approx(rate / figures["matmuls"]["fp32"]["rate"])
     assert predict["latency"]["median"] <= predict["latency"]["percentile_99"]
     assert train["latency"] is None
-    assert train["peak"] > 0
+    assert train["peak_memory"] > 0
 
 
 def test_which_is_the_fastest_is_said(no_children):
@@ -127,23 +136,24 @@ def test_bf16_is_measured_where_it_is_fast(ratio, no_children, monkeypatch):
     assert ("in bf16:" in done.stdout) == (ratio > 1)
 
 
-def test_a_run_is_scored_on_its_test_part(digits, engines, no_children, tmp_path):
+def test_a_run_is_evaluated_on_its_test_split(digits, engines, no_children, tmp_path):
     file = tmp_path / "b.json"
     done = here("benchmark", digits, *QUICK, "--precisions", "fp32,int8", "--no-train", "--json", file)
     assert done.returncode == 0, done.stderr
-    plain, other = json.loads(file.read_text())["rows"]
+    plain, int8 = json.loads(file.read_text())["rows"]
     summary = json.loads((digits / "summary.json").read_text())["test"]
-    assert plain["answered"]["top1"] == pytest.approx(summary["top1"]["value"])
-    assert (plain["answered"]["differ"], other["answered"]["differ"]) == (0, other["answered"]["images"])
-    assert other["answered"]["top1"] < 0.1
-    assert not other["shares"]  # the limit of int8 is not measured
+    assert plain["agreement"]["top1"] == pytest.approx(summary["top1"]["value"])
+    assert (plain["agreement"]["differ"], int8["agreement"]["differ"]) == (0, int8["agreement"]["images"])
+    assert int8["agreement"]["top1"] < 0.1
+    assert int8["utilization"] is None  # the peak of int8 is not measured
     assert "In int8 on torch, " in done.stdout
-    assert f"of {other['answered']['images']} test images otherwise than in fp32" in " ".join(done.stdout.split())
-    shown = [each for each in engines if each is not None]
-    assert shown
-    assert all(each.shape == (128, 1, 8, 8) for each in shown)
-    assert abs(float(shown[0].mean())) < 2  # training images, normalised
-    assert float(shown[0].std()) > 0.1
+    changed = f"of {int8['agreement']['images']} test images differently than in fp32"
+    assert changed in " ".join(done.stdout.split())
+    calibrations = [images for images in engines if images is not None]
+    assert calibrations
+    assert all(images.shape == (128, 1, 8, 8) for images in calibrations)
+    assert abs(float(calibrations[0].mean())) < 2  # training images, normalized
+    assert float(calibrations[0].std()) > 0.1
 
 
 def test_weights_without_a_run_are_only_timed(digits, no_children):
@@ -160,13 +170,61 @@ def test_the_roofline_is_drawn(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert imread(picture).shape[1] >= 1000
-    found = json.loads(file.read_text())
-    assert set(found["limits"]["products"]) == {"bf16", "fp32"}
-    assert found["precision"] == "fp32"
-    assert {each["part"] for each in found["parts"]} >= {"feed-forward along patches", "norms", "embedding", "head"}
-    assert all(each["seconds"] > 0 and each["moved"] > 0 for each in found["parts"])
+    assert is_plot(picture.read_bytes()[:1000])  # so that the next one may replace it
+    figures = json.loads(file.read_text())
+    assert set(figures["peak"]["matmuls"]) == {"bf16", "fp32"}
+    assert figures["precision"] == "fp32"
+    parts = {part["part"]: part for part in figures["parts"]}
+    assert set(parts) >= {"feed-forward along patches", "norms", "embedding", "head"}
+    assert all(part["seconds"] > 0 and part["moved"] > 0 for part in parts.values())
     assert "Most of the time goes to" in done.stdout
     assert f"picture in {picture}" in " ".join(done.stdout.split())
+
+
+def roofline_of(points, peak):
+    return Roofline("net", torch.device("cpu"), 1, "fp32", peak, points)
+
+
+def test_the_peak_and_the_parts_are_measured_in_turns_and_the_best_of_each_is_taken(monkeypatch):
+    """A machine that is busy in some rounds lowers neither the roof nor the points."""
+    turns = []
+    peaks, seconds = iter([1e9, 3e9, 2e9]), iter([0.3, 0.2, 0.1])
+
+    def measured_peak(precisions, device, memory):
+        turns.append("peak")
+        return HardwarePeak({"fp32": MatmulRate(16, next(peaks))}, 1e12)
+
+    def timed(network, images):
+        turns.append("parts")
+        return {"head": next(seconds)}
+
+    monkeypatch.setattr(roofline, "ROUNDS", 3)
+    monkeypatch.setattr(roofline, "measure_peak", measured_peak)
+    monkeypatch.setattr(roofline, "seconds_by_part", timed)
+    target = Target("ff_micro_patch2_8")
+    found = roofline.measure(target, ["fp32"], device=torch.device("cpu"), batch=2, console=Terminal())
+    assert turns == 3 * ["peak", "parts"]
+    assert found.peak.matmuls["fp32"].rate == 3e9
+    assert [point.seconds for point in found.points] == [0.1]
+
+
+def test_tables_fit_80_columns_with_every_number_whole():
+    page = io.StringIO()
+    console = Terminal(file=page, width=80)
+    rows = [
+        Row(name, "torch", "bf16", "predict", 36_100_000_000, [12_345.0, 10_001.0, 13_999.0], [0.0123], 3 * 2**30)
+        for name in ("deit_base_distilled_patch16_224", "runs/a-folder-with-a-rather-long-name-for-photographs")
+    ]
+    peak = HardwarePeak({"bf16": MatmulRate(8192, 7.88e14)})
+    report.print_benchmark(Benchmark(torch.device("cpu"), 128, 3, peak, rows, []), console)
+    part = Point("feed-forward along features", Work(10**13, 10**10, 10**10), 0.5)
+    peak = HardwarePeak({"fp32": MatmulRate(8192, 7.88e14)}, 4.8e12)
+    roofline.print_roofline(roofline_of([part], peak), console)
+    printed = page.getvalue()
+    assert max(map(len, printed.splitlines())) <= 80
+    assert "\N{HORIZONTAL ELLIPSIS}" not in printed
+    for number in ("12,345 (10,001-13,999)", "3,072", "36.1", "10,010", "1,001", "500"):
+        assert number in printed, number
 
 
 @pytest.mark.parametrize(
@@ -177,8 +235,8 @@ def test_the_roofline_is_drawn(tmp_path):
         (["--engines", "torch,onyx"], "--engines: there is no 'onyx', did you mean 'onnx'?"),
         (["--precisions", "int4"], "--precisions: there is no 'int4', did you mean 'int8'?"),
         (["--engines", ","], "--engines: name one at least"),
-        (["--batch-size", 0], "--batch-size: input should be greater than 0"),
-        (["--batch-size", 1], "--batch-size 1: a step of training takes two images at least; measure prediction with --no-train"),
+        (["--batch", 0], "batch"),
+        (["--batch", 1], "--batch 1: a training step takes two images at least; measure prediction with --no-train"),
         (["--json", "nowhere/b.json"], "--json nowhere/b.json: there is no folder nowhere"),
         (["--roofline", "--out", "nowhere/r.png"], "--out nowhere/r.png: there is no folder nowhere"),
         (["--roofline", "ff_micro_patch2_8", "vit_micro_patch2_8"], "--roofline draws one network"),
@@ -188,6 +246,16 @@ def test_the_roofline_is_drawn(tmp_path):
 )  # fmt: skip
 def test_a_users_mistake_gets_one_sentence(arguments, sentence):
     assert sentence in refused(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("option", "kind"), [("--out", "picture of a roofline"), ("--json", "file with numbers of a benchmark")]
+)
+def test_a_file_of_another_kind_is_not_replaced(option, kind, tmp_path):
+    photo = tmp_path / "photo.png"
+    photo.write_bytes(b"\x89PNG a photograph")
+    assert f"is there, and is no {kind}" in refused("--roofline", "ff_micro_patch2_8", option, photo)
+    assert photo.read_bytes() == b"\x89PNG a photograph"
 
 
 def test_weights_keep_their_image_size(digits):
@@ -200,10 +268,10 @@ def test_a_gpu_that_is_not_there(monkeypatch):
 
 
 def test_a_gpu_too_small_is_said_to_be(monkeypatch, no_children):
-    def made(*_):
+    def prepare(*_):
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(measuring, "_made", made)
+    monkeypatch.setattr(measuring, "_prepare", prepare)
     assert "the GPU's memory is too small for these networks at once: use a smaller --batch" in refused(
         "--precisions", "fp32", code=1
     )

@@ -66,7 +66,7 @@ def trained(tmp_path_factory) -> Path:
 
 def test_eight_bits_answer_nearly_the_same(trained):
     subject = Target(str(trained))
-    model = build(subject.network(), "onnx", "int8", CPU, subject.calibration())
+    model = build(subject.network(), "onnx", "int8", CPU, subject.calibration_images())
     plain, eight_bits = measure_agreement(subject, [subject.network(), model], CPU, 128)
     assert plain.top1 > 0.85
     assert eight_bits.top1 > plain.top1 - 0.02

@@ -7,9 +7,10 @@ from ffvit.profiling import hardware_peak
 from ffvit.profiling.hardware_peak import (
     HardwarePeak,
     MatmulRate,
+    best_peak,
     machine_name,
+    measure_peak,
     memory_bandwidth,
-    peak_matmul,
     slow_precision_reason,
 )
 
@@ -17,16 +18,24 @@ CPU = torch.device("cpu")
 
 
 def test_the_roof_is_the_lower_of_the_two_limits():
-    its = HardwarePeak({"fp32": MatmulRate(1024, 100.0), "bf16": MatmulRate(1024, 400.0)}, 10.0)
-    assert its.at(2.0, "fp32") == 20.0
-    assert its.at(10.0, "fp32") == its.at(1000.0, "fp32") == 100.0
-    assert its.at(20.0, "bf16") == 200.0
+    peak = HardwarePeak({"fp32": MatmulRate(1024, 100.0), "bf16": MatmulRate(1024, 400.0)}, 10.0)
+    assert peak.at(2.0, "fp32") == 20.0
+    assert peak.at(10.0, "fp32") == peak.at(1000.0, "fp32") == 100.0
+    assert peak.at(20.0, "bf16") == 200.0
 
 
 def test_the_fastest_size_is_found(monkeypatch):
     rates = {1024: 3.0, 2048: 2.0}
     monkeypatch.setattr(hardware_peak, "matmul_rate", lambda size, *_: rates[size])
-    assert peak_matmul("fp32", CPU) == MatmulRate(1024, 3.0)
+    monkeypatch.setattr(hardware_peak, "memory_bandwidth", lambda device: 7.0)
+    assert measure_peak(["fp32"], CPU) == HardwarePeak({"fp32": MatmulRate(1024, 3.0)}, 0.0)
+    assert measure_peak(["fp32"], CPU, memory=True).bandwidth == 7.0
+
+
+def test_the_best_of_several_measurements_is_taken_for_each_precision_and_for_memory():
+    one = HardwarePeak({"fp32": MatmulRate(1024, 3.0), "bf16": MatmulRate(2048, 8.0)}, 5.0)
+    two = HardwarePeak({"fp32": MatmulRate(2048, 4.0), "bf16": MatmulRate(1024, 7.0)}, 6.0)
+    assert best_peak([one, two]) == HardwarePeak({"fp32": two.matmuls["fp32"], "bf16": one.matmuls["bf16"]}, 6.0)
 
 
 def test_what_is_measured_is_there(monkeypatch):

@@ -43,8 +43,7 @@ def test_parts_by_hand():
     feature_norms = (depth + 1) * (2 * numbers + 2 * width + 2 * along_features)
     assert found["norms"].moved == 4 * (patch_norms + feature_norms)
     assert found["norms"].pointwise == 7 * numbers * (2 * depth + 1)
-    # A residual sum reads two and writes one.
-    assert profile_ops(network(), images(), "operator")["add"].pointwise >= 2 * depth * numbers
+    assert found["rest"].pointwise >= 2 * depth * numbers  # residual sums
     head = found["head"]
     assert head.moved == 4 * (BATCH * width + width * 3 + 3 + BATCH * 3)
     assert head.intensity == head.operations / head.moved
@@ -53,8 +52,7 @@ def test_parts_by_hand():
 @pytest.mark.parametrize(
     "name", ["ff_micro_patch2_8", "vit_tiny_patch16_224", "mixer_s32_224", "resnet10t", "gmlp_ti16_224"]
 )
-@pytest.mark.parametrize("by", ["part", "operator"])
-def test_they_add_up_to_what_torch_counts(name, by):
+def test_they_add_up_to_what_torch_counts(name):
     """Of networks of all kinds; nothing is computed on the meta device."""
     with torch.device("meta"):
         net = ffvit.create_model(name).eval()
@@ -62,7 +60,7 @@ def test_they_add_up_to_what_torch_counts(name, by):
     batch = torch.empty(BATCH, *takes, device="meta")
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         net(batch)
-    found = profile_ops(net, batch, by)
+    found = profile_ops(net, batch)
     assert sum(work.flops for work in found.values()) == counter.get_total_flops() > 0
     assert all(work.moved >= 0 and work.operations >= 0 for work in found.values())
 
@@ -109,7 +107,7 @@ def test_weights_are_read_once_a_batch():
 
 def test_every_part_is_timed_and_no_trace_is_left():
     net = network()
-    found = seconds_by_part(net, images(), passes=3)
+    found = seconds_by_part(net, images())
     assert set(found) == set(profile_ops(net, images()))
-    assert all(len(times) == 3 and min(times) > 0 for times in found.values())
+    assert min(found.values()) > 0
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())

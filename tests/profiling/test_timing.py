@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -10,8 +12,8 @@ CPU = torch.device("cpu")
 
 
 def test_percentiles():
-    its = Latency.of([float(each) for each in range(101)])
-    assert (its.median, its.percentile_95, its.percentile_99) == (50.0, 95.0, 99.0)
+    percentiles = Latency.of([float(time) for time in range(101)])
+    assert (percentiles.median, percentiles.percentile_95, percentiles.percentile_99) == (50.0, 95.0, 99.0)
 
 
 @pytest.mark.parametrize(
@@ -23,8 +25,19 @@ def test_as_many_calls_as_asked_for(seconds, calls, at_least, times):
     assert len(done) > times  # some warmed up
 
 
+def test_timing_leaves_the_allocator_of_the_process_alone(monkeypatch):
+    """Someone who measures a network in a notebook goes on with the memory behaviour that they had."""
+    calls = []
+    monkeypatch.setattr(
+        "ffvit.hardware.devices.ctypes.CDLL", lambda name: SimpleNamespace(mallopt=lambda *call: calls.append(call))
+    )
+    time_calls(lambda: None, CPU, calls=1)
+    latency(ffvit.create_model("ff_micro_patch2_8").eval(), calls=1)
+    assert not calls
+
+
 def test_a_network_is_measured():
     net = ffvit.create_model("ff_micro_patch2_8").eval()
-    its = latency(net, calls=5)
-    assert 0 < its.median <= its.percentile_95 <= its.percentile_99
+    percentiles = latency(net, calls=5)
+    assert 0 < percentiles.median <= percentiles.percentile_95 <= percentiles.percentile_99
     assert throughput(net, 4, seconds=0.01) > 0

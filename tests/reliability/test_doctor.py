@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import io
+import platform
 import re
 import shutil
 import tempfile
@@ -57,16 +58,24 @@ def test_versions_that_do_not_fit_are_broken(monkeypatch):
     monkeypatch.setattr(
         importlib.metadata, "requires", lambda _: ["torch>=99", "no-such-package", "numpy; extra == 'x'"]
     )
-    finding = doctor._done(doctor._versions)
+    finding = doctor._run(doctor._versions)
     assert finding.status == "broken"
     assert "ffvit needs >=99" in finding.words
     assert "no-such-package is not installed" in finding.words
 
 
+def test_a_system_that_is_not_supported_is_broken(monkeypatch):
+    assert doctor._run(doctor._system).status == "ok"
+    monkeypatch.setattr(platform, "system", lambda: "Windows")
+    finding = doctor._run(doctor._system)
+    assert finding.status == "broken"
+    assert "Linux and macOS" in finding.advice
+
+
 def test_little_shared_memory_is_told_with_the_way_out(monkeypatch):
     usage = shutil.disk_usage("/")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=64 * 2**20))
-    finding = doctor._done(doctor._shared_memory)
+    finding = doctor._run(doctor._shared_memory)
     assert finding.status == "warning"
     assert "64 MiB free in /dev/shm" in finding.words
     assert "--shm-size" in finding.advice
@@ -83,7 +92,7 @@ def test_a_disk_that_cannot_be_written_is_broken(tmp_path, monkeypatch):
 
 def test_a_process_that_does_not_answer_is_broken(monkeypatch):
     monkeypatch.setattr(doctor, "START_TIMEOUT", 0.0)
-    finding = doctor._done(doctor._processes)
+    finding = doctor._run(doctor._processes)
     assert finding.status == "broken"
     assert "does not answer" in finding.words
 

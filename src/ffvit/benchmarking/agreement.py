@@ -1,4 +1,4 @@
-"""How good a network's answers are on an engine, on the images its run was tested on."""
+"""How well an engine predicts the test images of a run, compared with plain PyTorch."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from ffvit.models.create import class_names_of, preprocess_of
 
 @dataclass(frozen=True)
 class Agreement:
-    """Answers to the test images.
+    """Predictions of the test images.
 
     Attributes:
-        top1: Share answered rightly, 0 to 1.
-        differ: How many of the answers are others than those of the plain network in fp32.
+        top1: Share of correct predictions, 0 to 1.
+        differ: How many predictions differ from those of PyTorch in fp32.
         images: Of how many.
     """
 
@@ -30,32 +30,30 @@ class Agreement:
     images: int
 
 
-def measure_agreement(
-    subject: Target, models: Sequence[nn.Module], device: torch.device, batch: int
-) -> list[Agreement]:
-    """Score the engines of a network as `ffvit evaluate` scores it, on the test split of its run.
+def measure_agreement(target: Target, models: Sequence[nn.Module], device: torch.device, batch: int) -> list[Agreement]:
+    """Evaluate a network on engines as `ffvit evaluate` does, on the test split of its run.
 
     Args:
-        subject: With a run.
-        models: The network on engines.
+        target: A run folder.
+        models: The network on each engine.
         device: What they compute on.
         batch: Images at once.
 
     Raises:
         UserError: The run's images cannot be used.
     """
-    plain = subject.network().to(device)
-    scorer = Evaluator(
+    plain = target.network().to(device)
+    evaluate = Evaluator(
         start_fabric(Hardware(accelerator="cuda" if device.type == "cuda" else "cpu", precision="32-true")),
-        subject.splits.test,
+        target.splits().test,
         preprocess_of(plain),
         class_names_of(plain),
         batch,
     )
-    reference, _ = scorer(plain)
-    found = []
+    reference, _ = evaluate(plain)
+    agreements = []
     for model in models:
-        answers, _ = scorer(model)
-        differ = int((answers.predicted != reference.predicted).sum())
-        found.append(Agreement(float(answers.correct.mean()), differ, len(answers.labels)))
-    return found
+        predictions, _ = evaluate(model)
+        differ = int((predictions.predicted != reference.predicted).sum())
+        agreements.append(Agreement(float(predictions.correct.mean()), differ, len(predictions.labels)))
+    return agreements

@@ -1,4 +1,4 @@
-"""The benchmark as it is asked for: what is left open filled in, measured, shown and written."""
+"""`ffvit benchmark`: fills in what was left open, measures, prints and writes."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.text import Text
 
-from ffvit.benchmarking import measure, plot, roofline, table
+from ffvit.benchmarking import measure, plot, report, roofline
 from ffvit.benchmarking.targets import Target
 from ffvit.errors import DeviceError, UserError
 from ffvit.files.atomic_write import atomic_path
 from ffvit.files.output_file import check_output, is_benchmark, is_plot
+from ffvit.hardware.devices import keep_freed_memory
 from ffvit.profiling.hardware_peak import TYPES
 from ffvit.profiling.timing import default_device
 
@@ -42,7 +42,7 @@ def benchmark(
     """What `ffvit benchmark` does; see there. Returns the measurements as `json_file` holds them.
 
     Raises:
-        UserError: A network, engine, precision, batch or place cannot be used.
+        UserError: A network, engine, precision, batch or path cannot be used.
     """
     if json_file is not None:
         check_output(json_file, "--json", "file with numbers of a benchmark", is_benchmark)
@@ -51,54 +51,44 @@ def benchmark(
     device = default_device() if accelerator == "auto" else torch.device(accelerator)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise DeviceError("--accelerator cuda: PyTorch sees no CUDA device on this machine; use cpu")
+    if device.type == "cpu":
+        keep_freed_memory()  # as in `ffvit train` and `ffvit predict`
     batch = batch or BATCH[device.type]
     names = networks or (NETWORKS if drawing is None else ROOFLINE)
-    subjects = [Target(each, image) for each in dict.fromkeys(names)]
+    targets = [Target(name, image) for name in dict.fromkeys(names)]
     if drawing is not None:
-        found = _roofline(subjects, precisions or ["fp32"], device, batch, drawing, console)
+        figures = _roofline(targets, precisions or ["fp32"], device, batch, drawing, console)
     else:
         if train and batch < 2:
-            raise UserError(
-                "--batch-size 1: a step of training takes two images at least; measure prediction with --no-train"
-            )
+            raise UserError("--batch 1: a training step takes two images at least; measure prediction with --no-train")
         measured = measure.measure(
-            subjects,
-            engines,
-            precisions,
-            device=device,
-            batch=batch,
-            rounds=rounds,
-            seconds=seconds,
-            train=train,
+            targets, engines, precisions, device=device, batch=batch, rounds=rounds, seconds=seconds, train=train,
             console=console,
-        )
-        table.show(measured, console)
-        found = table.to_json(measured)
+        )  # fmt: skip
+        report.print_benchmark(measured, console)
+        figures = report.to_json(measured)
     if json_file is not None:
         with atomic_path(json_file) as temporary:
-            temporary.write_text(json.dumps(found, indent=1) + "\n")
+            temporary.write_text(json.dumps(figures, indent=1) + "\n")
         console.print(f"figures in {json_file}", highlight=False, markup=False)
-    return found
+    return figures
 
 
 def _roofline(
-    subjects: Sequence[Target],
+    targets: Sequence[Target],
     precisions: Sequence[str],
     device: torch.device,
     batch: int,
     path: Path,
     console: Console,
 ) -> dict[str, Any]:
-    if len(subjects) > 1:
+    if len(targets) > 1:
         raise UserError("--roofline draws one network: name one, and others with another --out")
-    for each in precisions:
-        if each not in TYPES:
-            raise UserError(f"--precisions {each}: --roofline measures {' and '.join(TYPES)}, as PyTorch computes them")
-    with console.status("") as status:
-        found = roofline.measure(
-            subjects[0], precisions, device=device, batch=batch, tell=lambda what: status.update(Text(what))
-        )
-    roofline.show(found, console)
-    plot.write(found, path)
+    for precision in precisions:
+        if precision not in TYPES:
+            raise UserError(f"--precisions {precision}: --roofline measures {' and '.join(TYPES)}")
+    measured = roofline.measure(targets[0], precisions, device=device, batch=batch, console=console)
+    roofline.print_roofline(measured, console)
+    plot.write(measured, path)
     console.print(f"picture in {path}", highlight=False, markup=False)
-    return roofline.to_json(found)
+    return roofline.to_json(measured)

@@ -1,4 +1,4 @@
-"""Networks and engines measured in turns, so that a machine that drifts drifts for all of them."""
+"""Networks and engines measured in turns, so that a machine whose speed drifts does so for all of them."""
 
 from __future__ import annotations
 
@@ -9,23 +9,20 @@ from statistics import median
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
 from ffvit.benchmarking.agreement import Agreement, measure_agreement
 from ffvit.benchmarking.targets import Target
-from ffvit.benchmarking.workload import PLAIN, build_predictor, images_for, predicting, training
+from ffvit.benchmarking.workload import PLAIN, build_predictor, prediction_call, training_call
 from ffvit.errors import DeviceError, OutOfMemoryError, UserError, did_you_mean
 from ffvit.profiling.count import count
-from ffvit.profiling.hardware_peak import TYPES, matmul_rate, peak_matmul, slow_precision_reason
+from ffvit.profiling.hardware_peak import TYPES, HardwarePeak, best_peak, measure_peak, slow_precision_reason
 from ffvit.profiling.memory import peak_bytes
-from ffvit.profiling.timing import Latency, forward_call, time_calls
+from ffvit.profiling.timing import Latency, forward_call, random_images, time_calls
+from ffvit.terminal import progress
 
 PASSES = {"predict": 1, "train": 3}
-"""Forward passes that a step is counted as: the backward pass computes two gradients of every matmul."""
-
-
-Tell = Callable[..., None]
+"""Forward passes that count for one image: the backward pass computes two gradients of every matrix product."""
 
 
 @dataclass
@@ -37,12 +34,11 @@ class Row:
         engine: What runs it.
         precision: What it computes in.
         work: `predict` or `train`.
-        flops: Operations an image.
-        images_per_second: Of each round.
-        shares: What part of the machine's matrix product that is, of each round; none in int8.
-        latencies: Seconds of single images, of all rounds.
-        peak: Bytes at most, or None where the system does not tell.
-        answered: How good its answers are, where there is a run to tell.
+        flops: Of one image.
+        images_per_second: In each round.
+        latencies: Seconds of single images, in all rounds.
+        peak_memory: Bytes, or None where they cannot be measured.
+        agreement: How well it predicts the run's test images, where there is a run.
     """
 
     network: str
@@ -51,20 +47,14 @@ class Row:
     work: str
     flops: int
     images_per_second: list[float] = field(default_factory=list)
-    shares: list[float] = field(default_factory=list)
     latencies: list[float] = field(default_factory=list)
-    peak: int | None = None
-    answered: Agreement | None = None
+    peak_memory: int | None = None
+    agreement: Agreement | None = None
 
     @property
     def speed(self) -> float:
-        """Images a second, the median of the rounds."""
+        """Images per second, the median of the rounds."""
         return median(self.images_per_second)
-
-    @property
-    def share(self) -> float | None:
-        """The median share of the machine's matrix product."""
-        return median(self.shares) if self.shares else None
 
     @property
     def latency(self) -> Latency | None:
@@ -73,7 +63,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class SkippedRow:
+class Skipped:
     """What could not be measured, and why."""
 
     engine: str
@@ -88,30 +78,38 @@ class Benchmark:
     Attributes:
         device: What on.
         batch: Images at once.
-        rounds: Turns of each row.
-        products: The matrix product that is 100 %, by precision: its size, and its rate of each round.
+        rounds: How often everything was measured.
+        peak: This machine's matrix products in the same rounds.
         rows: What was measured.
-        left_out: What was not.
+        skipped: What was not.
     """
 
     device: torch.device
     batch: int
     rounds: int
-    products: dict[str, tuple[int, list[float]]]
+    peak: HardwarePeak
     rows: list[Row]
-    left_out: list[SkippedRow]
+    skipped: list[Skipped]
+
+    def utilization(self, row: Row) -> float | None:
+        """The share of this machine's matrix product that a row reached, each in its best round; None for int8."""
+        if row.precision not in self.peak.matmuls:
+            return None
+        return max(row.images_per_second) * row.flops / self.peak.matmuls[row.precision].rate
 
 
 @dataclass(frozen=True)
-class _Turn:
+class Turn:
+    """What is called in each round: `batch` and, for its latency, `image`; the results are added to the row."""
+
     row: Row
-    model: nn.Module | None
     batch: Callable[[], object]
-    image: Callable[[], object] | None
+    image: Callable[[], object] | None = None
+    model: nn.Module | None = None
 
 
 def measure(
-    subjects: Sequence[Target],
+    targets: Sequence[Target],
     engines: Sequence[str],
     precisions: Sequence[str] | None,
     *,
@@ -125,14 +123,14 @@ def measure(
     """Measure networks on engines, in precisions.
 
     Args:
-        subjects: The networks.
-        engines: As in `ffvit.inference.engines.ENGINES`.
-        precisions: As in `ffvit.inference.engines.PRECISIONS`. Default: fp32, and bf16 where the machine is fast at it.
-        device: What on.
+        targets: The networks.
+        engines: Some of `ffvit.inference.engines.ENGINES`.
+        precisions: Some of `ffvit.inference.engines.PRECISIONS`. Default: fp32, and bf16 where this machine is fast at it.
+        device: What to compute on.
         batch: Images at once.
-        rounds: Turns of each.
-        seconds: Of each measurement in a turn, about; one call at least.
-        train: Whether to measure training too, in PyTorch.
+        rounds: How often everything is measured.
+        seconds: Of each measurement in a round, about; one call at least.
+        train: Measure training steps in PyTorch too.
         console: Where to show progress.
 
     Raises:
@@ -140,42 +138,70 @@ def measure(
             made.
         OutOfMemoryError: The GPU's memory is too small.
     """
-    pairs, learning, left_out = _which(engines, precisions, device)
-    learning = learning if train else []
-    if not pairs and not learning:
-        reasons = "; ".join(f"{its.engine} {its.precision}: {its.reason}" for its in left_out)
+    pairs, train_in, skipped = _select(engines, precisions, device)
+    train_in = train_in if train else []
+    if not pairs and not train_in:
+        reasons = "; ".join(f"{pair.engine} {pair.precision}: {pair.reason}" for pair in skipped)
         raise DeviceError(f"nothing of this runs here: {reasons}")
-    sizes = {
-        each: peak_matmul(each, device).size
-        for each in TYPES
-        if any(each == its for _, its in pairs) or each in learning
-    }
-    found = Benchmark(device, batch, rounds, {each: (size, []) for each, size in sizes.items()}, [], left_out)
+    in_use = [name for name in TYPES if name in train_in or any(name == precision for _, precision in pairs)]
+    turns: list[Turn] = []
     try:
-        with _progress(console) as progress:
-            bar = progress.add_task("", total=len(subjects) * (len(pairs) + len(learning)) * (1 + rounds))
-
-            def tell(what: str, done: int = 1) -> None:
-                progress.update(bar, description=what, advance=done)
-
-            turns = [turn for subject in subjects for turn in _made(subject, pairs, learning, device, batch, tell)]
-            for _ in range(rounds):
-                _round(turns, found, seconds, tell)
-            for subject in subjects:
-                tell(f"scoring {subject.given}", 0)
-                _score(subject, turns, device, batch)
+        with progress(console) as bar:
+            tell = partial(
+                bar.update, bar.add_task("", total=len(targets) * (len(pairs) + len(train_in)) * (1 + rounds))
+            )
+            for target in targets:
+                for turn in _prepare(target, pairs, train_in, device, batch, tell):
+                    turns.append(turn)
+                    tell(advance=1)
+            peak = measure_rounds(turns, in_use, device, batch, rounds, seconds, tell)
+            for target in targets:
+                tell(description=f"evaluating {target.name}")
+                _evaluate(target, turns, device, batch)
     except torch.OutOfMemoryError:
         raise OutOfMemoryError(
             "the GPU's memory is too small for these networks at once: use a smaller --batch"
         ) from None
-    found.rows += [turn.row for turn in turns]
-    return found
+    return Benchmark(device, batch, rounds, peak, [turn.row for turn in turns], skipped)
 
 
-def _which(
+def measure_rounds(
+    turns: Sequence[Turn],
+    precisions: Sequence[str],
+    device: torch.device,
+    batch: int,
+    rounds: int,
+    seconds: float,
+    tell: Callable[..., None],
+) -> HardwarePeak:
+    """Measure all turns and the machine's matrix products once in each round; returns the best of the latter.
+
+    Args:
+        turns: What is measured.
+        precisions: Of the matrix products.
+        device: What all of them compute on.
+        batch: Images that a turn's `batch` takes.
+        rounds: How often.
+        seconds: Of each measurement, about.
+        tell: Called as `rich.progress.Progress.update`.
+    """
+    peaks = []
+    for _ in range(rounds):
+        peaks.append(measure_peak(precisions, device))
+        for turn in turns:
+            row = turn.row
+            tell(description=f"{row.work}: {row.network}, {row.engine} {row.precision}")
+            row.images_per_second.append(batch / median(time_calls(turn.batch, device, seconds)))
+            if turn.image is not None:
+                row.latencies += time_calls(turn.image, device, seconds)
+            tell(advance=1)
+    return best_peak(peaks)
+
+
+def _select(
     engines: Sequence[str], precisions: Sequence[str] | None, device: torch.device
-) -> tuple[list[tuple[str, str]], list[str], list[SkippedRow]]:
-    """The engines and precisions that run here, the precisions to train in, and what is left out."""
+) -> tuple[list[tuple[str, str]], list[str], list[Skipped]]:
+    """The engines and precisions that run here, the precisions to train in, and what is skipped."""
     from ffvit.inference.engines import ENGINES, PRECISIONS, unavailable_reason
 
     for option, given, known in (("--engines", engines, ENGINES), ("--precisions", precisions, PRECISIONS)):
@@ -183,17 +209,17 @@ def _which(
             continue
         if not given:
             raise UserError(f"{option}: name one at least (there are: {', '.join(known)})")
-        for each in given:
-            if each not in known:
+        for name in given:
+            if name not in known:
                 raise UserError(
-                    f"{option}: there is no {each!r}{did_you_mean(each, known)} (there are: {', '.join(known)})"
+                    f"{option}: there is no {name!r}{did_you_mean(name, known)} (there are: {', '.join(known)})"
                 )
-    left_out: list[SkippedRow] = []
+    skipped: list[Skipped] = []
     if precisions is None:
         slow = slow_precision_reason("bf16", device)
         precisions = ["fp32"] if slow else ["fp32", "bf16"]
         if slow:
-            left_out.append(SkippedRow("all engines", "bf16", f"{slow}; --precisions bf16 measures it all the same"))
+            skipped.append(Skipped("all engines", "bf16", f"{slow}; --precisions bf16 measures it all the same"))
     pairs: list[tuple[str, str]] = []
     for engine in dict.fromkeys(engines):
         for precision in dict.fromkeys(precisions):
@@ -201,65 +227,40 @@ def _which(
             if reason is None:
                 pairs.append((engine, precision))
             else:
-                left_out.append(SkippedRow(engine, precision, reason))
-    return pairs, [each for each in dict.fromkeys(precisions) if each in TYPES], left_out
+                skipped.append(Skipped(engine, precision, reason))
+    return pairs, [name for name in dict.fromkeys(precisions) if name in TYPES], skipped
 
 
-def _made(
-    subject: Target,
+def _prepare(
+    target: Target,
     pairs: Sequence[tuple[str, str]],
-    learning: Sequence[str],
+    train_in: Sequence[str],
     device: torch.device,
     batch: int,
-    tell: Tell,
-) -> Iterator[_Turn]:
-    """A network on all its engines, and in training, with the memory that each takes."""
-    network = subject.network()
-    flops = count(network).flops
+    tell: Callable[..., None],
+) -> Iterator[Turn]:
+    """A network on all its engines, and in training, with the peak memory of each."""
+    network = target.network().to(device)
+    flops, images = count(network).flops, random_images(network, batch)
     for engine, precision in pairs:
-        tell(f"making {subject.given}, {engine} {precision}")
-        row = Row(subject.given, engine, precision, "predict", flops)
-        if device.type == "cpu" or engine in ("torch", "compiled"):  # what others allocate on a GPU, PyTorch cannot see
-            row.peak = peak_bytes(partial(predicting, subject, engine, precision, device, batch), device)
-        model = build_predictor(subject, engine, precision, device)
-        images = images_for(network, batch, device)
-        yield _Turn(row, model, forward_call(model, images), forward_call(model, images[:1].clone()))
-    for precision in learning:
-        tell(f"making {subject.given}, training in {precision}")
-        row = Row(subject.given, "torch", precision, "train", PASSES["train"] * flops)
-        make = partial(training, subject, precision, device, batch)
-        row.peak = peak_bytes(make, device)
-        yield _Turn(row, None, make(), None)
+        tell(description=f"preparing {target.name}, {engine} {precision}")
+        row = Row(target.name, engine, precision, "predict", flops)
+        if device.type == "cpu" or engine in ("torch", "compiled"):  # PyTorch cannot see what others allocate on a GPU
+            row.peak_memory = peak_bytes(partial(prediction_call, target, engine, precision, device, batch), device)
+        model = build_predictor(target, engine, precision, device)
+        yield Turn(row, forward_call(model, images), forward_call(model, images[:1].clone()), model)
+    for precision in train_in:
+        tell(description=f"preparing {target.name}, training in {precision}")
+        row = Row(target.name, "torch", precision, "train", PASSES["train"] * flops)
+        make = partial(training_call, target, precision, device, batch)
+        row.peak_memory = peak_bytes(make, device)
+        yield Turn(row, make())
 
 
-def _round(turns: Sequence[_Turn], found: Benchmark, seconds: float, tell: Tell) -> None:
-    """A turn of the machine's limits, and of everything after it."""
-    now = {}
-    for precision, (size, rates) in found.products.items():
-        now[precision] = matmul_rate(size, precision, found.device)
-        rates.append(now[precision])
-    for turn in turns:
-        row = turn.row
-        tell(f"{row.work}: {row.network}, {row.engine} {row.precision}")
-        speed = found.batch / median(time_calls(turn.batch, found.device, seconds))
-        row.images_per_second.append(speed)
-        if row.precision in now:
-            row.shares.append(speed * row.flops / now[row.precision])
-        if turn.image is not None:
-            row.latencies += time_calls(turn.image, found.device, seconds)
-
-
-def _score(subject: Target, turns: Sequence[_Turn], device: torch.device, batch: int) -> None:
-    """Say how good the answers of a run's network are, if it was run on anything but plain PyTorch."""
-    its = [turn for turn in turns if turn.row.network == subject.given and turn.model is not None]
-    if subject.has_run and any((turn.row.engine, turn.row.precision) != PLAIN for turn in its):
-        models = [turn.model for turn in its if turn.model is not None]
-        for turn, answers in zip(its, measure_agreement(subject, models, device, batch), strict=True):
-            turn.row.answered = answers
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-        console=console, transient=True, disable=not console.is_terminal,
-    )  # fmt: skip
+def _evaluate(target: Target, turns: Sequence[Turn], device: torch.device, batch: int) -> None:
+    """Evaluate a run's network, if it was run on anything but plain PyTorch."""
+    predicting = [turn for turn in turns if turn.row.network == target.name and turn.model is not None]
+    if target.has_run and any((turn.row.engine, turn.row.precision) != PLAIN for turn in predicting):
+        models = [turn.model for turn in predicting if turn.model is not None]
+        for turn, agreement in zip(predicting, measure_agreement(target, models, device, batch), strict=True):
+            turn.row.agreement = agreement

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -20,68 +19,67 @@ from ffvit.models.create import check_name, create_model, preprocess_of
 from ffvit.models.weights import load
 from ffvit.run_folder import Run
 
-CALIBRATION = 128
-"""Images that show an engine the range of each activation, to make 8-bit integers of."""
+CALIBRATION_IMAGES = 128
+"""Images from which an engine learns the range of each activation, for 8-bit integers."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """A network to measure; it travels to other processes as these two words.
+    """A network to measure; cheap to send to another process.
 
     Attributes:
-        given: A name, a run folder or a file of weights.
-        side: Of the image in pixels, if not the network's own.
+        name: A network's name, a run folder or a weights file.
+        image: Side of the images in pixels, if not the network's own.
     """
 
-    given: str
-    side: int | None = None
+    name: str
+    image: int | None = None
 
     def __post_init__(self) -> None:
         if not self.is_weights:
-            check_name(self.given)
-        elif self.side is not None:
-            raise UserError(f"--image: the weights in {self.given} have an image size of their own; leave it out")
+            check_name(self.name)
+        elif self.image is not None:
+            raise UserError(f"--image: the weights in {self.name} have an image size of their own; leave it out")
 
     @property
     def is_weights(self) -> bool:
-        """Whether it is a file or folder, and not a name."""
-        return Path(self.given).exists() or len(Path(self.given).parts) > 1
+        """Whether it is a file or folder."""
+        return Path(self.name).exists() or len(Path(self.name).parts) > 1
 
     @property
     def has_run(self) -> bool:
-        """Whether there is a run, which says what images it was trained and tested on."""
-        return (Path(self.given) / "config.yaml").is_file()
+        """Whether it is a run folder, which says what images the network was trained and tested on."""
+        return (Path(self.name) / "config.yaml").is_file()
 
     def network(self) -> nn.Module:
-        """The network in evaluation mode, made anew.
+        """A new copy of the network, in evaluation mode.
 
         Raises:
             UserError: As `ffvit.load` or `ffvit.create_model`.
         """
         if self.is_weights:
-            return load(self.given)
-        return create_model(self.given, img_size=self.side).eval()
+            return load(self.name)
+        return create_model(self.name, img_size=self.image).eval()
 
-    @property
     def splits(self) -> Splits:
         """The run's images.
 
         Raises:
             UserError: They are no longer where they were, or not those it was trained on.
         """
-        run = Run(self.given)
+        run = Run(self.name)
         splits = open_splits(run.config.data)
         check_own(run.split_file, splits, run.config.data.source)
         return splits
 
-    def calibration(self) -> Float[Tensor, "images channels height width"]:
-        """Images to calibrate with: the run's training images, or without a run random ones, which tell speed alone."""
-        preprocess = preprocess_of(self.network())
-        shape = preprocess.shape
+    def calibration_images(self) -> Float[Tensor, "images channels height width"] | None:
+        """Training images of the run for calibration, or None without a run."""
         if not self.has_run:
-            return torch.randn(CALIBRATION, *shape, generator=torch.Generator().manual_seed(0))
-        train = self.splits.train
-        images = Subset(train, np.linspace(0, len(train) - 1, min(CALIBRATION, len(train))).astype(np.int64))
+            return None
+        preprocess, train = preprocess_of(self.network()), self.splits().train
+        shape = preprocess.shape
+        count = min(CALIBRATION_IMAGES, len(train))
+        images = Subset(train, np.linspace(0, len(train) - 1, count).astype(np.int64))
         transform = evaluation_transform(preprocess)
-        batch = next(iter(evaluation_loader(images, transform, shape, CALIBRATION, worker_count(images, 1))))
+        batch = next(iter(evaluation_loader(images, transform, shape, CALIBRATION_IMAGES, worker_count(images, 1))))
         return NormalizeOnDevice(preprocess)(batch)[batch.weights > 0]

@@ -1,1 +1,1 @@
-"""What a network costs: parameters, operations, memory and time, counted and measured; and the machine's limits."""
+"""What a network costs (parameters, FLOPs, memory, time), counted or measured, and the peak of the hardware."""

@@ -1,13 +1,13 @@
-"""What this machine can do at most, measured: operations a second in a matrix product, bytes a second from memory."""
+"""The peak of this machine, measured: FLOPs per second of a matrix product, bytes per second of memory."""
 
 from __future__ import annotations
 
 import os
 import platform
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
 import torch
 
@@ -15,10 +15,10 @@ from ffvit.hardware.devices import has_bf16_matmul
 from ffvit.profiling.timing import time_calls
 
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-"""The precisions whose limit is measured. fp32 is without TF32, as are PyTorch's products."""
+"""The precisions whose peak is measured. fp32 is without TF32, PyTorch's default for matrix products."""
 
 SIZES = {"cpu": (1024, 2048), "cuda": (2048, 4096, 8192)}
-"""Rows and columns of the square matrices that are tried: large enough to be busy with arithmetic alone."""
+"""Sizes of the square matrices that are tried: large enough that arithmetic takes nearly all of the time."""
 
 TRIAD = 2**26
 """Numbers in each of the three arrays that measure the memory: 256 MiB, far more than caches hold."""
@@ -26,7 +26,7 @@ TRIAD = 2**26
 
 @dataclass(frozen=True)
 class MatmulRate:
-    """A matrix product of `size` x `size` matrices: operations a second (a multiply-add is two)."""
+    """A product of `size` x `size` matrices: FLOPs per second (a multiply-add is two)."""
 
     size: int
     rate: float
@@ -34,50 +34,66 @@ class MatmulRate:
 
 @dataclass(frozen=True)
 class HardwarePeak:
-    """This machine's limits.
+    """The peak of this machine.
 
     Attributes:
-        products: The fastest matrix product, by precision.
-        bandwidth: Bytes a second, read and written together.
+        matmuls: The fastest matrix product, by precision.
+        bandwidth: Bytes per second, read and written together; 0 where it was not measured.
     """
 
-    products: dict[str, MatmulRate]
-    bandwidth: float
+    matmuls: dict[str, MatmulRate]
+    bandwidth: float = 0.0
 
     def at(self, intensity: float, precision: str) -> float:
-        """Operations a second that work of so many operations a byte can reach: the roof.
+        """FLOPs per second that work of so many FLOPs per byte can reach.
 
         S. Williams, A. Waterman, D. Patterson, Roofline, Communications of the ACM 52(4), 2009, section 3.
         """
-        return min(self.products[precision].rate, intensity * self.bandwidth)
+        return min(self.matmuls[precision].rate, intensity * self.bandwidth)
 
 
-def measure_peak(precisions: list[str], device: torch.device) -> HardwarePeak:
-    """Measure this machine's limits."""
-    return HardwarePeak({each: peak_matmul(each, device) for each in precisions}, memory_bandwidth(device))
+def measure_peak(precisions: Sequence[str], device: torch.device, memory: bool = False) -> HardwarePeak:
+    """Measure this machine's peak once; call it between other measurements and combine the results by `best_peak`.
 
-
-def matmul_rate(size: int, precision: str, device: torch.device, seconds: float = 0.3) -> float:
-    """Operations a second in a product of square matrices: the median of calls that last about so long."""
-    left, right = torch.randn(2, size, size, device=device).to(TYPES[precision])
-    return 2 * size**3 / median(time_calls(lambda: torch.matmul(left, right), device, seconds, calls=1000))
-
-
-def peak_matmul(precision: str, device: torch.device) -> MatmulRate:
-    """The fastest of a few sizes."""
+    Args:
+        precisions: Of the matrix products, some of `TYPES`.
+        device: What to measure.
+        memory: Measure the memory's bandwidth too.
+    """
     sizes = SIZES.get(device.type, SIZES["cpu"])
-    return max((MatmulRate(size, matmul_rate(size, precision, device)) for size in sizes), key=lambda its: its.rate)
+    matmuls = {
+        precision: max((MatmulRate(size, matmul_rate(size, precision, device)) for size in sizes), key=_rate)
+        for precision in precisions
+    }
+    return HardwarePeak(matmuls, memory_bandwidth(device) if memory else 0.0)
 
 
-def memory_bandwidth(device: torch.device, seconds: float = 1.0) -> float:
-    """Bytes a second to and from memory, by the triad a = b + s c on arrays far larger than the caches.
+def best_peak(peaks: Sequence[HardwarePeak]) -> HardwarePeak:
+    """The best of several measurements: other processes can only make a machine look slower than it is."""
+    precisions = peaks[0].matmuls
+    matmuls = {precision: max((peak.matmuls[precision] for peak in peaks), key=_rate) for precision in precisions}
+    return HardwarePeak(matmuls, max(peak.bandwidth for peak in peaks))
 
-    J. McCalpin, STREAM: two arrays are read and one is written. That a processor also reads what it is about to write
-    over is, as there, not counted.
+
+def _rate(matmul: MatmulRate) -> float:
+    return matmul.rate
+
+
+def matmul_rate(size: int, precision: str, device: torch.device, seconds: float = 0.2) -> float:
+    """FLOPs per second of a product of square matrices: the best of calls that take about so many seconds in all."""
+    left, right = torch.randn(2, size, size, device=device).to(TYPES[precision])
+    return 2 * size**3 / min(time_calls(lambda: torch.matmul(left, right), device, seconds, calls=1000))
+
+
+def memory_bandwidth(device: torch.device, seconds: float = 0.3) -> float:
+    """Bytes per second to and from memory, by the triad a = b + s c on arrays far larger than the caches.
+
+    J. McCalpin, STREAM: two arrays are read and one is written. As there, it is not counted that a CPU also reads the
+    memory that it is about to overwrite.
     """
     first, second, result = (torch.ones(TRIAD, device=device) for _ in range(3))
-    times = time_calls(lambda: torch.add(first, second, alpha=3.0, out=result), device, seconds, calls=1000, at_least=3)
-    return 3 * result.nbytes / median(times)
+    times = time_calls(lambda: torch.add(first, second, alpha=3.0, out=result), device, seconds, calls=1000, at_least=2)
+    return 3 * result.nbytes / min(times)
 
 
 def slow_precision_reason(precision: str, device: torch.device) -> str | None:
@@ -91,15 +107,15 @@ def slow_precision_reason(precision: str, device: torch.device) -> str | None:
 
 
 def machine_name(device: torch.device) -> str:
-    """The GPU's name, or the processor's with its cores and the threads that compute."""
+    """The GPU's name, or the CPU's with its cores and the threads that compute."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{processor_name()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
 
 
 def processor_name() -> str:
-    """The processor's name and units: a virtual machine's name alone tells little."""
-    linux = Path("/proc/cpuinfo")
-    named = re.search(r"model name\s*: (.*)", linux.read_text()) if linux.exists() else None
-    name = named[1] if named else platform.processor() or platform.machine()
+    """The CPU's name and vector units: a virtual machine's name alone tells little."""
+    cpuinfo = Path("/proc/cpuinfo")
+    model = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
+    name = model[1] if model else platform.processor() or platform.machine()
     return f"{name} ({torch.backends.cpu.get_cpu_capability()}{' with bf16' if has_bf16_matmul() else ''})"

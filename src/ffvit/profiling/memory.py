@@ -1,4 +1,4 @@
-"""Memory: what a network keeps of each image for the backward pass, counted; and the peak of what it does, measured."""
+"""Memory: what a forward pass keeps for the backward pass, counted; and the peak of what some work takes, measured."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any
 
+import psutil
 import torch
 from torch import Tensor, nn
 
@@ -21,17 +21,16 @@ Work = Callable[[], object]
 
 
 def activation_bytes(forward: Callable[[], object], network: nn.Module) -> int:
-    """Bytes that a forward pass keeps for the backward pass, the network's weights not counted.
+    """Bytes that a forward pass keeps for the backward pass, without the network's weights.
 
-    What several operations keep is counted once. The pass is made, and its memory given back; on the device `meta`
-    nothing is computed.
+    What several operations keep is counted once. The pass is run; on the device `meta` nothing is computed.
 
     Args:
         forward: The pass, with or without a loss.
-        network: Whose it is.
+        network: Whose weights are not counted.
     """
-    weights = {each.untyped_storage()._cdata for each in (*network.parameters(), *network.buffers())}
-    kept: dict[int, torch.UntypedStorage] = {}  # held, so that no address comes twice
+    weights = {tensor.untyped_storage()._cdata for tensor in (*network.parameters(), *network.buffers())}
+    kept: dict[int, torch.UntypedStorage] = {}  # references, so that no address is used twice
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
@@ -41,32 +40,32 @@ def activation_bytes(forward: Callable[[], object], network: nn.Module) -> int:
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         forward()
-    return sum(each.nbytes() for each in kept.values())
+    return sum(storage.nbytes() for storage in kept.values())
 
 
 def peak_bytes(make: Callable[[], Work], device: torch.device) -> int:
-    """The most memory that something to do takes, in bytes: what it is made of, and doing it.
+    """The peak memory of some work, in bytes: of making it and of doing it twice.
 
-    On a GPU that is what PyTorch has allocated there. On a processor it is the resident memory of a process of its own,
-    above what that had before: it holds the library's own buffers too.
+    On a GPU that is what PyTorch allocates there. On a CPU it is the resident memory of a separate process, above what
+    that had before: the library's own buffers are counted too.
 
     Args:
-        make: Makes what is then done twice. For a processor it must be able to travel to another process.
+        make: Makes the work. For a CPU it must be picklable.
         device: What it computes on.
 
     Raises:
         OutOfMemoryError: The system ended the process.
     """
     if device.type == "cuda":
-        return _on_gpu(make, device)
-    # Forked off a server that has imported what makes the work: quick, and without what this process has allocated.
+        return _peak_of_gpu(make, device)
+    # A fork server that has imported what makes the work starts quickly, without what this process has allocated.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([getattr(make, "func", make).__module__])
     try:
         with ProcessPoolExecutor(1, mp_context=context) as child:
             with block_signals_in_children():
-                measured = child.submit(_here, make)
-            return measured.result()
+                peak = child.submit(_peak_of_process, make)
+            return peak.result()
     except BrokenProcessPool:
         raise OutOfMemoryError(
             "the process that measured memory was ended by the system, as it does when memory runs out: "
@@ -74,7 +73,7 @@ def peak_bytes(make: Callable[[], Work], device: torch.device) -> int:
         ) from None
 
 
-def _on_gpu(make: Callable[[], Work], device: torch.device) -> int:
+def _peak_of_gpu(make: Callable[[], Work], device: torch.device) -> int:
     before = torch.cuda.memory_allocated(device)
     work = make()
     torch.cuda.reset_peak_memory_stats(device)
@@ -84,25 +83,15 @@ def _on_gpu(make: Callable[[], Work], device: torch.device) -> int:
     return torch.cuda.max_memory_allocated(device) - before
 
 
-def _here(make: Callable[[], Work]) -> int:
-    # The first product and convolution load code, which is the library's and not this work's.
+def _peak_of_process(make: Callable[[], Work]) -> int:
+    # The first convolution and the first product load the library's code, which is not counted.
     torch.nn.functional.conv2d(torch.ones(1, 1, 8, 8), torch.ones(1, 1, 2, 2)) @ torch.ones(7, 7)
-    before, _ = _resident()
+    before = psutil.Process().memory_info().rss
     work = make()
-    forget = Path("/proc/self/clear_refs")
-    if forget.exists():
-        forget.write_text("5")  # the peak so far, which making the work may have been, is forgotten: see proc(5)
+    clear_refs = Path("/proc/self/clear_refs")
+    if clear_refs.exists():
+        clear_refs.write_text("5")  # forgets the peak so far, which may be of making the work: see proc(5)
     for _ in range(2):
         work()
-    return max(0, _resident()[1] - before)
-
-
-def _resident() -> tuple[int, int]:
-    """Bytes of this process that are in memory, and the most that were."""
-    account = Path("/proc/self/status")
-    if account.exists():
-        fields: dict[str, Any] = dict(line.split(":", 1) for line in account.read_text().splitlines() if ":" in line)
-        now, most = (int(fields[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM"))
-        return now, most
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return most, most
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return max(0, peak - before)

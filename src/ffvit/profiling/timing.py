@@ -1,4 +1,4 @@
-"""How fast a network is, measured on this machine: latency of one image, images a second in batches."""
+"""Latency and throughput of a network, measured on this machine."""
 
 from __future__ import annotations
 
@@ -6,23 +6,21 @@ import gc
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ffvit.hardware.devices import keep_freed_memory
 from ffvit.models.create import preprocess_of
 
-WARM = 3
-"""Calls that do not count, at most: they load code, and what another network pushed out of the caches."""
+WARMUP_CALLS = 3
+"""Calls that are not counted, at most: they load code and fill caches."""
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Seconds that one image takes, from handing it over to having the answer."""
+    """Seconds from handing over one image to having its prediction."""
 
     median: float
     percentile_95: float
@@ -31,28 +29,29 @@ class Latency:
     @classmethod
     def of(cls, times: Sequence[float]) -> Latency:
         """The percentiles of single times, in seconds."""
-        return cls(*(float(each) for each in np.percentile(times, (50, 95, 99))))
+        return cls(*np.percentile(times, (50, 95, 99)).tolist())
 
 
 def default_device() -> torch.device:
-    """Where costs are measured: the first GPU, if there is one."""
+    """The first GPU, if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def random_images(network: nn.Module, batch: int) -> Float[Tensor, "batch channels height width"]:
-    """Images such as the network takes, of random numbers, on its device."""
-    takes = preprocess_of(network)
-    return torch.rand(batch, takes.in_chans, *takes.img_size, device=next(network.parameters()).device)
+    """Random images of the network's input size, on its device."""
+    preprocess = preprocess_of(network)
+    device = next(network.parameters()).device
+    return torch.rand(batch, preprocess.in_chans, *preprocess.img_size, device=device)
 
 
 def forward_call(network: nn.Module, images: Float[Tensor, "batch channels height width"]) -> Callable[[], object]:
-    """The network's answer to images, as something to call."""
-    return partial(_answer, network, images)
+    """The network's prediction for the images, as something to call."""
 
-
-def _answer(network: nn.Module, images: Tensor) -> object:
-    with torch.inference_mode():
+    @torch.inference_mode()
+    def predict() -> object:
         return network(images)
+
+    return predict
 
 
 def time_calls(
@@ -62,33 +61,29 @@ def time_calls(
     calls: int = 100,
     at_least: int = 1,
 ) -> list[float]:
-    """Seconds that each call takes until its device is done, after a few that warm up and are not counted.
-
-    On a processor this process keeps what memory it frees from here on, as in a run.
+    """Seconds of each call, until its device has finished, after warm-up calls that are not counted.
 
     Args:
         work: What is timed.
         device: What it computes on.
-        seconds: For how long new calls are begun, about. What takes longer than that is warmed up by a single call.
-        calls: How many at most.
-        at_least: How many in any case.
+        seconds: Start new calls for about this long. A call that takes longer than that is warmed up only once.
+        calls: The most calls.
+        at_least: The fewest calls.
     """
-    if device.type == "cpu":
-        keep_freed_memory()
     warm, times = 0, list[float]()
     collects = gc.isenabled()
-    gc.disable()  # as `timeit` does: a collection takes longer the more a program holds, and falls on whom it may
+    gc.disable()  # as `timeit` does: a collection would be counted with whichever call it interrupts
     try:
         while len(times) < calls and (len(times) < at_least or sum(times) < seconds):
-            began = time.perf_counter()
+            start = time.perf_counter()
             work()
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
-            took = time.perf_counter() - began
-            if warm < WARM:
-                warm = WARM if took > seconds / WARM else warm + 1
+            duration = time.perf_counter() - start
+            if warm < WARMUP_CALLS:
+                warm = WARMUP_CALLS if duration > seconds / WARMUP_CALLS else warm + 1
             else:
-                times.append(took)
+                times.append(duration)
     finally:
         if collects:
             gc.enable()
@@ -96,17 +91,12 @@ def time_calls(
 
 
 def latency(network: nn.Module, calls: int = 50) -> Latency:
-    """Measure the latency of one image, in fp32, after calls that warm up.
-
-    Args:
-        network: In evaluation mode, on the device to measure.
-        calls: How many are timed.
-    """
+    """Measure the latency of one image in fp32; the network is in evaluation mode, on the device to measure."""
     image = random_images(network, 1)
     return Latency.of(time_calls(forward_call(network, image), image.device, calls=calls))
 
 
 def throughput(network: nn.Module, batch: int, seconds: float = 0.5) -> float:
-    """Images a second in batches, in fp32: the median of batches that take about so many seconds in all."""
+    """Images per second in batches, in fp32: the median of batches that take about so many seconds in all."""
     images = random_images(network, batch)
     return batch / float(np.median(time_calls(forward_call(network, images), images.device, seconds, at_least=3)))

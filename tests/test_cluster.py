@@ -6,11 +6,11 @@ from dataclasses import replace
 from math import inf
 
 import pytest
+from benchmarks.cluster import Cluster, Load, memory_per_gpu, overlapped_time, step_time, training_hours
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ffvit import UserError
-from ffvit.profiling.scaling import Cluster, Load, memory_per_gpu, overlapped_time, step_time, training_hours
 
 CLUSTER = Cluster(8, 4.8e12, 450e9, 50e9, 8.4e-6, 4e-6, 14e-6, 8000.0)
 LOAD = Load(62_000_000, 12, 2.7e-4, 5e-3, 80e6, 10e6, 124e6)

@@ -1,9 +1,9 @@
-"""Ways to do the same, of which one was kept: `python benchmarks/ways.py`.
+"""Alternatives for the same computation, of which one was kept: `python benchmarks/alternatives.py`.
 
 The feed-forward branch along patches, forward, and forward and backward: on transposed tokens as in the paper's code, with
 the matrix on the left (kept), by einsum, and with tokens and hidden units padded to multiples of 16. AdamW's step: all
-tensors at once, operation by operation, or in one piece. And what is kept for the way back: all, all but what GELUs put
-out, or only what enters a block. Each round does all ways in turn; multiples are taken within it.
+tensors at once, operation by operation, or in one piece. And what is kept for the backward pass: all, all but the
+output of GELUs, or only the input of a block. Each round does all alternatives in turn; multiples are taken within it.
 """
 
 from __future__ import annotations
@@ -14,10 +14,7 @@ from statistics import median
 import cyclopts
 import torch
 from pydantic import PositiveInt
-from rich import box
 from rich.console import Console
-from rich.progress import track
-from rich.table import Table
 from torch import Tensor, nn
 from torch.nn.functional import gelu, pad
 
@@ -25,8 +22,9 @@ import ffvit
 from ffvit.models.mixers import FeedForward
 from ffvit.profiling.hardware_peak import machine_name
 from ffvit.profiling.timing import default_device, random_images, time_calls
+from ffvit.terminal import build_table, track
 
-Way = Callable[[nn.Module, Tensor], Tensor]
+Branch = Callable[[nn.Module, Tensor], Tensor]
 
 
 def transposed(mixer: nn.Module, x: Tensor) -> Tensor:
@@ -53,7 +51,7 @@ def padded(mixer: nn.Module, x: Tensor) -> Tensor:
     return outer[:, :tokens]
 
 
-WAYS: dict[str, Way] = {
+BRANCHES: dict[str, Branch] = {
     "tokens transposed (the paper's)": transposed,
     "matrix on the left (kept)": left,
     "einsum": einsum,
@@ -62,7 +60,7 @@ WAYS: dict[str, Way] = {
 
 
 def main(*, batch: PositiveInt = 8, rounds: PositiveInt = 9) -> None:
-    """Measure ways to do the same.
+    """Measure alternatives for the same computation.
 
     Parameters
     ----------
@@ -74,24 +72,23 @@ def main(*, batch: PositiveInt = 8, rounds: PositiveInt = 9) -> None:
     device = default_device()
     console = Console(width=200, highlight=False)
     console.print(f"{machine_name(device)}; torch {torch.__version__}; batch of {batch} images; {rounds} rounds\n")
-    table = Table(box=box.MARKDOWN)
-    for head in ("network", "what", "way", "ms", "times as fast as the first"):
-        table.add_column(head, justify="right" if head in ("ms", "times as fast as the first") else "left")
+    rows = []
     for name in ("ff_tiny_patch16_224", "ff_base_patch16_224"):
         network = ffvit.create_model(name).to(device)
         works = {**_branches(network, batch), "AdamW's step": _steps(network)}
-        works["forward and backward, kept for it"] = _ways_back(network, batch)
+        works["forward and backward, keeping"] = _backward_passes(network, batch)
         times: dict[tuple[str, str], list[float]] = {}
-        for _ in track(range(rounds), name, console=Console(stderr=True), transient=True):
-            for what, ways in works.items():
-                for way, work in ways.items():
-                    times.setdefault((what, way), []).append(median(time_calls(work, device, 0.2)))
-        for (what, way), found in times.items():
+        for _ in track(range(rounds), name):
+            for what, alternatives in works.items():
+                for alternative, work in alternatives.items():
+                    times.setdefault((what, alternative), []).append(median(time_calls(work, device, 0.2)))
+        for (what, alternative), seconds in times.items():
             first = times[what, next(iter(works[what]))]
-            ratios = [one / its for one, its in zip(first, found, strict=True)]
-            beside = f"{median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})" if found is not first else "1"
-            table.add_row(name, what, way, f"{1e3 * median(found):.1f}", beside)
-    console.print(table)
+            ratios = [one / two for one, two in zip(first, seconds, strict=True)]
+            beside = f"{median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})" if seconds is not first else "1"
+            rows.append((name, what, alternative, f"{1e3 * median(seconds):.1f}", beside))
+    headings = ("network", "what", "alternative", "ms", "times as fast as the first")
+    console.print(build_table(headings, rows, words=(0, 1, 2), markdown=True))
 
 
 def _branches(network: nn.Module, batch: int) -> dict[str, dict[str, Callable[[], object]]]:
@@ -99,49 +96,49 @@ def _branches(network: nn.Module, batch: int) -> dict[str, dict[str, Callable[[]
     mixer = network.blocks[0][1].mixer
     what = network.architecture
     x = torch.randn(batch, what.width, what.tokens, device=next(mixer.parameters()).device).mT
-    for way in WAYS.values():
-        torch.testing.assert_close(way(mixer, x), transposed(mixer, x), rtol=1e-4, atol=1e-5)
+    for branch in BRANCHES.values():
+        torch.testing.assert_close(branch(mixer, x), transposed(mixer, x), rtol=1e-4, atol=1e-5)
 
-    def forward(way: Way) -> Callable[[], object]:
-        def answer() -> Tensor:
+    def forward(branch: Branch) -> Callable[[], object]:
+        def predict() -> Tensor:
             with torch.no_grad():
-                return x + way(mixer, x)
+                return x + branch(mixer, x)
 
-        return answer
+        return predict
 
-    def both(way: Way) -> Callable[[], object]:
+    def both(branch: Branch) -> Callable[[], object]:
         tokens, gradient = x.detach().requires_grad_(), torch.randn(batch, what.tokens, what.width, device=x.device)
-        return lambda: (tokens + way(mixer, tokens)).backward(gradient)
+        return lambda: (tokens + branch(mixer, tokens)).backward(gradient)
 
     return {
-        "branch along patches, forward": {name: forward(way) for name, way in WAYS.items()},
-        "branch along patches, forward and backward": {name: both(way) for name, way in WAYS.items()},
+        "branch along patches, forward": {name: forward(branch) for name, branch in BRANCHES.items()},
+        "branch along patches, forward and backward": {name: both(branch) for name, branch in BRANCHES.items()},
     }
 
 
 def _steps(network: nn.Module) -> dict[str, Callable[[], object]]:
     steps: dict[str, Callable[[], object]] = {}
     for name, settings in {"all tensors at once": {"foreach": True}, "in one piece": {"fused": True}}.items():
-        copies = [nn.Parameter(each.detach().clone()) for each in network.parameters()]
-        for each in copies:
-            each.grad = torch.full_like(each, 1e-3)
+        copies = [nn.Parameter(parameter.detach().clone()) for parameter in network.parameters()]
+        for parameter in copies:
+            parameter.grad = torch.full_like(parameter, 1e-3)
         steps[name] = torch.optim.AdamW(copies, lr=1e-5, **settings).step
     return steps
 
 
-def _ways_back(network: nn.Module, batch: int) -> dict[str, Callable[[], object]]:
+def _backward_passes(network: nn.Module, batch: int) -> dict[str, Callable[[], object]]:
     images = random_images(network, batch)
 
-    def keeping(again: str) -> Callable[[], object]:
-        def does() -> None:
-            network.train().set_grad_checkpointing(again == "blocks")
-            for each in network.modules():
-                if isinstance(each, FeedForward):
-                    each.recomputes = again == "GELUs"
+    def keeping(recompute: str) -> Callable[[], object]:
+        def run() -> None:
+            network.train().set_grad_checkpointing(recompute == "blocks")
+            for module in network.modules():
+                if isinstance(module, FeedForward):
+                    module.recomputes = recompute == "GELUs"
             network(images).sum().backward()
             network.zero_grad()
 
-        return does
+        return run
 
     return {
         "all": keeping(""),

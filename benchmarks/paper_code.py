@@ -1,8 +1,8 @@
-"""The paper's network done plainly, as its code and DeiT's loop do it: what the benchmarks compare with.
+"""The paper's network and DeiT's training loop as released: what the benchmarks compare with.
 
 Linear, GELU, linear, over patches on the transposed tensor; fp32; eager; AdamW a tensor at a time; the moving average
 entry by entry; the loss fetched in every step; on a processor with the memory allocator as it comes. Parameters are
-called as in ffvit, so one's weights fit the other.
+called as in ffvit, so the weights of one fit the other.
 """
 
 from __future__ import annotations
@@ -64,7 +64,10 @@ class PaperNetwork(nn.Module):
         self.position.class_token = nn.Parameter(torch.empty(1, 1, what.width))
         sizes = {"features": what.width, "patches": what.tokens}
         self.blocks = nn.Sequential(
-            *(Block(*(Branch(sizes[each.axis], what.hidden(each)) for each in what.block)) for _ in range(what.depth))
+            *(
+                Block(*(Branch(sizes[branch.axis], what.hidden(branch)) for branch in what.block))
+                for _ in range(what.depth)
+            )
         )
         self.norm, self.head = nn.LayerNorm(what.width, eps=1e-6), nn.Linear(what.width, what.num_classes)
         self.load_state_dict(ours.state_dict())
@@ -78,24 +81,24 @@ class PaperNetwork(nn.Module):
 
 
 def returning_memory(work: Callable[[], object]) -> Callable[[], object]:
-    """Work in a process that gives large blocks back to the system as glibc does unless told otherwise (mallopt(3))."""
+    """The same work in a process that gives large blocks back to the system as glibc does unless told otherwise (mallopt(3))."""
     set_glibc = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
 
-    def does() -> None:
+    def run() -> None:
         if set_glibc is not None:
             for parameter, value in ((-4, 65_536), (-3, 32 * 2**20), (-1, 64 * 2**20)):  # where it settles by itself
                 set_glibc(parameter, value)
         work()
         keep_freed_memory()
 
-    return does
+    return run
 
 
 def deit_step(network: nn.Module, images: Tensor, labels: Tensor) -> Callable[[], None]:
     """A step of DeiT's loop, in fp32 as on a processor."""
     network.train()
-    spared = [each for each in network.parameters() if each.ndim <= 1]
-    decayed = [each for each in network.parameters() if each.ndim > 1]
+    spared = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
+    decayed = [parameter for parameter in network.parameters() if parameter.ndim > 1]
     groups = [{"params": spared, "weight_decay": 0.0}, {"params": decayed}]
     optimizer = torch.optim.AdamW(groups, lr=1e-3, weight_decay=0.05, foreach=False)
     average = ModelEma(network, decay=0.99996)

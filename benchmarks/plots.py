@@ -1,4 +1,4 @@
-"""How pictures of benchmarks are drawn: the look of a study's report, and lines that are named at their ends."""
+"""How the benchmarks' plots are drawn: in the style of a study's report, with lines that are named at their ends."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ def name_ends(axes: Axes, ends: list[tuple[str, float, str]], apart: float = 0.0
     to_axes = axes.transData + axes.transAxes.inverted()
     right = axes.get_xlim()[1]
     heights = [(float(to_axes.transform((right, value))[1]), name, colour) for name, value, colour in ends]
-    heights.sort(key=lambda each: each[0])
+    heights.sort(key=lambda end: end[0])
     groups: list[list[tuple[float, str, str]]] = []
-    for each in heights:  # names that would touch stand together around their middle
-        groups.append([each])
+    for end in heights:  # names that would touch stand together around their middle
+        groups.append([end])
         while len(groups) > 1 and _low(groups[-1], apart) < _high(groups[-2], apart) + apart:
             last = groups.pop()
             groups[-1] += last

@@ -9,7 +9,7 @@ Install or unpack the package, then name its folder:
 | `photographs` | a folder of large photographs: Debian's `mate-backgrounds`, `lomiri-wallpapers-16.04`, `ukui-wallpapers` | crops of each photograph; train from its left part, val from its right |
 | `textures` | scikit-image (from its installed package) | the same of ten pictures |
 
-    python benchmarks/images.py drawings unpacked/google unpacked/twitter --out drawings
+    python benchmarks/make_datasets.py drawings unpacked/google unpacked/twitter --out drawings
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def handwritten(package: Path, *, out: Path, train: int = 1800, val: int = 2000)
         path = _existing(package / "src" / "digits" / f"{digit}.json")
         pixels = np.array(json.loads(path.read_text())["data"], dtype=np.float32)
         pixels = pixels[: pixels.size // 784 * 784].reshape(-1, 28, 28)
-        digits += [(str(digit), (each * 255).round().astype(np.uint8)) for each in pixels]
+        digits += [(str(digit), (image * 255).round().astype(np.uint8)) for image in pixels]
     order = np.random.default_rng(0).permutation(len(digits))
     _new(out)
     for number, index in enumerate(order[: train + val]):

@@ -1,4 +1,4 @@
-"""Whether what makes training fast moves what is learnt: `python benchmarks/curves.py`.
+"""Whether what makes training fast changes the result: `python benchmarks/learning_curves.py`.
 
 Runs of the same seeds are trained twice: fast, as `ffvit train --compile always` does it, in bf16 where the machine has
 units for it, and plainly, in fp32, with tokens transposed for the product over patches, no compilation, and the
@@ -23,10 +23,9 @@ import cyclopts
 import numpy as np
 import torch
 from cyclopts import Parameter
-from pictures import picture
+from plots import picture
 from pydantic import PositiveInt
 from rich.console import Console
-from rich.progress import track
 from scipy import stats
 from torch import Tensor, nn
 
@@ -36,6 +35,7 @@ from ffvit.models import mixers
 from ffvit.plot_style import ARMS
 from ffvit.profiling.hardware_peak import machine_name
 from ffvit.profiling.timing import default_device
+from ffvit.terminal import track
 from ffvit.training import step
 
 
@@ -63,7 +63,7 @@ def main(
     top1: dict[str, list[float]] = {"fast": [], "plain": []}
     pairs = [(seed, way) for seed in range(seeds) for way in losses]
     with tempfile.TemporaryDirectory() as folder:
-        for seed, way in track(pairs, "training", console=Console(stderr=True), transient=True):
+        for seed, way in track(pairs, "training"):
             plain = ffvit.Hardware(compile="never", precision="32-true")
             hardware = plain if way == "plain" else ffvit.Hardware(compile="always")
             with plainly() if way == "plain" else fast():
@@ -80,12 +80,12 @@ def main(
     first = np.abs(fast_losses[:, 0] - plain_losses[:, 0]).max() / plain_losses[:, 0].mean()
     console.print(f"after the first epoch the losses of a seed differ by {first:.1e} of themselves at most")
     console.print(f"the mean losses lie in each other's 95 % interval in {inside.sum()} of {len(inside)} epochs")
-    for way, found in top1.items():
-        low, high = _interval(np.array(found))
-        each = ", ".join(f"{100 * one:.1f}" for one in found)
+    for way, shares in top1.items():
+        low, high = _interval(np.array(shares))
+        seeds_shown = ", ".join(f"{100 * share:.1f}" for share in shares)
         console.print(
-            f"top-1 {way}: {100 * np.mean(found):.1f} % (95 % interval over seeds {100 * low:.1f} to {100 * high:.1f}; "
-            f"{each})"
+            f"top-1 {way}: {100 * np.mean(shares):.1f} % (95 % interval over seeds {100 * low:.1f} to {100 * high:.1f}; "
+            f"{seeds_shown})"
         )
     if out is not None:
         _draw(losses, out)

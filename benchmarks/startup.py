@@ -1,8 +1,8 @@
-"""How long one waits: for `ffvit --help`, and for the first training step: `python benchmarks/start.py`.
+"""Startup time: of `ffvit --help`, and until the first training step: `python benchmarks/startup.py`.
 
-Each is a process of its own, timed from its start to its end, in turns. `ffvit --help` is set beside importing torch,
+Each is a process of its own, timed from its start to its end, in turns. `ffvit --help` is compared with importing torch,
 which it must not do. The first step is FF-base's on random images: eager, compiled with an empty cache, and compiled
-with the cache that the one before left. What a later step takes is told beside it.
+with the cache that the process before left; the time of a later step stands beside it.
 """
 
 from __future__ import annotations
@@ -18,37 +18,28 @@ from statistics import median
 import cyclopts
 import torch
 from pydantic import PositiveInt
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from ffvit.profiling.hardware_peak import machine_name
 from ffvit.profiling.timing import default_device
+from ffvit.terminal import build_table
 
 STEP = """
 import json, sys, time
 import torch
-from torch.nn.functional import cross_entropy
 import ffvit
+from ffvit.benchmarking.workload import train_step_call
 from ffvit.profiling.timing import default_device
-from ffvit.models.compiling import compile_blocks
-from ffvit.training.optimizer import build_optimizer
 
 name, batch, compiled = json.loads(sys.argv[1])
 device = default_device()
-network = ffvit.create_model(name).to(device).train()
-if compiled:
-    compile_blocks(network)
-optimizer = build_optimizer(network, ffvit.Recipe())
-images, labels = torch.randn(batch, 3, 224, 224, device=device), torch.zeros(batch, dtype=torch.int64, device=device)
+step = train_step_call(ffvit.create_model(name), "fp32", device, batch, compiled)
 for _ in range(3):
-    began = time.time()
-    cross_entropy(network(images), labels).backward()
-    optimizer.step()
-    optimizer.zero_grad()
+    start = time.time()
+    step()
     if device.type == "cuda":
         torch.cuda.synchronize()
-    print(json.dumps([began, time.time()]))
+    print(json.dumps([start, time.time()]))
 """
 
 
@@ -66,28 +57,28 @@ def main(network: str = "ff_base_patch16_224", *, batch: PositiveInt = 8, rounds
     """
     ffvit_help = [sys.executable, "-m", "ffvit", "--help"]
     import_torch = [sys.executable, "-c", "import torch"]
-    for each in (ffvit_help, import_torch):  # from the disk, once
-        _seconds(each)
+    for command in (ffvit_help, import_torch):  # reads from the disk, once
+        _seconds(command)
     pairs = [(_seconds(ffvit_help), _seconds(import_torch)) for _ in range(rounds)]
     starts: dict[str, list[tuple[float, float, float]]] = {}
     for _ in range(max(1, rounds // 3)):
         with tempfile.TemporaryDirectory() as cache:
-            for way in ("eager", "compiled, cache empty", "compiled, cache warm"):
-                starts.setdefault(way, []).append(_first_step(network, batch, way.startswith("compiled"), cache))
+            for kind in ("eager", "compiled, cache empty", "compiled, cache warm"):
+                starts.setdefault(kind, []).append(_first_step(network, batch, kind.startswith("compiled"), cache))
 
     console = Console(width=200, highlight=False)
     console.print(f"{machine_name(default_device())}; torch {torch.__version__}; {rounds} rounds\n")
-    shares = [ours / its for ours, its in pairs]
+    shares = [ours / torchs for ours, torchs in pairs]
     console.print(f"ffvit --help: {_range([ours for ours, _ in pairs])} s, {_range(shares)} of `import torch`\n")
-    table = Table(box=box.MARKDOWN)
-    table.add_column(f"{network}, batch of {batch}")
-    for head in ("until the first step begins", "first step", "a later step", "what the first takes longer"):
-        table.add_column(head, justify="right")
-    for way, rows in starts.items():
-        before, first, later = (list(column) for column in zip(*rows, strict=True))
-        more = [one - two for one, two in zip(first, later, strict=True)]
-        table.add_row(way, *(f"{_range(each)} s" for each in (before, first, later, more)))
-    console.print(table)
+    rows = []
+    for kind, times in starts.items():
+        before, first, later = (list(column) for column in zip(*times, strict=True))
+        extra = [first_step - later_step for first_step, later_step in zip(first, later, strict=True)]
+        rows.append((kind, *(f"{_range(column)} s" for column in (before, first, later, extra))))
+    headings = (
+        f"{network}, batch of {batch}", "until the first step", "first step", "a later step", "difference of the two"
+    )  # fmt: skip
+    console.print(build_table(headings, rows, markdown=True))
 
 
 def _seconds(command: list[str]) -> float:

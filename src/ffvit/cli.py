@@ -391,7 +391,7 @@ def compare(
     side_seeds: Annotated[NonNegativeInt | None, Whole] = None,
     folds: Annotated[PositiveInt | None, Whole] = None,
     minutes: PositiveFloat | None = None,
-    budget: Literal["epochs", "flops", "parameters", "time", "latency"] | None = None,
+    match: Literal["epochs", "flops", "parameters", "time", "latency"] | None = None,
     margin: NonNegativeFloat | None = None,
     controls: Annotated[bool | None, Parameter(negative="--no-controls")] = None,
     search: Annotated[bool | None, Parameter(negative="--no-search")] = None,
@@ -445,8 +445,8 @@ def compare(
     minutes
         What the whole study may take, planning, searches, baselines and report included. Default: 30, where the plan is
         chosen for you.
-    budget
-        What all arms have alike: epochs, training flops, parameters, training time, or latency.
+    match
+        What all arms have equal: epochs, training FLOPs, parameters, training time, or latency.
     margin
         Equivalent means within so many points of top-1. Default: 1.
     controls
@@ -475,6 +475,7 @@ def compare(
     """
     from ffvit.run_folder import free_folder
     from ffvit.study import compare as studies
+    from ffvit.study.forecast import make_forecast, show_forecast
     from ffvit.study.plan_options import make_plan
 
     if log_file is not None:
@@ -498,7 +499,7 @@ def compare(
             "seeds": seeds,
             "side_seeds": side_seeds,
             "folds": folds,
-            "budget": budget,
+            "match": match,
             "margin": margin,
             "controls": controls,
             "search": search,
@@ -508,7 +509,7 @@ def compare(
     )
     console = Terminal()
     if dry_run:
-        studies.show_plan(plan, studies.make_forecast(plan, workers), console)
+        show_forecast(plan, make_forecast(plan, workers), console)
         console.say(f"\n{plan.to_yaml()}")
         return
     name = study.stem if study is not None else Path(plan.data.source).stem or "data"

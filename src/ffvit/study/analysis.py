@@ -48,7 +48,7 @@ class Analysis:
             table, noises = self._table(values), self._table(noise)
             if table is None or noises is None:
                 return None
-            images = sum(len(one.answers) for one, _ in pairs if one.key[0] == pairs[0][0].key[0])
+            images = sum(len(one.predictions) for one, _ in pairs if one.key[0] == pairs[0][0].key[0])
             return statistics.fold_difference(table, noises, self.redrawn, images, level)
         one, other = (np.stack([pair[side].correct for pair in pairs]) for side in (0, 1))
         return statistics.difference(one, other, level, groups_of(pairs[0][0]))
@@ -63,12 +63,12 @@ class Analysis:
             noises = self._table(noise)
             if table is None or noises is None:
                 return None
-            images = sum(len(result.answers) for result in results if result.key[0] == results[0].key[0])
+            images = sum(len(result.predictions) for result in results if result.key[0] == results[0].key[0])
             return statistics.fold_mean(table, noises, self.redrawn, images)
-        sizes = {len(result.answers) for result in results}
+        sizes = {len(result.predictions) for result in results}
         if len(sizes) > 1:
             raise RunFolderError(
-                f"{results[0].job.arm}: its runs answered different numbers of test images: {sorted(sizes)}"
+                f"{results[0].job.arm}: its runs predicted different numbers of test images: {sorted(sizes)}"
             )
         return statistics.mean(np.stack([result.correct for result in results]), groups=groups_of(results[0]))
 
@@ -94,6 +94,6 @@ class Analysis:
 
 def groups_of(result: Result) -> np.ndarray | None:
     """The group of each test image, by number; None if images are not grouped."""
-    if "group" not in result.answers:
+    if "group" not in result.predictions:
         return None
-    return np.unique(result.answers["group"].astype(str), return_inverse=True)[1]
+    return np.unique(result.predictions["group"].astype(str), return_inverse=True)[1]

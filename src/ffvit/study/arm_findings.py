@@ -40,7 +40,7 @@ def arm_finding(
         flops=count.flops,
         epochs=arm.recipe.epochs if arm.recipe.minutes is None else None,
         settings=tuple(_settings(arm)),
-        search=_search(study, plan, arm, searches, own),
+        search=_search(study, plan, searches, own),
         top1=analysis.mean(results),
         runs=tuple(_run(result) for result in results),
         planned=len(own),
@@ -51,18 +51,19 @@ def arm_finding(
     )
 
 
-def _search(study: Study, plan: Plan, arm: Arm, searches: Searches, jobs: Sequence[Job]) -> SearchFinding | None:
+def _search(study: Study, plan: Plan, searches: Searches, jobs: Sequence[Job]) -> SearchFinding | None:
     if plan.search is None:
         return None
     field = next(iter(plan.search.fields))
-    trials, edges, epochs = [], 0, 0
+    trials, edges, failed, epochs = [], 0, 0, 0
     for job in jobs:
-        step = searches.step(arm.name, job.seed, job.fold, study.failed())
+        step = searches.state(job, study.failed())
         edges += step.at_the_edge
+        failed += step.failed
         for values, losses in step.tried:
             trials.append(TrialFinding((job.seed, job.fold), values, losses, values == step.chosen))
-            epochs = searches.job(arm.name, job.seed, job.fold, values, 0).config.recipe.epochs
-    return SearchFinding(field, epochs, tuple(trials), edges, len(jobs))
+            epochs = searches.trial(job, values, 0).config.recipe.epochs
+    return SearchFinding(field, epochs, tuple(trials), edges, len(jobs), failed)
 
 
 def _run(result: Result) -> RunFinding:
@@ -75,7 +76,7 @@ def _run(result: Result) -> RunFinding:
         fold=result.job.fold,
         top1=float(result.correct.mean()),
         loss=float(result.summary["test"]["loss"]["value"]),
-        images=len(result.answers),
+        images=len(result.predictions),
         seconds=float(result.summary["seconds"]),
         peak_memory=result.summary.get("peak_memory_mib"),
         curve=tuple(curve),

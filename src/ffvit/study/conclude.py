@@ -27,25 +27,31 @@ from ffvit.study.findings import (
     Findings,
 )
 from ffvit.study.folder import Study, StudyInputs
-from ffvit.study.jobs import Job, Searches, make_runs
+from ffvit.study.jobs import Job, Searches, look_count
 from ffvit.study.next_steps import next_steps
 from ffvit.study.plan import Plan
-from ffvit.study.results import Result, paired_results, read_results, write_results
+from ffvit.study.results import Result, paired_results
 from ffvit.terminal import printable
 
 LIKELY_ACCURACY = 0.9
 """What accuracy a plan is judged at before anything is known."""
 
 
-def conclude(study: Study, ground: StudyInputs) -> Findings:
-    r"""Everything the study's runs show so far; writes `results.csv` on the way, and notes in the ledger what was shown.
+def conclude(study: Study, ground: StudyInputs, jobs: Sequence[Job], results: Sequence[Result]) -> Findings:
+    r"""Everything the study's runs show so far.
 
     Names in the findings are text: bytes that are not UTF-8 and control characters are escaped (`\xe9`).
 
+    Args:
+        study: The study.
+        ground: What it was begun with.
+        jobs: The runs that count.
+        results: What the finished ones reached.
+
     Raises:
-        UserError: A run in the folder is not the plan's, or runs of a pair answered different images.
+        UserError: Runs of a pair predicted different images.
     """
-    return _printable(_conclude(study, ground))
+    return _printable(_conclude(study, ground, jobs, results))
 
 
 def _printable(value: Any) -> Any:
@@ -62,23 +68,14 @@ def _printable(value: Any) -> Any:
     return value
 
 
-def _conclude(study: Study, ground: StudyInputs) -> Findings:
-    plan, arms = study.plan, ground.held.arms
-    study.check(plan)
-    jobs = all_jobs(study, plan, arms)
-    for job in jobs:
-        job.check()
-    results = read_results(jobs)
-    write_results(study, plan, arms, results, ground.classes)
-    study.ledger.note_report(
-        {str(result.job.folder.relative_to(study.path)): float(result.correct.mean()) for result in results}
-    )
+def _conclude(study: Study, ground: StudyInputs, jobs: Sequence[Job], results: Sequence[Result]) -> Findings:
+    plan, arms = study.plan, ground.matched.arms
     pairs_asked = make_comparisons(plan, arms)
     look = _look(study, plan, len({result.job.seed for result in results}))
     analysis = Analysis(plan, ground, *_levels(plan, look, len(pairs_asked)))
     of_arm = {arm.name: [result for result in results if result.job.arm == arm.name] for arm in arms}
     costs, searches = study.costs(), Searches(plan, arms, study.path)
-    reference = ground.held.arm(pairs_asked[0][1])
+    reference = ground.matched.arm(pairs_asked[0][1])
     found = {
         arm.name: arm_finding(study, analysis, arm, reference, of_arm[arm.name], costs, searches, jobs) for arm in arms
     }
@@ -110,8 +107,8 @@ def _conclude(study: Study, ground: StudyInputs) -> Findings:
         outlook=ground.outlook,
         margin=plan.margin / 100,
         images=ground.images,
-        test_images=max((len(result.answers) for result in results), default=0),
-        held=ground.held.words,
+        test_images=max((len(result.predictions) for result in results), default=0),
+        held=ground.matched.notes,
         statistics=tuple(
             _statistics(analysis, look, len(pairs_asked), comparisons[0].difference.runs if comparisons else 0)
         ),
@@ -121,27 +118,6 @@ def _conclude(study: Study, ground: StudyInputs) -> Findings:
         repeat=tuple(_repeat(study, results)),
         plan=study.plan_file.read_text(),
     )
-
-
-def all_jobs(study: Study, plan: Plan, arms: Sequence[Arm]) -> list[Job]:
-    """The runs that count, of all seeds the plan has or the folder holds, each with what its search chose."""
-    seeds, searches = _seeds_so_far(study, plan, arms), Searches(plan, arms, study.path)
-    chosen = {}
-    if plan.search is not None:
-        for job in make_runs(plan, arms, study.path, seeds, {}):
-            chosen[job.arm, (job.seed, job.fold)] = searches.step(job.arm, job.seed, job.fold, study.failed())
-    return make_runs(plan, arms, study.path, seeds, chosen)
-
-
-def seeds_at(plan: Plan, count: int) -> tuple[int, ...]:
-    """So many seeds: the plan's, then the numbers after them."""
-    after = max(plan.seeds) + 1
-    return (*plan.seeds, *range(after, after + count - len(plan.seeds)))[:count]
-
-
-def look_count(plan: Plan) -> tuple[int, ...]:
-    """The numbers of seeds at which the study may be looked at and ended: one, unless it is sequential."""
-    return statistics.looks(len(plan.seeds), plan.max_seeds) if plan.sequential else (len(plan.seeds),)
 
 
 def outlook_of(plan: Plan, ground: StudyInputs) -> tuple[str, ...]:
@@ -173,7 +149,9 @@ def outlook_of(plan: Plan, ground: StudyInputs) -> tuple[str, ...]:
 
 def results_bad(results: Sequence[Result]) -> tuple[int, int]:
     """Unreadable images of the run that met most of them, and all images of it."""
-    return max(((int(result.summary.get("bad_images", 0)), len(result.answers)) for result in results), default=(0, 0))
+    return max(
+        ((int(result.summary.get("bad_images", 0)), len(result.predictions)) for result in results), default=(0, 0)
+    )
 
 
 def _look(study: Study, plan: Plan, seeds: int) -> int:
@@ -189,18 +167,6 @@ def _levels(plan: Plan, look: int, comparisons: int) -> tuple[float, float]:
     return levels[0], levels[-1]
 
 
-def _seeds_so_far(study: Study, plan: Plan, arms: Sequence[Arm]) -> tuple[int, ...]:
-    """The seeds of the last look that was begun: a sequential study adds seeds between looks."""
-    seeds = plan.seeds
-    for count in look_count(plan)[1:]:
-        added = seeds_at(plan, count)
-        new = [job for job in make_runs(plan, arms, study.path, added, {}) if job.seed not in seeds]
-        if not any(job.folder.exists() for job in new):
-            break
-        seeds = added
-    return seeds
-
-
 def _comparison(
     analysis: Analysis,
     found: Mapping[str, ArmFinding],
@@ -213,7 +179,7 @@ def _comparison(
 ) -> Comparison:
     """One comparison; `gate` is the main one, without whose conclusion no other is drawn."""
     one, other = names
-    held, plan = analysis.ground.held, analysis.plan
+    held, plan = analysis.ground.matched, analysis.plan
     arm, reference = held.arm(one), held.arm(other)
     margin = statistics.effective_margin(
         plan.margin / 100, *(float(np.mean([pair[side].correct.mean() for pair in pairs])) for side in (0, 1))

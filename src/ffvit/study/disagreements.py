@@ -27,7 +27,7 @@ def find_disagreements(pairs: Sequence[tuple[Result, Result]], one: str, other: 
     Raises:
         UserError: The images cannot be opened any more.
     """
-    mine, theirs = (pd.concat([pair[side].answers for pair in pairs]) for side in (0, 1))
+    mine, theirs = (pd.concat([pair[side].predictions for pair in pairs]) for side in (0, 1))
     table = pd.DataFrame({"label": mine.groupby("image")["label"].first()})
     table["arm"] = mine.groupby("image")["correct"].mean()
     table["reference"] = theirs.groupby("image")["correct"].mean()

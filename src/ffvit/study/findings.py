@@ -85,6 +85,7 @@ class SearchFinding:
         trials: Every configuration that was tried, in every repetition.
         at_the_edge: Repetitions whose choice is the largest or smallest value tried, so that the optimum was not seen.
         repetitions: How many searched.
+        failed: Repetitions in which no trial finished, so that the recipe's own values were kept.
     """
 
     field: str
@@ -92,6 +93,7 @@ class SearchFinding:
     trials: tuple[TrialFinding, ...]
     at_the_edge: int
     repetitions: int
+    failed: int = 0
 
 
 @dataclass(frozen=True)

@@ -63,15 +63,15 @@ def write_ablation(folder: Path, plan: Plan, arm: Arm) -> None:
         return  # a body of timm's, or two branches along one axis, which no path tells apart
     pieces: dict[str, dict[str, object]] = {"as it is": {}}
     if its.position != "none":
-        pieces["no position"] = {"position": "none"}
+        pieces["no position"] = {"network.position": "none"}
     if any(branch.normalised_axis != "features" for branch in its.block):
-        pieces["every norm over features"] = {f"{branch.axis}.norm": "features" for branch in its.block}
-    pieces["no norm"] = {f"{branch.axis}.norm": "none" for branch in its.block}
+        pieces["every norm over features"] = {f"network.{branch.axis}.norm": "features" for branch in its.block}
+    pieces["no norm"] = {f"network.{branch.axis}.norm": "none" for branch in its.block}
     if its.depth > 1:
-        pieces["half the depth"] = {"depth": its.depth // 2}
+        pieces["half the depth"] = {"network.depth": its.depth // 2}
     narrow = its.width // 2
     if narrow and all(narrow % (branch.heads or 1) == 0 for branch in its.block):
-        pieces["half the width"] = {"width": narrow}
+        pieces["half the width"] = {"network.width": narrow}
     ablation = Plan(
         title=f"Which piece of {arm.name} carries the accuracy?",
         network=arm.network,

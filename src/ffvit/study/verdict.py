@@ -140,6 +140,11 @@ def warnings(arms: Sequence[ArmFinding], baselines: Sequence[BaselineFinding], b
                 f"{_capital(arm.name)} is not tuned: its best {arm.search.field} lay at the edge of what was tried in "
                 f"{arm.search.at_the_edge} of {arm.search.repetitions} repetitions."
             )
+        if arm.search is not None and arm.search.failed:
+            yield (
+                f"{_capital(arm.name)} is not tuned: every trial of its search failed in {arm.search.failed} of "
+                f"{arm.search.repetitions} repetitions, which kept the recipe's own {arm.search.field}."
+            )
         if arm.failed:
             share = statistics.failure_interval(arm.failed, arm.planned)
             yield (

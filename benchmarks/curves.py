@@ -64,11 +64,11 @@ def main(
     pairs = [(seed, way) for seed in range(seeds) for way in losses]
     with tempfile.TemporaryDirectory() as folder:
         for seed, way in track(pairs, "training", console=Console(stderr=True), transient=True):
-            plain = ffvit.Machine(compile="never", precision="32-true")
-            machine = plain if way == "plain" else ffvit.Machine(compile="always")
+            plain = ffvit.Hardware(compile="never", precision="32-true")
+            hardware = plain if way == "plain" else ffvit.Hardware(compile="always")
             with plainly() if way == "plain" else fast():
                 run = ffvit.train(
-                    model, data, machine=machine, seed=seed, out=Path(folder) / f"{way}-{seed}",
+                    model, data, hardware=hardware, seed=seed, out=Path(folder) / f"{way}-{seed}",
                     console=Console(quiet=True),
                 )  # fmt: skip
             losses[way].append([row["loss"] for row in run.metrics()])

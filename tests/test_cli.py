@@ -19,6 +19,7 @@ import yaml
 
 from commands import command, environment, here
 from commands import ffvit as in_its_own_process
+from ffvit.cli import COMMANDS, cli_options
 from ffvit.config.recipe import Recipe
 from ffvit.run_folder import Run
 
@@ -138,7 +139,7 @@ def test_evaluating_on_two_processes_speaks_once_and_says_the_same(digits):
     two = in_its_own_process("evaluate", digits, "--data", "digits", "--devices", 2)
     assert two.returncode == 0, two.stderr
     assert two.stdout == one.stdout
-    assert "predicting uses one device" in refused("predict", digits, digits, "--devices", 2)
+    assert "Unknown option: --devices" in refused("predict", digits, digits, "--devices", 2)
 
 
 def test_predictions_in_every_form(flowers, photos, tmp_path):
@@ -211,21 +212,23 @@ def test_models_lists_what_it_costs_and_what_was_published():
         (["train", "ff_tinny_patch16_224"], "no network is called 'ff_tinny_patch16_224', did you mean 'ff_tiny_patch16_224'?"),
         (["train", "--recipe", "diet"], "none is called 'diet', did you mean 'deit'?"),
         (["train", "--recipe.epoch", 3], "Unknown option: --recipe.epoch. Did you mean --recipe.epochs?"),
-        (["train", "--recipe.epochs", "three"], "--recipe.epochs: input should be a valid integer"),
+        (["train", "--recipe.epochs", "three"], "--recipe.epochs: must be a whole number; got 'three'"),
         (["train", "--recipe.loss", "bse"], "--recipe.loss: must be 'soft_target' or 'bce'; got 'bse', did you mean 'bce'?"),
         (["train", "--recipe.mixup", -1], "--recipe.mixup: input should be greater than or equal to 0; got '-1'"),
         (["train", "--precision", "fp8"], "--precision: must be 'auto', '32-true', 'bf16-mixed' or '16-mixed'; got 'fp8'"),
+        (["train", "--accelerator", "gpu"], "--accelerator: must be 'auto', 'cpu', 'cuda' or 'mps'; got 'gpu', did you mean 'cuda'?"),
+        (["train", "--recipe", "nowhere.yaml"], "nowhere.yaml: cannot be read"),
         (["train", "--recipe.auto-augment", "brand-m9"], "timm does not know 'brand-m9'"),
         (["train", "ff_tiny_patch16_224", "--image", 225], "image: height 225 is no multiple of the patch's 16; the nearest is 224 or 240"),
         (["train", "--image", 8, 8, 8], "--image: give one number for a square, or height and width; got 3 numbers"),
         (["train", "--resume"], "--resume needs the run folder to resume: --out FOLDER"),
         (["train", "--resume", "--out", "x", "--seed", 3], "--resume goes on with the run as it was begun"),
-        (["train", "--seed", -1], "seed: input should be greater than or equal to 0; got -1"),
-        (["train", "--seed", 1.5], "Invalid value for --seed: must be a whole number; got '1.5'"),
-        (["train", "--seed", 2**64], "seed: input should be less than 18446744073709551616; got 18446744073709551616"),
+        (["train", "--seed", -1], "--seed: input should be greater than or equal to 0; got '-1'"),
+        (["train", "--seed", 1.5], "--seed: must be a whole number; got '1.5'"),
+        (["train", "--seed", 2**64], "--seed: input should be less than 18446744073709551616; got '18446744073709551616'"),
         (["train", "--data.split-seed", 2**32], "--data.split-seed: input should be less than 4294967296"),
-        (["compare", "--seeds", 1.5], "Invalid value for --seeds: must be a whole number; got '1.5'"),
-        (["compare", "--seeds", -1], "--seeds: Input should be greater than 0; got -1"),
+        (["compare", "--seeds", 1.5], "--seeds: must be a whole number; got '1.5'"),
+        (["compare", "--seeds", -1], "--seeds: input should be greater than 0; got '-1'"),
         (["train", "--data", "nowhere"], "there is no 'nowhere' in"),
         (["train", "--start-from", "nowhere.pth"], "nowhere.pth: there is no such file"),
         (["train", "resnet18", "--recipe.dropout", 2], "--recipe.dropout: input should be less than or equal to 1"),
@@ -336,3 +339,60 @@ def test_images_are_named_by_one_option(tmp_path):
     done = here("train", "--data", "digits", "--data.source", "photos", "--dry-run", cwd=tmp_path)
     assert done.returncode == 2
     assert "Unknown option: --data.source" in done.stderr
+
+
+def test_a_boolean_with_a_value_means_it(tmp_path):
+    for words, late in (
+        (("--recipe.schedule-late", "false"), False),
+        (("--recipe.schedule-late",), True),
+        (("--recipe.no-schedule-late",), False),
+    ):
+        done = here("train", "--recipe", "deit", *words, "--dry-run", cwd=tmp_path)
+        shown = yaml.safe_load(done.stdout)
+        assert shown["recipe"]["schedule_late"] is late, done.stderr
+        assert shown["network"]["name"] == "ff_micro_patch2_8"
+
+
+def test_a_recipe_from_a_file_with_fields_over_it(tmp_path):
+    (tmp_path / "mine.yaml").write_text("base: deit\nlr: 0.25\nepochs: 7\n")
+    done = here("train", "--recipe", "mine.yaml", "--epochs", 3, "--dry-run", cwd=tmp_path)
+    recipe = yaml.safe_load(done.stdout)["recipe"]
+    assert (recipe["lr"], recipe["epochs"], recipe["mixup"]) == (0.25, 3, 0.8)
+    (tmp_path / "mine.yaml").write_text("lr: fast\n")
+    assert "mine.yaml.lr: must be a number; got 'fast'" in refused("train", "--recipe", "mine.yaml", cwd=tmp_path)
+
+
+def test_runs_at_once_and_loading_processes_are_two_options(monkeypatch):
+    asked = []
+    monkeypatch.setattr("ffvit.study.compare.compare", lambda plan, out, **more: asked.append((plan, more)))
+    plan = ("ff_micro_patch2_8", "vit_micro_patch2_8", "--data", "digits", "--out", "x")
+    assert here("compare", *plan, "--jobs", 3, "--workers", 1).returncode == 0
+    assert asked[0][1]["workers"] == 3
+    assert asked[0][0].hardware.workers == 1
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_is_short_and_help_all_lists_every_option(name):
+    short, whole = here(*name.split(), "--help").stdout, here(*name.split(), "--help-all").stdout
+    assert len(short.splitlines()) <= 55
+    options = cli_options(COMMANDS[name])
+    for option in options:
+        assert option.names[0] in whole
+        assert option.default is None or "default: " in whole
+        assert option.kind is not bool or any(
+            f"{dot}no-{option.names[0].rpartition(dot)[2]}" in whole for dot in ("--", ".")
+        )
+    assert f"{sum(not option.common for option in options)} more options: ffvit {name} --help-all" in short
+
+
+def test_quiet_says_nothing_and_verbose_shows_where_an_error_was_raised(tmp_path):
+    done = here("train", "--out", tmp_path / "run", *FAST, "--quiet")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    done = here("train", "--out", tmp_path / "run", *FAST, "--verbose")
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("ffvit: ")
+
+
+def test_completion_can_be_installed():
+    assert "--install-completion" in here("--help").stdout

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import ffvit
-from ffvit import Machine
+from ffvit import Hardware
 from ffvit.config import recipe
 from ffvit.inference.engines import build, unavailable_reason
 from ffvit.profiling.memory import peak_bytes
@@ -24,8 +24,8 @@ GPU = torch.device("cuda")
 SHORT = recipe.named_recipe("digits").replace(epochs=4, warmup_epochs=1)
 
 
-def losses(out, accelerator="cuda", model="ff_micro_patch2_8", **machine) -> list[float]:
-    run = ffvit.train(model, "digits", SHORT, machine=Machine(accelerator=accelerator, **machine), out=out)
+def losses(out, accelerator="cuda", model="ff_micro_patch2_8", **hardware) -> list[float]:
+    run = ffvit.train(model, "digits", SHORT, hardware=Hardware(accelerator=accelerator, **hardware), out=out)
     return [json.loads(line)["loss"] for line in run.metrics_file.read_text().splitlines()]
 
 
@@ -71,7 +71,7 @@ def test_a_step_waits_for_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(TrainStep, "__call__", watched)
     deit = SHORT.replace(mixup=0.8, cutmix=1.0, random_erase_prob=0.25, drop_path=0.1, ema_decay=0.99)
-    ffvit.train("ff_micro_patch2_8", "digits", deit, machine=Machine(accelerator="cuda"), out=tmp_path / "run")
+    ffvit.train("ff_micro_patch2_8", "digits", deit, hardware=Hardware(accelerator="cuda"), out=tmp_path / "run")
 
 
 @pytest.mark.parametrize(("engine", "precision", "near"), [

@@ -10,7 +10,7 @@ import yaml
 import ffvit
 from ffvit.config import recipe as recipes
 from ffvit.config.architecture import FF_ONLY, Network
-from ffvit.config.hardware import Machine
+from ffvit.config.hardware import Hardware
 from ffvit.hardware.launch import _launched, start_fabric
 from ffvit.hardware.precision import resolve_precision
 from ffvit.run_folder import Config, Run, free_folder, read_config
@@ -26,7 +26,7 @@ CONFIGS = {
         recipe=recipes.RECIPES["small"].replace(
             minutes=0.1, epsilon=1e-30, ema_decay=None, clip_grad_norm=None, teacher="1e5", betas=(0.5, 0.75)
         ),
-        machine=Machine(accelerator="cpu", devices=2, strategy="fsdp", precision="32-true", workers=0, micro_batch=3),
+        hardware=Hardware(accelerator="cpu", devices=2, strategy="fsdp", precision="32-true", workers=0, micro_batch=3),
         seed=12345678901234567890,
         start_from="null",
     ),
@@ -179,44 +179,44 @@ class TestMachine:
     def test_without_cuda(self, monkeypatch):
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
         with pytest.raises(ffvit.UserError, match=r"^--accelerator cuda: PyTorch sees no CUDA device"):
-            start_fabric(Machine(accelerator="cuda"))
+            start_fabric(Hardware(accelerator="cuda"))
 
     @pytest.mark.parametrize(("there", "said"), [(1, "has 1 CUDA device$"), (2, "has 2 CUDA devices$")])
     def test_with_too_few_devices(self, monkeypatch, there, said):
         monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
         with pytest.raises(ffvit.UserError, match=f"^--devices 3: this machine {said}"):
-            start_fabric(Machine(accelerator="cuda", devices=3))
+            start_fabric(Hardware(accelerator="cuda", devices=3))
 
     @pytest.mark.skipif(torch.backends.mps.is_available(), reason="has what must be missing")
     def test_without_another_kind_of_device(self):
         with pytest.raises(ffvit.UserError, match=r"^this machine cannot be used so: .*MPS"):
-            start_fabric(Machine(accelerator="mps"))
+            start_fabric(Hardware(accelerator="mps"))
 
     def test_one_processor(self):
-        fabric = start_fabric(Machine(accelerator="cpu", precision="32-true"))
+        fabric = start_fabric(Hardware(accelerator="cpu", precision="32-true"))
         assert (fabric.world_size, fabric.device.type) == (1, "cpu")
         assert fabric.strategy.precision.precision == "32-true"
 
     def test_of_its_own_are_what_was_asked_for(self):
-        assert _launched(Machine(devices=3, nodes=2)) == (3, 2)
+        assert _launched(Hardware(devices=3, nodes=2)) == (3, 2)
 
     def test_under_torchrun_are_the_launchers(self, monkeypatch):
         for name, value in {"TORCHELASTIC_RUN_ID": "none", "LOCAL_WORLD_SIZE": "4", "WORLD_SIZE": "12"}.items():
             monkeypatch.setenv(name, value)
-        assert _launched(Machine()) == (4, 3)
+        assert _launched(Hardware()) == (4, 3)
 
     def test_under_slurm_are_the_launchers(self, monkeypatch):
         for name, value in {"SLURM_NTASKS": "8", "SLURM_NNODES": "2", "SLURM_JOB_NAME": "mine"}.items():
             monkeypatch.setenv(name, value)
-        assert _launched(Machine()) == (4, 2)
+        assert _launched(Hardware()) == (4, 2)
         monkeypatch.delenv("SLURM_NNODES")
-        assert _launched(Machine()) == (8, 1)
+        assert _launched(Hardware()) == (8, 1)
 
     @pytest.mark.parametrize("shell", ["bash", "interactive"])
     def test_in_a_shell_of_slurms_are_what_was_asked_for(self, monkeypatch, shell):
         monkeypatch.setenv("SLURM_NTASKS", "8")
         monkeypatch.setenv("SLURM_JOB_NAME", shell)
-        assert _launched(Machine(devices=2)) == (2, 1)
+        assert _launched(Hardware(devices=2)) == (2, 1)
 
     @pytest.mark.parametrize(
         ("asked", "kind", "bf16", "got"),
@@ -232,4 +232,4 @@ class TestMachine:
     def test_precision_by_what_the_device_has(self, monkeypatch, asked, kind, bf16, got):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16)
         monkeypatch.setattr("ffvit.hardware.precision.has_bf16_matmul", lambda: bf16)
-        assert resolve_precision(Machine(precision=asked, accelerator=kind)) == got
+        assert resolve_precision(Hardware(precision=asked, accelerator=kind)) == got

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ffvit.config.architecture import NAMED, Architecture, Branch
     from ffvit.config.data import Data
-    from ffvit.config.hardware import Machine
+    from ffvit.config.hardware import Hardware
     from ffvit.config.recipe import Recipe
     from ffvit.data.check.check import check
     from ffvit.data.prepare.prepare import prepare
@@ -39,7 +39,7 @@ _HOME = {
     "Architecture": "ffvit.config.architecture",
     "Branch": "ffvit.config.architecture",
     "Data": "ffvit.config.data",
-    "Machine": "ffvit.config.hardware",
+    "Hardware": "ffvit.config.hardware",
     "Plan": "ffvit.study.plan",
     "Recipe": "ffvit.config.recipe",
     "Run": "ffvit.run_folder",
@@ -67,7 +67,7 @@ __all__ = [
     "Branch",
     "Data",
     "FfvitError",
-    "Machine",
+    "Hardware",
     "Plan",
     "Recipe",
     "Run",

@@ -166,10 +166,10 @@ def _libraries() -> Finding:
 def _device() -> Finding:
     import torch
 
-    from ffvit.config.hardware import Machine
+    from ffvit.config.hardware import Hardware
     from ffvit.hardware.devices import device_type
 
-    device = torch.device(device_type(Machine()))
+    device = torch.device(device_type(Hardware()))
     ones = torch.ones(64, 64, device=device)
     if (ones @ ones).sum().item() != 64**3:
         return Finding("broken", f"{device.type}: a matrix product came out wrong", "Do not train on this machine.")

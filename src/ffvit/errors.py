@@ -121,7 +121,20 @@ class WorkerError(RunStoppedError):
     code = "E-WORKER"
 
 
+SYNONYMS = {
+    "gpu": "cuda",
+    "nvidia": "cuda",
+    "learning_rate": "lr",
+    "learning-rate": "lr",
+    "float32": "fp32",
+    "float16": "fp16",
+    "bfloat16": "bf16",
+}
+"""Words of others for something of ours that is spelled otherwise."""
+
+
 def did_you_mean(wrong: str, allowed: Iterable[str]) -> str:
     """`", did you mean X?"` for the allowed name nearest to a wrong one, or nothing if none is near."""
-    close = difflib.get_close_matches(wrong, list(allowed), n=1, cutoff=0.6)
-    return f", did you mean {close[0]!r}?" if close else ""
+    names = list(allowed)
+    close = [SYNONYMS.get(wrong.lower(), ""), *difflib.get_close_matches(wrong, names, n=1, cutoff=0.6)]
+    return next((f", did you mean {name!r}?" for name in close if name in names), "")

@@ -31,7 +31,7 @@ from pydantic import Field
 from ffvit.config.architecture import Network
 from ffvit.config.base import Value, parse
 from ffvit.config.data import Data
-from ffvit.config.hardware import Machine
+from ffvit.config.hardware import Hardware
 from ffvit.config.preprocess import Preprocess
 from ffvit.config.recipe import Recipe
 from ffvit.config.strict_yaml import read_yaml
@@ -49,7 +49,7 @@ class Config(Value):
     network: Network
     data: Data = Data()
     recipe: Recipe
-    machine: Machine = Machine()
+    hardware: Hardware = Hardware()
     seed: int = Field(0, ge=0, lt=2**64, description="Reaches the initial weights, the order of images and every draw.")
     start_from: str | None = Field(None, description="Weights to start from: a file, a run folder, or `pretrained`.")
     preprocess: Preprocess | None = Field(

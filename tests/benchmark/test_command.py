@@ -16,7 +16,7 @@ from commands import here
 from ffvit.benchmark import measure as measuring
 from ffvit.profiling import hardware_peak
 
-QUICK = ("--rounds", 2, "--seconds", 0.01, "--batch", 4)
+QUICK = ("--rounds", 2, "--seconds", 0.01, "--batch-size", 4)
 
 
 class Upside(nn.Module):
@@ -155,7 +155,7 @@ def test_weights_without_a_run_are_only_timed(digits, no_children):
 def test_the_roofline_is_drawn(tmp_path):
     picture, file = tmp_path / "r.png", tmp_path / "r.json"
     done = here(
-        "benchmark", "--roofline", "ff_micro_patch2_8", "--precisions", "bf16,fp32", "--batch", 4, "--out", picture,
+        "benchmark", "--roofline", "ff_micro_patch2_8", "--precisions", "bf16,fp32", "--batch-size", 4, "--out", picture,
         "--json", file,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -177,8 +177,8 @@ def test_the_roofline_is_drawn(tmp_path):
         (["--engines", "torch,onyx"], "--engines: there is no 'onyx', did you mean 'onnx'?"),
         (["--precisions", "int4"], "--precisions: there is no 'int4', did you mean 'int8'?"),
         (["--engines", ","], "--engines: name one at least"),
-        (["--batch", 0], "batch"),
-        (["--batch", 1], "--batch 1: a step of training takes two images at least; measure prediction with --no-train"),
+        (["--batch-size", 0], "--batch-size: input should be greater than 0"),
+        (["--batch-size", 1], "--batch-size 1: a step of training takes two images at least; measure prediction with --no-train"),
         (["--json", "nowhere/b.json"], "--json nowhere/b.json: there is no folder nowhere"),
         (["--roofline", "--out", "nowhere/r.png"], "--out nowhere/r.png: there is no folder nowhere"),
         (["--roofline", "ff_micro_patch2_8", "vit_micro_patch2_8"], "--roofline draws one network"),

@@ -38,7 +38,7 @@ def test_named_ones_read_back_equal(name):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("width: 12\ndepth: x\nblock: []", "architecture.depth: input should be a valid integer, unable to parse string as an integer; got 'x'"),
+        ("width: 12\ndepth: x\nblock: []", "architecture.depth: must be a whole number; got 'x'"),
         ("width: 12\ndepth: 2\nblocks: []", "architecture.block: is needed\narchitecture.blocks: there is no such field, did you mean 'block'?"),
         ("width: 12\ndepth: 2\nblock: [{mixer: atention, axis: patches}]", "architecture.block.0.mixer: no mixer is called 'atention', did you mean 'attention'?"),
         ("width: 12\ndepth: 2\nblock: [{mixer: attention, axis: patches, head: 3}]", "architecture.block.0.head: there is no such field, did you mean 'heads'?"),

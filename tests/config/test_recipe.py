@@ -4,7 +4,7 @@ import pytest
 
 from ffvit import Recipe, UserError
 from ffvit.config import recipe
-from ffvit.config.base import parse, unvalidated
+from ffvit.config.base import parse
 
 
 @pytest.mark.parametrize("name", recipe.RECIPES)
@@ -59,16 +59,17 @@ def test_unknown_names_get_the_nearest():
         recipe.named_recipe("diet")
 
 
-def test_changes_are_checked_alone_first_and_together_with_what_they_change():
-    changes = unvalidated(Recipe)(epochs=2, ema_decay="none")
-    assert changes.model_fields_set == {"epochs", "ema_decay"}
-    assert changes.ema_decay is None
-    fields = {name: getattr(changes, name) for name in changes.model_fields_set}
-    assert recipe.RECIPES["digits"].replace(**fields).epochs == 2
-    fields = {"cooldown_epochs": 2}
-    assert recipe.RECIPES["deit"].replace(**fields, epochs=2).epochs == 2  # DeiT's cosine is drawn over all of it
+def test_the_word_none_is_none_where_a_field_may_be():
+    assert Recipe(ema_decay="none", balance="none").ema_decay is None
+    assert Recipe(balance="none").balance == "none"
+    with pytest.raises(UserError, match=r"recipe\.lr: must be a number; got 'none'"):
+        parse(Recipe, {"lr": "none"})
+
+
+def test_changes_are_checked_together_with_what_they_change():
+    assert recipe.RECIPES["deit"].replace(cooldown_epochs=2, epochs=2).epochs == 2  # its cosine is drawn over all of it
     with pytest.raises(UserError, match="cooldown_epochs 2 leave nothing of 2 epochs"):
-        recipe.RECIPES["digits"].replace(**fields, epochs=2)
+        recipe.RECIPES["digits"].replace(cooldown_epochs=2, epochs=2)
 
 
 @pytest.mark.parametrize("name", recipe.RECIPES)

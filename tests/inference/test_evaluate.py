@@ -19,7 +19,7 @@ from ffvit.inference.evaluate import Score
 from ffvit.inference.mode import evaluation_mode
 from ffvit.run_folder import Run
 
-CPU = ffvit.Machine(accelerator="cpu")
+CPU = ffvit.Hardware(accelerator="cpu")
 
 
 @contextmanager
@@ -43,7 +43,7 @@ def run(tmp_path_factory) -> Run:
         return ffvit.train(
             "ff_micro_patch2_8",
             recipe=recipes.RECIPES["digits"].replace(epochs=2, warmup_epochs=1, batch_size=128),
-            machine=CPU,
+            hardware=CPU,
             out=tmp_path_factory.mktemp("evaluate") / "run",
             console=Console(quiet=True),
         )
@@ -52,7 +52,7 @@ def run(tmp_path_factory) -> Run:
 @pytest.fixture(scope="session")
 def whole(run) -> Score:
     with one_thread():
-        return ffvit.evaluate(run.path, machine=CPU)
+        return ffvit.evaluate(run.path, hardware=CPU)
 
 
 def write_digits(folder: Path, classes: str, called=str) -> tuple[Path, np.ndarray]:
@@ -76,7 +76,7 @@ def test_a_runs_answers_are_those_it_wrote_down(run, whole):
 
 def test_some_of_the_classes_are_matched_by_name(run, whole, tmp_path):
     folder, places = write_digits(tmp_path, "37")
-    score = ffvit.evaluate(run.path, folder, machine=CPU)
+    score = ffvit.evaluate(run.path, folder, hardware=CPU)
     assert score.answers.classes == tuple("0123456789")
     assert set(score.answers.labels) == {3, 7}
     np.testing.assert_array_equal(score.answers.labels, whole.answers.labels[places])
@@ -87,7 +87,7 @@ def test_some_of_the_classes_are_matched_by_name(run, whole, tmp_path):
 def test_a_class_the_network_does_not_know_is_named(run, tmp_path):
     write_digits(tmp_path, "37", called={"3": "3", "7": "seven"}.get)
     with pytest.raises(ffvit.UserError, match=r"the network does not know 'seven' \(it knows 10 classes: '0', '1'"):
-        ffvit.evaluate(run.path, tmp_path, machine=CPU)
+        ffvit.evaluate(run.path, tmp_path, hardware=CPU)
 
 
 def test_bad_images_are_named_and_left_out(run, whole, tmp_path):
@@ -95,7 +95,7 @@ def test_bad_images_are_named_and_left_out(run, whole, tmp_path):
     files = sorted(folder.rglob("*.png"))
     for bad in (0, 4):
         files[bad].write_bytes(b"no image")
-    score = ffvit.evaluate(run.path, folder, machine=CPU, batch_size=3)
+    score = ffvit.evaluate(run.path, folder, hardware=CPU, batch_size=3)
     assert score.warnings == [f"2 of {len(files)} images could not be read"]
     assert [each.name for each in score.bad] == [str(files[0]), str(files[4])]
     assert score.names == [str(file) for place, file in enumerate(files) if place not in (0, 4)]
@@ -111,7 +111,7 @@ def test_the_same_weights_answer_the_same_however_they_are_given(run, whole):
         (ffvit.load(run.path), "digits"),
         (ffvit.load(run.best_file), "digits"),
     ):
-        score = ffvit.evaluate(weights, data, machine=CPU)
+        score = ffvit.evaluate(weights, data, hardware=CPU)
         np.testing.assert_array_equal(score.answers.logits, whole.answers.logits)
         assert score.evaluation.to_dict() == whole.evaluation.to_dict()
     assert whole.evaluation.temperature == run.summary()["temperature"] is not None
@@ -119,7 +119,7 @@ def test_the_same_weights_answer_the_same_however_they_are_given(run, whole):
 
 def test_a_copy_of_the_file_alone_answers_the_same(run, whole, tmp_path):
     alone = shutil.copy(run.best_file, tmp_path / "weights.safetensors")
-    score = ffvit.evaluate(alone, "digits", machine=CPU)
+    score = ffvit.evaluate(alone, "digits", hardware=CPU)
     np.testing.assert_array_equal(score.answers.logits, whole.answers.logits)
     assert score.evaluation.temperature == whole.evaluation.temperature
 
@@ -127,20 +127,20 @@ def test_a_copy_of_the_file_alone_answers_the_same(run, whole, tmp_path):
 def test_pixels_of_the_fast_backend_travel_with_the_weights(tmp_path, photos):
     small = ffvit.Architecture(width=12, depth=1, block=FF_ONLY, image=24, patch=8)
     recipe = recipes.RECIPES["small"].replace(epochs=1, warmup_epochs=0, batch_size=8)
-    run = ffvit.train(small, photos, recipe, machine=CPU, out=tmp_path / "run", console=Console(quiet=True))
+    run = ffvit.train(small, photos, recipe, hardware=CPU, out=tmp_path / "run", console=Console(quiet=True))
     assert recipe.exact == "never"
-    of_run = ffvit.evaluate(run.path, machine=CPU).answers.logits
+    of_run = ffvit.evaluate(run.path, hardware=CPU).answers.logits
     alone = shutil.copy(run.best_file, tmp_path / "weights.safetensors")
-    np.testing.assert_array_equal(ffvit.evaluate(alone, photos, machine=CPU).answers.logits, of_run)
-    other = ffvit.evaluate(run.path, machine=CPU, pixel_backend="pillow").answers.logits
+    np.testing.assert_array_equal(ffvit.evaluate(alone, photos, hardware=CPU).answers.logits, of_run)
+    other = ffvit.evaluate(run.path, hardware=CPU, pixel_backend="pillow").answers.logits
     assert 0 < np.abs(other - of_run).max() < 0.2
 
 
 def test_what_is_given_wins(run, whole):
     for given in ({"crop": 0.8}, {"interpolation": "bicubic", "crop": 0.8}, {"crop": 0.8, "pixel_backend": "fast"}):
-        changed = ffvit.evaluate(run.path, machine=CPU, **given).answers.logits
+        changed = ffvit.evaluate(run.path, hardware=CPU, **given).answers.logits
         assert not np.allclose(changed, whole.answers.logits)
-        np.testing.assert_array_equal(ffvit.evaluate(run.best_file, machine=CPU, **given).answers.logits, changed)
+        np.testing.assert_array_equal(ffvit.evaluate(run.best_file, hardware=CPU, **given).answers.logits, changed)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -149,7 +149,7 @@ def test_the_callers_network_keeps_the_mode_of_each_module(run, training):
     network.blocks[1].train(not training)
     before = [module.training for module in network.modules()]
     assert len(set(before)) == 2
-    ffvit.evaluate(network, "digits", machine=CPU)
+    ffvit.evaluate(network, "digits", hardware=CPU)
     assert [module.training for module in network.modules()] == before
 
 
@@ -177,7 +177,7 @@ def own(tmp_path_factory, folder) -> Run:
             ffvit.Architecture(width=12, depth=1, block=FF_ONLY, image=24, patch=8),
             ffvit.Data(source=str(folder), split_seed=5),
             recipes.RECIPES["digits"].replace(epochs=1, warmup_epochs=0, batch_size=8),
-            machine=CPU,
+            hardware=CPU,
             out=tmp_path_factory.mktemp("evaluate") / "own",
             console=Console(quiet=True),
         )
@@ -188,7 +188,7 @@ def test_the_same_folder_is_scored_on_the_runs_test_split(own, folder):
     expected = [test.name(index) for index in range(len(test))]
     for data in (None, folder, f"{folder}/../photos"):
         for weights in (own.path, own.best_file):
-            score = ffvit.evaluate(weights, data, machine=CPU)
+            score = ffvit.evaluate(weights, data, hardware=CPU)
             assert score.names == expected
             assert score.evaluation.to_dict()["top1"] == own.summary()["test"]["top1"]
             assert score.warnings == []
@@ -203,7 +203,7 @@ def test_training_images_among_others_are_counted(own, folder, tmp_path):
             target.symlink_to(file)
         else:  # a copy is not known to be the same
             shutil.copy(file, target)
-    score = ffvit.evaluate(own.path, tmp_path / "links", machine=CPU)
+    score = ffvit.evaluate(own.path, tmp_path / "links", hardware=CPU)
     splits = open_splits(own.config.data)
     used = {split.name(index) for split in (splits.train, splits.validation) for index in range(len(split))}
     expected = sum(str(file) in used for file in sorted(folder.rglob("*.jpg"))[1::2])
@@ -217,9 +217,9 @@ def test_training_images_among_others_are_counted(own, folder, tmp_path):
 def test_where_the_runs_images_are_gone_nothing_is_claimed(own, folder, photos):
     away = folder.rename(folder.with_name("moved"))
     try:
-        assert ffvit.evaluate(own.path, photos / "val", machine=CPU).used_in_training is None
+        assert ffvit.evaluate(own.path, photos / "val", hardware=CPU).used_in_training is None
         with pytest.raises(ffvit.UserError, match="there is no 'photos'"):
-            ffvit.evaluate(own.path, machine=CPU)
+            ffvit.evaluate(own.path, hardware=CPU)
     finally:
         away.rename(folder)
 
@@ -228,7 +228,7 @@ def test_other_classes_than_it_was_trained_on_are_refused(own, folder):
     sky = (folder / "sky").rename(folder / "skies")
     try:
         with pytest.raises(ffvit.UserError, match="has other classes now than"):
-            ffvit.evaluate(own.path, machine=CPU)
+            ffvit.evaluate(own.path, hardware=CPU)
     finally:
         sky.rename(folder / "sky")
 
@@ -237,11 +237,11 @@ def test_weights_without_a_run_need_images(run):
     with pytest.raises(
         ffvit.UserError, match="do not lie in a run folder, which would say what to test on: give --data"
     ):
-        ffvit.evaluate(ffvit.load(run.path), machine=CPU)
+        ffvit.evaluate(ffvit.load(run.path), hardware=CPU)
 
 
 def test_the_size_of_a_batch_moves_no_answer(run, whole):
-    score = ffvit.evaluate(run.path, machine=CPU, batch_size=50)
+    score = ffvit.evaluate(run.path, hardware=CPU, batch_size=50)
     np.testing.assert_array_equal(score.answers.predicted, whole.answers.predicted)
     np.testing.assert_allclose(score.answers.loss, whole.answers.loss, rtol=1e-4, atol=1e-5)
 
@@ -251,7 +251,7 @@ def test_a_network_without_names_for_its_classes_takes_the_sources_in_natural_or
         (tmp_path / f"class{number}").mkdir()
         PIL.Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"class{number}" / "0.png")
     network = ffvit.create_model("ff_micro_patch2_8", classes=3)
-    score = ffvit.evaluate(network, tmp_path, machine=CPU)
+    score = ffvit.evaluate(network, tmp_path, hardware=CPU)
     assert score.answers.classes == ("0", "1", "2")
     assert [Path(name).parent.name for name in score.names] == ["class1", "class10", "class2"]
     assert score.answers.labels.tolist() == [0, 2, 1]

@@ -16,7 +16,7 @@ from torchvision.transforms import Normalize
 from torchvision.transforms.functional import to_tensor
 
 from ffvit.config.architecture import FF_ONLY, Architecture
-from ffvit.config.hardware import Machine
+from ffvit.config.hardware import Hardware
 from ffvit.config.preprocess import Preprocess
 from ffvit.data.images import ArrayImages, BadImageError, StoredImage
 from ffvit.data.transforms import Source, evaluation_transform
@@ -64,7 +64,7 @@ def network() -> nn.Module:
 
 def scored(images: Some, fabric=None, batch_size: int = 4, advance=lambda _: None, workers: int | None = None):
     net = network()
-    fabric = fabric or start_fabric(Machine(accelerator="cpu", precision="32-true"))
+    fabric = fabric or start_fabric(Hardware(accelerator="cpu", precision="32-true"))
     return Evaluator(fabric, images, PREPROCESS, CLASSES, batch_size, workers)(net, advance)
 
 
@@ -161,7 +161,7 @@ def test_the_network_keeps_its_mode_and_gradients(training):
     net.head.weight.grad = torch.ones_like(net.head.weight)
     net.head.register_forward_hook(lambda *_: tracked.append(torch.is_grad_enabled()))
     tracked: list[bool] = []
-    Evaluator(start_fabric(Machine(accelerator="cpu", precision="32-true")), Some(5), PREPROCESS, CLASSES, 4)(net)
+    Evaluator(start_fabric(Hardware(accelerator="cpu", precision="32-true")), Some(5), PREPROCESS, CLASSES, 4)(net)
     assert net.training == net.blocks[0].training == training
     assert tracked == [False, False]
     assert net.head.weight.requires_grad
@@ -177,7 +177,7 @@ def test_a_small_set_is_loaded_once_however_often_it_is_scored(monkeypatch, kept
     monkeypatch.setattr(evaluator, "evaluation_loader", lambda *arguments: Counted(load(*arguments), loads))
     images, net = Some(*SETS["bad"]), network()
     scores = Evaluator(
-        start_fabric(Machine(accelerator="cpu", precision="32-true")), images, PREPROCESS, CLASSES, 4, workers
+        start_fabric(Hardware(accelerator="cpu", precision="32-true")), images, PREPROCESS, CLASSES, 4, workers
     )
     (first, bad), (second, bad_again) = scores(net), scores(net)
     assert sum(loads) == times
@@ -202,7 +202,7 @@ def test_progress_is_told_batch_by_batch():
 
 
 def main(out: Path) -> None:
-    fabric = start_fabric(Machine(accelerator="cpu", devices=2, precision="32-true"))
+    fabric = start_fabric(Hardware(accelerator="cpu", devices=2, precision="32-true"))
     got = {}
     for name, (count, bad) in SETS.items():
         seen: list[int] = []

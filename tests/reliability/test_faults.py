@@ -47,13 +47,13 @@ def _one_thread():
 def trained(out: Path, **options) -> tuple[Run, str]:
     """A run, and what it said."""
     console = Console(file=io.StringIO(), width=300)
-    options = {"recipe": QUICK, "machine": ffvit.Machine(precision="32-true")} | options
+    options = {"recipe": QUICK, "hardware": ffvit.Hardware(precision="32-true")} | options
     return ffvit.train(out=out, console=console, **options), console.file.getvalue()
 
 
 def on_photos(out: Path, photos: Path, workers: int, **options) -> tuple[Run, str]:
-    machine = ffvit.Machine(workers=workers, precision="32-true")
-    return trained(out, model=SMALL, data=photos, recipe=PHOTOS, machine=machine, **options)
+    hardware = ffvit.Hardware(workers=workers, precision="32-true")
+    return trained(out, model=SMALL, data=photos, recipe=PHOTOS, hardware=hardware, **options)
 
 
 def assert_same(one: Run, other: Run) -> None:

@@ -26,7 +26,7 @@ from torch import nn
 import commands
 import ffvit
 from ffvit.config.data import Data
-from ffvit.config.hardware import Machine
+from ffvit.config.hardware import Hardware
 from ffvit.config.recipe import named_recipe
 from ffvit.data import decode, splits
 from ffvit.data.check.check import check
@@ -96,7 +96,7 @@ def test_a_folder_that_is_no_run(tmp_path: Path):
 
 def test_predicting_on_two_devices(tmp_path: Path):
     with pytest.raises(UserError, match="predicting uses one device: leave out --devices and --nodes"):
-        list(predict(nn.Identity(), [tmp_path], machine=Machine(devices=2)))
+        list(predict(nn.Identity(), [tmp_path], hardware=Hardware(devices=2)))
 
 
 def test_a_network_that_knows_no_stochastic_depth():
@@ -154,9 +154,9 @@ def test_images_of_which_none_can_be_read(tmp_path: Path):
     ],
 )
 def test_a_batch_that_does_not_fit_the_images_or_the_devices(tmp_path, batch_size, micro_batch, words):
-    recipe, machine = named_recipe("digits").replace(batch_size=batch_size), Machine(micro_batch=micro_batch)
+    recipe, hardware = named_recipe("digits").replace(batch_size=batch_size), Hardware(micro_batch=micro_batch)
     with pytest.raises(ConfigError, match=words):
-        ffvit.train("ff_micro_patch2_8", ffvit.Data(source="digits"), recipe, machine=machine, out=tmp_path / "run")
+        ffvit.train("ff_micro_patch2_8", ffvit.Data(source="digits"), recipe, hardware=hardware, out=tmp_path / "run")
 
 
 BODY = {"width": 8, "depth": 1, "image": 8, "patch": 2, "readout": "mean"}
@@ -469,7 +469,7 @@ def test_a_cluster_without_room_or_machines(tmp_path: Path, monkeypatch: pytest.
         nodes=lambda: [{"Alive": True}],
     )
     with pytest.raises(DeviceError, match=r"no place for a run that asks for 8 processor cores on 1 machines"):
-        Cluster(ray, Machine(), 8, tmp_path)
+        Cluster(ray, Hardware(), 8, tmp_path)
     ray.cluster_resources = dict
     monkeypatch.setitem(sys.modules, "ray", ray)
     with pytest.raises(DeviceError, match="the cluster is empty: no machine with a processor has joined it"):
@@ -492,7 +492,7 @@ def test_a_checkpoint_of_another_network(tmp_path: Path):
     run = ffvit.train("ff_micro_patch2_8", "digits", recipe, out=tmp_path / "run", console=Console(quiet=True))
     other = create_model("vit_micro_patch2_8", 10)
     with pytest.raises(RunFolderError, match="the checkpoint does not fit the run"):
-        load_checkpoint(run, start_fabric(Machine()), other, None, build_optimizer(other, recipe))
+        load_checkpoint(run, start_fabric(Hardware()), other, None, build_optimizer(other, recipe))
 
 
 def test_memory_that_is_too_small_for_a_single_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -6,7 +6,7 @@ import pytest
 
 from ffvit.config import recipe as recipes
 from ffvit.config.architecture import NAMED, Branch
-from ffvit.config.hardware import Machine
+from ffvit.config.hardware import Hardware
 from ffvit.errors import UserError
 from ffvit.study.arms import Arm, has_attention, make_arms, make_comparisons, without_attention
 from ffvit.study.plan import Plan
@@ -251,10 +251,10 @@ def test_the_ready_plans_can_be_built(file: Path):
 
 def test_on_the_digits_runs_compute_in_fp32_unless_asked():
     """So small, they lose by bf16; and the same plan is the same everywhere."""
-    assert make_plan().machine.precision == "32-true"
-    assert make_plan(machine=Machine(precision="bf16-mixed")).machine.precision == "bf16-mixed"
-    assert make_plan(machine=Machine(accelerator="cpu")).machine == Machine(accelerator="cpu", precision="32-true")
-    assert make_plan(study=STUDIES / "attention-grid.yaml").machine.precision == "32-true"
+    assert make_plan().hardware.precision == "32-true"
+    assert make_plan(hardware=Hardware(precision="bf16-mixed")).hardware.precision == "bf16-mixed"
+    assert make_plan(hardware=Hardware(accelerator="cpu")).hardware == Hardware(accelerator="cpu", precision="32-true")
+    assert make_plan(study=STUDIES / "attention-grid.yaml").hardware.precision == "32-true"
 
 
 def test_table1_is_the_papers_networks():

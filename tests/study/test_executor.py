@@ -83,7 +83,7 @@ def test_a_crash_is_tried_once_more_with_fewer_images_at_a_time(study: Study):
     run_jobs(study, lambda _: jobs_of(study), engine, quiet())
     first, again, other = engine.started
     assert again.folder == first.folder
-    assert again.config.machine.micro_batch == 16
+    assert again.config.hardware.micro_batch == 16
     assert again.config.recipe == first.config.recipe
     assert other.folder != first.folder
     assert study.failures() == {"runs/width-16/seed-0": "killed"}

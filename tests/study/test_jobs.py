@@ -147,7 +147,7 @@ def test_another_run_in_the_folder_is_refused_with_what_differs(tmp_path: Path):
 def test_another_machine_is_the_same_run(tmp_path: Path):
     its = plan(search="none")
     job = make_runs(its, make_arms(its), tmp_path, its.seeds)[0]
-    Run.create(job.folder, job.config.replace(machine=job.config.machine.replace(micro_batch=8)))
+    Run.create(job.folder, job.config.replace(hardware=job.config.hardware.replace(micro_batch=8)))
     job.check()
     assert not job.finished()
     (job.folder / "summary.json").write_text(json.dumps({}))

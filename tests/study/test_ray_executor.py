@@ -82,9 +82,9 @@ def test_a_machine_that_dies_takes_no_run_with_it(tmp_path: Path):
 
 @pytest.mark.slow
 def test_a_run_over_two_machines_is_placed_on_both(tmp_path: Path):
-    machine = {"accelerator": "cpu", "nodes": 2}
+    hardware = {"accelerator": "cpu", "nodes": 2}
     recipe = {"base": "digits", "epochs": 1, "warmup_epochs": 0}
-    study(tmp_path, "one", recipe=recipe, machine=machine)
+    study(tmp_path, "one", recipe=recipe, hardware=hardware)
     log = (tmp_path / "out" / "logs" / "runs-width-16-seed-0.log").read_text()
     assert "2 x cpu" in log
     assert "top-1" in log

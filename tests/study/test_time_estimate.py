@@ -9,7 +9,7 @@ import torch
 from ffvit.config import recipe as recipes
 from ffvit.config.architecture import Network
 from ffvit.config.data import Data
-from ffvit.config.hardware import Machine
+from ffvit.config.hardware import Hardware
 from ffvit.data.splits import open_splits
 from ffvit.errors import OutOfMemoryError
 from ffvit.run_folder import Config
@@ -67,7 +67,7 @@ def test_large_networks_are_scaled_from_the_largest_that_was_timed(monkeypatch):
     plan, splits = make_plan(study=Path("studies/table1.yaml"), source="digits"), open_splits(Data())
     arms, timed = make_arms(plan), []
     monkeypatch.setattr(time_estimate, "measure_speed", lambda network, *_: timed.append(network) or SPEED)
-    speeds = speeds_of(arms, splits, 1, Machine(accelerator="cpu"), 1)
+    speeds = speeds_of(arms, splits, 1, Hardware(accelerator="cpu"), 1)
     assert all(count_arm(network, 10).parameters < time_estimate.LARGE for network in timed)
     assert timed
     assert set(speeds) == {arm.name for arm in arms}
@@ -82,15 +82,15 @@ def test_large_networks_are_scaled_from_the_largest_that_was_timed(monkeypatch):
 def test_a_measurement_does_what_a_run_does_and_is_kept(monkeypatch):
     plan, splits = make_plan(), open_splits(Data())
     arm = make_arms(plan)[1]
-    found = measure_speed(arm.network, arm.recipe, splits, 1, plan.machine, 2)
+    found = measure_speed(arm.network, arm.recipe, splits, 1, plan.hardware, 2)
     assert all(value > 0 for value in vars(found).values())
     assert found.activations == 202928.0625
     assert found.state == run_speed.STATE * 4 * 152_074
     monkeypatch.setattr(run_speed, "_measure_at_once", lambda *_: pytest.fail("measured again"))
     longer = arm.recipe.replace(epochs=50, lr=1e-4, ema_decay=0.999)
-    assert measure_speed(arm.network, longer, splits, 1, plan.machine, 2) is found
+    assert measure_speed(arm.network, longer, splits, 1, plan.hardware, 2) is found
     with pytest.raises(pytest.fail.Exception):
-        measure_speed(arm.network, longer.replace(mixup=0.2), splits, 1, plan.machine, 2)
+        measure_speed(arm.network, longer.replace(mixup=0.2), splits, 1, plan.hardware, 2)
 
 
 def test_steps_are_timed_with_as_many_images_as_a_run_takes_where_a_network_is_cheap():
@@ -114,7 +114,7 @@ def test_as_many_are_measured_at_the_same_time_as_runs_will_go_on(monkeypatch):
     plan, splits = make_plan(), open_splits(Data())
     network = make_arms(plan)[0].network
     for at_once in (1, 3, 100):
-        measure_speed(network, plan.recipe.replace(cutmix=0.5), splits, 1, plan.machine, at_once)
+        measure_speed(network, plan.recipe.replace(cutmix=0.5), splits, 1, plan.hardware, at_once)
     assert seen == [1, 3, run_speed.MOST_AT_ONCE]
 
 
@@ -122,7 +122,7 @@ def test_the_mean_of_those_measured_is_the_speed(monkeypatch):
     monkeypatch.setattr(run_speed, "_measure_at_once", lambda *_: [SPEED, replace(SPEED, train=0.03)])
     plan, splits = make_plan(), open_splits(Data())
     network = make_arms(plan)[0].network
-    assert measure_speed(network, plan.recipe.replace(cutmix=0.25), splits, 1, plan.machine, 2).train == pytest.approx(
+    assert measure_speed(network, plan.recipe.replace(cutmix=0.25), splits, 1, plan.hardware, 2).train == pytest.approx(
         0.02
     )
 
@@ -132,7 +132,7 @@ def test_a_measurement_that_the_system_ends_is_told_in_words(monkeypatch):
     network = make_arms(plan)[0].network
     monkeypatch.setattr(run_speed, "ProcessPoolExecutor", _Broken)
     with pytest.raises(OutOfMemoryError, match="ended by the system"):
-        measure_speed(network, plan.recipe.replace(cutmix=0.125), splits, 1, plan.machine, 1)
+        measure_speed(network, plan.recipe.replace(cutmix=0.125), splits, 1, plan.hardware, 1)
 
 
 class _Broken:

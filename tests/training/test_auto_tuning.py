@@ -5,7 +5,7 @@ import torch
 from lightning_fabric import Fabric
 
 import ffvit
-from ffvit.config.hardware import Machine
+from ffvit.config.hardware import Hardware
 from ffvit.config.recipe import named_recipe
 from ffvit.profiling.memory import activation_bytes
 from ffvit.training import auto_tuning
@@ -15,8 +15,8 @@ TINY = "ff_tiny_patch16_224"
 
 
 def compiled(device=GPU, compile="auto", images=1_281_167, network=TINY, **changes) -> bool:  # noqa: A002
-    recipe, machine = named_recipe("deit").replace(**changes), Machine(compile=compile)
-    return auto_tuning.should_compile(machine, ffvit.create_model(network), recipe, images, device)
+    recipe, hardware = named_recipe("deit").replace(**changes), Hardware(compile=compile)
+    return auto_tuning.should_compile(hardware, ffvit.create_model(network), recipe, images, device)
 
 
 @pytest.fixture(autouse=True)

@@ -98,7 +98,7 @@ def test_a_run_leaves_its_folder(tmp_path):
     assert summary["test"]["images"] == len(pd.read_csv(run.predictions_file)) == 359
     assert [row["epoch"] for row in run.metrics()] == [1, 2]
     assert run.metrics()[-1]["images"] == 2 * (1294 // 128) * 128
-    assert {"network", "data", "recipe", "machine", "seed"} <= run.config.model_fields_set
+    assert {"network", "data", "recipe", "hardware", "seed"} <= run.config.model_fields_set
     assert "torch" in run.config_file.read_text()
 
 
@@ -136,9 +136,9 @@ def test_the_configuration_of_a_run_runs_it_again(tmp_path, undisturbed):
     assert_same(undisturbed, Run(tmp_path / "again"))
 
 
-@pytest.mark.parametrize("machine", [("--micro-batch", 10), ("--devices", 2), ("--devices", 2, "--strategy", "fsdp")])
-def test_parts_of_a_batch_and_processes_move_nothing(tmp_path, undisturbed, machine):
-    done = run_command("train", "--out", tmp_path / "run", *flags(EVERYTHING), *machine)
+@pytest.mark.parametrize("hardware", [("--micro-batch", 10), ("--devices", 2), ("--devices", 2, "--strategy", "fsdp")])
+def test_parts_of_a_batch_and_processes_move_nothing(tmp_path, undisturbed, hardware):
+    done = run_command("train", "--out", tmp_path / "run", *flags(EVERYTHING), *hardware)
     assert done.returncode == 0, done.stderr
     assert_close(undisturbed, Run(tmp_path / "run"))
     assert done.stdout.count("Test part") == 1  # only the first process speaks
@@ -348,9 +348,9 @@ SMALL = ffvit.Architecture(width=12, depth=2, block=FF_ONLY, image=(24, 16), pat
 
 def test_an_architecture_of_ones_own_on_photographs_with_workers(tmp_path, photos):
     recipe = QUICK.replace(batch_size=8, aug_repeats=3, mixup=0.8, mixup_group_size=4, drop_path=0.3, dropout=0.1)
-    machines = [ffvit.Machine(workers=0), ffvit.Machine(workers=2)]
+    machines = [ffvit.Hardware(workers=0), ffvit.Hardware(workers=2)]
     runs = [
-        quick(tmp_path / str(i), data=photos, model=SMALL, recipe=recipe, machine=m) for i, m in enumerate(machines)
+        quick(tmp_path / str(i), data=photos, model=SMALL, recipe=recipe, hardware=m) for i, m in enumerate(machines)
     ]
     assert_same(*runs)
     assert ffvit.load(runs[0].path).class_names == ("dahlia", "leaves", "pagoda", "sky")
@@ -429,15 +429,15 @@ def test_compiled_learns_the_same(tmp_path, undisturbed):
 def test_bf16_learns(tmp_path, photos):
     recipe = QUICK.replace(batch_size=8)
     run = quick(
-        tmp_path / "run", data=photos, model=SMALL, recipe=recipe, machine=ffvit.Machine(precision="bf16-mixed")
+        tmp_path / "run", data=photos, model=SMALL, recipe=recipe, hardware=ffvit.Hardware(precision="bf16-mixed")
     )
     assert run.metrics()[-1]["loss"] < run.metrics()[0]["loss"]
 
 
 def test_micro_batches_beyond_the_devices_memory_are_cut(tmp_path, monkeypatch):
     """A stand-in for a small GPU: more than 20 images at once do not fit."""
-    in_fp32 = ffvit.Machine(precision="32-true")
-    whole = quick(tmp_path / "whole", machine=in_fp32)
+    in_fp32 = ffvit.Hardware(precision="32-true")
+    whole = quick(tmp_path / "whole", hardware=in_fp32)
     forward = ffvit.create_model("ff_micro_patch2_8").__class__.forward
 
     def short_of_memory(self, images):
@@ -446,7 +446,7 @@ def test_micro_batches_beyond_the_devices_memory_are_cut(tmp_path, monkeypatch):
         return forward(self, images)
 
     monkeypatch.setattr(ffvit.models.backbone.Backbone, "forward", short_of_memory)
-    cut = quick(tmp_path / "cut", machine=in_fp32)
+    cut = quick(tmp_path / "cut", hardware=in_fp32)
     for mine, its in zip(whole.metrics(), cut.metrics(), strict=True):
         assert mine["loss"] == pytest.approx(its["loss"], rel=1e-5)
 

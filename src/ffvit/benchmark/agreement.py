@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ffvit.benchmark.targets import Target
-from ffvit.config.hardware import Machine
+from ffvit.config.hardware import Hardware
 from ffvit.hardware.launch import start_fabric
 from ffvit.inference.evaluator import Evaluator
 from ffvit.models.create import class_names_of, preprocess_of
@@ -46,7 +46,7 @@ def measure_agreement(
     """
     plain = subject.network().to(device)
     scorer = Evaluator(
-        start_fabric(Machine(accelerator="cuda" if device.type == "cuda" else "cpu", precision="32-true")),
+        start_fabric(Hardware(accelerator="cuda" if device.type == "cuda" else "cpu", precision="32-true")),
         subject.splits.test,
         preprocess_of(plain),
         class_names_of(plain),

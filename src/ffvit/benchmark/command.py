@@ -59,7 +59,7 @@ def benchmark(
     else:
         if train and batch < 2:
             raise UserError(
-                "--batch 1: a step of training takes two images at least; measure prediction with --no-train"
+                "--batch-size 1: a step of training takes two images at least; measure prediction with --no-train"
             )
         measured = measure.measure(
             subjects,

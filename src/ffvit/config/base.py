@@ -5,17 +5,14 @@ Whatever a person gives (keyword, YAML, command line) passes through here once; 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from types import NoneType
-from typing import Annotated, Any, TypeVar, get_args
+from collections.abc import Callable
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
     ValidationError,
-    create_model,
-    field_validator,
     model_serializer,
 )
 
@@ -79,34 +76,12 @@ def parse(model: type[Model], fields: object, where: str | None = None) -> Model
         raise ConfigError(error_sentences(error, model, where)) from None
 
 
-def unvalidated(model: type[BaseModel], metadata: Mapping[str, Any] | None = None) -> Any:
-    """The fields of a value, each checked by itself but not against the others: for changes to a value not yet known.
-
-    Written as text, `none` is None where a field may be None.
-
-    Args:
-        model: The value.
-        metadata: What to annotate some of the fields with, by name.
-    """
-
-    def absent(given: object, info: Any) -> object:
-        may_be_none = NoneType in get_args(model.model_fields[str(info.field_name)].annotation)
-        return None if may_be_none and str(given).lower() == "none" else given
-
-    fields: dict[str, Any] = {}
-    for name, field in model.model_fields.items():
-        more = [*field.metadata, *([metadata[name]] if metadata and name in metadata else [])]
-        fields[name] = (Annotated[field.annotation, *more] if more else field.annotation, field)
-    validators: dict[str, Any] = {"absent": field_validator("*", mode="before")(absent)}
-    return create_model(model.__name__, __base__=Value, __validators__=validators, **fields)
-
-
-def error_sentences(error: ValidationError, model: type[BaseModel], where: str) -> str:
+def error_sentences(error: ValidationError, model: type[Any], where: str) -> str:
     """What a validation found wrong with the fields of a model, a line a fault."""
     return "\n".join(_sentence(model, fault, where) for fault in error.errors())
 
 
-def _sentence(model: type[BaseModel], fault: Any, where: str) -> str:
+def _sentence(model: type[Any], fault: Any, where: str) -> str:
     place = ".".join(str(part) for part in (where, *fault["loc"]) if part != "")
     place = f"{place}: " if place else ""
     match fault["type"]:
@@ -122,6 +97,10 @@ def _sentence(model: type[BaseModel], fault: Any, where: str) -> str:
             allowed = [each.strip("'") for each in fault["ctx"]["expected"].replace(" or ", ", ").split(", ")]
             hint = did_you_mean(str(fault["input"]), allowed)
             return f"{place}must be {fault['ctx']['expected']}; got {short(fault['input'])}{hint}"
+        case "int_parsing" | "int_from_float" | "int_type":
+            return f"{place}must be a whole number; got {short(fault['input'])}"
+        case "float_parsing" | "float_type":
+            return f"{place}must be a number; got {short(fault['input'])}"
         case "model_type":
             return f"{place}must be fields and their values; got {short(fault['input'])}"
         case _:
@@ -134,13 +113,13 @@ def short(value: object, most: int = 200) -> str:
     return text if len(text) <= most else f"{text[:most]}..."
 
 
-def _fields_at(model: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:
+def _fields_at(model: type[Any], place: tuple[int | str, ...]) -> list[str]:
     """The names that would have been right where an unknown field was given."""
     for part in place[:-1]:
-        if isinstance(part, str) and part in model.model_fields:
-            inner = model.model_fields[part].annotation
+        if isinstance(part, str) and part in model.__pydantic_fields__:
+            inner = model.__pydantic_fields__[part].annotation
             models = [
                 each for each in (inner, *get_args(inner)) if isinstance(each, type) and issubclass(each, BaseModel)
             ]
             model = models[0] if models else model
-    return list(model.model_fields)
+    return list(model.__pydantic_fields__)

@@ -9,7 +9,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from ffvit.config.base import Value
 
 
-class Machine(Value):
+class Hardware(Value):
     """The hardware a run uses. Started by torchrun or SLURM, devices and nodes are what the launcher says."""
 
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Kind of device.")

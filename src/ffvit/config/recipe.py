@@ -6,9 +6,16 @@ DeiT's code does something it does not say, that is a field here whose other val
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from ffvit.config.base import Value
 from ffvit.errors import ConfigError, did_you_mean
@@ -125,6 +132,13 @@ class Recipe(Value):
     )
     distillation_weight: Share = Field(0.5, description="Share of the loss that comes from the teacher.")
     distillation_temperature: PositiveFloat = Field(1.0, description="Temperature of soft distillation.")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _none(cls, value: object, info: Any) -> object:
+        """The word none, as a command line gives it, where a field may be None."""
+        optional = type(None) in get_args(cls.model_fields[str(info.field_name)].annotation)
+        return None if optional and value == "none" else value
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:

@@ -8,18 +8,18 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ffvit.config.hardware import Machine
+from ffvit.config.hardware import Hardware
 
 if TYPE_CHECKING:
     import torch
 
 
-def device_type(machine: Machine) -> str:
+def device_type(hardware: Hardware) -> str:
     """The kind of device a run computes on: cpu, cuda or mps."""
     import torch
 
-    if machine.accelerator != "auto":
-        return machine.accelerator
+    if hardware.accelerator != "auto":
+        return hardware.accelerator
     return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from ffvit.config.hardware import Machine
+from ffvit.config.hardware import Hardware
 from ffvit.errors import DeviceError
 from ffvit.hardware.devices import available_cores, device_type
 from ffvit.hardware.precision import resolve_precision
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def start_fabric(machine: Machine) -> Fabric:
+def start_fabric(hardware: Hardware) -> Fabric:
     """Start the processes a run needs, and hand each its Fabric.
 
     Raises:
@@ -32,11 +32,11 @@ def start_fabric(machine: Machine) -> Fabric:
     from lightning_fabric import Fabric
     from lightning_fabric.utilities.exceptions import MisconfigurationException
 
-    accelerator = device_type(machine)
+    accelerator = device_type(hardware)
     there = torch.cuda.device_count() if accelerator == "cuda" else None
     if accelerator == "cuda" and not there:
         raise DeviceError("--accelerator cuda: PyTorch sees no CUDA device on this machine; use cpu")
-    devices, nodes = _launched(machine)
+    devices, nodes = _launched(hardware)
     if there is not None and devices > there:
         raise DeviceError(f"--devices {devices}: this machine has {there} CUDA device{'s' * (there > 1)}")
     if accelerator == "cpu" and not _is_launched() and devices > max(2, available_cores()):
@@ -46,10 +46,10 @@ def start_fabric(machine: Machine) -> Fabric:
     # The gradient of a class token that was expanded over the batch has odd strides, and costs nothing for it.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     strategy: Any = "auto"
-    if devices * nodes > 1 or machine.strategy == "fsdp":
-        strategy = _fsdp(devices * nodes) if machine.strategy == "fsdp" else _ddp()
+    if devices * nodes > 1 or hardware.strategy == "fsdp":
+        strategy = _fsdp(devices * nodes) if hardware.strategy == "fsdp" else _ddp()
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # what is computed in is said once, by the run
-    precision = resolve_precision(machine)
+    precision = resolve_precision(hardware)
     if accelerator == "cuda" and precision == "32-true":  # PyTorch would round the inputs of convolutions to ten bits
         torch.backends.cudnn.allow_tf32 = False
     try:
@@ -81,7 +81,7 @@ def _is_launched() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_NTASKS" in os.environ
 
 
-def _launched(machine: Machine) -> tuple[int, int]:
+def _launched(hardware: Hardware) -> tuple[int, int]:
     """Devices a machine and machines, as torchrun or SLURM say where one of them started this process."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         here = int(os.environ["LOCAL_WORLD_SIZE"])
@@ -89,7 +89,7 @@ def _launched(machine: Machine) -> tuple[int, int]:
     if "SLURM_NTASKS" in os.environ and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
         nodes = int(os.environ.get("SLURM_NNODES", "1"))
         return int(os.environ["SLURM_NTASKS"]) // nodes, nodes
-    return machine.devices, machine.nodes
+    return hardware.devices, hardware.nodes
 
 
 def _timeout() -> timedelta:

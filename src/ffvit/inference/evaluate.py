@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from ffvit.config.hardware import Machine
+from ffvit.config.hardware import Hardware
 from ffvit.config.preprocess import PixelBackend
 from ffvit.data.images import BadImageError, Images
 from ffvit.data.split_record import check_own
@@ -71,7 +71,7 @@ def evaluate(
     data: str | Path | None = None,
     *,
     model: str | None = None,
-    machine: Machine | None = None,
+    hardware: Hardware | None = None,
     batch_size: int = BATCH,
     crop: float | None = None,
     interpolation: str | None = None,
@@ -85,7 +85,7 @@ def evaluate(
         data: A folder, a list, `digits` (its test split) or a data set that timm opens. The data of the run that the
             weights are from, which is the default, are scored on its own test split.
         model: The network's name, for weights that do not say.
-        machine: Where to compute.
+        hardware: Where to compute.
         batch_size: Images at once on each device.
         crop: Share of the resized image that the central crop keeps. Default: as the weights say.
         interpolation: How images are resized. Default: likewise.
@@ -102,11 +102,11 @@ def evaluate(
     images, words, used = _images(network, run, None if data is None else str(data), root)
     given = {"crop_pct": crop, "interpolation": interpolation, "pixel_backend": pixel_backend}
     preprocess = preprocess_of(network).replace(**{name: value for name, value in given.items() if value is not None})
-    machine = machine or Machine()
-    fabric = start_fabric(machine)
+    hardware = hardware or Hardware()
+    fabric = start_fabric(hardware)
     if fabric.device.type == "cpu":
         keep_freed_memory()
-    scorer = Evaluator(fabric, images, preprocess, class_names_of(network), batch_size, machine.workers)
+    scorer = Evaluator(fabric, images, preprocess, class_names_of(network), batch_size, hardware.workers)
     with evaluation_mode(network, fabric.device):
         answers, bad = scorer(network)
     temperature: float | None = getattr(network, "temperature", None)

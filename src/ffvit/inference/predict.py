@@ -18,7 +18,7 @@ from rich.console import Console
 from timm.data import ImageNetInfo
 from torch import nn
 
-from ffvit.config.hardware import Machine
+from ffvit.config.hardware import Hardware
 from ffvit.data.folders import image_files
 from ffvit.data.images import BadImageError, FileImages
 from ffvit.data.loader import NormalizeOnDevice, evaluation_loader, worker_count
@@ -54,7 +54,7 @@ def predict(
     *,
     top: int = 5,
     model: str | None = None,
-    machine: Machine | None = None,
+    hardware: Hardware | None = None,
     engine: str = "auto",
 ) -> Iterator[Prediction | BadImageError]:
     """Name what pictures show.
@@ -66,7 +66,7 @@ def predict(
         images: Image files, and folders of them at any depth.
         top: How many classes an image gets.
         model: The network's name, for weights that do not say.
-        machine: Where to compute.
+        hardware: Where to compute.
         engine: What answers: one of `ffvit.inference.engines.ENGINES`, in the machine's precision or, if it does not know
             that, in fp32; `auto` is PyTorch, or for so many images that they take more than a minute whatever is
             measured to be the fastest here.
@@ -78,18 +78,18 @@ def predict(
         UserError: The weights cannot be used, a path does not exist, there is no image, the engine cannot run here, or
             the network's answers are no numbers.
     """
-    machine = machine or Machine()
-    if machine.devices * machine.nodes > 1:
+    hardware = hardware or Hardware()
+    if hardware.devices * hardware.nodes > 1:
         raise UserError("predicting uses one device: leave out --devices and --nodes")
     paths = [path for given in images for path in _paths(Path(given))]
     if not paths:
         raise DataError(f"there is no image in {', '.join(map(str, images)) or 'nothing'}")
     network = weights if isinstance(weights, nn.Module) else load(weights, model)
-    fabric = start_fabric(machine)
+    fabric = start_fabric(hardware)
     if fabric.device.type == "cpu":
         keep_freed_memory()
     with evaluation_mode(network, fabric.device):
-        yield from _predictions(network, paths, top, fabric, engine, machine.workers)
+        yield from _predictions(network, paths, top, fabric, engine, hardware.workers)
 
 
 def _predictions(

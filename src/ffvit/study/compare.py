@@ -116,7 +116,7 @@ def _compare(
         _write_inputs(study, plan, forecast)
         engine: Engine = Local(slots, study.logs)
         if ray is not None:
-            engine = Cluster(ray, plan.machine, inputs.threads, study.logs)
+            engine = Cluster(ray, plan.hardware, inputs.threads, study.logs)
         try:
             _measure_baselines(study, plan, forecast.splits, console)
             with LiveDisplay(console, engine.at_once) as display:
@@ -227,7 +227,7 @@ def _measure_costs(study: Study, plan: Plan, inputs: StudyInputs, console: Conso
     """Measure the arms' costs once, with nothing else running."""
     known, arms = study.costs().get("arms", {}), inputs.matched.arms
     if not all(arm.name in known for arm in arms):
-        study.write_costs(costs.measure(arms, inputs.classes, plan.machine, console))
+        study.write_costs(costs.measure(arms, inputs.classes, plan.hardware, console))
 
 
 def _conclude(study: Study, inputs: StudyInputs) -> Findings:

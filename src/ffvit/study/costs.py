@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from ffvit.config.hardware import Machine
+from ffvit.config.hardware import Hardware
 from ffvit.hardware.devices import device_type
 from ffvit.models.create import create_model
 from ffvit.profiling.hardware_peak import machine_name
@@ -23,9 +23,9 @@ ROUNDS = 5
 BATCH = 64
 
 
-def measure(arms: Sequence[Arm], classes: int, machine: Machine, console: Console) -> dict[str, Any]:
+def measure(arms: Sequence[Arm], classes: int, hardware: Hardware, console: Console) -> dict[str, Any]:
     """Latency of one image and images a second, of each arm by its name; and what it was measured on."""
-    device = torch.device(device_type(machine))
+    device = torch.device(device_type(hardware))
     networks = {arm.name: create_model(arm.network, classes).eval().to(device) for arm in arms}
     found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in networks}
     quiet = not console.is_terminal

@@ -15,7 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from ffvit.config.hardware import Machine
+from ffvit.config.hardware import Hardware
 from ffvit.hardware.devices import available_cores, device_type, free_memory, visible_gpus
 from ffvit.signals import StopSignals, block_signals_in_children
 from ffvit.study.folder import Study
@@ -88,7 +88,7 @@ def run_jobs(
                     display.say(f"{job.title} failed: {outcome.reason} (its log is in {study.logs})")
                 else:
                     retries[job.folder] = retry = _with_smaller_micro_batch(job)
-                    images = retry.config.machine.micro_batch
+                    images = retry.config.hardware.micro_batch
                     display.say(f"{job.title} failed: {outcome.reason}. Trying once more, {images} images at a time")
         if stop.asked:
             raise stop.error(f"stopped; every run has saved. Resume with: ffvit compare --study {study.path} --resume")
@@ -97,9 +97,9 @@ def run_jobs(
 
 def _with_smaller_micro_batch(job: Job) -> Job:
     """The job with a quarter of its images at a time: the same batch, in less memory."""
-    machine, batch = job.config.machine, job.config.recipe.batch_size
-    micro_batch = max(2, (machine.micro_batch or batch) // 4 // 2 * 2)
-    return replace(job, config=job.config.replace(machine=machine.replace(micro_batch=micro_batch)))
+    hardware, batch = job.config.hardware, job.config.recipe.batch_size
+    micro_batch = max(2, (hardware.micro_batch or batch) // 4 // 2 * 2)
+    return replace(job, config=job.config.replace(hardware=hardware.replace(micro_batch=micro_batch)))
 
 
 @dataclass(frozen=True)
@@ -111,15 +111,15 @@ class Slots:
     gpus: int
 
 
-def slots_for(machine: Machine, jobs: int, memory: float, workers: int | None, threads: int) -> Slots:
+def slots_for(hardware: Hardware, jobs: int, memory: float, workers: int | None, threads: int) -> Slots:
     """As many jobs at once as there are GPUs, or as fit in CPU and RAM where one needs `memory` MiB; or `workers`, if given."""
-    on_gpu = device_type(machine) == "cuda"
+    on_gpu = device_type(hardware) == "cuda"
     if on_gpu:
-        most = max(1, torch.cuda.device_count() // machine.devices)
+        most = max(1, torch.cuda.device_count() // hardware.devices)
     else:
         free = free_memory(torch.device("cpu")) / 2**20
         most = max(1, min(available_cores() // threads, int(0.8 * free / max(memory, 1.0))))
-    return Slots(max(1, min(workers or most, jobs)), threads, machine.devices if on_gpu else 0)
+    return Slots(max(1, min(workers or most, jobs)), threads, hardware.devices if on_gpu else 0)
 
 
 class Local:

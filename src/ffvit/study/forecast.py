@@ -90,7 +90,7 @@ def show_forecast(plan: Plan, forecast: Forecast, console: Console) -> None:
     """Print every arm, what a run of it takes, what the study can show, and how long it will take."""
     inputs, estimate = forecast.inputs, forecast.estimate
     runs = [job.arm for job in make_runs(plan, inputs.matched.arms, Path(), plan.seeds)]
-    scaled = scaled_arms(inputs.matched.arms, inputs.classes, plan.machine)
+    scaled = scaled_arms(inputs.matched.arms, inputs.classes, plan.hardware)
     sentences = [*inputs.matched.notes, *inputs.outlook, *plan.compromises]
     if scaled:
         names = ", ".join(arm.name for arm in inputs.matched.arms if arm.name in scaled)

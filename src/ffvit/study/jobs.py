@@ -209,14 +209,14 @@ def shorten(recipe: Recipe, search: Search) -> Recipe:
 
 def _computed(config: Config) -> dict[str, Any]:
     """What decides a run's numbers: all but the machine."""
-    return config.model_dump(mode="json", exclude={"machine"})
+    return config.model_dump(mode="json", exclude={"hardware"})
 
 
 def _config(plan: Plan, arm: Arm, seed: int, split: Split) -> Config:
     data = plan.data.replace(split_seed=split[0])
     if plan.folds is not None:
         data = data.replace(folds=plan.folds, fold=split[1])
-    return Config(network=arm.network, data=data, recipe=arm.recipe, machine=plan.machine, seed=seed)
+    return Config(network=arm.network, data=data, recipe=arm.recipe, hardware=plan.hardware, seed=seed)
 
 
 def _slugs(arms: Sequence[Arm]) -> dict[str, str]:

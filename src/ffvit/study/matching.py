@@ -89,7 +89,7 @@ def match_arms(plan: Plan, arms: tuple[Arm, ...], classes: int) -> MatchedArms:
         case "parameters":
             return _match_parameters(arms, reference, classes)
         case "latency":
-            return _match_latency(arms, reference, classes, torch.device(device_type(plan.machine)))
+            return _match_latency(arms, reference, classes, torch.device(device_type(plan.hardware)))
 
 
 def _match_each(

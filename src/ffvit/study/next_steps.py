@@ -77,7 +77,7 @@ def write_ablation(folder: Path, plan: Plan, arm: Arm) -> None:
         network=arm.network,
         recipe=arm.recipe,
         data=plan.data,
-        machine=plan.machine,
+        hardware=plan.hardware,
         factors={"piece": pieces},
         reference="as it is",
         seeds=(0, 1, 2),

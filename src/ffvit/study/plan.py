@@ -21,7 +21,7 @@ from ffvit.config import recipe as recipes
 from ffvit.config.architecture import Network
 from ffvit.config.base import Value, parse, short
 from ffvit.config.data import Data
-from ffvit.config.hardware import Machine
+from ffvit.config.hardware import Hardware
 from ffvit.config.recipe import Recipe
 from ffvit.config.strict_yaml import read_yaml
 from ffvit.errors import ConfigError, did_you_mean
@@ -100,7 +100,7 @@ class Plan(Value):
     network: Network = Field(description="What the factors change: a name, or the fields of an architecture.")
     recipe: Recipe = Field(description="A name; or fields, with `base` for the recipe they change.")
     data: Data = Field(Data(), description="A source, or the fields of one.")
-    machine: Machine = Field(Machine(), description="What one run computes on.")
+    hardware: Hardware = Field(Hardware(), description="What one run computes on.")
     factors: dict[str, dict[str, dict[str, Any]]] = Field({}, description="Factor, level, changes.")
     seeds: tuple[NonNegativeInt, ...] = Field(
         (0, 1, 2, 3, 4), description="Repetitions: a number of seeds, or the seeds themselves."

@@ -13,7 +13,7 @@ import numpy as np
 from ffvit.config import recipe as recipes
 from ffvit.config.architecture import Network
 from ffvit.config.data import Data
-from ffvit.config.hardware import Machine
+from ffvit.config.hardware import Hardware
 from ffvit.data.decode import typical_side
 from ffvit.data.splits import Splits, open_splits
 from ffvit.errors import ConfigError
@@ -76,7 +76,7 @@ def fit_plan(
     factors: Factors | None = None,
     minutes: float | None = None,
     controls: bool = True,
-    machine: Machine | None = None,
+    hardware: Hardware | None = None,
     seeds: tuple[int, ...] | None = None,
     search: Search | None = Search(),  # noqa: B008  (a frozen value)
 ) -> dict[str, Any]:
@@ -89,13 +89,13 @@ def fit_plan(
     Raises:
         UserError: The time is too short for any backbone, even with one seed.
     """
-    machine = machine or Machine()
+    hardware = hardware or Hardware()
     if data.source != "digits":
         given = {"data": data, "controls": controls, "search": search}
-        return _Fitting(given, factors or {}, minutes or MINUTES, machine, seeds).fit()
+        return _Fitting(given, factors or {}, minutes or MINUTES, hardware, seeds).fit()
     size = Size(8, 2, 64, 3, heads=4)
     return {
-        "machine": _with_precision(machine, size),
+        "hardware": _with_precision(hardware, size),
         "network": Network(architecture=backbone(size, DIGITS_POSITIONS, channels=1)),
         "recipe": recipes.named_recipe("digits").lasting(DIGITS_EPOCHS).replace(lr=4e-3, crop_scale=(0.8, 1.0)),
         "factors": factors or {"mixer": mixer_levels(size.heads, attention_only=False)},
@@ -105,18 +105,18 @@ def fit_plan(
     }
 
 
-def _with_precision(machine: Machine, size: Size) -> Machine:
-    return machine.replace(precision="32-true") if size.small and machine.precision == "auto" else machine
+def _with_precision(hardware: Hardware, size: Size) -> Hardware:
+    return hardware.replace(precision="32-true") if size.small and hardware.precision == "auto" else hardware
 
 
 class _Fitting:
     """Looks for the plan that fits; see `fit_plan`."""
 
     def __init__(
-        self, given: dict[str, Any], factors: Factors, minutes: float, machine: Machine, seeds: tuple[int, ...] | None
+        self, given: dict[str, Any], factors: Factors, minutes: float, hardware: Hardware, seeds: tuple[int, ...] | None
     ) -> None:
         self.started = time.monotonic()
-        self.given, self.factors, self.minutes, self.machine, self.seeds = given, factors, minutes, machine, seeds
+        self.given, self.factors, self.minutes, self.hardware, self.seeds = given, factors, minutes, hardware, seeds
         self.splits: Splits = open_splits(given["data"])
         self.images, self.side = len(self.splits.train), typical_side(self.splits.train)
         self.sizes = sizes_for(self.side, self.images)
@@ -189,7 +189,7 @@ class _Fitting:
         seeds = self.seeds or tuple(range(extent.seeds))
         return {
             **self.given,
-            "machine": _with_precision(self.machine, size),
+            "hardware": _with_precision(self.hardware, size),
             "network": Network(architecture=backbone(size, positions)),
             "recipe": recipe_for(self.images, epochs, size, self.flip),
             "factors": self.factors or {"mixer": mixer_levels(size.heads, extent.attention_only)},

@@ -25,7 +25,7 @@ def make_plan(
     recipe_fields: Value | None = None,
     data_fields: Value | None = None,
     image: Sequence[int] | None = None,
-    machine: Value | None = None,
+    hardware: Value | None = None,
     minutes: float | None = None,
     changes: Mapping[str, Any] | None = None,
 ) -> Plan:
@@ -64,11 +64,11 @@ def make_plan(
     if networks:
         fields |= _of_networks(networks, data)
     elif "network" not in fields:
-        fields = _fitted(fields, data, changed, machine, where)
+        fields = _fitted(fields, data, changed, hardware, where)
         if path is None and data.source != "digits":
             fields["title"] = f"Do you even need attention? On {source or data.source}"
     plan = parse(Plan, {**fields, "data": data}, where if path is not None else "plan")
-    changed["machine"] = _with(plan.machine, machine)
+    changed["hardware"] = _with(plan.hardware, hardware)
     how = _with(recipes.named_recipe(recipe) if recipe is not None else plan.recipe, recipe_fields)
     if how.teacher is not None:
         how = how.replace(teacher=absolute_path(how.teacher))
@@ -80,7 +80,7 @@ def make_plan(
 
 
 def _fitted(
-    fields: dict[str, Any], data: Data, changed: Mapping[str, Any], machine: Value | None, where: str
+    fields: dict[str, Any], data: Data, changed: Mapping[str, Any], hardware: Value | None, where: str
 ) -> dict[str, Any]:
     """The fields of a plan that leaves the network to us, completed to fit images and time."""
     plan = parse(Plan, {**fields, "network": "ff_tiny_patch16_224", "recipe": "small"}, where)
@@ -89,7 +89,7 @@ def _fitted(
         plan.factors,
         plan.minutes,
         changed.get("controls", plan.controls),
-        _with(plan.machine, machine),
+        _with(plan.hardware, hardware),
         changed.get("seeds", plan.seeds if "seeds" in fields else None),
         changed.get("search", plan.search),
     )

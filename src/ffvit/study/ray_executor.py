@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from ffvit.config.hardware import Machine
+from ffvit.config.hardware import Hardware
 from ffvit.errors import DeviceError, MissingPackageError
 from ffvit.run_folder import Config
 from ffvit.study.executor import log_name
@@ -31,21 +31,21 @@ DEATHS = 5
 class Cluster:
     """Hands jobs to a Ray cluster; `ray` is the module, connected."""
 
-    def __init__(self, ray: Any, machine: Machine, threads: int, logs: Path) -> None:
+    def __init__(self, ray: Any, hardware: Hardware, threads: int, logs: Path) -> None:
         self._ray, self._logs, self._threads = ray, logs.resolve(), threads
         resources, machines = ray.cluster_resources(), sum(node["Alive"] for node in ray.nodes())
-        on_gpu = machine.accelerator == "cuda" or (machine.accelerator == "auto" and resources.get("GPU", 0) > 0)
-        self._bundle: dict[str, float] = {"CPU": threads, "GPU": machine.devices} if on_gpu else {"CPU": threads}
-        self.at_once = int(min(resources.get(kind, 0) // (n * machine.nodes) for kind, n in self._bundle.items()))
-        if self.at_once < 1 or machines < machine.nodes:
-            asked = f"{machine.devices} GPUs" if on_gpu else f"{threads} processor cores"
+        on_gpu = hardware.accelerator == "cuda" or (hardware.accelerator == "auto" and resources.get("GPU", 0) > 0)
+        self._bundle: dict[str, float] = {"CPU": threads, "GPU": hardware.devices} if on_gpu else {"CPU": threads}
+        self.at_once = int(min(resources.get(kind, 0) // (n * hardware.nodes) for kind, n in self._bundle.items()))
+        if self.at_once < 1 or machines < hardware.nodes:
+            asked = f"{hardware.devices} GPUs" if on_gpu else f"{threads} processor cores"
             ray.shutdown()
             raise DeviceError(
-                f"--cluster: no place for a run that asks for {asked} on {machine.nodes} machines: the cluster has "
+                f"--cluster: no place for a run that asks for {asked} on {hardware.nodes} machines: the cluster has "
                 f"{resources.get('CPU', 0):g} cores and {resources.get('GPU', 0):g} GPUs on {machines} machines"
             )
         # A run over several machines is started by a task that needs nothing itself.
-        bundle = self._bundle if machine.nodes == 1 else {"CPU": 0}
+        bundle = self._bundle if hardware.nodes == 1 else {"CPU": 0}
         variables = {name: os.environ[name] for name in ("OMP_WAIT_POLICY", "PYTHONPATH") if name in os.environ}
         self._task = ray.remote(
             num_cpus=bundle["CPU"],
@@ -134,12 +134,12 @@ def _check_ray(host: str, port: int) -> None:
 
 def _run(config: Config, folder: Path, log: Path, threads: int, bundle: dict[str, float]) -> Outcome:
     """A task: the run itself, or starting its parts on the machines that it asks for."""
-    if config.machine.nodes == 1:
+    if config.hardware.nodes == 1:
         return run_job(config, folder, log, threads)
     import ray
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-    group = ray.util.placement_group([bundle] * config.machine.nodes, strategy="STRICT_SPREAD")
+    group = ray.util.placement_group([bundle] * config.hardware.nodes, strategy="STRICT_SPREAD")
     ray.get(group.ready())
     try:
 
@@ -150,8 +150,8 @@ def _run(config: Config, folder: Path, log: Path, threads: int, bundle: dict[str
 
         log.parent.mkdir(parents=True, exist_ok=True)
         command, meeting = train_command(config, folder, log), ray.get(on(0, _meeting_point).remote())
-        ranks = range(config.machine.nodes)
-        parts = [on(rank, _part).remote(command, log, config.machine, rank, meeting) for rank in ranks]
+        ranks = range(config.hardware.nodes)
+        parts = [on(rank, _part).remote(command, log, config.hardware, rank, meeting) for rank in ranks]
         outcomes: list[Outcome] = ray.get(parts)
     finally:
         ray.util.remove_placement_group(group)
@@ -167,9 +167,9 @@ def _meeting_point() -> tuple[str, int]:
         return ray.util.get_node_ip_address(), free.getsockname()[1]
 
 
-def _part(command: list[str], log: Path, machine: Machine, rank: int, meeting: tuple[str, int]) -> Outcome:
+def _part(command: list[str], log: Path, hardware: Hardware, rank: int, meeting: tuple[str, int]) -> Outcome:
     """One machine's share of a run, by torchrun."""
     address, port = meeting
-    torchrun = ["torch.distributed.run", f"--nnodes={machine.nodes}", f"--nproc-per-node={machine.devices}"]
+    torchrun = ["torch.distributed.run", f"--nnodes={hardware.nodes}", f"--nproc-per-node={hardware.devices}"]
     torchrun += [f"--node-rank={rank}", f"--master-addr={address}", f"--master-port={port}", "-m"]
     return run_command([*torchrun, *command], log if rank == 0 else log.with_suffix(f".{rank}.log"))

@@ -36,7 +36,7 @@ def run_job(config: Config, folder: Path, log: Path, threads: int) -> Outcome:
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as output, contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
         try:
-            if config.machine.devices * config.machine.nodes > 1:
+            if config.hardware.devices * config.hardware.nodes > 1:
                 return run_command(train_command(config, folder, log), log)
             _train(config, folder, threads, Terminal(file=output, width=120))
         except UserError as error:
@@ -57,10 +57,10 @@ def _train(config: Config, folder: Path, threads: int, console: Terminal) -> Non
     from ffvit.training.train import resume, run_config
 
     torch.set_num_threads(threads)
-    if config.machine.workers is None and device_type(config.machine) == "cpu":
-        config = config.replace(machine=config.machine.replace(workers=threads - 1))  # no more than it was given
+    if config.hardware.workers is None and device_type(config.hardware) == "cpu":
+        config = config.replace(hardware=config.hardware.replace(workers=threads - 1))  # no more than it was given
     if _has_checkpoint(folder):
-        resume(folder, machine=config.machine, console=console)
+        resume(folder, hardware=config.hardware, console=console)
     else:
         _clear(folder)
         run_config(config, out=folder, console=console)

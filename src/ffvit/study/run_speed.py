@@ -33,7 +33,7 @@ from rich.console import Console
 from torch.nn.functional import cross_entropy
 
 from ffvit.config.architecture import Network
-from ffvit.config.hardware import Machine
+from ffvit.config.hardware import Hardware
 from ffvit.config.recipe import Recipe
 from ffvit.data.images import Images, Subset
 from ffvit.data.splits import Splits
@@ -112,7 +112,7 @@ _measured: dict[Any, Speed] = {}
 
 
 def measure_speed(
-    network: Network, recipe: Recipe, splits: Splits, threads: int, machine: Machine, at_once: int = 1
+    network: Network, recipe: Recipe, splits: Splits, threads: int, hardware: Hardware, at_once: int = 1
 ) -> Speed:
     """Do a few steps of a run, evaluate a few images, end an epoch, and time each; a second call returns the same.
 
@@ -122,18 +122,18 @@ def measure_speed(
         UserError: The network or the recipe cannot be used.
         OutOfMemoryError: Memory ran out.
     """
-    on_cpu = device_type(machine) == "cpu"
+    on_cpu = device_type(hardware) == "cpu"
     same_for_all = {"epochs": 100, "minutes": None, "warmup_epochs": 1, "cooldown_epochs": 0, "lr": 1e-3}
     ema_decay = None if recipe.ema_decay is None else 0.9
     recipe = recipe.replace(**same_for_all, ema_decay=ema_decay, balance="none", teacher=None)
-    workers = threads - 1 if machine.workers is None and on_cpu else machine.workers
-    alone = machine.replace(devices=1, nodes=1, strategy="ddp", compile="never", workers=workers)
+    workers = threads - 1 if hardware.workers is None and on_cpu else hardware.workers
+    alone = hardware.replace(devices=1, nodes=1, strategy="ddp", compile="never", workers=workers)
     key = (network.to_yaml(), recipe.to_yaml(), alone.to_yaml(), splits.account, threads, at_once)
     if key not in _measured:
         processes = min(at_once, MOST_AT_ONCE) if on_cpu else 1
-        speeds = _measure_at_once(processes, Config(network=network, recipe=recipe, machine=alone), splits, threads)
+        speeds = _measure_at_once(processes, Config(network=network, recipe=recipe, hardware=alone), splits, threads)
         mean = {field.name: float(np.mean([getattr(speed, field.name) for speed in speeds])) for field in fields(Speed)}
-        _measured[key] = replace(Speed(**mean), train=mean["train"] / (machine.devices * machine.nodes))
+        _measured[key] = replace(Speed(**mean), train=mean["train"] / (hardware.devices * hardware.nodes))
     return _measured[key]
 
 
@@ -188,14 +188,14 @@ def _measure(config: Config, splits: Splits, threads: int, folder: Path) -> Spee
     """What a run takes, measured in this process; `folder` is where its run folder is made."""
     torch.set_num_threads(threads)
     started = time.perf_counter()
-    device = torch.device(device_type(config.machine))
+    device = torch.device(device_type(config.hardware))
     recipe, classes = config.recipe, len(splits.classes)
     model = create_model(config.network, classes, drop_path=recipe.drop_path, dropout=recipe.dropout)
     batch = _batch_size(config, splits, device)
     config = config.replace(recipe=recipe.replace(batch_size=batch))
     few = Splits(splits.classes, _spread(splits.train, 8 * batch), None, _spread(splits.test, 256), "")
     display = TrainingDisplay(Console(file=io.StringIO()), shown=False)
-    setup = set_up(start_fabric(config.machine), config, model, None, few, display.say)
+    setup = set_up(start_fabric(config.hardware), config, model, None, few, display.say)
     trainer = Trainer(setup, Run.create(Path(tempfile.mkdtemp(dir=folder)), config), display)
     train, start = _time_steps(setup, batch, started)
     images = few.test if 256 * train < 3 * TIMED else _spread(few.test, 16)
@@ -209,7 +209,7 @@ def _measure(config: Config, splits: Splits, threads: int, folder: Path) -> Spee
     takes = preprocess_of(model)
     inputs = torch.rand(batch, takes.in_chans, *takes.img_size, device=device)
     labels = torch.zeros(batch, dtype=torch.int64, device=device)
-    with autocast(resolve_precision(config.machine), device):
+    with autocast(resolve_precision(config.hardware), device):
         activations = activation_bytes(lambda: cross_entropy(model(inputs), labels), model) / batch
     state = float(sum(parameter.nbytes for parameter in model.parameters()) * STATE)
     return Speed(start, train, load, predict, epoch_end, activations, state)

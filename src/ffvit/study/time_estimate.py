@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch.nn.functional import cross_entropy
 
-from ffvit.config.hardware import Machine
+from ffvit.config.hardware import Hardware
 from ffvit.config.recipe import Recipe
 from ffvit.data.splits import Splits
 from ffvit.hardware.devices import available_cores, device_type
@@ -56,10 +56,10 @@ def estimate_study(
     """What a whole study takes: searches and runs, as many at once as fit, and what comes before and after them."""
     jobs = make_runs(plan, arms, Path(), plan.seeds)
     threads = threads or threads_of(plan, arms)
-    at_once = slots_for(plan.machine, len(jobs), MEMORY, workers, threads).count
-    speeds = speeds_of(arms, splits, threads, plan.machine, at_once)
+    at_once = slots_for(plan.hardware, len(jobs), MEMORY, workers, threads).count
+    speeds = speeds_of(arms, splits, threads, plan.hardware, at_once)
     runs = {arm.name: speeds[arm.name].run(arm.recipe, splits) for arm in arms}
-    slots = slots_for(plan.machine, len(jobs), max(run.memory for run in runs.values()), workers, threads)
+    slots = slots_for(plan.hardware, len(jobs), max(run.memory for run in runs.values()), workers, threads)
     trial_seconds, trial_counts = {arm.name: 0.0 for arm in arms}, {arm.name: 0.0 for arm in arms}
     if plan.search is not None:
         for arm in arms:
@@ -86,22 +86,22 @@ def trials(plan: Plan, recipe: Recipe) -> float:
     return total + (EXTENSIONS * plan.search.seeds if plan.search.extend else 0.0)
 
 
-def speeds_of(arms: Sequence[Arm], splits: Splits, threads: int, machine: Machine, at_once: int) -> dict[str, Speed]:
+def speeds_of(arms: Sequence[Arm], splits: Splits, threads: int, hardware: Hardware, at_once: int) -> dict[str, Speed]:
     """How fast a run of each arm is; on a CPU large networks are not built, but scaled from the largest that was."""
     classes = len(splits.classes)
-    scaled = scaled_arms(arms, classes, machine)
+    scaled = scaled_arms(arms, classes, hardware)
     by_size = sorted(arms, key=lambda arm: count_arm(arm.network, classes).parameters)
     built = [arm for arm in by_size if arm.name not in scaled]
-    speeds = {arm.name: measure_speed(arm.network, arm.recipe, splits, threads, machine, at_once) for arm in built}
+    speeds = {arm.name: measure_speed(arm.network, arm.recipe, splits, threads, hardware, at_once) for arm in built}
     largest = built[-1]
     for arm in by_size[len(built) :]:
         speeds[arm.name] = _scale(speeds[largest.name], largest, arm, classes)
     return speeds
 
 
-def scaled_arms(arms: Sequence[Arm], classes: int, machine: Machine) -> frozenset[str]:
+def scaled_arms(arms: Sequence[Arm], classes: int, hardware: Hardware) -> frozenset[str]:
     """The names of the arms that are too large to be timed; the smallest never is."""
-    if device_type(machine) != "cpu":
+    if device_type(hardware) != "cpu":
         return frozenset()
     size = {arm.name: count_arm(arm.network, classes).parameters for arm in arms}
     return frozenset(name for name in size if size[name] > max(LARGE, min(size.values())))

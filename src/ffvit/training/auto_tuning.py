@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
     from torch.utils.data import DataLoader
 
-    from ffvit.config.hardware import Machine
+    from ffvit.config.hardware import Hardware
     from ffvit.config.recipe import Recipe
     from ffvit.data.loader import Batch
 
@@ -46,13 +46,13 @@ ROOM = 0.8
 """Share of the free memory that a step may take by this estimate."""
 
 
-def should_compile(machine: Machine, network: nn.Module, recipe: Recipe, images: int, device: torch.device) -> bool:
+def should_compile(hardware: Hardware, network: nn.Module, recipe: Recipe, images: int, device: torch.device) -> bool:
     """Whether a run's network is compiled.
 
     By itself only a long run of a network of equal blocks (docs/speed.md: what it gains).
 
     Args:
-        machine: What was asked for.
+        hardware: What was asked for.
         network: Not yet compiled.
         recipe: How long the run is.
         images: Of an epoch.
@@ -62,10 +62,10 @@ def should_compile(machine: Machine, network: nn.Module, recipe: Recipe, images:
         UserError: It was asked for, and is not possible here.
     """
     reason = compile_unavailable_reason(device)
-    if machine.compile == "always" and reason is not None:
+    if hardware.compile == "always" and reason is not None:
         raise DeviceError(f"--compile always: {reason}; or leave it out")
-    if machine.compile != "auto" or reason is not None or not hasattr(network, "blocks"):
-        return machine.compile == "always"
+    if hardware.compile != "auto" or reason is not None or not hasattr(network, "blocks"):
+        return hardware.compile == "always"
     if recipe.minutes is not None:
         return recipe.minutes >= 10
     return 3.0 * count(network).flops * images * recipe.epochs >= LONG[device.type]

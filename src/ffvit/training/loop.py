@@ -61,7 +61,7 @@ class Trainer:
     def evaluator(self, images: Images) -> Evaluator:
         """Scores this run's network on images."""
         setup = self.setup
-        classes, workers = self.splits.classes, setup.config.machine.workers
+        classes, workers = self.splits.classes, setup.config.hardware.workers
         return Evaluator(self.fabric, images, setup.preprocess, classes, BATCH, workers)
 
     def resume(self) -> None:

@@ -91,7 +91,7 @@ def _order(fabric: Fabric, config: Config, splits: Splits) -> TrainingOrder:
         probabilities=_balanced(splits) if recipe.balance == "sampler" else None,
         process=fabric.global_rank,
         processes=fabric.world_size,
-        micro_batch=config.machine.micro_batch,
+        micro_batch=config.hardware.micro_batch,
         blocks=blocks,
         ahead=ahead,
     )
@@ -121,10 +121,10 @@ def _loader(
     fabric, shape = step.fabric, (preprocess.in_chans, *preprocess.img_size)
     transform = training_transform(config.recipe, preprocess.img_size, preprocess.in_chans, preprocess.mean)
     loader = partial(training_loader, splits.train, transform, shape, order, config.seed, device=fabric.device)
-    workers = config.machine.workers
+    workers = config.hardware.workers
     if workers is None:
         workers = worker_count(splits.train, local_world_size(fabric), fabric.device)
-        if config.machine.strategy != "fsdp":  # a sharded network is not called by itself
+        if config.hardware.strategy != "fsdp":  # a sharded network is not called by itself
             with step.eagerly():
                 workers = loading_workers(
                     loader(0), step.plain, images_per_device(fabric, config, order), fabric, workers

@@ -61,7 +61,7 @@ class TrainStep:
         order: TrainingOrder,
         say: Callable[[str], None],
     ) -> None:
-        recipe, sharded = config.recipe, config.machine.strategy == "fsdp"
+        recipe, sharded = config.recipe, config.hardware.strategy == "fsdp"
         self.fabric, self.recipe, self.seed, self.say = fabric, recipe, config.seed, say
         self.steps_per_epoch = order.steps
         self.normalize = NormalizeOnDevice(preprocess.mean, preprocess.std)
@@ -81,7 +81,7 @@ class TrainStep:
         self.recomputed = should_recompute(network, per_device, fabric)
         if self.recomputed is None and has_free_memory(network, per_device, fabric):
             keep_freed_memory()
-        self.compiled = should_compile(config.machine, network, recipe, len(splits.train), fabric.device)
+        self.compiled = should_compile(config.hardware, network, recipe, len(splits.train), fabric.device)
         if self.compiled:
             compile_blocks(network)
         self.network = fabric.setup_module(network)

@@ -19,7 +19,7 @@ from ffvit.config import recipe as recipes
 from ffvit.config.architecture import Architecture, Network
 from ffvit.config.base import parse
 from ffvit.config.data import Data, absolute_path
-from ffvit.config.hardware import Machine
+from ffvit.config.hardware import Hardware
 from ffvit.config.recipe import Recipe
 from ffvit.data.split_record import check_split, record_split, write_record
 from ffvit.data.splits import Splits, open_splits
@@ -48,7 +48,7 @@ def train(
     recipe: str | Recipe | None = None,
     *,
     image: int | tuple[int, int] | None = None,
-    machine: Machine | None = None,
+    hardware: Hardware | None = None,
     seed: int = 0,
     start_from: str | Path | None = None,
     out: str | Path | None = None,
@@ -62,7 +62,7 @@ def train(
         data: A folder, a list, a data set that timm opens, or a `Data` that also says how it is split.
         recipe: A name or a `Recipe`. Default: `digits` for the digits, else `small`.
         image: Image size in pixels, (height, width) or one number for a square. Default: the network's own.
-        machine: Devices and precision. Default: one device, a GPU if there is one.
+        hardware: Devices and precision. Default: one device, a GPU if there is one.
         seed: Reaches every draw: same seed, same numbers.
         start_from: Weights to start from (a file or run folder), or `pretrained` for the published ones.
         out: The run folder. Default: a new one in `runs/`.
@@ -77,7 +77,7 @@ def train(
         RunStoppedError: The run was interrupted, its loss was no longer finite, the disk is full, or too many images
             were unreadable. What was reached is kept, and `resume` goes on.
     """
-    config = configure(model, data, recipe, image=image, machine=machine, seed=seed, start_from=start_from)
+    config = configure(model, data, recipe, image=image, hardware=hardware, seed=seed, start_from=start_from)
     return run_config(config, out=out, overwrite=overwrite, console=console)
 
 
@@ -87,7 +87,7 @@ def configure(
     recipe: str | Recipe | None = None,
     *,
     image: int | tuple[int, int] | None = None,
-    machine: Machine | None = None,
+    hardware: Hardware | None = None,
     seed: int = 0,
     start_from: str | Path | None = None,
 ) -> Config:
@@ -118,7 +118,7 @@ def configure(
         "network": model,
         "data": data,
         "recipe": recipe,
-        "machine": machine or Machine(),
+        "hardware": hardware or Hardware(),
         "seed": seed,
         "start_from": absolute_path(str(start_from)) if start_from not in (None, "pretrained") else start_from,
     }
@@ -129,7 +129,7 @@ def run_config(
     config: Config, out: str | Path | None = None, overwrite: bool = False, console: Console | None = None
 ) -> Run:
     """Train what a configuration says; see `train`."""
-    fabric = start_fabric(config.machine)
+    fabric = start_fabric(config.hardware)
     name = f"{config.network.title}-{Path(config.data.source).stem or 'data'}"
     path = Path(on_rank_zero(fabric, lambda: str(out if out is not None else free_folder(name))))
     on_rank_zero(fabric, lambda: Run.check_writable(path, config, overwrite))
@@ -144,12 +144,12 @@ def run_config(
         lock.release()
 
 
-def resume(out: str | Path, machine: Machine | None = None, console: Console | None = None) -> Run:
+def resume(out: str | Path, hardware: Hardware | None = None, console: Console | None = None) -> Run:
     """Resume a run from its last checkpoint, or from its start if it has none yet; the same as if it had never stopped.
 
     Args:
         out: The run folder.
-        machine: Another machine than the run's own, if given.
+        hardware: Another machine than the run's own, if given.
         console: Where to show progress.
 
     Raises:
@@ -162,9 +162,9 @@ def resume(out: str | Path, machine: Machine | None = None, console: Console | N
     config = run.config
     if run.has_checkpoint:
         config = config.replace(start_from=None)  # all weights come from it
-    if machine is not None:
-        config = config.replace(machine=machine)
-    fabric = start_fabric(config.machine)
+    if hardware is not None:
+        config = config.replace(hardware=hardware)
+    fabric = start_fabric(config.hardware)
     lock = FolderLock(run.path, "run")
     on_rank_zero(fabric, lock.acquire)
     try:
@@ -303,7 +303,7 @@ def _headline(setup: Setup, run: Run, about: str) -> Table:
         "network": f"{config.network.title}, {parameters / 1e6:.2f} M parameters, {about}",
         "images": f"{takes.img_size[0]} x {takes.img_size[1]} px, {takes.in_chans} channel{'s' * (takes.in_chans > 1)}; {setup.splits.account}",
         "recipe": f"{length}, {config.recipe.batch_size} images a step, rate {config.recipe.peak_lr:.1e}",
-        "machine": f"{where}, {setup.workers} loading processes each",
+        "hardware": f"{where}, {setup.workers} loading processes each",
         "run folder": str(run.path),
     }
     table = Table.grid(padding=(0, 2))

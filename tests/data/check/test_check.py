@@ -16,7 +16,7 @@ from rich.console import Console
 from sklearn.datasets import load_digits, load_sample_image
 
 from commands import ffvit, here, started
-from ffvit.cli import check as command
+from ffvit.config.commands import Check as Command
 from ffvit.data.check.check import NARROW, NARROW_ONES, NEAR, check
 from ffvit.data.check.report import check_report, write_findings
 from ffvit.errors import RunStoppedError
@@ -339,7 +339,7 @@ class TestCommand:
         assert "Traceback" not in done.stderr
 
     def test_defaults_are_those_of_the_function(self):
-        assert inspect.signature(command).parameters["near"].default == NEAR
+        assert inspect.signature(Command).parameters["near"].default == NEAR
         assert f"over {NARROW} times" in NARROW_ONES.what
 
     def test_a_killed_process_gets_a_sentence(self, monkeypatch):

@@ -1,0 +1,376 @@
+"""The functions of `ffvit`: one per command, with the command's fields as keywords. The command line calls the same."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from pydantic import ValidationError
+
+from ffvit.config import commands
+from ffvit.config.base import error_sentences
+from ffvit.config.choices import choose_data, choose_hardware, choose_recipe, fields_of
+from ffvit.config.data import Data
+from ffvit.config.hardware import Hardware
+from ffvit.config.recipe import Recipe, named_recipe
+from ffvit.errors import UserError
+from ffvit.terminal import Terminal
+
+if TYPE_CHECKING:
+    from ffvit.data.check.check import Check
+    from ffvit.data.images import BadImageError
+    from ffvit.data.loader_benchmark import Stages
+    from ffvit.data.prepare.prepare import Prepared
+    from ffvit.inference.evaluate import Score
+    from ffvit.inference.predict import Prediction
+    from ffvit.run_folder import Config, Run
+    from ffvit.study.findings import Findings
+    from ffvit.study.plan import Plan
+
+P = ParamSpec("P")
+C = TypeVar("C", bound=commands.Command)
+R = TypeVar("R")
+
+RUN: dict[type[commands.Command], Callable[[Any], Any]] = {}
+"""What carries out each command."""
+
+
+def function_of(command: Callable[P, C]) -> Callable[[Callable[[C], R]], Callable[P, R]]:
+    """Make a function that takes a command into one that takes the command's fields, checked and documented as there."""
+
+    def decorate(run: Callable[[C], R]) -> Callable[P, R]:
+        kind: Any = command
+        RUN[kind] = run
+        signature = inspect.signature(kind)
+
+        @functools.wraps(run)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            return run(checked(kind, signature.bind(*args, **kwargs).arguments))
+
+        returned = inspect.signature(run).return_annotation
+        call.__signature__ = signature.replace(return_annotation=returned)  # type: ignore[attr-defined]
+        fields = [f"    {name}: {info.description}" for name, info in kind.__pydantic_fields__.items()]
+        call.__doc__ = "\n".join([kind.__doc__.rstrip(), "", "Args:", *fields, "", inspect.getdoc(run) or ""])
+        return call
+
+    return decorate
+
+
+def checked(command: type[C], fields: Mapping[str, Any]) -> C:
+    """A command of these fields.
+
+    Raises:
+        UserError: A value cannot be used; says which, all at once.
+    """
+    try:
+        return command(**fields)
+    except ValidationError as error:
+        raise UserError(error_sentences(error, command, "")) from None
+
+
+def console_of(command: commands.Command) -> Any:
+    """Where a command prints."""
+    if not isinstance(command.verbose, bool):
+        return command.verbose
+    console = Terminal()
+    console.quiet = not command.verbose
+    return console
+
+
+@function_of(commands.Train)
+def train(command: commands.Train) -> Run:
+    """Returns: The finished run.
+
+    Raises:
+        UserError: Something that was given cannot be used.
+        RunStoppedError: The run was interrupted, its loss was not finite, the disk is full, or too many images were
+            unreadable. What was reached is kept, and `resume` continues it.
+    """
+    from ffvit.training.train import run_config
+
+    if command.resume:
+        return _resume_in(command)
+    return run_config(config_of(command), out=command.out, overwrite=command.overwrite, console=console_of(command))
+
+
+def _resume_in(command: commands.Train) -> Run:
+    allowed, default = ("out", "resume", "hardware", "verbose"), commands.Train()
+    if command.out is None:
+        raise UserError("--resume needs the run folder to resume: --out FOLDER")
+    names = [field.name for field in dataclasses.fields(command) if field.name not in allowed]
+    if any(getattr(command, name) != getattr(default, name) for name in names):
+        raise UserError("--resume goes on with the run as it was begun: give it only --out and where to compute")
+    return resume(command.out, hardware=command.hardware, verbose=command.verbose)
+
+
+def config_of(command: commands.Train) -> Config:
+    """The configuration that a command asks for: that of its file or the defaults, with the command's fields over it.
+
+    Raises:
+        UserError: A value cannot be used.
+    """
+    from ffvit.run_folder import read_config
+    from ffvit.training.train import configure
+
+    base = read_config(command.config) if command.config is not None else None
+    data = choose_data(command.data, base.data if base else None)
+    recipe = base.recipe if base else named_recipe("digits" if data.source == "digits" else "small")
+    return configure(
+        command.model if command.model is not None else (base.network if base else None),
+        data,
+        choose_recipe(command.recipe, recipe),
+        image=command.image,
+        hardware=choose_hardware(command.hardware, base.hardware if base else None),
+        seed=command.seed if command.seed is not None else (base.seed if base else 0),
+        start_from=command.start_from if command.start_from is not None else (base.start_from if base else None),
+    )
+
+
+@function_of(commands.Resume)
+def resume(command: commands.Resume) -> Run:
+    """Returns: The finished run.
+
+    Raises:
+        UserError: It is no run folder, its checkpoint is damaged, it is finished, or another process writes to it.
+        RunStoppedError: As for `train`.
+    """
+    from ffvit.run_folder import Run
+    from ffvit.training import train as training
+
+    hardware = None
+    if command.hardware is not None:
+        hardware = choose_hardware(command.hardware, Run(command.out).config.hardware)
+    return training.resume(command.out, hardware=hardware, console=console_of(command))
+
+
+@function_of(commands.Evaluate)
+def evaluate(command: commands.Evaluate) -> Score:
+    """Returns: The metrics, the prediction for each image, and the images that could not be read.
+
+    Raises:
+        UserError: The weights, the images or a file to write cannot be used.
+    """
+    from ffvit.files.atomic_write import atomic_path
+    from ffvit.files.output_file import check_output, is_evaluation, is_predictions
+    from ffvit.hardware.ranks import is_rank_zero
+    from ffvit.inference import evaluate as inference
+
+    if is_rank_zero() and command.json is not None:
+        check_output(command.json, "--json", "file with figures of an evaluation", is_evaluation)
+    if is_rank_zero() and command.predictions is not None:
+        check_output(command.predictions, "--predictions", "list of predictions", is_predictions)
+    score = inference.evaluate(
+        command.weights,
+        command.data,
+        model=command.model,
+        hardware=choose_hardware(command.hardware),
+        batch_size=command.batch_size,
+        crop=command.crop,
+        interpolation=command.interpolation,
+        pixel_backend=command.pixel_backend,
+        root=command.root,
+    )
+    if is_rank_zero() and command.json is not None:
+        write_figures(score, command.weights, command.json)
+    if is_rank_zero() and command.predictions is not None:
+        with atomic_path(command.predictions, "evaluate again") as temporary:
+            score.answers.to_csv(temporary, score.names)
+    return score
+
+
+def write_figures(score: Score, weights: object, path: Path) -> None:
+    """Write the metrics of an evaluation to a .json file."""
+    from ffvit.files.atomic_write import atomic_path
+
+    figures = {
+        "weights": str(weights),
+        "data": score.data,
+        "bad_images": len(score.bad),
+        "used_in_training": score.used_in_training,
+        **score.evaluation.to_dict(),
+    }
+    with atomic_path(path, "evaluate again") as temporary:
+        temporary.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+@function_of(commands.Predict)
+def predict(command: commands.Predict) -> Iterator[Prediction | BadImageError]:
+    """Yields: For each image in turn its prediction, or the error that says why it could not be read.
+
+    Raises:
+        UserError: The weights cannot be used, a path does not exist, there is no image, the engine cannot run here, or
+            the network's logits are not finite.
+    """
+    from ffvit.inference import predict as inference
+
+    assert not isinstance(command.images, str | Path)  # one is a tuple of one by now
+    return inference.predict(
+        command.weights,
+        command.images,
+        top=command.top,
+        model=command.model,
+        hardware=choose_hardware(command.hardware),
+        engine=command.engine,
+    )
+
+
+@function_of(commands.Compare)
+def compare(command: commands.Compare) -> Findings:
+    """Returns: What the study found; also in `report.html`, `report.md` and `results.csv` in its folder.
+
+    Raises:
+        UserError: Something that was given cannot be used.
+        RunStoppedError: The study was interrupted, or runs failed (the report of the others is written).
+    """
+    from ffvit.run_folder import free_folder
+    from ffvit.study import compare as studies
+
+    plan = plan_of(command)
+    study = Path(command.study) if isinstance(command.study, str | Path) else None
+    out = study if command.resume and study is not None and study.is_dir() else command.out
+    if out is None:
+        out = free_folder((study or Path(plan.data.source)).stem or "data", "studies")
+    return studies.compare(
+        plan,
+        out,
+        resume=command.resume,
+        overwrite=command.overwrite,
+        workers=command.jobs,
+        cluster=command.cluster,
+        console=console_of(command),
+    )
+
+
+def plan_of(command: commands.Compare) -> Plan:
+    """The plan that a command asks for: that of its study, of the named networks, or one that fits images and time.
+
+    Raises:
+        UserError: A value cannot be used, or contradicts another.
+    """
+    from ffvit.study.plan_options import make_plan
+
+    if command.study is not None and not isinstance(command.study, str | Path):
+        return command.study
+    assert not isinstance(command.image, int)  # a square is a pair by now
+    study = None if command.study is None else Path(command.study)
+    if command.resume and command.out is None and (study is None or not study.is_dir()):
+        raise UserError("--resume needs the study to resume: --study FOLDER")
+    if study is not None and study.is_dir() and not command.resume and command.out is None:
+        raise UserError(f"{study} is a study that was begun: resume it (--resume), or give a new one --out")
+    data, recipe = fields_of(command.data, "source"), fields_of(command.recipe, "base")
+    hardware = fields_of(command.hardware)
+    changes = ("seeds", "side_seeds", "folds", "match", "margin", "controls", "search", "sequential", "max_seeds")
+    return make_plan(
+        networks=command.networks,
+        source=data.pop("source", None),
+        study=command.out if study is None and command.resume else study,
+        recipe=recipe.pop("base", None),
+        recipe_fields=Recipe.model_construct(**recipe) if recipe else None,
+        data_fields=Data.model_construct(**data) if data else None,
+        image=command.image,
+        hardware=Hardware.model_construct(**hardware) if hardware else None,
+        minutes=command.minutes,
+        changes={name: getattr(command, name) for name in changes},
+    )
+
+
+@function_of(commands.Report)
+def report(command: commands.Report) -> Findings:
+    """Returns: What the study found.
+
+    Raises:
+        UserError: It is no study folder, or no run of it was begun.
+    """
+    from ffvit.study import compare as studies
+
+    return studies.report(command.study, console_of(command))
+
+
+@function_of(commands.Check)
+def check(command: commands.Check) -> Check:
+    """Returns: What was found.
+
+    Raises:
+        UserError: The images cannot be used as they are, or the list cannot be written.
+        RunStoppedError: A process that opens images was killed.
+    """
+    from ffvit.data.check.check import check
+    from ffvit.data.check.report import check_findings_file, write_findings
+
+    if command.out is not None:
+        check_findings_file(command.out)
+    checked = check(str(command.data), root=command.root, near=command.near, console=progress_of(command))
+    if command.out is not None:
+        write_findings(checked, command.out)
+    return checked
+
+
+def progress_of(command: commands.Command) -> Any:
+    """Where a command shows progress that is no part of what it prints."""
+    return console_of(command) if command.verbose is not True else Terminal(stderr=True)
+
+
+@function_of(commands.Prepare)
+def prepare(command: commands.Prepare) -> Prepared:
+    """Returns: What was made.
+
+    Raises:
+        UserError: Something that was given cannot be used.
+        RunStoppedError: The disk is full, too many images cannot be read, or it was interrupted.
+    """
+    from ffvit.data.prepare.prepare import prepare
+
+    fields = {
+        field.name: getattr(command, field.name) for field in dataclasses.fields(command) if field.name != "verbose"
+    }
+    return prepare(**fields, console=console_of(command))
+
+
+@function_of(commands.ListModels)
+def list_models(command: commands.ListModels) -> list[str]:
+    """Returns: The names, ours first, then timm's."""
+    from ffvit.models.create import list_models
+
+    return list_models(command.pattern)
+
+
+@function_of(commands.Benchmark)
+def benchmark(command: commands.Benchmark) -> None:
+    """Raises: UserError: A network, engine, precision, batch size or file cannot be used."""
+    from ffvit.benchmark.command import benchmark
+
+    benchmark(
+        command.networks,
+        engines=command.engines,
+        precisions=command.precisions,
+        batch=command.batch_size,
+        image=command.image,
+        rounds=command.rounds,
+        seconds=command.seconds,
+        train=command.train,
+        accelerator=command.accelerator,
+        json_file=command.json,
+        drawing=command.out if command.roofline else None,
+        console=console_of(command),
+    )
+
+
+@function_of(commands.BenchmarkData)
+def benchmark_data(command: commands.BenchmarkData) -> Stages:
+    """Returns: The time of each stage.
+
+    Raises:
+        UserError: The images cannot be used, or none of them can be read.
+    """
+    from ffvit.data.loader_benchmark import measure
+    from ffvit.data.splits import open_splits
+
+    splits = open_splits(choose_data(command.data))
+    console_of(command).print(splits.account, markup=False, highlight=False, soft_wrap=True)
+    recipe = choose_recipe(command.recipe, named_recipe("small"))
+    return measure(splits.train, recipe, (command.image, command.image), command.workers, command.seconds)

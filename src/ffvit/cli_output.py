@@ -1,0 +1,124 @@
+"""What the command line prints of a result, and the exit code it makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ffvit import api
+from ffvit.config import commands
+from ffvit.errors import DataError, OutputError
+from ffvit.terminal import Terminal
+
+
+def _evaluate(command: commands.Evaluate) -> None:
+    from ffvit.files.output_file import check_output, is_evaluation
+    from ffvit.hardware.ranks import is_rank_zero
+    from ffvit.inference.report import report
+
+    score = api.RUN[commands.Evaluate](command)
+    if not is_rank_zero():
+        return
+    console, stderr, json_file = Terminal(), Terminal(stderr=True), command.json
+    folder = Path(str(command.weights))
+    console.print(report(score.evaluation, f"{command.weights} on {score.data}", score.warnings))
+    for bad in score.bad:
+        stderr.say(f"not read: {bad}")
+    if json_file is None and folder.is_dir():
+        json_file = folder / "evaluation.json"
+        try:
+            check_output(json_file, "--json", "file with figures of an evaluation", is_evaluation)
+            api.write_figures(score, command.weights, json_file)
+        except OutputError as error:  # a run that others share may well be read-only
+            console.say(f"evaluation.json is not written: {error}")
+            json_file = None
+    if json_file is not None:
+        console.say(f"figures in {json_file}")
+    if command.predictions is not None:
+        console.say(f"predictions in {command.predictions}")
+
+
+def _predict(command: commands.Predict) -> None:
+    from ffvit.inference.predict import write_predictions
+
+    if not write_predictions(api.RUN[commands.Predict](command), command.format, Terminal()):
+        raise DataError("none of these images could be read")
+
+
+def _check(command: commands.Check) -> int:
+    from ffvit.data.check.report import check_findings_file, check_report, write_findings
+
+    out = command.out or Path("check.csv")
+    check_findings_file(out)
+    checked, console = api.RUN[commands.Check](replace(command, out=None)), Terminal()
+    console.print(check_report(checked, console.width))
+    console.say(f"\n{write_findings(checked, out):,} findings in {out}")
+    return int(checked.serious)
+
+
+def _prepare(command: commands.Prepare) -> None:
+    Terminal().say(str(api.RUN[commands.Prepare](command)))
+
+
+def _models(command: commands.ListModels) -> None:
+    from ffvit.profiling.listing import print_models
+
+    print_models(command.pattern, Terminal())
+
+
+def _benchmark_data(command: commands.BenchmarkData) -> None:
+    stages, console = api.RUN[commands.BenchmarkData](command), Terminal()
+    console.print(stages.table())
+    console.print(stages.words(), markup=False, highlight=False)
+
+
+def _doctor(command: commands.Doctor) -> int:
+    from ffvit.doctor import doctor
+
+    return int(doctor(command.out, Terminal()))
+
+
+def _print_all(command: commands.Command) -> None:
+    """Carry out a command whose result is what it prints, so that --quiet does not hide it."""
+    api.RUN[type(command)](replace(command, verbose=True))
+
+
+def _run(command: commands.Command) -> None:
+    """Carry out a command whose result is a folder."""
+    api.RUN[type(command)](command)
+
+
+def _print_config(command: commands.Train) -> None:
+    Terminal().say(api.config_of(command).to_yaml())
+
+
+def _print_plan(command: commands.Compare) -> None:
+    from ffvit.study.forecast import make_forecast, show_forecast
+
+    plan, console = api.plan_of(command), Terminal()
+    show_forecast(plan, make_forecast(plan, command.jobs), console)
+    console.say(f"\n{plan.to_yaml()}")
+
+
+SHOW: dict[type[commands.Command], Callable[[Any], int | None]] = {
+    commands.Train: _run,
+    commands.Evaluate: _evaluate,
+    commands.Predict: _predict,
+    commands.Compare: _run,
+    commands.Report: _print_all,
+    commands.Check: _check,
+    commands.Prepare: _prepare,
+    commands.ListModels: _models,
+    commands.Benchmark: _print_all,
+    commands.BenchmarkData: _benchmark_data,
+    commands.Doctor: _doctor,
+}
+"""Carries out a command and prints its result."""
+
+DRY_RUNS: dict[type[commands.Command], Callable[[Any], None]] = {
+    commands.Train: _print_config,
+    commands.Compare: _print_plan,
+}
+"""Prints what a command would do."""

@@ -37,21 +37,10 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neural_network import MLPClassifier
 
+from ffvit.study.decision import comparison_levels, direction, effective_margin, look_level, looks, size
 from ffvit.study.power import seeds_to_settle
-from ffvit.study.statistics import (
-    Difference,
-    Redrawn,
-    comparison_levels,
-    difference,
-    direction,
-    effective_margin,
-    failure_interval,
-    fold_difference,
-    image_noise,
-    look_level,
-    looks,
-    size,
-)
+from ffvit.study.statistics import Difference, difference, failure_interval, fold_difference, image_noise
+from ffvit.study.variance import Redrawn
 
 app = cyclopts.App(help=__doc__, help_format="plaintext")
 

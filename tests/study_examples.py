@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from ffvit.study.decision import direction, size
 from ffvit.study.findings import (
     ArmFinding,
     BaselineFinding,
@@ -26,7 +27,7 @@ from ffvit.study.findings import (
     SearchFinding,
     TrialFinding,
 )
-from ffvit.study.statistics import Interval, difference, direction, mean, size
+from ffvit.study.statistics import Interval, difference, mean
 
 IMAGES, EPOCHS, MARGIN = 359, 12, 0.01
 RATES = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from ffvit.study.effects import effects
-from ffvit.study.statistics import Redrawn, difference, image_noise
+from ffvit.study.statistics import difference, image_noise
+from ffvit.study.variance import Redrawn
 
 FACTORS = {"mixer": ["ff", "ff", "attention", "attention"], "width": ["64", "96", "64", "96"]}
 

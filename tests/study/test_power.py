@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from ffvit.study.decision import direction, size
 from ffvit.study.power import RUN_SD, chance_of_winning_again, outlook, seeds_to_settle
-from ffvit.study.statistics import Difference, Redrawn, difference, direction, fold_difference, size
+from ffvit.study.statistics import Difference, difference, fold_difference
+from ffvit.study.variance import Redrawn
 
 SPLITS = Redrawn(train=0.72, test=0.2)
 

@@ -10,23 +10,17 @@ from hypothesis.extra.numpy import arrays
 from scipy import stats
 
 from ffvit.errors import UserError
+from ffvit.study.decision import comparison_levels, direction, effective_margin, look_level, looks, size
 from ffvit.study.statistics import (
     Difference,
-    Redrawn,
-    comparison_levels,
     difference,
-    direction,
-    effective_margin,
     failure_interval,
     fold_difference,
     fold_mean,
     image_noise,
-    level_for,
-    look_level,
-    looks,
     mean,
-    size,
 )
+from ffvit.study.variance import Redrawn
 
 
 def simulated(
@@ -361,13 +355,9 @@ def test_the_share_of_runs_that_fail_has_an_interval():
     assert np.mean([covers(failure_interval(int(count), 10), 0.1) for count in counts]) >= 0.95
 
 
-def test_comparisons_share_one_error_rate():
-    assert level_for(1) == pytest.approx(0.95)
-    assert level_for(5) == pytest.approx(0.99)
-
-
 def test_the_main_comparison_has_the_full_level_and_the_others_share_it():
     assert comparison_levels(1) == (0.95,)
+    assert comparison_levels(6) == pytest.approx((0.95, *[0.99] * 5))
     assert comparison_levels(3, 0.96) == pytest.approx((0.96, 0.98, 0.98))
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from ffvit.config import recipe as recipes
 from ffvit.config.architecture import Architecture, Branch, Network
-from ffvit.study import statistics, verdict
+from ffvit.study import decision, statistics, verdict
 from ffvit.study.arms import Arm
 from ffvit.study.findings import ArmFinding, BaselineFinding, Cost
 
@@ -58,7 +58,7 @@ def finding(name: str, table: np.ndarray, latencies=(1.0, 1.1, 0.9, 1.0, 1.2), *
 
 def case(one: np.ndarray, other: np.ndarray, arm: Arm = FF, reference: Arm = ATTENTION, **fields) -> verdict.Case:
     difference = statistics.difference(one, other, 0.975)
-    margin = statistics.effective_margin(0.01, one.mean().item(), other.mean().item())
+    margin = decision.effective_margin(0.01, one.mean().item(), other.mean().item())
     return verdict.Case(
         **{
             "arm": arm,

@@ -13,6 +13,7 @@ from ffvit.study.findings import Key
 from ffvit.study.folder import StudyInputs
 from ffvit.study.plan import Plan
 from ffvit.study.results import Result
+from ffvit.study.variance import Redrawn
 
 
 @dataclass(frozen=True)
@@ -73,11 +74,11 @@ class Analysis:
         return statistics.mean(np.stack([result.correct for result in results]), groups=groups_of(results[0]))
 
     @property
-    def redrawn(self) -> statistics.Redrawn:
+    def redrawn(self) -> Redrawn:
         """Which shares of the images a run trains on and is tested on."""
         ground = self.ground
         total = ground.train_images + ground.validation_images + ground.test_images
-        return statistics.Redrawn(ground.train_images / total, ground.test_images / total)
+        return Redrawn(ground.train_images / total, ground.test_images / total)
 
     def _table(self, values: Mapping[Key, float]) -> np.ndarray | None:
         """One value a run as repetitions by folds, of the repetitions that are complete."""

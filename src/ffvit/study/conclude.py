@@ -12,7 +12,7 @@ import numpy as np
 from ffvit.config.strict_yaml import read_yaml
 from ffvit.errors import UserError
 from ffvit.run_folder import Run
-from ffvit.study import power, statistics, verdict
+from ffvit.study import decision, power, statistics, verdict
 from ffvit.study.analysis import Analysis, groups_of
 from ffvit.study.arm_findings import arm_finding
 from ffvit.study.arms import NO_MIXING, Arm, make_comparisons
@@ -141,7 +141,7 @@ def seeds_at(plan: Plan, count: int) -> tuple[int, ...]:
 
 def look_count(plan: Plan) -> tuple[int, ...]:
     """The numbers of seeds at which the study may be looked at and ended: one, unless it is sequential."""
-    return statistics.looks(len(plan.seeds), plan.max_seeds) if plan.sequential else (len(plan.seeds),)
+    return decision.looks(len(plan.seeds), plan.max_seeds) if plan.sequential else (len(plan.seeds),)
 
 
 def outlook_of(plan: Plan, ground: StudyInputs) -> tuple[str, ...]:
@@ -185,7 +185,7 @@ def _look(study: Study, plan: Plan, seeds: int) -> int:
 
 def _levels(plan: Plan, look: int, comparisons: int) -> tuple[float, float]:
     """Confidence of the main comparison's interval at a look, and of the others'."""
-    levels = statistics.comparison_levels(comparisons, statistics.look_level(look_count(plan), look))
+    levels = decision.comparison_levels(comparisons, decision.look_level(look_count(plan), look))
     return levels[0], levels[-1]
 
 
@@ -215,7 +215,7 @@ def _comparison(
     one, other = names
     held, plan = analysis.ground.held, analysis.plan
     arm, reference = held.arm(one), held.arm(other)
-    margin = statistics.effective_margin(
+    margin = decision.effective_margin(
         plan.margin / 100, *(float(np.mean([pair[side].correct.mean() for pair in pairs])) for side in (0, 1))
     )
     controls = {

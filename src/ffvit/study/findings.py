@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ffvit.study.statistics import Difference, Direction, Interval, Size
+from ffvit.study.decision import Direction, Size
+from ffvit.study.statistics import Difference, Interval
 
 Key = tuple[int, int | None]
 """Seed and fold of a run: runs of different arms with the same key are a pair."""

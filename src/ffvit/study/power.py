@@ -9,18 +9,9 @@ from math import inf, sqrt
 import numpy as np
 from scipy import special, stats
 
-from ffvit.study.statistics import (
-    Difference,
-    Direction,
-    Redrawn,
-    Size,
-    crossed_errors,
-    direction,
-    effective_margin,
-    quantile,
-    resampled_variance,
-    size,
-)
+from ffvit.study.decision import Direction, Size, direction, effective_margin, size
+from ffvit.study.statistics import Difference
+from ffvit.study.variance import Redrawn, crossed_errors, quantile, resampled_variance
 
 POWER = 0.8
 """Probability with which a plan, or more seeds, should show what is there."""

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from ffvit.study import power, statistics
+from ffvit.study import decision, power, statistics
 from ffvit.study.arms import Arm, differ_in_mixers_alone, has_attention, without_attention
+from ffvit.study.decision import Direction, Size
 from ffvit.study.findings import ArmFinding, BaselineFinding, Comparison
 from ffvit.study.report.formatting import join, large, points
-from ffvit.study.statistics import Difference, Direction, Size
+from ffvit.study.statistics import Difference
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,12 @@ class Case:
     @property
     def direction(self) -> Direction:
         """Better, worse or not shown."""
-        return statistics.direction(self.difference, self.gate.direction if self.gate is not None else None)
+        return decision.direction(self.difference, self.gate.direction if self.gate is not None else None)
 
     @property
     def size(self) -> Size:
         """Equivalent, larger or not shown."""
-        return statistics.size(self.difference, self.margin, self.gate.size if self.gate is not None else None)
+        return decision.size(self.difference, self.margin, self.gate.size if self.gate is not None else None)
 
     @property
     def withheld(self) -> str | None:
@@ -74,7 +75,7 @@ class Case:
             best = max(beaten, key=lambda each: each.top1.value)
             return f"Both networks are underfit: {best.name} reaches {percent(best.top1.value)}, more than either."
         over = self.over_control.get(self.reference.name)
-        if self.about_attention and over is not None and statistics.direction(over) != "better":
+        if self.about_attention and over is not None and decision.direction(over) != "better":
             return (
                 "Attention does not surely beat the same body without mixing "
                 f"({points(over.value)} points, {interval(over)}): attention trains badly here or the task needs no mixing."
@@ -221,7 +222,7 @@ def _over_control(case: Case) -> Iterator[str]:
         return
     name = max(case.over_control, key=lambda name: case.over_control[name].value)
     its = case.over_control[name]
-    shown = statistics.direction(its)
+    shown = decision.direction(its)
     verb = {"better": "gains over", "worse": "loses to", "not shown": "is not shown to differ from"}[shown]
     yield f"Of the two, {name} {verb} the same body without mixing: {points(its.value)} points ({interval(its)})."
 

@@ -63,16 +63,15 @@ def case(one: np.ndarray, other: np.ndarray, arm: Arm = FF, reference: Arm = ATT
         **{
             "arm": arm,
             "reference": reference,
-            "found": finding(arm.name, one),
-            "found_reference": finding(reference.name, other, (2.0, 2.1, 1.9, 2.0, 2.2)),
+            "arm_finding": finding(arm.name, one),
+            "reference_finding": finding(reference.name, other, (2.0, 2.1, 1.9, 2.0, 2.2)),
             "difference": difference,
             "margin": margin,
             "plan_margin": 0.01,
             "over_control": {},
             "baselines": (),
             "train_images": 500,
-            "resampled": False,
-            "gate": None,
+            "main": None,
             **fields,
         }
     )
@@ -159,7 +158,7 @@ def test_near_all_correct_the_margin_is_a_ratio_of_mistakes():
 
 @pytest.mark.parametrize(("latencies", "said"), [((1.0, 1.1, 0.9, 1.0, 1.2), True), ((2.3, 1.9, 2.0, 2.4, 1.8), False)])
 def test_a_cost_is_told_with_its_range_or_not_at_all(latencies, said: bool):
-    its = case(*CLEAR, found=finding("FF", CLEAR[0], latencies))
+    its = case(*CLEAR, arm_finding=finding("FF", CLEAR[0], latencies))
     assert ("x the latency (" in verdict.words(its)) is said
 
 

@@ -208,12 +208,15 @@ class BaselineFinding:
 
 @dataclass(frozen=True)
 class DisagreementImage:
-    """An image that most runs of one arm got right and most of the other wrong."""
+    """An image that most runs of one arm predict correctly and most of the other do not.
+
+    `predicted` is what most runs of the arm that is incorrect predict; `thumbnail` is a PNG.
+    """
 
     name: str
-    truth: str
-    answer: str  # of the arm that is wrong, the one most of its runs gave
-    thumbnail: bytes  # PNG
+    label: str
+    predicted: str
+    thumbnail: bytes
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ffvit.plot_style import INK, MUTED, PAPER, SOFT, WIDE
+from ffvit.study import formatting
 from ffvit.study.findings import Comparison
-from ffvit.study.report import formatting
 from ffvit.study.report.drawing import ArmStyle, bar, rows, short
 from ffvit.study.statistics import Difference
 

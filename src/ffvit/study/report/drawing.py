@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ffvit.plot_style import ARMS, INK, MUTED, NARROW, PAPER, SOFT, STYLE, WIDE
+from ffvit.study import formatting
 from ffvit.study.findings import ArmFinding
-from ffvit.study.report import formatting
 from ffvit.study.statistics import Interval
 
 ON_PAGE = {INK: "currentColor", SOFT: "var(--soft)", PAPER: "var(--paper)", MUTED: "var(--muted)"} | {

@@ -9,8 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from ffvit.plot_style import MUTED, SOFT, WIDE
+from ffvit.study import formatting
 from ffvit.study.findings import ArmFinding, BaselineFinding, Comparison, Disagreement, Findings
-from ffvit.study.report import formatting
+from ffvit.study.report import tables
 from ffvit.study.report.difference_plots import difference_rows, run_rows, verdict_figure
 from ffvit.study.report.drawing import (
     DASHES,
@@ -59,7 +60,7 @@ def _all(findings: Findings) -> Iterator[Plot]:
         yield make_plot("costs", "Accuracy against cost", alt, lambda width: _costs(finished, of_arm, width))
     searched = [arm for arm in findings.arms if arm.search is not None and arm.search.trials]
     if searched:
-        alt = "; ".join(f"{arm.name}: {formatting.optimum(arm.search)}" for arm in searched if arm.search is not None)
+        alt = "; ".join(f"{arm.name}: {tables.optimum(arm.search)}" for arm in searched if arm.search is not None)
         yield make_plot("search", "The search of each arm", alt, lambda width: search_panels(searched, of_arm, width))
     if any(len(each.per_run) > 1 for each in comparisons):
         alt = "; ".join(
@@ -127,13 +128,13 @@ def _costs(arms: list[ArmFinding], of_arm: dict[str, ArmStyle], width: float) ->
     """Small multiples, with the front of arms that none beats in both."""
     small = all(arm.flops < 1e9 for arm in arms)
     few = all(arm.parameters < 1e6 for arm in arms)
-    longest = max((formatting.training_time(arm) or 0.0 for arm in arms), default=0.0)
+    longest = max((tables.training_time(arm) or 0.0 for arm in arms), default=0.0)
     unit, size = next((each for each in (("h", 3600.0), ("min", 60.0)) if longest >= 3 * each[1]), ("s", 1.0))
     kinds: list[tuple[str, Callable[[ArmFinding], float | None]]] = [
         (f"Parameters, {'thousands' if few else 'millions'}", lambda arm: arm.parameters / (1e3 if few else 1e6)),
         (f"{'M' if small else 'G'}FLOPs of a prediction", lambda arm: arm.flops / (1e6 if small else 1e9)),
         ("Latency, ms", lambda arm: 1e3 * arm.cost.latency if arm.cost else None),
-        (f"Training of a run, {unit}", lambda arm: _scaled(formatting.training_time(arm), size)),
+        (f"Training of a run, {unit}", lambda arm: _scaled(tables.training_time(arm), size)),
     ]
     kinds = [(name, cost) for name, cost in kinds if any(cost(arm) is not None for arm in arms)]
     columns = 2 if width == WIDE else 1

@@ -14,7 +14,7 @@ from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from ffvit.plot_style import PAPER, WIDE
 from ffvit.study.findings import ArmFinding, SearchFinding, TrialFinding
-from ffvit.study.report import formatting
+from ffvit.study.report import tables
 from ffvit.study.report.drawing import ArmStyle, short
 
 
@@ -27,11 +27,7 @@ def search_panels(arms: Sequence[ArmFinding], of_arm: dict[str, ArmStyle], width
     for panel in panels.flat[len(arms) :]:
         panel.set_visible(False)
     losses = [
-        loss
-        for arm in arms
-        if arm.search
-        for trial in arm.search.trials
-        if isfinite(loss := formatting.mean_loss(trial))
+        loss for arm in arms if arm.search for trial in arm.search.trials if isfinite(loss := tables.mean_loss(trial))
     ]
     low, high = min(losses, default=1.0), max(losses, default=1.0)
     panels[0, 0].set_yscale("log" if low > 0 else "linear")
@@ -40,7 +36,7 @@ def search_panels(arms: Sequence[ArmFinding], of_arm: dict[str, ArmStyle], width
     for panel, arm in zip(panels.flat, arms, strict=False):
         assert arm.search is not None
         _panel(panel, arm.search, of_arm[arm.name])
-        where = formatting.optimum(arm.search).replace(": ", ": " if width == WIDE else ":\n")
+        where = tables.optimum(arm.search).replace(": ", ": " if width == WIDE else ":\n")
         panel.set_title(f"{short(arm.name, 20)}\n{where}")
         panel.set_xlabel(arm.search.field.replace("_", " "))
     for row in panels:
@@ -65,7 +61,7 @@ def _panel(axes: Axes, search: SearchFinding, look: ArmStyle) -> None:
     mean = [_mean(values) for values in zip(*profiles, strict=True)]
     axes.plot(across, mean, color=look.colour, lw=1.8)
     for trial in search.trials:
-        at, loss = place[trial.values.get(search.field)], formatting.mean_loss(trial)
+        at, loss = place[trial.values.get(search.field)], tables.mean_loss(trial)
         if isinf(loss):
             top = axes.get_xaxis_transform()
             axes.plot(at, 0.97, "x", ms=5, mew=1.2, color=look.colour, transform=top, clip_on=False)
@@ -95,9 +91,7 @@ def _places(axes: Axes, tried: Sequence[Any]) -> dict[Any, float]:
 
 def _profile(trials: Sequence[TrialFinding], field: str, tried: Sequence[Any]) -> list[float]:
     """The lowest loss at each value, whatever else was tried with it; NaN where nothing was tried."""
-    of_value = [
-        [formatting.mean_loss(trial) for trial in trials if trial.values.get(field) == value] for value in tried
-    ]
+    of_value = [[tables.mean_loss(trial) for trial in trials if trial.values.get(field) == value] for value in tried]
     return [min(losses, default=nan) for losses in of_value]
 
 

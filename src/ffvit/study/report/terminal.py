@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from ffvit.study.findings import Findings
-from ffvit.study.report import formatting
+from ffvit.study.formatting import join, percent
+from ffvit.study.report import content, tables
 
 COMMAND_WIDTH = 72
 """Longer commands are continued on the next line with a backslash, so that they can be copied."""
@@ -25,14 +26,13 @@ def summary_table(findings: Findings) -> Group:
         missing = (*missing, f"and {rest} more")
     return Group(
         Text(),
-        *_note(formatting.EXPLORATORY, findings.exploratory, "bold yellow"),
-        *_note(formatting.WARNINGS, findings.warnings, "yellow"),
+        *_note(content.EXPLORATORY, findings.exploratory, "bold yellow"),
+        *_note(content.WARNINGS, findings.warnings, "yellow"),
         *_verdict(findings),
-        _arms(findings),
-        Text(),
+        *_arms(findings),
         *_baselines(findings),
         *_comparisons(findings),
-        *_note(formatting.MISSING, missing, "bold"),
+        *_note(content.MISSING, missing, "bold"),
         *_next(findings),
     )
 
@@ -49,54 +49,67 @@ def _note(title: str, items: Iterable[str], style: str) -> Iterator[RenderableTy
 
 
 def _verdict(findings: Findings) -> Iterator[RenderableType]:
-    if not findings.comparisons:
-        yield from (Text(formatting.NO_VERDICT, style="bold"), Text(formatting.WHY_NO_VERDICT), Text())
-        return
-    main = findings.comparisons[0]
-    yield from (Text(main.headline, style="dim" if main.withheld else "bold"), Text(main.words), Text())
+    if findings.comparisons:
+        main = findings.comparisons[0]
+        yield from (Text(main.headline, style="dim" if main.withheld else "bold"), Text(main.words), Text())
+    else:
+        yield from (Text(content.NO_VERDICT, style="bold"), Text(content.WHY_NO_VERDICT), Text())
 
 
-def _table(headings: Sequence[str], numbers: Iterable[int]) -> Table:
-    """A table whose numbers are never cut: columns of words give way."""
+def _table(
+    rows: Iterable[Mapping[str, str]], styles: Iterable[str], words: tuple[str, ...] = ()
+) -> Iterator[RenderableType]:
+    """A table whose numbers are never cut: the first column, and those of `words`, give way."""
+    rows = list(rows)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for column, heading in enumerate(headings):
-        number = column in numbers
+    for place, heading in enumerate(rows[0]):
+        number = place > 0 and heading not in words
         table.add_column(heading, justify="right" if number else "left", no_wrap=number, overflow="fold")
-    return table
+    for row, style in zip(rows, styles, strict=True):
+        table.add_row(*(Text(cell) for cell in row.values()), style=style)
+    yield from (table, Text())
 
 
-def _arms(findings: Findings) -> Table:
+def _arms(findings: Findings) -> Iterator[RenderableType]:
     all_done = all(len(arm.runs) == arm.planned for arm in findings.arms)
-    runs_heading = () if all_done else ("runs",)
-    headings = ("arm", "top-1 %, 95 %", *runs_heading, "parameters", "FLOPs", "latency", "training")
-    table = _table(headings, range(1, len(headings)))
-    for arm in findings.arms:
-        name, top1, _, parameters, flops, latency, _, training, *_ = formatting.arm_row(arm, findings)
-        top1, flops = top1.replace(" %", "").replace(" to ", "-"), flops.removesuffix("FLOPs")
-        runs = () if all_done else (f"{len(arm.runs)} of {arm.planned}",)
-        style = "dim" if arm.role == "control" else ""
-        table.add_row(Text(name, style=style), top1, *runs, parameters, flops, latency, training)
-    return table
+    rows = []
+    for row, arm in zip(tables.arms(findings).rows, findings.arms, strict=True):
+        short = {"arm": row["arm"], "top-1 %, 95 %": row[tables.TOP1].replace(" %", "").replace(" to ", "-")}
+        if not all_done:
+            short["runs"] = f"{len(arm.runs)} of {arm.planned}"
+        rows.append(
+            short
+            | {"parameters": row["parameters"], "FLOPs": row["FLOPs"].removesuffix("FLOPs")}
+            | {"latency": row["latency"], "training": row["training"]}
+        )
+    return _table(rows, ("dim" if arm.role == "control" else "" for arm in findings.arms))
 
 
 def _baselines(findings: Findings) -> Iterator[RenderableType]:
     if findings.baselines:
         reached = (
-            f"{its.name} {100 * its.top1.value:.1f} %{f' (beats {formatting.join(its.beats)})' if its.beats else ''}"
-            for its in findings.baselines
+            f"{baseline.name} {percent(baseline.top1.value)}{f' (beats {join(baseline.beats)})' if baseline.beats else ''}"
+            for baseline in findings.baselines
         )
-        yield Text(f"Baselines: {'; '.join(reached)}.")
-        yield Text()
+        yield from (Text(f"Baselines: {'; '.join(reached)}."), Text())
 
 
 def _comparisons(findings: Findings) -> Iterator[RenderableType]:
     if findings.comparisons:
-        table = _table(("comparison", "points", "interval", "level", "direction", "size"), (1, 2, 3))
-        for comparison in findings.comparisons:
-            arm, reference, value, interval, level, _, direction, size = formatting.comparison_row(comparison)
-            style = "bold" if comparison.main else "dim" if comparison.withheld else ""
-            table.add_row(Text(f"{arm} against {reference}"), value, interval, level, direction, size, style=style)
-        yield from (table, Text())
+        full = tables.comparisons(findings)
+        rows = [
+            {
+                "comparison": f"{row['arm']} against {row['reference']}",
+                "points": row["difference, points"],
+                "interval": row["interval, points"],
+                "level": row["level"],
+                "direction": row["direction"],
+                "size": row["size"],
+            }
+            for row in full.rows
+        ]
+        styles = ({"main": "bold", "control": "dim"}.get(style, "") for style in full.styles)
+        yield from _table(rows, styles, words=("direction", "size"))
 
 
 def _next(findings: Findings) -> Iterator[RenderableType]:

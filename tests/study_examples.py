@@ -42,6 +42,9 @@ ARMS = (
 )
 
 
+MIXERS = {"attention": "attention", "attention only": "attention", "no mixing": "identity", "random mixing": "random"}
+
+
 def study(folder: Path, seeds: int = 3) -> Findings:
     """Five arms on ten classes of digits."""
     draw = np.random.default_rng(1)
@@ -231,6 +234,7 @@ def _arm(name, role, share, parameters, flops, latency, seconds, correct, draw) 
         cost=Cost(latency, 1.3 * latency, 16 / latency, 64),
         published=None,
         differs=("position: none against sine-cosine",) if role == "control" else (),
+        block=((MIXERS.get(name, "feedforward"), "patches"), ("attention" if name == "attention only" else "feedforward", "features")),
     )  # fmt: skip
 
 

@@ -116,6 +116,7 @@ class ArmFinding:
         cost: None if it was not measured.
         published: Published top-1 (a share) and its source, where the plan's networks have one.
         differs: What else than the studied factor sets it apart from the reference, a sentence each.
+        block: The branches of a block, (mixer, axis); empty for a network that has another body.
     """
 
     name: str
@@ -133,6 +134,7 @@ class ArmFinding:
     cost: Cost | None
     published: tuple[float, str] | None
     differs: tuple[str, ...]
+    block: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)

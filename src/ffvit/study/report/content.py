@@ -61,6 +61,10 @@ READING = (
         "“not shown”, which is not the same as “no difference”.",
     ),
 )
+BLOCKS = (
+    "One block of each network; tokens run from left to right. A branch's output is added to its input, which passes by "
+    "above it."
+)
 PAPER = (
     "The question is that of Melas-Kyriazi (2021). On ImageNet, its base network with feed-forward layers alone reaches "
     "74.9 %, the ViT of that size 77.9 % (trained at 384 px, the former at 224)."
@@ -114,7 +118,8 @@ def _verdict(findings: Findings, figures: dict[str, Plot]) -> Iterator[Block]:
         rest = len(findings.missing) - MISSING_SHOWN
         more = (f"And {rest} more, listed under “How sure this is”.",) if rest > 0 else ()
         yield Note("missing", MISSING, (*findings.missing[:MISSING_SHOWN], *more))
-    yield Details("How to read this", (Terms(READING), Paragraph(PAPER, link=PAPER_LINK)), open=True)
+    blocks = _figure(figures, "blocks", BLOCKS)
+    yield Details("How to read this", (Terms(READING), *blocks, Paragraph(PAPER, link=PAPER_LINK)), open=True)
 
 
 def _concluded(comparison: Comparison) -> Iterator[Block]:
@@ -200,8 +205,9 @@ def _comparisons(findings: Findings, figures: dict[str, Plot]) -> Iterator[Block
         yield from _figure(
             figures,
             "differences",
-            "Top-1 of the first less that of the second. Filled: a direction or a size was shown; hollow: neither; grey: no "
-            "conclusion is drawn. The band: the margin.",
+            "Top-1 of the first less that of the second, with its interval; an arrow marks what lies outside. Filled: a "
+            "direction or a size was shown; hollow: neither; grey: no conclusion is drawn. Small dots: pairs of runs with "
+            "the same seed (and fold). The band: the margin.",
         )
         yield tables.comparisons(findings)
         for comparison in findings.comparisons[1:]:
@@ -233,13 +239,8 @@ def _runs(findings: Findings, figures: dict[str, Plot]) -> Iterator[Block]:
     if table is None:
         return
     yield Heading("Run by run")
-    yield from _figure(
-        figures,
-        "runs",
-        "A dot: two runs with the same seed (and fold). Upright: their mean. Line: its interval.",
-    )
-    yield Details("Every run in numbers", (table,))
     yield from _figure(figures, "curves", "Learning curves. Thin: a run. Bold: the mean of an arm.")
+    yield Details("Every run in numbers", (table,))
 
 
 def _disagreements(findings: Findings, figures: dict[str, Plot]) -> Iterator[Block]:

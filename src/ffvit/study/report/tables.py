@@ -61,7 +61,8 @@ def _arm(arm: ArmFinding) -> dict[str, str]:
 def settings(arms: Sequence[ArmFinding]) -> tuple[dict[str, str], Table | None]:
     """The arms' own settings: those that are the same for all, and a table of the others if there are any."""
     of_arm = [dict(arm.settings) for arm in arms]
-    values = {name: [own.get(name, NOTHING) for own in of_arm] for name in dict.fromkeys(name for own in of_arm for name in own)}  # fmt: skip
+    names = dict.fromkeys(name for own in of_arm for name in own)
+    values = {name: [own.get(name, NOTHING) for own in of_arm] for name in names}
     same = {name: column[0] for name, column in values.items() if len(set(column)) == 1}
     differ = [name for name in values if name not in same]
     rows = [{"arm": arm_name(arm)} | {name: values[name][place] for name in differ} for place, arm in enumerate(arms)]

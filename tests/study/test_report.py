@@ -317,6 +317,34 @@ def test_figures_of_wide_intervals_stay_on_sensible_axes(tmp_path: Path):
     assert 60 <= min(ticks(drawn["accuracy"].svg)) < 90
 
 
+def test_wide_interval_of_two_repetitions_does_not_stretch_the_axis(tmp_path: Path):
+    made = two_repetitions(findings(tmp_path))
+    wide = replace(
+        made.comparisons[0], difference=replace(made.comparisons[0].difference, value=-0.005, low=-0.9, high=0.9)
+    )
+    drawn = draw_figures(replace(made, comparisons=(wide,)))
+    for name in ("verdict", "differences"):
+        assert max(map(abs, ticks(drawn[name].svg))) <= 20
+    assert "90.0 to +90.0" in drawn["differences"].svg
+
+
+def test_blocks_are_drawn_with_their_mixers_and_arms(tmp_path: Path):
+    made = findings(tmp_path)
+    svg = draw_figures(made)["blocks"].svg
+    for words in (
+        "identity",
+        "random",
+        "attention",
+        "feedforward",
+        "over patches",
+        "over features",
+        *(arm[0] for arm in ARMS),
+    ):
+        assert f">{words}</text>" in svg, words
+    external = tuple(replace(arm, block=()) for arm in made.arms)
+    assert "blocks" not in draw_figures(replace(made, arms=external))
+
+
 def test_interval_that_the_axis_cuts_ends_in_an_arrowhead():
     axes = Figure().add_subplot()
     axes.set_xlim(-100, 100)

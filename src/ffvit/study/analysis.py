@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
 
 from ffvit.errors import RunFolderError
-from ffvit.study.findings import Key
 from ffvit.study.folder import StudyInputs
 from ffvit.study.plan import Plan
 from ffvit.study.results import Result
@@ -42,38 +40,19 @@ class Analysis:
         """The difference of two arms from their paired runs; None while there is nothing to compare."""
         if not pairs:
             return None
-        firsts = [one for one, _ in pairs]
         if self._by_run(len(pairs)):
-            table = self._table(
-                {
-                    one.key: (
-                        float(one.correct.mean() - two.correct.mean()),
-                        image_noise(one.correct, two.correct, groups_of(one)),
-                    )
-                    for one, two in pairs
-                }
-            )
-            if table is None:
-                return None
-            return fold_difference(table[..., 0], table[..., 1], self.redrawn, _images(firsts), level)
+            table = self._table(pairs)
+            return table and fold_difference(*table, self.redrawn, _images([one for one, _ in pairs]), level)
         one, two = (np.stack([pair[side].correct for pair in pairs]) for side in (0, 1))
-        return difference(one, two, level, groups_of(firsts[0]))
+        return difference(one, two, level, groups_of(pairs[0][0]))
 
     def mean(self, results: Sequence[Result]) -> Interval | None:
         """The accuracy of an arm; None while no run is finished."""
         if not results:
             return None
         if self._by_run(len(results)):
-            table = self._table(
-                {
-                    result.key: (
-                        float(result.correct.mean()),
-                        image_noise(result.correct, groups=groups_of(result)),
-                    )
-                    for result in results
-                }
-            )
-            return None if table is None else fold_mean(table[..., 0], table[..., 1], self.redrawn, _images(results))
+            table = self._table([(result, None) for result in results])
+            return table and fold_mean(*table, self.redrawn, _images(results))
         sizes = {len(result.answers) for result in results}
         if len(sizes) > 1:
             raise RunFolderError(
@@ -92,17 +71,17 @@ class Analysis:
         """Whether the unit is the run: its test images are its own, and there is more than one run."""
         return self.resampled and (self.plan.folds is not None or runs > 1)
 
-    def _table(self, values: Mapping[Key, tuple[float, float]]) -> Float[np.ndarray, "repetitions folds 2"] | None:
-        """Two values a run, of the repetitions that are complete."""
+    def _table(self, pairs: Sequence[tuple[Result, Result | None]]) -> tuple[np.ndarray, np.ndarray] | None:
+        """Accuracies (or differences) and their image noise, repetitions by folds, of the repetitions that are complete."""
         by_seed: dict[int, dict[int, tuple[float, float]]] = {}
-        for (seed, fold), pair in values.items():
-            by_seed.setdefault(seed, {})[fold or 0] = pair
-        rows = [
-            [folds[fold] for fold in sorted(folds)]
-            for folds in by_seed.values()
-            if len(folds) == (self.plan.folds or 1)
-        ]
-        return np.array(rows) if rows else None
+        for one, two in pairs:
+            seed, fold = one.key
+            value = float(one.correct.mean() - (0.0 if two is None else two.correct.mean()))
+            noise = image_noise(one.correct, None if two is None else two.correct, groups_of(one))
+            by_seed.setdefault(seed, {})[fold or 0] = value, noise
+        whole = [folds for folds in by_seed.values() if len(folds) == (self.plan.folds or 1)]
+        table = np.array([[folds[fold] for fold in sorted(folds)] for folds in whole])
+        return (table[..., 0], table[..., 1]) if whole else None
 
 
 def _images(results: Sequence[Result]) -> int:

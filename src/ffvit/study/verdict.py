@@ -103,31 +103,25 @@ def compared(case: Case, per_run: Sequence[tuple[tuple[int, int | None], float]]
 
 def headline(case: Case) -> str:
     """The verdict in a line; about attention only where the arms differ in the mixer alone."""
-    shown = case.direction, case.size
-    if case.about_attention:
-        if case.withheld is not None:
-            return "No conclusion about attention"
-        return {
-            ("better", "larger"): "Attention is not needed here: better without it, by more than the margin",
-            ("better", "equivalent"): "Attention is not needed here: slightly better without it, within the margin",
-            ("better", "not shown"): "Attention is not needed here: better without it",
-            ("worse", "larger"): "Attention is needed here: worse without it, by more than the margin",
-            ("worse", "equivalent"): "Attention helps a little here: worse without it, within the margin",
-            ("worse", "not shown"): "Attention helps here: worse without it",
-            ("not shown", "equivalent"): "Attention is not needed here: equivalent without it",
-        }.get(shown, "Not shown whether attention helps")
     one, two = case.arm.name, case.reference.name
     if case.withheld is not None:
-        return f"No conclusion about {one} and {two}"
-    return {
-        ("better", "larger"): f"{capitalize(one)} is better than {two}, by more than the margin",
-        ("better", "equivalent"): f"{capitalize(one)} is slightly better than {two}, within the margin",
-        ("better", "not shown"): f"{capitalize(one)} is better than {two}",
-        ("worse", "larger"): f"{capitalize(one)} is worse than {two}, by more than the margin",
-        ("worse", "equivalent"): f"{capitalize(one)} is slightly worse than {two}, within the margin",
-        ("worse", "not shown"): f"{capitalize(one)} is worse than {two}",
-        ("not shown", "equivalent"): f"{capitalize(one)} and {two} are equivalent within the margin",
-    }.get(shown, f"Not shown whether {one} or {two} is better")
+        return f"No conclusion about {'attention' if case.about_attention else f'{one} and {two}'}"
+    direction, size = case.direction, case.size
+    margin = {"larger": ", by more than the margin", "equivalent": ", within the margin", "not shown": ""}[size]
+    slightly = "slightly " if size == "equivalent" else ""
+    if case.about_attention:
+        helps = {"larger": "is needed", "equivalent": "helps a little", "not shown": "helps"}[size]
+        equivalent = "Attention is not needed here: equivalent without it"
+        return {
+            "better": f"Attention is not needed here: {slightly}better without it{margin}",
+            "worse": f"Attention {helps} here: worse without it{margin}",
+            "not shown": equivalent if size == "equivalent" else "Not shown whether attention helps",
+        }[direction]
+    if direction != "not shown":
+        return f"{capitalize(one)} is {slightly}{direction} than {two}{margin}"
+    if size == "equivalent":
+        return f"{capitalize(one)} and {two} are equivalent within the margin"
+    return f"Not shown whether {one} or {two} is better"
 
 
 def words(case: Case) -> str:

@@ -36,7 +36,7 @@ def block_rows(arms: Sequence[ArmFinding], styles: dict[str, ArmStyle], width: f
     axes.set_axis_off()
     for place, (block, same) in enumerate(by_block.items()):
         _draw(axes, -2.9 * place, block, styles[same[0].name].colour, 8.5 if width == WIDE else 6.5)
-        names = short(", ".join(arm.name for arm in same), 90 if width == WIDE else 44)
+        names = short(" · ".join(arm.name for arm in same), 90 if width == WIDE else 44)
         axes.text(-0.6, 1.45 - 2.9 * place, names, color=SOFT, va="center")
     return figure
 
@@ -51,10 +51,17 @@ def _draw(axes: Axes, y: float, block: Sequence[tuple[str, str]], colour: str, s
         right = left + LENGTH - 0.5
         axes.plot([left, left, right, right], [y, y + 0.85, y + 0.85, y + 0.25], color=MUTED, lw=1)
         box = FancyBboxPatch(
-            (left + 0.35, y - 0.5), LENGTH - 1.55, 1.0, "round,pad=0,rounding_size=0.15", ec=colour, fc=PAPER, lw=1.3
+            (left + 0.35, y - 0.5),
+            LENGTH - 1.55,
+            1.0,
+            "round,pad=0,rounding_size=0.15",
+            ec=colour,
+            fc=PAPER,
+            lw=1.3,
+            zorder=4,
         )
         axes.add_patch(box)
         text = f"{short(mixer, 14)}\nover {axis}"
-        axes.text(left + LENGTH / 2 - 0.43, y, text, ha="center", va="center", fontsize=size, color=INK)
-        axes.plot(right, y, "o", ms=11 if size > 7 else 8, mec=MUTED, mfc=PAPER, mew=1)
-        axes.text(right, y, "+", ha="center", va="center_baseline", fontsize=size, color=INK)
+        axes.text(left + LENGTH / 2 - 0.43, y, text, ha="center", va="center", fontsize=size, color=INK, zorder=5)
+        axes.plot(right, y, "o", ms=11 if size > 7 else 8, mec=MUTED, mfc=PAPER, mew=1, zorder=4)
+        axes.text(right, y, "+", ha="center", va="center_baseline", fontsize=size, color=INK, zorder=5)

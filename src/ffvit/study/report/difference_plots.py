@@ -20,7 +20,7 @@ REACH = 10.0
 
 def verdict_figure(comparison: Comparison, width: float) -> Figure:
     """One interval, large, over the margin's band and the line of no difference, with words at both ends."""
-    difference, length = comparison.difference, 34 if width == WIDE else 15
+    difference, length = comparison.difference, 34 if width == WIDE else 12
     figure = Figure(figsize=(width, 1.5))
     axes = figure.add_subplot()
     _background(axes, [comparison])

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Literal
 
+import rich.table
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from ffvit.study.findings import Findings
 from ffvit.study.formatting import join, percent
 from ffvit.study.report import content, tables
+from ffvit.study.report.blocks import Table
 
 COMMAND_WIDTH = 72
 """Longer commands are continued on the next line with a backslash, so that they can be copied."""
@@ -42,7 +45,7 @@ def _note(title: str, items: Iterable[str], style: str) -> Iterator[RenderableTy
     if items:
         yield Text(f"{title}:", style=style)
         for item in items:
-            line = Table.grid(padding=(0, 1, 0, 0))
+            line = rich.table.Table.grid(padding=(0, 1, 0, 0))
             line.add_row(Text("  -"), Text(item))
             yield line
         yield Text()
@@ -56,33 +59,29 @@ def _verdict(findings: Findings) -> Iterator[RenderableType]:
         yield from (Text(content.NO_VERDICT, style="bold"), Text(content.WHY_NO_VERDICT), Text())
 
 
-def _table(
-    rows: Iterable[Mapping[str, str]], styles: Iterable[str], words: tuple[str, ...] = ()
-) -> Iterator[RenderableType]:
-    """A table whose numbers are never cut: the first column, and those of `words`, give way."""
-    rows = list(rows)
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for place, heading in enumerate(rows[0]):
-        number = place > 0 and heading not in words
-        table.add_column(heading, justify="right" if number else "left", no_wrap=number, overflow="fold")
-    for row, style in zip(rows, styles, strict=True):
-        table.add_row(*(Text(cell) for cell in row.values()), style=style)
-    yield from (table, Text())
+def _table(table: Table, headings: Mapping[str, str]) -> Iterator[RenderableType]:
+    """Some columns of a table, by heading with a shorter heading; only the first column gives way."""
+    shown = rich.table.Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for number, (heading, words) in enumerate(column for column in table.columns if column[0] in headings):
+        justify: Literal["left", "right"] = "left" if words else "right"
+        shown.add_column(headings[heading], justify=justify, no_wrap=number > 0, overflow="fold")
+    for row, style in zip(table.rows, table.styles, strict=True):
+        cells = (_short(cell) for heading, cell in row.items() if heading in headings)
+        shown.add_row(*map(Text, cells), style={"main": "bold", "control": "dim"}.get(style))
+    yield from (shown, Text())
+
+
+def _short(cell: str) -> str:
+    """96.8 % (95.5 to 97.8) as 96.8 (95.5-97.8), 2 of 3, 1 failed as 2 of 3, 4.9 MFLOPs as 4.9 M."""
+    if accuracy := re.fullmatch(r"([\d.]+) % \(([\d.]+) to ([\d.]+)\)", cell):
+        return "{} ({}-{})".format(*accuracy.groups())
+    return re.sub(r", \d+ failed$|FLOPs$", "", cell)
 
 
 def _arms(findings: Findings) -> Iterator[RenderableType]:
     all_done = all(len(arm.runs) == arm.planned for arm in findings.arms)
-    rows = []
-    for row, arm in zip(tables.arms(findings).rows, findings.arms, strict=True):
-        short = {"arm": row["arm"], "top-1 %, 95 %": row[tables.TOP1].replace(" %", "").replace(" to ", "-")}
-        if not all_done:
-            short["runs"] = f"{len(arm.runs)} of {arm.planned}"
-        rows.append(
-            short
-            | {"parameters": row["parameters"], "FLOPs": row["FLOPs"].removesuffix("FLOPs")}
-            | {"latency": row["latency"], "training": row["training"]}
-        )
-    return _table(rows, ("dim" if arm.role == "control" else "" for arm in findings.arms))
+    shown = ("arm", *(() if all_done else ("runs",)), "parameters", "FLOPs", "latency", "training")
+    return _table(tables.arms(findings), {tables.TOP1: "top-1 %, 95 %"} | {heading: heading for heading in shown})
 
 
 def _baselines(findings: Findings) -> Iterator[RenderableType]:
@@ -97,19 +96,10 @@ def _baselines(findings: Findings) -> Iterator[RenderableType]:
 def _comparisons(findings: Findings) -> Iterator[RenderableType]:
     if findings.comparisons:
         full = tables.comparisons(findings)
-        rows = [
-            {
-                "comparison": f"{row['arm']} against {row['reference']}",
-                "points": row["difference, points"],
-                "interval": row["interval, points"],
-                "level": row["level"],
-                "direction": row["direction"],
-                "size": row["size"],
-            }
-            for row in full.rows
-        ]
-        styles = ({"main": "bold", "control": "dim"}.get(style, "") for style in full.styles)
-        yield from _table(rows, styles, words=("direction", "size"))
+        rows = ({"comparison": f"{row['arm']} against {row['reference']}", **row} for row in full.rows)
+        shown = {"difference, points": "points", "interval, points": "interval"}
+        shown |= {heading: heading for heading in ("comparison", "level", "direction", "size")}
+        yield from _table(replace(full, rows=tuple(rows)), shown)
 
 
 def _next(findings: Findings) -> Iterator[RenderableType]:

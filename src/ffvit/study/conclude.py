@@ -82,32 +82,17 @@ def _conclude(study: Study, ground: StudyInputs) -> Findings:
         arm.name: arm_finding(study, analysis, arm, reference, of_arm[arm.name], costs, searches, jobs) for arm in arms
     }
     baselines = tuple(_baselines(study, analysis, arm_findings.values()))
-    comparisons: list[Comparison] = []
-    disagreements: list[Disagreement] = []
-    for names in pairs_asked:
-        pairs = paired_results(of_arm[names[0]], of_arm[names[1]])
-        difference = analysis.difference(pairs, analysis.side_level if comparisons else analysis.main_level)
-        if difference is None and not comparisons:
-            break  # no other comparison takes the place of the main one
-        if difference is None:
-            continue
-        main = comparisons[0] if comparisons else None
-        case = _case(analysis, arm_findings, of_arm, names, pairs, difference, baselines, main)
-        comparisons.append(
-            verdict.compared(case, [(a.key, float(a.correct.mean() - b.correct.mean())) for a, b in pairs])
-        )
-        with suppress(UserError):  # the images are no longer where they were: the figures stand without the pictures
-            disagreements.append(find_disagreements(pairs, *names))
+    comparisons, disagreements = _comparisons(analysis, pairs_asked, arm_findings, of_arm, baselines)
     runs = comparisons[0].difference.runs if comparisons else 0
     warnings = verdict.warnings(tuple(arm_findings.values()), baselines, most_unreadable(results))
     return Findings(
         title=plan.title,
         folder=study.path,
         arms=tuple(sorted(arm_findings.values(), key=lambda arm: arm.role == "control")),
-        comparisons=tuple(comparisons),
+        comparisons=comparisons,
         effects=tuple(_effects(analysis, arms, of_arm)),
         baselines=baselines,
-        disagreements=tuple(disagreements),
+        disagreements=disagreements,
         exploratory=tuple(study.ledger.changes()),
         warnings=(*warnings, *plan.compromises),
         outlook=ground.outlook,
@@ -118,7 +103,7 @@ def _conclude(study: Study, ground: StudyInputs) -> Findings:
         statistics=tuple(interval_notes(analysis, look, len(look_count(plan)), len(pairs_asked), runs)),
         missing=tuple(missing_runs(study, jobs)),
         measured_on=costs.get("machine", ""),
-        next=next_steps(study.path, plan, comparisons, arm_findings, of_arm),
+        next=next_steps(study.path, plan, comparisons, arm_findings.values(), of_arm),
         repeat=tuple(repeat_notes(study, results)),
         plan=study.plan_file.read_text(),
     )
@@ -200,6 +185,32 @@ def _seeds_so_far(study: Study, plan: Plan, arms: Sequence[Arm]) -> tuple[int, .
             break
         seeds = added
     return seeds
+
+
+def _comparisons(
+    analysis: Analysis,
+    pairs_asked: Sequence[tuple[str, str]],
+    arm_findings: Mapping[str, ArmFinding],
+    of_arm: Mapping[str, Sequence[Result]],
+    baselines: tuple[BaselineFinding, ...],
+) -> tuple[tuple[Comparison, ...], tuple[Disagreement, ...]]:
+    """The comparisons that have runs, the main one first, and where their arms disagree."""
+    comparisons: list[Comparison] = []
+    disagreements: list[Disagreement] = []
+    for names in pairs_asked:
+        pairs = paired_results(of_arm[names[0]], of_arm[names[1]])
+        difference = analysis.difference(pairs, analysis.side_level if comparisons else analysis.main_level)
+        if difference is None and not comparisons:
+            break  # no other comparison takes the place of the main one
+        if difference is None:
+            continue
+        main = comparisons[0] if comparisons else None
+        case = _case(analysis, arm_findings, of_arm, names, pairs, difference, baselines, main)
+        per_run = [(one.key, float(one.correct.mean() - two.correct.mean())) for one, two in pairs]
+        comparisons.append(verdict.compared(case, per_run))
+        with suppress(UserError):  # the images are no longer where they were: the figures stand without the pictures
+            disagreements.append(find_disagreements(pairs, *names))
+    return tuple(comparisons), tuple(disagreements)
 
 
 def _case(

@@ -174,7 +174,8 @@ def _sentences(case: Case) -> Iterator[str]:
     length = f", {one.epochs} epochs a run" if one.epochs is not None and one.epochs == two.epochs else ""
     yield (
         f"With these networks ({large(one.parameters)} and {large(two.parameters)} parameters), this recipe{length} and "
-        f"{case.train_images:,} training images: {one.name} {percent(one.top1.value)}, {two.name} {percent(two.top1.value)}."
+        f"{case.train_images:,} training images: {one.name} reaches {percent(one.top1.value)}, {two.name} "
+        f"reaches {percent(two.top1.value)}."
     )
     repetitions = (
         f"{difference.seeds} repetitions, paired" if difference.runs > 1 else "one repetition: test images alone"

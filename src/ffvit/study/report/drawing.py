@@ -111,23 +111,12 @@ def rows(names: Sequence[str], values: Sequence[str], width: float) -> tuple[Fig
     axes.tick_params(left=False)
     axes.spines["left"].set_visible(False)
     for place, (name, value) in enumerate(zip(names, values, strict=True)):
+        style: Any = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "va": "center"}
         if wide:
-            axes.annotate(
-                short(name, 38),
-                (0, place),
-                (-8, 0),
-                ("axes fraction", "data"),
-                "offset points",
-                ha="right",
-                va="center",
-            )
-            axes.annotate(
-                formatting.minus(value), (1, place), (10, 0), ("axes fraction", "data"), "offset points", va="center"
-            )
+            axes.annotate(short(name, 38), (0, place), (-8, 0), ha="right", **style)
+            axes.annotate(formatting.minus(value), (1, place), (10, 0), **style)
         else:
-            axes.annotate(
-                short(name, 44), (0, place - 0.42), (0, 0), ("axes fraction", "data"), "offset points", va="center"
-            )
+            axes.annotate(short(name, 44), (0, place - 0.42), (0, 0), **style)
     return figure, axes
 
 

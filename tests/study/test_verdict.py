@@ -91,7 +91,7 @@ def test_a_clear_difference_states_direction_and_size():
     assert "Direction: FF is better. Size: beyond the margin of 1 point." in said
 
 
-def test_the_other_way_round_attention_is_needed():
+def test_headline_says_attention_is_needed_when_it_is_better():
     assert verdict.headline(case(*CLEAR[::-1])).startswith("Attention is needed here")
 
 
@@ -113,13 +113,13 @@ def test_without_a_gain_over_no_mixing_there_is_no_conclusion_about_attention():
     assert "Of the two, FF gains over the same body without mixing" in said  # the better one is compared, not the worse
 
 
-def test_attention_that_beats_no_mixing_may_be_concluded_about():
+def test_attention_that_beats_no_mixing_allows_a_conclusion():
     control = correct(0.5, 0.5, 0.505, 0.5, 0.495, seed=2)
     its = case(*CLEAR, over_control={"attention": statistics.difference(CLEAR[1], control)})
     assert its.withheld is None
 
 
-def test_two_networks_that_a_pixel_lookup_beats_conclude_nothing():
+def test_no_conclusion_when_a_pixel_lookup_beats_both_networks():
     lookup = BaselineFinding("nearest neighbors on pixels", statistics.mean(correct(0.95)), 2.0, ("FF", "attention"))
     its = case(*CLEAR, baselines=(lookup,))
     assert verdict.headline(its) == "No conclusion about attention"
@@ -148,7 +148,7 @@ def test_a_real_but_small_difference_is_both_better_and_equivalent():
     assert "slightly better without it, within the margin" in verdict.headline(its)
 
 
-def test_near_all_correct_the_margin_is_a_ratio_of_mistakes():
+def test_verdict_says_that_the_margin_was_lowered():
     """99.8 against 99.1 % is within a point, and 4.5 times the mistakes."""
     one, other = correct(*[0.998] * 10, images=20_000), correct(*[0.991] * 10, images=20_000, seed=1)
     its = case(one, other)
@@ -157,16 +157,16 @@ def test_near_all_correct_the_margin_is_a_ratio_of_mistakes():
 
 
 @pytest.mark.parametrize(("latencies", "said"), [((1.0, 1.1, 0.9, 1.0, 1.2), True), ((2.3, 1.9, 2.0, 2.4, 1.8), False)])
-def test_a_cost_is_told_with_its_range_or_not_at_all(latencies, said: bool):
+def test_latency_ratio_is_said_with_its_range_or_not_at_all(latencies, said: bool):
     its = case(*CLEAR, arm_finding=finding("FF", CLEAR[0], latencies))
     assert ("x the latency (" in verdict.words(its)) is said
 
 
-def test_runs_that_diverged_are_part_of_the_verdict():
+def test_diverged_runs_give_a_warning():
     (warning,) = verdict.warnings((finding("FF", CLEAR[0], planned=5, failed=1),), (), (0, 0))
     assert warning.startswith("1 of 5 runs of FF diverged or failed (95 % interval 0.5 % to 71.6 %)")
 
 
-def test_unreadable_images_are_said():
+def test_unreadable_images_give_a_warning():
     (warning,) = verdict.warnings((), (), (12, 24))
     assert "12 images could not be read in a run that was tested on 24" in warning

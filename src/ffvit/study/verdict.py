@@ -11,7 +11,7 @@ from ffvit.study.arms import Arm, differ_in_mixers_alone, has_attention, without
 from ffvit.study.decision import Direction, Size
 from ffvit.study.findings import ArmFinding, BaselineFinding, Comparison
 from ffvit.study.formatting import bounds, capitalize, count, join, large, level, percent, points
-from ffvit.study.power import chance_of_winning_again, seeds_to_settle
+from ffvit.study.power import chance_of_winning_again, seeds_until_conclusive
 from ffvit.study.statistics import Difference, failure_interval
 
 
@@ -97,7 +97,7 @@ def compared(case: Case, per_run: Sequence[tuple[tuple[int, int | None], float]]
         headline=headline(case),
         words=words(case),
         win_again=chance_of_winning_again(case.difference),
-        more_seeds=seeds_to_settle(case.difference, case.margin),
+        more_seeds=seeds_until_conclusive(case.difference, case.margin),
     )
 
 
@@ -214,7 +214,7 @@ def _shown(case: Case) -> Iterator[str]:
     if again is not None and case.direction != "not shown":
         ahead = case.arm.name if case.difference.value > 0 else case.reference.name
         yield f"In a new repetition {ahead} would win with a chance of about {100 * again:.0f} %."
-    more = seeds_to_settle(case.difference, case.margin)
+    more = seeds_until_conclusive(case.difference, case.margin)
     if neither and more is not None:
         yield f"{more[0]} to {more[1]} more repetitions would likely make it conclusive."
 

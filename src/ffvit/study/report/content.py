@@ -66,8 +66,8 @@ BLOCKS = (
     "above it."
 )
 PAPER = (
-    "The question is that of Melas-Kyriazi (2021). On ImageNet, its base network with feed-forward layers alone reaches "
-    "74.9 %, the ViT of that size 77.9 % (trained at 384 px, the former at 224)."
+    "The question is that of Melas-Kyriazi (2021). On ImageNet, its base network with feed-forward layers alone (62 M "
+    "parameters, trained at 224 px) reaches 74.9 % top-1, ViT base (86 M parameters, trained at 384 px) 77.9 %."
 )
 PAPER_LINK = ("arXiv 2105.02723", "https://arxiv.org/abs/2105.02723")
 

@@ -90,7 +90,7 @@ def both(made: Findings) -> tuple[str, str]:
 def terminal(made: Findings, width: int = 80) -> str:
     """What the terminal shows."""
     console = Console(width=width, file=io.StringIO(), color_system=None)
-    console.print(summary_table(made))
+    console.print(summary_table(made), crop=False)
     return console.file.getvalue()
 
 
@@ -302,6 +302,13 @@ def test_commands_are_copied_whole(tmp_path: Path):
     assert len(block) > 1
     assert all(line.endswith(" \\") and len(line) <= 80 for line in block[:-1])
     assert shlex.split("\n".join(block).replace("\\\n", "")) == shlex.split(command)
+
+
+def test_command_with_a_path_longer_than_the_line_is_not_broken(tmp_path: Path):
+    command = f"ffvit train --config {'long/' * 20}config.yaml --epochs 3"
+    shown = terminal(replace(findings(tmp_path), next=(("Train", command),)))
+    block = shown[shown.index("  Train:\n") + len("  Train:\n") :].rstrip("\n")
+    assert shlex.split(block.replace("\\\n", "")) == shlex.split(command)
 
 
 def ticks(svg: str) -> list[int]:

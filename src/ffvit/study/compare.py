@@ -304,7 +304,7 @@ def _told(study: Study, ground: StudyInputs, console: Console) -> Findings:
     findings = conclude(study, ground)
     page = write_report(findings)
     console.print(Text(f"report: {page}"), soft_wrap=True)
-    console.print(summary_table(findings))
+    console.print(summary_table(findings), crop=False)
     return findings
 
 

@@ -23,7 +23,7 @@ MISSING_SHOWN = 10
 
 
 def summary_table(findings: Findings) -> Group:
-    """The findings for `rich.console.Console().print`, at 80 columns and without colour."""
+    """The findings, at 80 columns and without colour, for `rich.console.Console().print(..., crop=False)`."""
     missing = findings.missing[:MISSING_SHOWN]
     if (rest := len(findings.missing) - len(missing)) > 0:
         missing = (*missing, f"and {rest} more")
@@ -107,7 +107,8 @@ def _next(findings: Findings) -> Iterator[RenderableType]:
         yield Text("What next:", style="bold")
         for purpose, command in findings.next:
             yield Text(f"  {purpose}:")
-            yield from (Text(f"    {line}", style="cyan") for line in _continued(command))
+            for line in _continued(command):  # a path longer than the line stays whole: broken, it could not be copied
+                yield Text(f"    {line}", style="cyan", no_wrap=True, overflow="ignore")
         yield Text()
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from ffvit.config import recipe as recipes
 from ffvit.config.architecture import Architecture, Branch, Network
-from ffvit.study import statistics, verdict
+from ffvit.study import decision, statistics, verdict
 from ffvit.study.arms import Arm
 from ffvit.study.findings import ArmFinding, BaselineFinding, Cost
 
@@ -58,21 +58,20 @@ def finding(name: str, table: np.ndarray, latencies=(1.0, 1.1, 0.9, 1.0, 1.2), *
 
 def case(one: np.ndarray, other: np.ndarray, arm: Arm = FF, reference: Arm = ATTENTION, **fields) -> verdict.Case:
     difference = statistics.difference(one, other, 0.975)
-    margin = statistics.effective_margin(0.01, one.mean().item(), other.mean().item())
+    margin = decision.effective_margin(0.01, one.mean().item(), other.mean().item())
     return verdict.Case(
         **{
             "arm": arm,
             "reference": reference,
-            "found": finding(arm.name, one),
-            "found_reference": finding(reference.name, other, (2.0, 2.1, 1.9, 2.0, 2.2)),
+            "arm_finding": finding(arm.name, one),
+            "reference_finding": finding(reference.name, other, (2.0, 2.1, 1.9, 2.0, 2.2)),
             "difference": difference,
             "margin": margin,
             "plan_margin": 0.01,
             "over_control": {},
             "baselines": (),
             "train_images": 500,
-            "resampled": False,
-            "gate": None,
+            "main": None,
             **fields,
         }
     )
@@ -92,7 +91,7 @@ def test_a_clear_difference_states_direction_and_size():
     assert "Direction: FF is better. Size: beyond the margin of 1 point." in said
 
 
-def test_the_other_way_round_attention_is_needed():
+def test_headline_says_attention_is_needed_when_it_is_better():
     assert verdict.headline(case(*CLEAR[::-1])).startswith("Attention is needed here")
 
 
@@ -114,13 +113,13 @@ def test_without_a_gain_over_no_mixing_there_is_no_conclusion_about_attention():
     assert "Of the two, FF gains over the same body without mixing" in said  # the better one is compared, not the worse
 
 
-def test_attention_that_beats_no_mixing_may_be_concluded_about():
+def test_attention_that_beats_no_mixing_allows_a_conclusion():
     control = correct(0.5, 0.5, 0.505, 0.5, 0.495, seed=2)
     its = case(*CLEAR, over_control={"attention": statistics.difference(CLEAR[1], control)})
     assert its.withheld is None
 
 
-def test_two_networks_that_a_pixel_lookup_beats_conclude_nothing():
+def test_no_conclusion_when_a_pixel_lookup_beats_both_networks():
     lookup = BaselineFinding("nearest neighbors on pixels", statistics.mean(correct(0.95)), 2.0, ("FF", "attention"))
     its = case(*CLEAR, baselines=(lookup,))
     assert verdict.headline(its) == "No conclusion about attention"
@@ -149,7 +148,7 @@ def test_a_real_but_small_difference_is_both_better_and_equivalent():
     assert "slightly better without it, within the margin" in verdict.headline(its)
 
 
-def test_near_all_correct_the_margin_is_a_ratio_of_mistakes():
+def test_verdict_says_that_the_margin_was_lowered():
     """99.8 against 99.1 % is within a point, and 4.5 times the mistakes."""
     one, other = correct(*[0.998] * 10, images=20_000), correct(*[0.991] * 10, images=20_000, seed=1)
     its = case(one, other)
@@ -158,16 +157,16 @@ def test_near_all_correct_the_margin_is_a_ratio_of_mistakes():
 
 
 @pytest.mark.parametrize(("latencies", "said"), [((1.0, 1.1, 0.9, 1.0, 1.2), True), ((2.3, 1.9, 2.0, 2.4, 1.8), False)])
-def test_a_cost_is_told_with_its_range_or_not_at_all(latencies, said: bool):
-    its = case(*CLEAR, found=finding("FF", CLEAR[0], latencies))
+def test_latency_ratio_is_said_with_its_range_or_not_at_all(latencies, said: bool):
+    its = case(*CLEAR, arm_finding=finding("FF", CLEAR[0], latencies))
     assert ("x the latency (" in verdict.words(its)) is said
 
 
-def test_runs_that_diverged_are_part_of_the_verdict():
+def test_diverged_runs_give_a_warning():
     (warning,) = verdict.warnings((finding("FF", CLEAR[0], planned=5, failed=1),), (), (0, 0))
     assert warning.startswith("1 of 5 runs of FF diverged or failed (95 % interval 0.5 % to 71.6 %)")
 
 
-def test_unreadable_images_are_said():
+def test_unreadable_images_give_a_warning():
     (warning,) = verdict.warnings((), (), (12, 24))
     assert "12 images could not be read in a run that was tested on 24" in warning

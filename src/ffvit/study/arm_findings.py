@@ -48,6 +48,7 @@ def arm_finding(
         cost=Cost(**{**cost, "latencies": tuple(cost.get("latencies", ()))}) if cost else None,
         published=(published.top1 / 100, published.source) if published else None,
         differs=tuple(_differs(arm, reference)) if arm is not reference else (),
+        block=_block(arm),
     )
 
 
@@ -85,28 +86,32 @@ def _run(result: Result) -> RunFinding:
 
 def _in_words(arm: Arm) -> str:
     """A network in a line."""
-    its = arm.network.architecture
-    if its is None:
-        return f"{arm.network.name}, timm's"
-    branches = ", ".join(f"{branch.mixer} over {branch.axis}" for branch in its.block)
-    rows, columns = its.grid
+    body = arm.network.architecture
+    if body is None:
+        return f"{arm.network.name}, a body of its own"
+    rows, columns = body.grid
     return (
-        f"width {its.width}, depth {its.depth}, {its.image[0]} x {its.image[1]} px in {rows} x {columns} patches of "
-        f"{its.patch[0]} x {its.patch[1]} px; {branches}"
+        f"width {body.width}, depth {body.depth}, {body.image[0]} x {body.image[1]} px in {rows} x {columns} patches of "
+        f"{body.patch[0]} x {body.patch[1]} px; {', '.join(f'{mixer} over {axis}' for mixer, axis in _block(arm))}"
     )
+
+
+def _block(arm: Arm) -> tuple[tuple[str, str], ...]:
+    body = arm.network.architecture
+    return () if body is None else tuple((branch.mixer, branch.axis) for branch in body.block)
 
 
 def _settings(arm: Arm) -> Iterator[tuple[str, str]]:
     """What could be set otherwise for each arm, side by side."""
-    its, recipe = arm.network.architecture, arm.recipe
-    if its is not None:
-        std = f", starting at {its.position_std:g}" if its.position in ("map", "vectors") else ""
-        yield "position", f"{its.position}{std}"
-        yield "readout", its.readout
-        yield "initialization", its.init
-        for branch in its.block:
-            settings = [f"{name} {getattr(branch, name)}" for name in ("heads", "hidden", "ratio", "kernel")]
-            settings = [words for words in settings if not words.endswith("None")]
+    body, recipe = arm.network.architecture, arm.recipe
+    if body is not None:
+        std = f", starting at {body.position_std:g}" if body.position in ("map", "vectors") else ""
+        yield "position", f"{body.position}{std}"
+        yield "readout", body.readout
+        yield "initialization", body.init
+        for branch in body.block:
+            values = {name: getattr(branch, name) for name in ("heads", "hidden", "ratio", "kernel")}
+            settings = [f"{name} {value}" for name, value in values.items() if value is not None]
             settings.append(f"norm over {branch.normalised_axis}")
             yield f"over {branch.axis}", f"{branch.mixer}: {', '.join(settings)}"
     yield "weight decay", f"{recipe.weight_decay:g}"
@@ -117,20 +122,20 @@ def _settings(arm: Arm) -> Iterator[tuple[str, str]]:
 
 def _differs(arm: Arm, reference: Arm) -> Iterator[str]:
     """What sets an arm apart from the reference besides its mixers."""
-    its, other = arm.network.architecture, reference.network.architecture
-    if its is None or other is None:
-        if its is not other:
+    one, two = arm.network.architecture, reference.network.architecture
+    if one is None or two is None:
+        if one is not two:
             yield (
-                f"{arm.name} and {reference.name} have bodies of different makes: initialization, drop path, readout and "
-                "position differ too"
+                f"{arm.name} and {reference.name} have different bodies: initialization, drop path, readout and position "
+                "differ too"
             )
     else:
         for field in Architecture.model_fields:
-            if field not in ("block", "classes") and getattr(its, field) != getattr(other, field):
-                yield f"{field}: {getattr(its, field)} against {getattr(other, field)}"
-        order, others = ([branch.axis for branch in each.block] for each in (its, other))
-        if order != others:
-            yield f"order of the branches: {', '.join(order)} against {', '.join(others)}"
+            if field not in ("block", "classes") and getattr(one, field) != getattr(two, field):
+                yield f"{field}: {getattr(one, field)} against {getattr(two, field)}"
+        axes, reference_axes = ([axis for _, axis in _block(side)] for side in (arm, reference))
+        if axes != reference_axes:
+            yield f"order of the branches: {', '.join(axes)} against {', '.join(reference_axes)}"
     for field in type(arm.recipe).model_fields:
         if getattr(arm.recipe, field) != getattr(reference.recipe, field):
             yield f"recipe.{field}: {getattr(arm.recipe, field)} against {getattr(reference.recipe, field)}"

@@ -256,5 +256,5 @@ def _report(study: Study, inputs: StudyInputs, console: Console) -> Findings:
     findings = _conclude(study, inputs)
     page = write_report(findings)
     console.print(Text(f"report: {page}"), soft_wrap=True)
-    console.print(summary_table(findings))
+    console.print(summary_table(findings), crop=False)
     return findings

@@ -12,7 +12,7 @@ from typing import Any
 from ffvit.config.recipe import Recipe
 from ffvit.errors import ConfigError, RunFolderError
 from ffvit.run_folder import Config, Run
-from ffvit.study import statistics
+from ffvit.study import decision
 from ffvit.study.arms import NO_MIXING, Arm, make_comparisons
 from ffvit.study.findings import Key
 from ffvit.study.plan import Plan, Search, level_name
@@ -163,7 +163,7 @@ def seeds_at(plan: Plan, count: int) -> tuple[int, ...]:
 
 def look_count(plan: Plan) -> tuple[int, ...]:
     """The numbers of seeds at which the study may be looked at and ended: one, unless it is sequential."""
-    return statistics.looks(len(plan.seeds), plan.max_seeds) if plan.sequential else (len(plan.seeds),)
+    return decision.looks(len(plan.seeds), plan.max_seeds) if plan.sequential else (len(plan.seeds),)
 
 
 def _seeds_so_far(plan: Plan, arms: Sequence[Arm], folder: Path) -> tuple[int, ...]:

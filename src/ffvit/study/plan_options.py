@@ -39,7 +39,7 @@ def make_plan(
         recipe_fields: Single fields over it.
         data_fields: Single fields of the data.
         image: Image size for all networks.
-        machine: Fields of what one run computes on.
+        hardware: Fields of what one run computes on.
         minutes: For the whole study.
         changes: Fields of the plan; None leaves one as it is.
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -43,7 +44,7 @@ def speed_by_flops(network: Network, *_: object) -> Speed:
 
 @pytest.fixture
 def a_set(monkeypatch):
-    """Images of which nobody knows but their size and number, on two cores whose speed is known."""
+    """Images of which only size and number are known, on two cores of known speed; planning itself takes no time."""
 
     def be(side: int, images: int, mirrors: bool = True) -> Splits:
         splits = made_up(side, images)
@@ -51,6 +52,7 @@ def a_set(monkeypatch):
         monkeypatch.setattr(plan_defaults, "survives_mirroring", lambda *_, **__: mirrors)
         return splits
 
+    monkeypatch.setattr(plan_defaults, "time", SimpleNamespace(monotonic=lambda: 0.0))
     monkeypatch.setattr(time_estimate, "measure_speed", speed_by_flops)
     monkeypatch.setattr(time_estimate, "available_cores", lambda: 2)
     monkeypatch.setattr(time_estimate, "slots_for", lambda *_: Slots(2, 1, 0))

@@ -21,7 +21,7 @@ from rich.console import Console
 from ffvit.study.findings import DisagreementImage, Findings
 from ffvit.study.report.content import content
 from ffvit.study.report.drawing import bar
-from ffvit.study.report.figures import draw_figures
+from ffvit.study.report.figures import figures_of
 from ffvit.study.report.markdown import markdown
 from ffvit.study.report.page import page
 from ffvit.study.report.terminal import summary_table
@@ -260,10 +260,10 @@ def test_search_says_whether_the_optimum_was_seen(tmp_path: Path):
     for text in both(made):
         assert "at the edge in 3 of 3: not tuned" in text
         assert "interior" in text
-    assert "feed-forward: at the edge in 3 of 3: not tuned" in draw_figures(made)["search"].alt
-    svg = draw_figures(made)["search"].svg
-    assert svg.count("interior") == 4
-    assert "not tuned" in svg
+    drawn = figures_of(made)["search"]()
+    assert "feed-forward: at the edge in 3 of 3: not tuned" in drawn.alt
+    assert drawn.svg.count("interior") == 4
+    assert "not tuned" in drawn.svg
 
 
 def test_baselines_say_which_arms_they_beat(tmp_path: Path):
@@ -273,7 +273,7 @@ def test_baselines_say_which_arms_they_beat(tmp_path: Path):
         assert "beats attention only, no mixing and random mixing" in text
     none = replace(made, baselines=tuple(replace(each, beats=()) for each in made.baselines))
     assert "No baseline beats an arm by more than the margin." in html(none)
-    assert "k-nearest neighbors" in draw_figures(made)["accuracy"].svg
+    assert "k-nearest neighbors" in figures_of(made)["accuracy"]().svg
 
 
 def test_baseline_better_than_every_arm_stays_on_the_axis(tmp_path: Path):
@@ -282,10 +282,11 @@ def test_baseline_better_than_every_arm_stays_on_the_axis(tmp_path: Path):
         replace(arm, top1=Interval(0.5 + place / 100, 0.45, 0.57, 0.95)) for place, arm in enumerate(made.arms)
     )
     beaten = replace(made, arms=arms, baselines=(replace(made.baselines[1], top1=Interval(0.7, 0.67, 0.73, 0.95)),))
-    assert max(ticks(draw_figures(beaten)["accuracy"].svg)) >= 70
-    assert "Grey squares" not in page(
-        "", content(replace(made, baselines=()), draw_figures(replace(made, baselines=())))
-    )
+    assert max(ticks(figures_of(beaten)["accuracy"]().svg)) >= 70
+    without = replace(made, baselines=())
+    drawn = {"accuracy": figures_of(without)["accuracy"]()}
+    assert "<figure>" in page("", content(without, drawn))
+    assert "Grey squares" not in page("", content(without, drawn))
 
 
 def test_commands_are_copied_whole(tmp_path: Path):
@@ -318,10 +319,10 @@ def ticks(svg: str) -> list[int]:
 
 def test_axes_stay_within_100_points(tmp_path: Path):
     made = two_repetitions(findings(tmp_path))
-    drawn = draw_figures(made)
-    assert 50 <= max(map(abs, ticks(drawn["differences"].svg))) <= 100
-    assert "30.0 to 99.8" in drawn["accuracy"].svg
-    assert 60 <= min(ticks(drawn["accuracy"].svg)) < 90
+    drawn = figures_of(made)
+    assert 50 <= max(map(abs, ticks(drawn["differences"]().svg))) <= 100
+    assert "30.0 to 99.8" in drawn["accuracy"]().svg
+    assert 60 <= min(ticks(drawn["accuracy"]().svg)) < 90
 
 
 def test_wide_interval_of_two_repetitions_does_not_stretch_the_axis(tmp_path: Path):
@@ -329,15 +330,15 @@ def test_wide_interval_of_two_repetitions_does_not_stretch_the_axis(tmp_path: Pa
     wide = replace(
         made.comparisons[0], difference=replace(made.comparisons[0].difference, value=-0.005, low=-0.9, high=0.9)
     )
-    drawn = draw_figures(replace(made, comparisons=(wide,)))
+    drawn = figures_of(replace(made, comparisons=(wide,)))
     for name in ("verdict", "differences"):
-        assert max(map(abs, ticks(drawn[name].svg))) <= 20
-    assert "90.0 to +90.0" in drawn["differences"].svg
+        assert max(map(abs, ticks(drawn[name]().svg))) <= 20
+    assert "90.0 to +90.0" in drawn["differences"]().svg
 
 
 def test_blocks_are_drawn_with_their_mixers_and_arms(tmp_path: Path):
     made = findings(tmp_path)
-    svg = draw_figures(made)["blocks"].svg
+    svg = figures_of(made)["blocks"]().svg
     for words in (
         "identity",
         "random",
@@ -349,7 +350,7 @@ def test_blocks_are_drawn_with_their_mixers_and_arms(tmp_path: Path):
     ):
         assert f">{words}</text>" in svg, words
     external = tuple(replace(arm, block=()) for arm in made.arms)
-    assert "blocks" not in draw_figures(replace(made, arms=external))
+    assert "blocks" not in figures_of(replace(made, arms=external))
 
 
 def test_interval_that_the_axis_cuts_ends_in_an_arrowhead():
@@ -362,15 +363,15 @@ def test_interval_that_the_axis_cuts_ends_in_an_arrowhead():
 
 
 def test_every_point_of_the_cost_figure_is_named(tmp_path: Path):
-    svg = draw_figures(findings(tmp_path))["costs"].svg
+    svg = figures_of(findings(tmp_path))["costs"]().svg
     assert all(f">{name}</text>" in svg for name, *_ in ARMS)
 
 
 def test_learning_curves_near_the_top_are_drawn_as_errors(tmp_path: Path):
     made = findings(tmp_path)
-    assert "Validation error, % (logarithmic)" in draw_figures(made)["curves"].svg
+    assert "Validation error, % (logarithmic)" in figures_of(made)["curves"]().svg
     low = _curves(made, lambda curve: tuple(replace(epoch, top1=0.3) for epoch in curve))
-    assert "Validation top-1, %" in draw_figures(low)["curves"].svg
+    assert "Validation top-1, %" in figures_of(low)["curves"]().svg
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

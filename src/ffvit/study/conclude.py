@@ -171,15 +171,13 @@ def _comparisons(
         if difference is None:
             continue
         main = comparisons[0] if comparisons else None
-        case = _case(analysis, arm_findings, of_arm, names, pairs, difference, baselines, main)
-        per_run = [(one.key, float(one.correct.mean() - two.correct.mean())) for one, two in pairs]
-        comparisons.append(verdict.compared(case, per_run))
+        comparisons.append(_comparison(analysis, arm_findings, of_arm, names, pairs, difference, baselines, main))
         with suppress(UserError):  # the images are no longer where they were: the figures stand without the pictures
             disagreements.append(find_disagreements(pairs, *names))
     return tuple(comparisons), tuple(disagreements)
 
 
-def _case(
+def _comparison(
     analysis: Analysis,
     arm_findings: Mapping[str, ArmFinding],
     of_arm: Mapping[str, Sequence[Result]],
@@ -188,7 +186,7 @@ def _case(
     difference: statistics.Difference,
     baselines: tuple[BaselineFinding, ...],
     main: Comparison | None,
-) -> verdict.Case:
+) -> Comparison:
     """One comparison; without a conclusion of the main one, no other is drawn."""
     ground, plan_margin = analysis.ground, analysis.plan.margin / 100
     accuracies = (float(np.mean([pair[side].correct.mean() for pair in pairs])) for side in (0, 1))
@@ -198,12 +196,11 @@ def _case(
             gain = analysis.difference(paired_results(of_arm[name], of_arm[NO_MIXING]), analysis.main_level)
             if gain is not None:
                 over_control[name] = gain
-    return verdict.Case(
-        arm=ground.matched.arm(names[0]),
-        reference=ground.matched.arm(names[1]),
-        arm_finding=arm_findings[names[0]],
-        reference_finding=arm_findings[names[1]],
-        difference=difference,
+    return verdict.compare_arms(
+        (ground.matched.arm(names[0]), ground.matched.arm(names[1])),
+        (arm_findings[names[0]], arm_findings[names[1]]),
+        difference,
+        per_run=[(one.key, float(one.correct.mean() - two.correct.mean())) for one, two in pairs],
         margin=decision.effective_margin(plan_margin, *accuracies),
         plan_margin=plan_margin,
         over_control=over_control,

@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from statistics import median
 
 from ffvit.study import decision
 from ffvit.study.arms import Arm, differ_in_mixers_alone, has_attention, without_attention
-from ffvit.study.decision import Direction, Size
-from ffvit.study.findings import ArmFinding, BaselineFinding, Comparison
+from ffvit.study.findings import ArmFinding, BaselineFinding, Comparison, Key
 from ffvit.study.formatting import bounds, capitalize, count, join, large, level, percent, points
 from ffvit.study.power import chance_of_winning_again, seeds_until_conclusive
 from ffvit.study.statistics import Difference, failure_interval
 
 
-@dataclass(frozen=True)
-class Case:
-    """One comparison with all that its verdict rests on.
+def compare_arms(
+    arms: tuple[Arm, Arm],
+    findings: tuple[ArmFinding, ArmFinding],
+    difference: Difference,
+    *,
+    per_run: Sequence[tuple[Key, float]],
+    margin: float,
+    plan_margin: float,
+    over_control: Mapping[str, Difference],
+    baselines: Sequence[BaselineFinding],
+    train_images: int,
+    main: Comparison | None,
+) -> Comparison:
+    """What the difference of two arms shows, with its verdict.
 
-    Attributes:
-        arm: The first arm; `difference` is its accuracy less that of the second.
-        reference: The second arm.
-        arm_finding: What the first reached.
-        reference_finding: What the second reached.
-        difference: Between them.
+    Args:
+        arms: The arm and its reference.
+        findings: What they reached.
+        difference: The first less the second.
+        per_run: The same, pair by pair of runs.
         margin: That applies.
         plan_margin: The plan's, before few mistakes lowered it.
         over_control: Of each of both arms, its difference over the same body without mixing, where there is one.
@@ -32,84 +41,62 @@ class Case:
         train_images: How many each repetition trains on.
         main: The main comparison, if this is another.
     """
-
-    arm: Arm
-    reference: Arm
-    arm_finding: ArmFinding
-    reference_finding: ArmFinding
-    difference: Difference
-    margin: float
-    plan_margin: float
-    over_control: Mapping[str, Difference]
-    baselines: tuple[BaselineFinding, ...]
-    train_images: int
-    main: Comparison | None
-
-    @property
-    def about_attention(self) -> bool:
-        """Whether the two differ in the mixers alone, and only the second has attention."""
-        return (
-            without_attention(self.arm)
-            and has_attention(self.reference)
-            and differ_in_mixers_alone(self.arm, self.reference)
-        )
-
-    @property
-    def direction(self) -> Direction:
-        """Better, worse or not shown."""
-        return decision.direction(self.difference, self.main.direction if self.main is not None else None)
-
-    @property
-    def size(self) -> Size:
-        """Equivalent, larger or not shown."""
-        return decision.size(self.difference, self.margin, self.main.size if self.main is not None else None)
-
-    @property
-    def withheld(self) -> str | None:
-        """Why no conclusion is drawn, in a sentence; None where one is."""
-        if self.difference.runs == 1:
-            return "One repetition says nothing about architectures: another seed can move accuracy by more than this."
-        beats_both = [one for one in self.baselines if {self.arm.name, self.reference.name} <= {*one.beats}]
-        if beats_both:
-            best = max(beats_both, key=lambda baseline: baseline.top1.value)
-            return f"Both networks are underfit: {best.name} reaches {percent(best.top1.value)}, more than either."
-        over = self.over_control.get(self.reference.name)
-        if self.about_attention and over is not None and decision.direction(over) != "better":
-            return (
-                "Attention does not surely beat the same body without mixing "
-                f"({points(over.value)} points, {_interval(over)}): attention trains badly here or the task needs no mixing."
-            )
-        return None
-
-
-def compared(case: Case, per_run: Sequence[tuple[tuple[int, int | None], float]]) -> Comparison:
-    """The comparison with its verdict."""
-    return Comparison(
-        arm=case.arm.name,
-        reference=case.reference.name,
-        difference=case.difference,
+    about_attention = without_attention(arms[0]) and has_attention(arms[1]) and differ_in_mixers_alone(*arms)
+    control = over_control.get(arms[1].name) if about_attention else None
+    comparison = Comparison(
+        arm=arms[0].name,
+        reference=arms[1].name,
+        difference=difference,
         per_run=tuple(per_run),
-        main=case.main is None,
-        direction=case.direction,
-        size=case.size,
-        margin=case.margin,
-        withheld=case.withheld,
-        headline=headline(case),
-        words=words(case),
-        win_again=chance_of_winning_again(case.difference),
-        more_seeds=seeds_until_conclusive(case.difference, case.margin),
+        main=main is None,
+        direction=decision.direction(difference, main.direction if main is not None else None),
+        size=decision.size(difference, margin, main.size if main is not None else None),
+        margin=margin,
+        withheld=_withheld(arms, difference, baselines, control),
+        headline="",
+        words="",
+        win_again=chance_of_winning_again(difference),
+        more_seeds=seeds_until_conclusive(difference, margin),
     )
+    words = [
+        *_scope(findings, difference, train_images),
+        *([comparison.withheld] if comparison.withheld else _shown(comparison, plan_margin, main)),
+        *_over_control(over_control),
+        _cost(*findings),
+    ]
+    return replace(comparison, headline=_headline(comparison, about_attention), words=" ".join(words))
 
 
-def headline(case: Case) -> str:
+def _withheld(
+    arms: tuple[Arm, Arm],
+    difference: Difference,
+    baselines: Sequence[BaselineFinding],
+    attention_over_control: Difference | None,
+) -> str | None:
+    """Why no conclusion is drawn, in a sentence; None where one is."""
+    if difference.runs == 1:
+        return "One repetition says nothing about architectures: another seed can move accuracy by more than this."
+    beats_both = [baseline for baseline in baselines if {arm.name for arm in arms} <= {*baseline.beats}]
+    if beats_both:
+        best = max(beats_both, key=lambda baseline: baseline.top1.value)
+        return f"Both networks are underfit: {best.name} reaches {percent(best.top1.value)}, more than either."
+    if attention_over_control is not None and decision.direction(attention_over_control) != "better":
+        return (
+            f"Attention does not surely beat the same body without mixing ({points(attention_over_control.value)} points, "
+            f"{_interval(attention_over_control)}): attention trains badly here or the task needs no mixing."
+        )
+    return None
+
+
+def _headline(comparison: Comparison, about_attention: bool) -> str:
     """The verdict in a line; about attention only where the arms differ in the mixer alone."""
-    one, two = case.arm.name, case.reference.name
-    if case.withheld is not None:
-        return f"No conclusion about {'attention' if case.about_attention else f'{one} and {two}'}"
-    direction, size = case.direction, case.size
+    one, two = comparison.arm, comparison.reference
+    if comparison.withheld is not None:
+        return f"No conclusion about {'attention' if about_attention else f'{one} and {two}'}"
+    direction, size = comparison.direction, comparison.size
     margin = {"larger": ", by more than the margin", "equivalent": ", within the margin", "not shown": ""}[size]
     slightly = "slightly " if size == "equivalent" else ""
-    if case.about_attention:
+    if about_attention:
         helps = {"larger": "is needed", "equivalent": "helps a little", "not shown": "helps"}[size]
         equivalent = "Attention is not needed here: equivalent without it"
         return {
@@ -122,11 +109,6 @@ def headline(case: Case) -> str:
     if size == "equivalent":
         return f"{capitalize(one)} and {two} are equivalent within the margin"
     return f"Not shown whether {one} or {two} is better"
-
-
-def words(case: Case) -> str:
-    """The verdict in a few sentences, its scope first."""
-    return " ".join(_sentences(case))
 
 
 def warnings(arms: Sequence[ArmFinding], baselines: Sequence[BaselineFinding], bad: tuple[int, int]) -> Iterator[str]:
@@ -172,15 +154,16 @@ def _interval(difference: Difference) -> str:
     return f"{level(difference)} interval {bounds(difference)}"
 
 
-def _sentences(case: Case) -> Iterator[str]:
-    one, two, difference = case.arm_finding, case.reference_finding, case.difference
+def _scope(findings: tuple[ArmFinding, ArmFinding], difference: Difference, train_images: int) -> Iterator[str]:
+    """What was compared, and what came out."""
+    one, two = findings
     assert one.top1 is not None
     assert two.top1 is not None
     length = f", {one.epochs} epochs a run" if one.epochs is not None and one.epochs == two.epochs else ""
     yield (
         f"With these networks ({large(one.parameters)} and {large(two.parameters)} parameters), this recipe{length} and "
-        f"{case.train_images:,} training images: {one.name} reaches {percent(one.top1.value)}, {two.name} "
-        f"reaches {percent(two.top1.value)}."
+        f"{train_images:,} training images: {one.name} reaches {percent(one.top1.value)}, {two.name} reaches "
+        f"{percent(two.top1.value)}."
     )
     repetitions = (
         f"{difference.seeds} repetitions, paired" if difference.runs > 1 else "one repetition: test images alone"
@@ -188,58 +171,49 @@ def _sentences(case: Case) -> Iterator[str]:
     runs = len(one.runs), len(two.runs)
     unpaired = f"; the accuracies are means of {runs[0]} and {runs[1]} runs" if runs[0] != runs[1] else ""
     yield f"Difference {points(difference.value)} points ({_interval(difference)}; {repetitions}{unpaired})."
-    if case.withheld is not None:
-        yield case.withheld
-    else:
-        yield from _shown(case)
-    yield from _over_control(case)
-    yield from _cost(case)
 
 
-def _shown(case: Case) -> Iterator[str]:
-    neither = case.direction == "not shown" and case.size == "not shown"
-    if neither and case.main is not None and "not shown" in (case.main.direction, case.main.size):
+def _shown(comparison: Comparison, plan_margin: float, main: Comparison | None) -> Iterator[str]:
+    """Direction and size in words, and what more repetitions would show."""
+    neither = comparison.direction == "not shown" and comparison.size == "not shown"
+    if neither and main is not None and "not shown" in (main.direction, main.size):
         yield "The main comparison is not conclusive, so no other comparison is concluded."
         return
-    margin = f"the margin of {100 * case.margin:.3g} point{'s' * (case.margin != 0.01)}"
-    if case.margin < case.plan_margin:
-        margin += f" (lowered from {100 * case.plan_margin:.3g}: so few mistakes are left)"
+    margin = f"the margin of {100 * comparison.margin:.3g} point{'s' * (comparison.margin != 0.01)}"
+    if comparison.margin < plan_margin:
+        margin += f" (lowered from {100 * plan_margin:.3g}: so few mistakes are left)"
     direction = {
-        "better": f"Direction: {case.arm.name} is better.",
-        "worse": f"Direction: {case.arm.name} is worse.",
+        "better": f"Direction: {comparison.arm} is better.",
+        "worse": f"Direction: {comparison.arm} is worse.",
         "not shown": "Direction: not shown, the interval contains 0.",
-    }[case.direction]
+    }[comparison.direction]
     size = {
         "equivalent": f"Size: equivalent within {margin}.",
         "larger": f"Size: beyond {margin}.",
         "not shown": f"Size: not shown, the interval crosses {margin}.",
-    }[case.size]
+    }[comparison.size]
     yield f"{direction} {size}"
-    again = chance_of_winning_again(case.difference)
-    if again is not None and case.direction != "not shown":
-        ahead = case.arm.name if case.difference.value > 0 else case.reference.name
-        yield f"In a new repetition {ahead} would win with a chance of about {100 * again:.0f} %."
-    more = seeds_until_conclusive(case.difference, case.margin)
-    if neither and more is not None:
-        yield f"{more[0]} to {more[1]} more repetitions would likely make it conclusive."
+    if comparison.win_again is not None and comparison.direction != "not shown":
+        ahead = comparison.arm if comparison.difference.value > 0 else comparison.reference
+        yield f"In a new repetition {ahead} would win with a chance of about {100 * comparison.win_again:.0f} %."
+    if neither and comparison.more_seeds is not None:
+        fewest, most = comparison.more_seeds
+        yield f"{fewest} to {most} more repetitions would likely make it conclusive."
 
 
-def _over_control(case: Case) -> Iterator[str]:
+def _over_control(over_control: Mapping[str, Difference]) -> Iterator[str]:
     """How much the better arm gains over the body without mixing."""
-    if not case.over_control:
-        return
-    name, gain = max(case.over_control.items(), key=lambda pair: pair[1].value)
-    verb = {"better": "gains over", "worse": "loses to", "not shown": "is not shown to differ from"}[
-        decision.direction(gain)
-    ]
-    yield f"Of the two, {name} {verb} the same body without mixing: {points(gain.value)} points ({_interval(gain)})."
+    if over_control:
+        name, gain = max(over_control.items(), key=lambda pair: pair[1].value)
+        direction = decision.direction(gain)
+        verb = {"better": "gains over", "worse": "loses to", "not shown": "is not shown to differ from"}[direction]
+        yield f"Of the two, {name} {verb} the same body without mixing: {points(gain.value)} points ({_interval(gain)})."
 
 
-def _cost(case: Case) -> Iterator[str]:
-    one, two = case.arm_finding, case.reference_finding
+def _cost(one: ArmFinding, two: ArmFinding) -> str:
     costs = [f"{one.parameters / two.parameters:.2f}x the parameters", f"{one.flops / two.flops:.2f}x the FLOPs"]
     if one.cost is not None and two.cost is not None and len(one.cost.latencies) == len(two.cost.latencies) > 2:
         ratios = [mine / theirs for mine, theirs in zip(one.cost.latencies, two.cost.latencies, strict=True)]
         if not min(ratios) <= 1 <= max(ratios):  # else it says nothing
             costs.append(f"{median(ratios):.2f}x the latency ({min(ratios):.2f} to {max(ratios):.2f} over rounds)")
-    yield f"{capitalize(one.name)} has {', '.join(costs)} of {two.name}."
+    return f"{capitalize(one.name)} has {', '.join(costs)} of {two.name}."

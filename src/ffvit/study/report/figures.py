@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from matplotlib.axes import Axes
@@ -40,10 +40,16 @@ REACH = 10.0
 
 def draw_figures(findings: Findings) -> dict[str, Plot]:
     """All figures there is something to draw for, by name."""
-    return {plot.name: plot for plot in _all(findings)}
+    return {name: draw() for name, draw in figures_of(findings).items()}
 
 
-def _all(findings: Findings) -> Iterator[Plot]:
+def figures_of(findings: Findings) -> dict[str, Callable[[], Plot]]:
+    """What draws each figure that there is something to draw for, by its name."""
+    figures: dict[str, Callable[[], Plot]] = {}
+
+    def add(name: str, title: str, alt: str, make: Callable[[float], Figure]) -> None:
+        figures[name] = partial(make_plot, name, title, alt, make)
+
     styles = arm_styles(findings.arms)
     comparisons, baselines = findings.comparisons, findings.baselines
     if blocks := distinct_blocks(findings.arms):
@@ -51,35 +57,36 @@ def _all(findings: Findings) -> Iterator[Plot]:
             f"{', '.join(arm.name for arm in arms)}: {', then '.join(f'{mixer} over {axis}' for mixer, axis in block)}"
             for block, arms in blocks.items()
         )
-        yield make_plot("blocks", "One block of each network", alt, partial(block_rows, findings.arms, styles))
+        add("blocks", "One block of each network", alt, partial(block_rows, findings.arms, styles))
     if comparisons:
         main = comparisons[0]
         alt = f"{_aloud(main)}. The margin is {formatting.margin(main.margin)} points."
-        yield make_plot("verdict", "The difference with its interval", alt, partial(verdict_figure, main))
+        add("verdict", "The difference with its interval", alt, partial(verdict_figure, main))
     if len(comparisons) > 1 or any(len(comparison.per_run) > 1 for comparison in comparisons):
         alt = "; ".join(
             f"{_aloud(comparison)}; its runs: {', '.join(formatting.points(value) for _, value in comparison.per_run)}"
             for comparison in comparisons
         )
-        yield make_plot("differences", "All differences", alt, partial(difference_rows, comparisons, styles))
+        add("differences", "All differences", alt, partial(difference_rows, comparisons, styles))
     finished = [arm for arm in findings.arms if arm.top1 is not None]
     if finished:
         every: list[ArmFinding | BaselineFinding] = [*finished, *baselines]
         alt = "; ".join(f"{one.name}: {formatting.accuracy(one.top1)}" for one in every)
-        yield make_plot("accuracy", "Top-1 accuracy", alt, partial(_accuracy, finished, baselines, styles))
+        add("accuracy", "Top-1 accuracy", alt, partial(_accuracy, finished, baselines, styles))
         alt = "Top-1 of each arm against what it costs; the numbers are in the table of the arms"
-        yield make_plot("costs", "Accuracy against cost", alt, partial(_costs, finished, styles))
+        add("costs", "Accuracy against cost", alt, partial(_costs, finished, styles))
     searched = [(arm, arm.search) for arm in findings.arms if arm.search is not None and arm.search.trials]
     if searched:
         alt = "; ".join(f"{arm.name}: {tables.optimum(search)}" for arm, search in searched)
-        yield make_plot("search", "The search of each arm", alt, partial(search_panels, searched, styles))
+        add("search", "The search of each arm", alt, partial(search_panels, searched, styles))
     if any(run.curve for arm in finished for run in arm.runs):
         alt = "Training loss and validation accuracy of each run by epoch"
-        yield make_plot("curves", "Learning curves", alt, partial(curve_panels, finished, styles))
+        add("curves", "Learning curves", alt, partial(curve_panels, finished, styles))
     if findings.disagreements and len(findings.disagreements[0].classes) > 1:
         first = findings.disagreements[0]
         alt = f"Correct predictions of {first.arm} and {first.reference} by class; the numbers are in the table below"
-        yield make_plot("classes", "Accuracy by class", alt, partial(_classes, first, styles))
+        add("classes", "Accuracy by class", alt, partial(_classes, first, styles))
+    return figures
 
 
 def _aloud(comparison: Comparison) -> str:

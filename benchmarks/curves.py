@@ -69,7 +69,6 @@ def main(
             with plainly() if way == "plain" else fast():
                 run = ffvit.train(
                     model, data, hardware=hardware, seed=seed, out=Path(folder) / f"{way}-{seed}",
-                    console=Console(quiet=True),
                 )  # fmt: skip
             losses[way].append([row["loss"] for row in run.metrics()])
             top1[way].append(run.summary()["test"]["top1"]["value"])

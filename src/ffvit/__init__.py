@@ -18,60 +18,64 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ffvit.api import check, compare, evaluate, list_models, predict, prepare, report, resume, train
     from ffvit.config.architecture import NAMED, Architecture, Branch
     from ffvit.config.data import Data
     from ffvit.config.hardware import Hardware
     from ffvit.config.recipe import Recipe
-    from ffvit.data.check.check import check
-    from ffvit.data.prepare.prepare import prepare
+    from ffvit.data.check.check import Check
+    from ffvit.data.images import BadImageError
+    from ffvit.data.prepare.prepare import Prepared
     from ffvit.errors import FfvitError, RunStoppedError, UserError
-    from ffvit.inference.evaluate import evaluate
-    from ffvit.inference.predict import predict
-    from ffvit.models.create import create_model, list_models
+    from ffvit.inference.evaluate import Score
+    from ffvit.inference.metrics import Evaluation
+    from ffvit.inference.predict import Prediction
+    from ffvit.models.create import create_model
     from ffvit.models.weights import load, save_weights
     from ffvit.run_folder import Run
-    from ffvit.study.compare import compare, report
+    from ffvit.study.findings import Findings
     from ffvit.study.plan import Plan
-    from ffvit.training.train import resume, train
 
-_HOME = {
-    "NAMED": "ffvit.config.architecture",
-    "Architecture": "ffvit.config.architecture",
-    "Branch": "ffvit.config.architecture",
-    "Data": "ffvit.config.data",
-    "Hardware": "ffvit.config.hardware",
-    "Plan": "ffvit.study.plan",
-    "Recipe": "ffvit.config.recipe",
-    "Run": "ffvit.run_folder",
-    "FfvitError": "ffvit.errors",
-    "RunStoppedError": "ffvit.errors",
-    "UserError": "ffvit.errors",
-    "check": "ffvit.data.check.check",
-    "compare": "ffvit.study.compare",
-    "create_model": "ffvit.models.create",
-    "evaluate": "ffvit.inference.evaluate",
-    "list_models": "ffvit.models.create",
-    "load": "ffvit.models.weights",
-    "predict": "ffvit.inference.predict",
-    "prepare": "ffvit.data.prepare.prepare",
-    "report": "ffvit.study.compare",
-    "resume": "ffvit.training.train",
-    "save_weights": "ffvit.models.weights",
-    "train": "ffvit.training.train",
+_NAMES = {
+    "ffvit.api": "check compare evaluate list_models predict prepare report resume train",
+    "ffvit.config.architecture": "Architecture Branch NAMED",
+    "ffvit.config.data": "Data",
+    "ffvit.config.hardware": "Hardware",
+    "ffvit.config.recipe": "Recipe",
+    "ffvit.data.check.check": "Check",
+    "ffvit.data.images": "BadImageError",
+    "ffvit.data.prepare.prepare": "Prepared",
+    "ffvit.errors": "FfvitError RunStoppedError UserError",
+    "ffvit.inference.evaluate": "Score",
+    "ffvit.inference.metrics": "Evaluation",
+    "ffvit.inference.predict": "Prediction",
+    "ffvit.models.create": "create_model",
+    "ffvit.models.weights": "load save_weights",
+    "ffvit.run_folder": "Run",
+    "ffvit.study.findings": "Findings",
+    "ffvit.study.plan": "Plan",
 }
+_HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
 
 __version__ = "0.1.0"
 __all__ = [
     "NAMED",
     "Architecture",
+    "BadImageError",
     "Branch",
+    "Check",
     "Data",
+    "Evaluation",
     "FfvitError",
+    "Findings",
     "Hardware",
     "Plan",
+    "Prediction",
+    "Prepared",
     "Recipe",
     "Run",
     "RunStoppedError",
+    "Score",
     "UserError",
     "check",
     "compare",

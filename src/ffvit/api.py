@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from pydantic import ValidationError
 
-from ffvit.config import commands
+from ffvit.config import commands, data_commands
 from ffvit.config.base import error_sentences
 from ffvit.config.choices import choose_data, choose_hardware, choose_recipe, fields_of
 from ffvit.config.data import Data
@@ -291,8 +291,8 @@ def report(command: commands.Report) -> Findings:
     return studies.report(command.study, console_of(command))
 
 
-@function_of(commands.Check)
-def check(command: commands.Check) -> Check:
+@function_of(data_commands.Check)
+def check(command: data_commands.Check) -> Check:
     """Returns: What was found.
 
     Raises:
@@ -315,8 +315,8 @@ def progress_of(command: commands.Command) -> Any:
     return console_of(command) if command.verbose is not True else Terminal(stderr=True)
 
 
-@function_of(commands.Prepare)
-def prepare(command: commands.Prepare) -> Prepared:
+@function_of(data_commands.Prepare)
+def prepare(command: data_commands.Prepare) -> Prepared:
     """Returns: What was made.
 
     Raises:
@@ -360,8 +360,8 @@ def benchmark(command: commands.Benchmark) -> None:
     )
 
 
-@function_of(commands.BenchmarkData)
-def benchmark_data(command: commands.BenchmarkData) -> Stages:
+@function_of(data_commands.BenchmarkData)
+def benchmark_data(command: data_commands.BenchmarkData) -> Stages:
     """Returns: The time of each stage.
 
     Raises:

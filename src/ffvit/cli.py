@@ -19,7 +19,7 @@ from ffvit import __version__
 from ffvit.api import checked
 from ffvit.cli_output import DRY_RUNS, SHOW
 from ffvit.closed_pipe import survive_closed_pipe
-from ffvit.config import commands
+from ffvit.config import commands, data_commands
 from ffvit.config.options import Option, options_of
 from ffvit.errors import ConfigError, FfvitError, UserError
 from ffvit.signals import reraise_lost_signals
@@ -31,10 +31,10 @@ COMMANDS: dict[str, type[commands.Command]] = {
     "predict": commands.Predict,
     "compare": commands.Compare,
     "report": commands.Report,
-    "check": commands.Check,
-    "prepare": commands.Prepare,
+    "check": data_commands.Check,
+    "prepare": data_commands.Prepare,
     "benchmark": commands.Benchmark,
-    "benchmark data": commands.BenchmarkData,
+    "benchmark data": data_commands.BenchmarkData,
     "models": commands.ListModels,
     "doctor": commands.Doctor,
 }

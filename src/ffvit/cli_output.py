@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ffvit import api
-from ffvit.config import commands
+from ffvit.config import commands, data_commands
 from ffvit.errors import DataError, OutputError
 from ffvit.terminal import Terminal
 
@@ -47,19 +47,19 @@ def _predict(command: commands.Predict) -> None:
         raise DataError("none of these images could be read")
 
 
-def _check(command: commands.Check) -> int:
+def _check(command: data_commands.Check) -> int:
     from ffvit.data.check.report import check_findings_file, check_report, write_findings
 
     out = command.out or Path("check.csv")
     check_findings_file(out)
-    checked, console = api.RUN[commands.Check](replace(command, out=None)), Terminal()
+    checked, console = api.RUN[data_commands.Check](replace(command, out=None)), Terminal()
     console.print(check_report(checked, console.width))
     console.say(f"\n{write_findings(checked, out):,} findings in {out}")
     return int(checked.serious)
 
 
-def _prepare(command: commands.Prepare) -> None:
-    Terminal().say(str(api.RUN[commands.Prepare](command)))
+def _prepare(command: data_commands.Prepare) -> None:
+    Terminal().say(str(api.RUN[data_commands.Prepare](command)))
 
 
 def _models(command: commands.ListModels) -> None:
@@ -68,8 +68,8 @@ def _models(command: commands.ListModels) -> None:
     print_models(command.pattern, Terminal())
 
 
-def _benchmark_data(command: commands.BenchmarkData) -> None:
-    stages, console = api.RUN[commands.BenchmarkData](command), Terminal()
+def _benchmark_data(command: data_commands.BenchmarkData) -> None:
+    stages, console = api.RUN[data_commands.BenchmarkData](command), Terminal()
     console.print(stages.table())
     console.print(stages.words(), markup=False, highlight=False)
 
@@ -108,11 +108,11 @@ SHOW: dict[type[commands.Command], Callable[[Any], int | None]] = {
     commands.Predict: _predict,
     commands.Compare: _run,
     commands.Report: _print_all,
-    commands.Check: _check,
-    commands.Prepare: _prepare,
+    data_commands.Check: _check,
+    data_commands.Prepare: _prepare,
     commands.ListModels: _models,
     commands.Benchmark: _print_all,
-    commands.BenchmarkData: _benchmark_data,
+    data_commands.BenchmarkData: _benchmark_data,
     commands.Doctor: _doctor,
 }
 """Carries out a command and prints its result."""

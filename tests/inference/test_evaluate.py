@@ -8,7 +8,6 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from rich.console import Console
 
 import ffvit
 from ffvit.config import recipe as recipes
@@ -45,7 +44,6 @@ def run(tmp_path_factory) -> Run:
             recipe=recipes.RECIPES["digits"].replace(epochs=2, warmup_epochs=1, batch_size=128),
             hardware=CPU,
             out=tmp_path_factory.mktemp("evaluate") / "run",
-            console=Console(quiet=True),
         )
 
 
@@ -127,7 +125,7 @@ def test_a_copy_of_the_file_alone_answers_the_same(run, whole, tmp_path):
 def test_pixels_of_the_fast_backend_travel_with_the_weights(tmp_path, photos):
     small = ffvit.Architecture(width=12, depth=1, block=FF_ONLY, image=24, patch=8)
     recipe = recipes.RECIPES["small"].replace(epochs=1, warmup_epochs=0, batch_size=8)
-    run = ffvit.train(small, photos, recipe, hardware=CPU, out=tmp_path / "run", console=Console(quiet=True))
+    run = ffvit.train(small, photos, recipe, hardware=CPU, out=tmp_path / "run")
     assert recipe.exact == "never"
     of_run = ffvit.evaluate(run.path, hardware=CPU).answers.logits
     alone = shutil.copy(run.best_file, tmp_path / "weights.safetensors")
@@ -179,7 +177,6 @@ def own(tmp_path_factory, folder) -> Run:
             recipes.RECIPES["digits"].replace(epochs=1, warmup_epochs=0, batch_size=8),
             hardware=CPU,
             out=tmp_path_factory.mktemp("evaluate") / "own",
-            console=Console(quiet=True),
         )
 
 

@@ -35,7 +35,6 @@ def run(tmp_path_factory, photos) -> Run:
         recipes.RECIPES["small"].replace(epochs=1, warmup_epochs=0, batch_size=8, evaluation_crop=0.6),
         hardware=CPU,
         out=tmp_path_factory.mktemp("predict") / "run",
-        console=Console(quiet=True),
     )
 
 

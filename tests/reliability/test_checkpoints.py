@@ -35,7 +35,7 @@ def _one_thread():
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Run:
     out = tmp_path_factory.mktemp("finished") / "run"
-    return ffvit.train(out=out, recipe=QUICK, console=Console(quiet=True))
+    return ffvit.train(out=out, recipe=QUICK)
 
 
 @pytest.fixture
@@ -145,7 +145,7 @@ def test_too_little_space_is_noticed_before_anything_is_written(finished, tmp_pa
     monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: usage)
     monkeypatch.setattr(checkpoint.torch, "save", lambda *_: pytest.fail("nothing may be written"))
     with pytest.raises(ffvit.RunStoppedError, match=r"state.pt: the disk is full: .* needs 3 MiB, 0 MiB are left"):
-        ffvit.train(out=tmp_path / "run", recipe=QUICK, console=Console(quiet=True))
+        ffvit.train(out=tmp_path / "run", recipe=QUICK)
 
 
 @pytest.mark.reliability

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from rich.console import Console
 
 import commands
 import ffvit
@@ -399,7 +398,7 @@ def test_a_damaged_checkpoint_is_one_sentence(tmp_path, content):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Run:
     quick = recipe.named_recipe("digits").replace(epochs=2, warmup_epochs=1, batch_size=512, exact="never")
-    return ffvit.train(out=tmp_path_factory.mktemp("trained") / "run", recipe=quick, console=Console(quiet=True))
+    return ffvit.train(out=tmp_path_factory.mktemp("trained") / "run", recipe=quick)
 
 
 @pytest.mark.reliability

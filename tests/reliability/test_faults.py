@@ -48,7 +48,7 @@ def trained(out: Path, **options) -> tuple[Run, str]:
     """A run, and what it said."""
     console = Console(file=io.StringIO(), width=300)
     options = {"recipe": QUICK, "hardware": ffvit.Hardware(precision="32-true")} | options
-    return ffvit.train(out=out, console=console, **options), console.file.getvalue()
+    return ffvit.train(out=out, verbose=console, **options), console.file.getvalue()
 
 
 def on_photos(out: Path, photos: Path, workers: int, **options) -> tuple[Run, str]:

@@ -221,7 +221,7 @@ def compare_killed(folder: Path, whole: Path, seconds: float, seed: int, server:
     plan = plan_file(folder, seeds=2, **fields)
 
     def go_on() -> list[object]:
-        workers = ["--workers", draw.choice([1, 2])]
+        workers = ["--jobs", draw.choice([1, 2])]
         if (study / "study.yaml").exists():
             return ["compare", "--study", study, "--resume", *workers]
         return ["compare", "--study", plan, "--out", study, *workers]

@@ -20,7 +20,6 @@ import pandas as pd
 import PIL.Image
 import pytest
 import torch
-from rich.console import Console
 from torch import nn
 
 import commands
@@ -489,7 +488,7 @@ def test_weights_that_became_infinite_before_a_checkpoint(tmp_path: Path, monkey
 
 def test_a_checkpoint_of_another_network(tmp_path: Path):
     recipe = named_recipe("digits").replace(epochs=1, warmup_epochs=0)
-    run = ffvit.train("ff_micro_patch2_8", "digits", recipe, out=tmp_path / "run", console=Console(quiet=True))
+    run = ffvit.train("ff_micro_patch2_8", "digits", recipe, out=tmp_path / "run")
     other = create_model("vit_micro_patch2_8", 10)
     with pytest.raises(RunFolderError, match="the checkpoint does not fit the run"):
         load_checkpoint(run, start_fabric(Hardware()), other, None, build_optimizer(other, recipe))

@@ -51,7 +51,7 @@ def _one_thread():
 
 
 def quick(out: Path, **kwargs) -> Run:
-    return ffvit.train(out=out, **{"recipe": QUICK, "console": Console(quiet=True), **kwargs})
+    return ffvit.train(out=out, **{"recipe": QUICK, **kwargs})
 
 
 def flags(fields: dict[str, object]) -> list[str]:
@@ -313,7 +313,7 @@ def test_bad_images_are_passed_over_counted_and_listed(tmp_path, photos):
     recipe = QUICK.replace(batch_size=8, mixup=0.5, epochs=3)
     console = Console(record=True, file=io.StringIO())
     data = ffvit.Data(source=str(folder), bad_images=4)
-    run = quick(tmp_path / "run", data=data, model=SMALL, recipe=recipe, console=console)
+    run = quick(tmp_path / "run", data=data, model=SMALL, recipe=recipe, verbose=console)
     listed = pd.read_csv(run.bad_images_file)
     assert sorted(listed["image"]) == [str(path) for path in broken]
     assert run.summary()["bad_images"] == 4
@@ -381,7 +381,7 @@ def test_starting_from_weights_with_other_classes_makes_a_new_head(tmp_path, pho
     labels.to_csv(tmp_path / "list.csv", index=False)
     run = ffvit.train(
         SMALL, tmp_path / "list.csv", QUICK.replace(batch_size=8), start_from=first.path, out=tmp_path / "second",
-        console=console,
+        verbose=console,
     )  # fmt: skip
     console.file.close()
     assert "with a new head for 2 classes" in console.export_text()

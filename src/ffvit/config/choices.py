@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ffvit.config.base import Value, parse, short
+from ffvit.config.base import Value, parse
 from ffvit.config.data import Data
 from ffvit.config.hardware import Hardware
 from ffvit.config.recipe import Recipe, named_recipe
 from ffvit.config.strict_yaml import read_yaml
-from ffvit.errors import ConfigError
 
 Choice = TypeVar("Choice", bound=Value)
 
@@ -75,11 +74,9 @@ def fields_of(choice: RecipeChoice | DataChoice | HardwareChoice, key: str = "")
 
 
 def _changed(base: Choice, choice: Choice | Mapping[str, Any] | None) -> Choice:
-    if isinstance(choice, type(base)):
-        return choice
-    if choice is None or isinstance(choice, Mapping):
-        return base.replace(**(choice or {}))
-    raise ConfigError(f"{type(base).__name__.lower()}: must be fields and their values; got {short(choice)}")
+    if choice is None:
+        return base
+    return base.replace(**choice) if isinstance(choice, Mapping) else choice
 
 
 def _is_yaml(choice: str | Path) -> bool:

@@ -13,21 +13,21 @@ class Hardware(Value):
     """The hardware a run uses. Started by torchrun or SLURM, devices and nodes are what the launcher says."""
 
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Kind of device.")
-    devices: PositiveInt = Field(1, description="Devices (processes) on each machine.")
-    nodes: PositiveInt = Field(1, description="Machines.")
+    devices: PositiveInt = Field(1, description="Devices per machine, a process each.")
+    nodes: PositiveInt = Field(1, description="Number of machines.")
     strategy: Literal["ddp", "fsdp"] = Field(
         "ddp", description="With several devices: a copy of the network on each, or its weights sharded over them."
     )
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = Field(
-        "auto", description="auto: bf16 where the device has units for it; else fp16 on a GPU, fp32 on a processor."
+        "auto", description="auto: bf16 if the device is built for it; else fp16 on a GPU and fp32 on a CPU."
     )
     compile: Literal["auto", "always", "never"] = Field(
         "auto",
-        description="Compile the network for training. auto: if the run is long enough to gain by it.",
+        description="Compile the network for training. auto: if the run is long enough to gain from it.",
     )
     workers: NonNegativeInt | None = Field(
         None,
-        description="Processes that load images, for each device. Default: as many as it takes to keep up with the network, measured.",
+        description="Loading processes per device. Default: as many as keep up with the network, measured.",
     )
     micro_batch: PositiveInt | None = Field(
         None, description="Per-device micro-batch; gradients accumulate to batch_size."

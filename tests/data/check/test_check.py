@@ -16,7 +16,7 @@ from rich.console import Console
 from sklearn.datasets import load_digits, load_sample_image
 
 from commands import ffvit, here, started
-from ffvit.config.commands import Check as Command
+from ffvit.config.data_commands import Check as Command
 from ffvit.data.check.check import NARROW, NARROW_ONES, NEAR, check
 from ffvit.data.check.report import check_report, write_findings
 from ffvit.errors import RunStoppedError

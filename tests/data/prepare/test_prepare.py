@@ -390,7 +390,7 @@ class TestRefused:
             (("--quality", 101), "--quality: must be from 1 to 100; got 101"),
             (("--max-side", 70_000), "--max-side: must be from 1 to 65,500 pixels; got 70000"),
             (("--shard-size", 2_000_000), "--shard-size: must be more than 0 MiB"),
-            (("--workers", 0), "--workers: Input should be greater than 0; got 0"),
+            (("--workers", 0), "--workers: input should be greater than 0; got '0'"),
         ],
     )
     def test_options_that_make_no_sense(self, photos, tmp_path, options, words):

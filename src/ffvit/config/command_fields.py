@@ -1,0 +1,121 @@
+"""What several commands have in common: types of their fields, and fields that are declared once for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt
+from pydantic import SkipValidation as Unchecked
+
+from ffvit.config.choices import DataChoice, HardwareChoice, RecipeChoice
+from ffvit.config.data import Data
+from ffvit.config.hardware import Hardware
+from ffvit.config.options import RARE, Nested
+from ffvit.config.recipe import Recipe
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+
+    Names = str | Sequence[str]
+    Paths = str | Path | Sequence[str | Path]
+    Size = int | tuple[int, int]
+else:  # what they are once they are checked; PyTorch is not imported to read a command line
+    Module = Any
+    Names = tuple[str, ...]
+    Paths = tuple[str | Path, ...]
+    Size = tuple[PositiveInt, PositiveInt]
+
+
+def option(description: str, **checks: Any) -> Any:
+    """What is said of an option, and what its value must fulfil (pydantic's `gt`, `ge`, `lt`, `le`)."""
+    return Field(description=description, **checks)
+
+
+def _size(given: object) -> object:
+    """Height and width; one number is a square."""
+    sides = (given,) if isinstance(given, int | str) else tuple(given) if isinstance(given, Sequence) else given
+    if not isinstance(sides, tuple):
+        return given
+    if len(sides) not in (1, 2):
+        raise ValueError(f"give one number for a square, or height and width; got {len(sides)} numbers")
+    return sides[0], sides[-1]
+
+
+def several(given: object) -> object:
+    """Several things; one needs no list."""
+    return (given,) if isinstance(given, str | Path) else given
+
+
+def comma_separated(given: object) -> object:
+    """Several words; text has commas between them."""
+    return tuple(word.strip() for word in given.split(",") if word.strip()) if isinstance(given, str) else given
+
+
+# Options that several commands have.
+Weights = Annotated[str | Path | Module, Unchecked, option("A run folder or a file of weights.")]
+ModelName = Annotated[str | None, option("Name of the network, for weights that do not say.")]
+ImageSize = Annotated[
+    Size | None,
+    BeforeValidator(_size),
+    option("Image size in pixels: one number for a square, or height and width. Default: the network's."),
+]
+Seed = Annotated[int | None, option("The same seed gives the same numbers. Default: 0.", ge=0, lt=2**64)]
+Root = Annotated[
+    Path | None, RARE, option("Where a data set that timm opens lies, and where remote shards are cached.")
+]
+Source = Annotated[str | Path, option("Images, as for `ffvit train --data`.")]
+Overwrite = Annotated[bool, option("Replace what is in --out, if ffvit wrote it.")]
+
+Seconds = Annotated[PositiveFloat, option("Time of each measurement, about.")]
+
+TrainingData = Annotated[
+    DataChoice,
+    Unchecked,
+    option(
+        "Images: digits; a folder with train/ and val/ (and test/), of class folders or of shards; a .csv or "
+        ".parquet list; the address of remote shards; or what timm opens: torch/cifar10, hfds/..., wds/... Default: digits."
+    ),
+    Nested(Data, "Images", "data.", key="source"),
+]
+TrainingRecipe = Annotated[
+    RecipeChoice,
+    Unchecked,
+    option(
+        "deit (the paper's), small, digits, or a .yaml file; the options below change single fields. "
+        "Default: digits for the digits, else small."
+    ),
+    Nested(
+        Recipe,
+        "Recipe",
+        "recipe.",
+        key="base",
+        common=("epochs", "batch_size", "lr"),
+        short=("epochs", "batch_size", "lr"),
+    ),
+]
+TrainingHardware = Annotated[
+    HardwareChoice,
+    Unchecked,
+    option("Where to compute."),
+    Nested(Hardware, "Hardware", common=("accelerator", "precision", "workers")),
+]
+InferenceHardware = Annotated[
+    HardwareChoice,
+    Unchecked,
+    option("Where to compute."),
+    Nested(
+        Hardware,
+        "Hardware",
+        fields=("accelerator", "devices", "nodes", "precision", "workers"),
+        common=("accelerator", "precision", "workers"),
+    ),
+]
+OneDevice = Annotated[
+    HardwareChoice,
+    Unchecked,
+    option("Where to compute."),
+    Nested(Hardware, "Hardware", fields=("accelerator", "precision", "workers"),
+           common=("accelerator", "precision", "workers")),
+]  # fmt: skip

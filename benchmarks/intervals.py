@@ -37,21 +37,10 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neural_network import MLPClassifier
 
-from ffvit.study.power import seeds_to_settle
-from ffvit.study.statistics import (
-    Difference,
-    Redrawn,
-    comparison_levels,
-    difference,
-    direction,
-    effective_margin,
-    failure_interval,
-    fold_difference,
-    image_noise,
-    look_level,
-    looks,
-    size,
-)
+from ffvit.study.decision import comparison_levels, direction, effective_margin, look_level, looks, size
+from ffvit.study.power import seeds_until_conclusive
+from ffvit.study.statistics import Difference, difference, failure_interval, fold_difference, image_noise
+from ffvit.study.variance import Redrawn
 
 app = cyclopts.App(help=__doc__, help_format="plaintext")
 
@@ -429,7 +418,7 @@ def more_seeds(draw: np.random.Generator) -> tuple[float, float]:
             ),
             101,
         )
-        guesses.append((max(need - seeds, 0), seeds_to_settle(its, 0.0)))
+        guesses.append((max(need - seeds, 0), seeds_until_conclusive(its, 0.0)))
     (first, now), (second, later) = guesses
     before = first > 0 and not first / 2 - 1 < second < 2 * first - 1
     if now is None or later is None or now == (0, 0):

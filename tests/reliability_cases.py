@@ -24,7 +24,7 @@ PLAN = {
         "position": "vectors",
         "block": [{"mixer": "feedforward", "axis": "patches"}, {"mixer": "feedforward", "axis": "features"}],
     },
-    "factors": {"mixer": {"feed-forward": {}, "attention": {"patches": {"mixer": "attention", "heads": 2}}}},
+    "factors": {"mixer": {"feed-forward": {}, "attention": {"network.patches": {"mixer": "attention", "heads": 2}}}},
     "seeds": 1,
     "search": "none",
     "controls": False,

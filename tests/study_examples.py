@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from ffvit.study.decision import direction, size
 from ffvit.study.findings import (
     ArmFinding,
     BaselineFinding,
@@ -26,7 +27,7 @@ from ffvit.study.findings import (
     SearchFinding,
     TrialFinding,
 )
-from ffvit.study.statistics import Interval, difference, direction, mean, size
+from ffvit.study.statistics import Interval, difference, mean
 
 IMAGES, EPOCHS, MARGIN = 359, 12, 0.01
 RATES = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016)
@@ -39,6 +40,9 @@ ARMS = (
     ("no mixing", "control", 0.83, 67_000, 2_200_000, 0.0012, 13.0),
     ("random mixing", "control", 0.90, 67_000, 2_700_000, 0.0015, 15.0),
 )
+
+
+MIXERS = {"attention": "attention", "attention only": "attention", "no mixing": "identity", "random mixing": "random"}
 
 
 def study(folder: Path, seeds: int = 3) -> Findings:
@@ -230,6 +234,7 @@ def _arm(name, role, share, parameters, flops, latency, seconds, correct, draw) 
         cost=Cost(latency, 1.3 * latency, 16 / latency, 64),
         published=None,
         differs=("position: none against sine-cosine",) if role == "control" else (),
+        block=((MIXERS.get(name, "feedforward"), "patches"), ("attention" if name == "attention only" else "feedforward", "features")),
     )  # fmt: skip
 
 

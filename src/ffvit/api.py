@@ -254,7 +254,7 @@ def plan_of(command: commands.Compare) -> Plan:
         raise UserError(f"{study} is a study that was begun: resume it (--resume), or give a new one --out")
     data, recipe = fields_of(command.data, "source"), fields_of(command.recipe, "base")
     hardware = fields_of(command.hardware)
-    changes = ("seeds", "side_seeds", "folds", "budget", "margin", "controls", "search", "sequential", "max_seeds")
+    changes = ("seeds", "side_seeds", "folds", "match", "margin", "controls", "search", "sequential", "max_seeds")
     return make_plan(
         networks=command.networks,
         source=data.pop("source", None),

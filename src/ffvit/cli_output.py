@@ -95,10 +95,10 @@ def _print_config(command: commands.Train) -> None:
 
 
 def _print_plan(command: commands.Compare) -> None:
-    from ffvit.study.compare import make_forecast, show_plan
+    from ffvit.study.forecast import make_forecast, show_forecast
 
     plan, console = api.plan_of(command), Terminal()
-    show_plan(plan, make_forecast(plan, command.jobs), console)
+    show_forecast(plan, make_forecast(plan, command.jobs), console)
     console.say(f"\n{plan.to_yaml()}")
 
 

@@ -20,7 +20,7 @@ from ffvit.training.stochastic_depth import DropPathSampler
 
 name, again = json.loads(sys.argv[1])
 torch.manual_seed(0)
-network = compile_blocks(ffvit.create_model(name, 10, image=32, drop_path=0.5).double().train())
+network = compile_blocks(ffvit.create_model(name, 10, img_size=32, drop_path=0.5).double().train())
 network.set_grad_checkpointing(again == "blocks")
 for each in network.modules():
     if hasattr(each, "recomputes"):
@@ -60,7 +60,7 @@ def test_all_blocks_share_what_is_compiled_and_answer_as_before(name, again):
 TURNED = """
 import torch, ffvit
 from torch._inductor.utils import run_and_get_code
-branch = ffvit.create_model("ff_tiny_patch16_224", image=32).blocks[0][0].train()
+branch = ffvit.create_model("ff_tiny_patch16_224", img_size=32).blocks[0][0].train()
 tokens = torch.randn(4, 48, 192, requires_grad=True)
 assert branch.along_features
 

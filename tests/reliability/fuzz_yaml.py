@@ -38,9 +38,7 @@ def seeds() -> list[bytes]:
     small = b"network: ff_micro_patch2_8\nrecipe: {base: digits, epochs: 3}\ndata: digits\nseeds: [1, 2]\n"
     odd = b'a: &a {x: 1e-3, y: [.5, 0x1, 0o7, 1:30, ~, true]}\nb: {<<: *a}\n? |\n  t\n: >-\n  u\n--- "\\u00e9"\n...\n'
     config = b"network: {name: ff_micro_patch2_8}\nrecipe: {epochs: 1}\nseed: 1\n"
-    factors = (
-        b"factors: {patches.mixer: [attention, identity], b: {c: {width: 8}}}\nsearch: none\nfolds: 3\nbudget: time\n"
-    )
+    factors = b"factors: {network.patches.mixer: [attention, identity], b: {c: {network.width: 8}}}\nsearch: none\nfolds: 3\nmatch: time\n"
     return [b"\1" + small, b"\0" + odd, b"\2" + config, b"\1" + small + factors]
 
 

@@ -172,7 +172,7 @@ class TestPlacesThatCannotBeUsed:
             raise AssertionError("work was begun")
 
         monkeypatch.setattr("ffvit.training.train.open_splits", work)
-        monkeypatch.setattr("ffvit.study.compare.open_splits", work)
+        monkeypatch.setattr("ffvit.study.forecast.open_splits", work)
 
     def commands(self, tmp_path: Path, out: Path) -> list[tuple[object, ...]]:
         return [("train", "--out", out, *FAST), ("compare", "--study", plan_file(tmp_path), "--out", out)]

@@ -183,20 +183,20 @@ def test_predict_killed_anywhere_predicts_the_same(tmp_path, trained, spoilt, pr
 
 def quickly(folder: Path, server: bool = False) -> None:
     """Measure in no time what a study's runs take, and fork its processes, if not `server`, with all imported."""
-    from ffvit.study import costs, local_executor, run_speed
+    from ffvit.study import costs, executor, run_speed
 
     change(folder)
     costs.ROUNDS, run_speed.TIMED = 1, 0.05
     if server:
         return
-    context, begin = multiprocessing.get_context, local_executor._in_process
+    context, begin = multiprocessing.get_context, executor.process_main
 
     def begin_as_off_a_server(*arguments) -> None:
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
         begin(*arguments)
 
-    local_executor._in_process = begin_as_off_a_server
+    executor.process_main = begin_as_off_a_server
     multiprocessing.get_context = lambda method=None: context("fork" if method == "forkserver" else method)
 
 

@@ -108,13 +108,13 @@ def test_predict_writes_the_bytes_of_names_as_csv_and_readable_ones_as_json(imag
 def study(images, tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """A study on them whose arms have odd names, too; the runs of one fail."""
     folder = tmp_path_factory.mktemp("study")
-    attention = {"patches": {"mixer": "attention", "heads": 2}}
+    attention = {"network.patches": {"mixer": "attention", "heads": 2}}
     plan = {
         "title": "Odd [/names] \x1b[2J",
         "data": str(images),
         "recipe": {"base": "digits", "epochs": 1, "warmup_epochs": 0, "batch_size": 8},
         "network": NETWORK,
-        "factors": {"mixer": {"=cmd": {}, "\x1b[5m": attention, "a [/b]": {**attention, "lr": 1e30}}},
+        "factors": {"mixer": {"=cmd": {}, "\x1b[5m": attention, "a [/b]": {**attention, "recipe.lr": 1e30}}},
         "seeds": 2,
         "search": "none",
         "controls": False,

@@ -164,7 +164,7 @@ BODY = {"width": 8, "depth": 1, "img_size": 8, "patch": 2, "readout": "mean"}
 BLOCK = [{"mixer": "feedforward", "axis": "patches"}]
 
 
-@pytest.mark.parametrize("path", ["block.9", "image.x"])
+@pytest.mark.parametrize("path", ["network.block.9", "network.image.x"])
 def test_a_factor_that_leads_nowhere(path: str):
     plan = Plan(
         network=BODY | {"block": BLOCK}, recipe="digits", data="digits", factors={"x": {"a": {path: 1}, "b": {}}}
@@ -174,12 +174,14 @@ def test_a_factor_that_leads_nowhere(path: str):
 
 
 def test_two_runs_that_predicted_different_images(tmp_path: Path):
-    plan = Plan(network=BODY | {"block": BLOCK}, recipe="digits", data="digits", factors={"width": [8, 16]}, seeds=1)
+    plan = Plan(
+        network=BODY | {"block": BLOCK}, recipe="digits", data="digits", factors={"network.width": [8, 16]}, seeds=1
+    )
     one, other = (
         Result(job, {}, [], pd.DataFrame({"image": [f"{number}.png"], "correct": np.array([True])}))
-        for number, job in enumerate(make_runs(plan, make_arms(plan), tmp_path, (0,), {})[:2])
+        for number, job in enumerate(make_runs(plan, make_arms(plan), tmp_path, (0,))[:2])
     )
-    with pytest.raises(RunFolderError, match=r"answered different test images .* so they cannot be paired"):
+    with pytest.raises(RunFolderError, match=r"predicted different test images .* so they cannot be paired"):
         paired_results([one], [other])
 
 
@@ -500,14 +502,16 @@ def test_memory_that_is_too_small_for_a_single_image(tmp_path: Path, monkeypatch
         ffvit.train("ff_micro_patch2_8", "digits", out=tmp_path / "run")
 
 
-def test_runs_of_an_arm_that_answered_different_numbers_of_images(tmp_path: Path):
-    plan = Plan(network=BODY | {"block": BLOCK}, recipe="digits", data="digits", factors={"width": [8, 16]}, seeds=2)
+def test_runs_of_an_arm_that_predicted_different_numbers_of_images(tmp_path: Path):
+    plan = Plan(
+        network=BODY | {"block": BLOCK}, recipe="digits", data="digits", factors={"network.width": [8, 16]}, seeds=2
+    )
     results = [
         Result(job, {}, [], pd.DataFrame({"image": "x.png", "correct": np.ones(number + 1, bool)}))
-        for number, job in enumerate(make_runs(plan, make_arms(plan), tmp_path, (0, 1), {})[:2])
+        for number, job in enumerate(make_runs(plan, make_arms(plan), tmp_path, (0, 1))[:2])
     ]
-    with pytest.raises(RunFolderError, match=r"its runs answered different numbers of test images: \[1, 2\]"):
-        Analysis(plan, StudyInputs.model_construct(drawn=(), made_of={}), 0.95, 0.95).mean(results)
+    with pytest.raises(RunFolderError, match=r"its runs predicted different numbers of test images: \[1, 2\]"):
+        Analysis(plan, StudyInputs.model_construct(drawn=(), fixed={}), 0.95, 0.95).mean(results)
 
 
 def test_a_server_that_does_not_say_how_long_a_file_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -32,7 +32,10 @@ def plan(**fields) -> Plan:
 
 def test_factors_are_crossed():
     arms = make_arms(
-        plan(factors={"width": [32, 48], "mixer": {"FF": {}, "attention": {"patches": ATTENTION}}}, controls=False)
+        plan(
+            factors={"network.width": [32, 48], "mixer": {"FF": {}, "attention": {"network.patches": ATTENTION}}},
+            controls=False,
+        )
     )
     assert [arm.name for arm in arms] == ["width 32, FF", "width 32, attention", "width 48, FF", "width 48, attention"]
     assert [arm.network.architecture.width for arm in arms] == [32, 32, 48, 48]
@@ -40,19 +43,23 @@ def test_factors_are_crossed():
 
 
 def test_only_what_a_level_says_is_changed():
-    one, two = make_arms(plan(factors={"mixer": {"FF": {}, "attention": {"patches": ATTENTION}}}, controls=False))
+    one, two = make_arms(
+        plan(factors={"mixer": {"FF": {}, "attention": {"network.patches": ATTENTION}}}, controls=False)
+    )
     assert two.network.architecture.replace(block=one.network.architecture.block) == one.network.architecture
     assert two.recipe == one.recipe
 
 
 def test_a_recipes_field_is_varied_by_its_name():
-    arms = make_arms(plan(factors={"drop_path": [0.0, 0.1]}, controls=False))
+    arms = make_arms(plan(factors={"recipe.drop_path": [0.0, 0.1]}, controls=False))
     assert [arm.recipe.drop_path for arm in arms] == [0.0, 0.1]
 
 
 def test_another_mixer_loses_the_settings_of_the_one_before():
     body = {**BODY, "block": [ATTENTION, BODY["block"][1]]}
-    (arm,) = make_arms(plan(network=body, factors={"mixer": {"FF": {"patches.mixer": "feedforward"}}}, controls=False))
+    (arm,) = make_arms(
+        plan(network=body, factors={"mixer": {"FF": {"network.patches.mixer": "feedforward"}}}, controls=False)
+    )
     assert arm.network.architecture.block[0] == Branch("feedforward", "patches")
 
 
@@ -60,9 +67,9 @@ def test_another_mixer_loses_the_settings_of_the_one_before():
 def test_a_branch_is_addressed_by_its_axis_in_whatever_order_they_are(name):
     """FF-only networks have the feature branch first, ViT the patch branch."""
     levels = {
-        "replaced": {"patches": {"mixer": "attention", "heads": 4}},
-        "another mixer": {"features.mixer": "linear", "patches.mixer": "pooling"},
-        "one setting": {"features.hidden": 34, "patches.norm": "none"},
+        "replaced": {"network.patches": {"mixer": "attention", "heads": 4}},
+        "another mixer": {"network.features.mixer": "linear", "network.patches.mixer": "pooling"},
+        "one setting": {"network.features.hidden": 34, "network.patches.norm": "none"},
     }
     base = NAMED[name].replace(readout="mean")
     arms = make_arms(plan(network={"architecture": base}, factors={"what": levels}, controls=False))
@@ -80,20 +87,21 @@ def test_a_branch_is_addressed_by_its_axis_in_whatever_order_they_are(name):
 def test_the_same_change_by_axis_and_by_number():
     by_axis, by_number = (
         make_arms(plan(factors={"x": {"a": {path: "linear"}}}, controls=False))
-        for path in ("patches.mixer", "block.0.mixer")
+        for path in ("network.patches.mixer", "network.block.0.mixer")
     )
     assert by_axis == by_number
 
 
 def test_a_list_of_mixers_of_one_branch():
-    arms = make_arms(plan(factors={"patches.mixer": ["feedforward", "linear"]}, controls=False))
+    arms = make_arms(plan(factors={"network.patches.mixer": ["feedforward", "linear"]}, controls=False))
     assert [arm.name for arm in arms] == ["patches.mixer feedforward", "patches.mixer linear"]
     assert [arm.network.architecture.block[0].mixer for arm in arms] == ["feedforward", "linear"]
 
 
 def test_controls_are_the_body_without_mixing_and_with_a_random_one():
     arms = {
-        arm.name: arm for arm in make_arms(plan(factors={"mixer": {"FF": {}, "attention": {"patches": ATTENTION}}}))
+        arm.name: arm
+        for arm in make_arms(plan(factors={"mixer": {"FF": {}, "attention": {"network.patches": ATTENTION}}}))
     }
     base = arms["FF"].network.architecture
     for name, mixer in (("no mixing", "identity"), ("random mixing", "random")):
@@ -133,32 +141,38 @@ def test_image_size_reaches_every_network():
     ("factors", "words"),
     [
         (
-            {"mixer": {"pool": {"block.0.mixer": "pooling", "block.0.axis": "features"}}},
+            {"mixer": {"pool": {"network.block.0.mixer": "pooling", "network.block.0.axis": "features"}}},
             "cell mixer = pool is impossible",
         ),
-        ({"patch": [2, 3]}, "the cell patch = patch 3 is impossible: img_size: height 8 is no multiple"),
-        ({"widht": [2]}, "did you mean 'width'?"),
-        ({"x": {"a": {"block.7.mixer": "identity"}}}, "block.7"),
-        ({"x": {"a": {"width.deep": 3}}}, "width.deep"),
+        ({"network.patch": [2, 3]}, "the cell patch = patch 3 is impossible: network: image: height 8 is no multiple"),
+        ({"network.widht": [2]}, "network.widht: a network has no field 'widht', did you mean 'width'?"),
+        ({"recipe.drop_pth": [0.1]}, "recipe.drop_pth: a recipe has no field 'drop_pth', did you mean 'drop_path'?"),
+        ({"width": [2]}, "width: a path begins with network. or recipe.: say network.width"),
+        ({"drop_path": [0.1]}, "drop_path: a path begins with network. or recipe.: say recipe.drop_path"),
+        ({"x": {"a": {"network.block.7.mixer": "identity"}}}, "network.block.7"),
+        ({"x": {"a": {"network.width.deep": 3}}}, "network.width.deep"),
         (
-            {"x": {"a": {"patches": "attention"}}},
+            {"x": {"a": {"network.patches": "attention"}}},
             "patches: give the fields of a branch along patches, its mixer first; got 'attention'",
         ),
         (
-            {"x": {"a": {"patches": {"mixer": "linear", "axis": "features"}}}},
+            {"x": {"a": {"network.patches": {"mixer": "linear", "axis": "features"}}}},
             "patches: give the fields of a branch along patches",
         ),
-        ({"x": {"a": {"patches.mixr": "linear"}}}, "block.0.mixr: there is no such field, did you mean 'mixer'?"),
         (
-            {"x": {"a": {"block": [ATTENTION, ATTENTION], "patches.heads": 4}}},
+            {"x": {"a": {"network.patches.mixr": "linear"}}},
+            "block.0.mixr: there is no such field, did you mean 'mixer'?",
+        ),
+        (
+            {"x": {"a": {"network.block": [ATTENTION, ATTENTION], "network.patches.heads": 4}}},
             "patches.heads: names the one branch along patches, of which this block has 2",
         ),
         (
-            {"x": {"a": {"network": "ff_micro_patch2_8", "block.0.mixer": "linear"}}},
+            {"x": {"a": {"network": "ff_micro_patch2_8", "network.block.0.mixer": "linear"}}},
             "block.0.mixer: named networks differ in the order of their branches: say 'patches' or 'features' in place of 'block.0'",
         ),
-        ({"x": {"a": {"lr": -1}}}, "lr"),
-        ({"network": ["vit_tiny_patch16_224"], "width": [64]}, "vit_tiny_patch16_224 has a body of its own"),
+        ({"x": {"a": {"recipe.lr": -1}}}, "recipe.lr"),
+        ({"network": ["vit_tiny_patch16_224"], "network.width": [64]}, "vit_tiny_patch16_224 has a body of its own"),
         ({"x": {"a": {}, "b": {}}}, "'a' and 'b' are the same network and recipe"),
     ],
 )
@@ -170,14 +184,24 @@ def test_an_impossible_cell_is_named_with_the_reason(factors: dict, words: str):
 
 def test_a_comparison_with_an_arm_that_is_not_there():
     with pytest.raises(UserError, match="no arm 'atention', did you mean 'attention'"):
-        make_arms(plan(factors={"mixer": {"FF": {}, "attention": {"patches": ATTENTION}}}, reference="atention"))
+        make_arms(
+            plan(factors={"mixer": {"FF": {}, "attention": {"network.patches": ATTENTION}}}, reference="atention")
+        )
     with pytest.raises(UserError, match="compared with itself"):
-        make_arms(plan(factors={"mixer": {"FF": {}, "attention": {"patches": ATTENTION}}}, comparisons=[["FF", "FF"]]))
+        make_arms(
+            plan(factors={"mixer": {"FF": {}, "attention": {"network.patches": ATTENTION}}}, comparisons=[["FF", "FF"]])
+        )
 
 
 def test_the_question_is_of_attention_where_an_arm_has_it():
     its = plan(
-        factors={"mixer": {"attention": {"patches": ATTENTION}, "linear": {"patches.mixer": "linear"}, "FF": {}}}
+        factors={
+            "mixer": {
+                "attention": {"network.patches": ATTENTION},
+                "linear": {"network.patches.mixer": "linear"},
+                "FF": {},
+            }
+        }
     )
     arms = make_arms(its)
     assert make_comparisons(its, arms) == (("linear", "attention"), ("FF", "attention"))

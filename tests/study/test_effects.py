@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from ffvit.study.effects import effects
-from ffvit.study.statistics import Redrawn, difference, image_noise
+from ffvit.study.statistics import difference, image_noise
+from ffvit.study.variance import Redrawn
 
 FACTORS = {"mixer": ["ff", "ff", "attention", "attention"], "width": ["64", "96", "64", "96"]}
 
@@ -15,7 +16,7 @@ def answers(draw, repetitions: int, images: int, interaction: float = 0.0) -> li
     return [draw.random((4, images)) < accuracy[:, None] for _ in range(repetitions)]
 
 
-def test_effects_are_differences_between_levels_matched_in_all_else():
+def test_main_effects_and_interactions_are_recovered():
     correct = answers(np.random.default_rng(0), 4, 20_000, 0.08)
     found = effects(correct, FACTORS)
     assert [(effect.name, effect.kind) for effect in found] == [
@@ -54,7 +55,7 @@ def test_effects_are_averaged_over_all_levels_of_the_other_factors():
     )
 
 
-def test_with_one_factor_effects_are_the_differences_with_its_first_level():
+def test_effects_of_one_factor_are_differences_from_its_first_level():
     correct = answers(np.random.default_rng(1), 5, 300)
     found = effects([repetition[:3] for repetition in correct], {"mixer": ["none", "ff", "attention"]}, 0.99)
     table = np.stack(correct, axis=1)
@@ -64,7 +65,7 @@ def test_with_one_factor_effects_are_the_differences_with_its_first_level():
     ]
 
 
-def test_intervals_of_effects_cover_what_is_there():
+def test_intervals_of_effects_cover_the_true_effects():
     draw, studies, covered = np.random.default_rng(2), 500, np.zeros(3)
     for _ in range(studies):
         found = effects(answers(draw, 5, 200), FACTORS)
@@ -75,7 +76,7 @@ def test_intervals_of_effects_cover_what_is_there():
     assert (covered / studies >= 0.92).all()
 
 
-def test_where_splits_are_redrawn_and_images_come_in_groups_the_interval_is_wider():
+def test_redrawn_splits_and_groups_widen_the_interval():
     correct, groups = answers(np.random.default_rng(3), 5, 400), np.arange(400) // 10
     crossed = effects(correct, FACTORS)[0].difference
     redrawn = effects(correct, FACTORS, redrawn=Redrawn(0.72, 0.2))[0].difference
@@ -89,7 +90,7 @@ def test_where_splits_are_redrawn_and_images_come_in_groups_the_interval_is_wide
     assert image_noise(copied[0][0]) < image_noise(correct[0][0])
 
 
-def test_factors_that_are_not_crossed_have_no_effects():
+def test_uncrossed_factors_are_refused():
     correct = answers(np.random.default_rng(0), 3, 50)
     with pytest.raises(ValueError, match="factors must be crossed"):
         effects([repetition[:3] for repetition in correct], {name: levels[:3] for name, levels in FACTORS.items()})

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
 import os
 import signal
 import threading
 import time
+from concurrent.futures import Future
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import pytest
@@ -13,11 +16,10 @@ from rich.console import Console
 from ffvit.errors import RunStoppedError
 from ffvit.run_folder import Run
 from ffvit.study.arms import make_arms
-from ffvit.study.executor import run_jobs
+from ffvit.study.executor import Local, Slots, run_jobs
 from ffvit.study.folder import Study
 from ffvit.study.jobs import Job, make_runs
 from ffvit.study.live_display import LiveDisplay
-from ffvit.study.local_executor import Local, Slots
 from ffvit.study.plan import Plan
 from ffvit.study.run_job import Outcome
 
@@ -35,14 +37,16 @@ BODY = {
 @pytest.fixture
 def study(tmp_path: Path) -> Study:
     recipe = {"base": "digits", "epochs": 1, "warmup_epochs": 0}
-    plan = Plan(network=BODY, recipe=recipe, factors={"width": [16, 24]}, controls=False, search="none", seeds=1)
+    plan = Plan(
+        network=BODY, recipe=recipe, factors={"network.width": [16, 24]}, controls=False, search="none", seeds=1
+    )
     return Study.create(tmp_path / "study", plan)
 
 
 def jobs_of(study: Study, **recipe) -> list[Job]:
     plan = study.plan
     plan = plan.replace(recipe=plan.recipe.replace(**recipe)) if recipe else plan
-    return make_runs(plan, make_arms(plan), study.path, plan.seeds, {})
+    return make_runs(plan, make_arms(plan), study.path, plan.seeds)
 
 
 class Scripted:
@@ -51,27 +55,16 @@ class Scripted:
     def __init__(self, *outcomes: Outcome) -> None:
         self.outcomes = list(outcomes)
         self.started: list[Job] = []
-        self.at_once, self._running = 1, []
+        self.at_once = 1
 
-    @property
-    def free(self) -> bool:
-        return not self._running
-
-    def start(self, job: Job) -> None:
+    def submit(self, job: Job) -> Future[Outcome]:
         self.started.append(job)
-        self._running.append(job)
-
-    def ended(self, seconds: float) -> list[tuple[Job, Outcome]]:
-        done = [(job, self.outcomes.pop(0)) for job in self._running]
-        for job, outcome in done:
-            if outcome.status == "done":
-                summary = {"test": {"top1": {"value": 0.5}}, "seconds": 1.0, "validation": None}
-                Run.create(job.folder, job.config, overwrite=True).write_summary(summary)
-        self._running.clear()
-        return done
-
-    def running(self) -> list[Job]:
-        return self._running
+        outcome, ended = self.outcomes.pop(0), Future[Outcome]()
+        if outcome.status == "done":
+            summary = {"test": {"top1": {"value": 0.5}}, "seconds": 1.0, "validation": None}
+            Run.create(job.folder, job.config, overwrite=True).write_summary(summary)
+        ended.set_result(outcome)
+        return ended
 
     def stop(self) -> None: ...
 
@@ -131,19 +124,24 @@ def test_each_run_gets_gpus_of_the_studys_own(study: Study, monkeypatch):
     seen: list[str] = []
 
     class Begun:
-        sentinel, pid = 0, 0
+        pid, exitcode = 0, 0
 
         def start(self) -> None: ...
+
+        def join(self) -> None:
+            ended.wait()
 
     def begin(target, args, name):
         seen.append(args[1].get("CUDA_VISIBLE_DEVICES"))
         return Begun()
 
-    monkeypatch.setattr("ffvit.study.local_executor.visible_gpus", lambda: ["4", "5", "7"])
+    ended = threading.Event()
+    monkeypatch.setattr("ffvit.study.executor.visible_gpus", lambda: ["4", "5", "7"])
     engine = Local(Slots(4, 1, 1), study.logs)
-    monkeypatch.setattr(engine._context, "Process", begin, raising=False)
+    monkeypatch.setattr(ForkServerContext, "Process", staticmethod(begin))
     for job in [*jobs_of(study), *jobs_of(study)]:
-        engine.start(job)
+        engine.submit(job)
+    ended.set()
     assert seen == ["4", "5", "7", "4"]
 
 
@@ -154,7 +152,7 @@ def test_a_run_whose_process_is_killed_goes_on_to_the_same_numbers(study: Study,
     def kill() -> None:
         while not (jobs[0].folder / "checkpoint" / "state.pt").exists():
             time.sleep(0.02)
-        for process, _, _ in list(engine._running.values()):
+        for process in multiprocessing.active_children():
             os.kill(process.pid, signal.SIGKILL)
 
     killer = threading.Thread(target=kill)

@@ -10,7 +10,7 @@ import pytest
 from ffvit.errors import UserError
 from ffvit.run_folder import Run
 from ffvit.study.arms import make_arms
-from ffvit.study.jobs import TRIAL_SEED, Job, Searches, differences, make_runs, startable_jobs
+from ffvit.study.jobs import TRIAL_SEED, Job, Searches, differences, make_runs
 from ffvit.study.plan import Plan
 
 BODY = {
@@ -25,11 +25,13 @@ BODY = {
 
 
 def plan(**fields) -> Plan:
-    return Plan(**{"network": BODY, "recipe": "digits", "factors": {"width": [16, 32]}, "controls": False, **fields})
+    return Plan(
+        **{"network": BODY, "recipe": "digits", "factors": {"network.width": [16, 32]}, "controls": False, **fields}
+    )
 
 
 def runs(its: Plan, folder: Path) -> list[Job]:
-    return make_runs(its, make_arms(its), folder, its.seeds, {})
+    return make_runs(its, make_arms(its), folder, its.seeds)
 
 
 def trained(job: Job, loss: float) -> None:
@@ -37,15 +39,14 @@ def trained(job: Job, loss: float) -> None:
     Run.create(job.folder, job.config).write_summary({"validation": {"top1": 0.5, "loss": loss}})
 
 
-def search_through(its: Plan, folder: Path, loss) -> dict:
-    """Every search carried out on a loss by (arm, learning rate); hands back where each ended, by arm and repetition."""
-    searches, ends = Searches(its, make_arms(its), folder), {}
+def search_through(its: Plan, folder: Path, loss) -> Searches:
+    """Every search carried out on a loss by (arm, learning rate)."""
+    searches = Searches(its, make_arms(its), folder)
     for run in runs(its, folder):
-        while (reached := searches.step(run.arm, run.seed, run.fold)).chosen is None:
+        while (reached := searches.state(run)).chosen is None:
             for values, number in reached.wanted:
-                trained(searches.job(run.arm, run.seed, run.fold, values, number), loss(run.arm, values["lr"]))
-        ends[run.arm, (run.seed, run.fold)] = reached
-    return ends
+                trained(searches.trial(run, values, number), loss(run.arm, values["lr"]))
+    return searches
 
 
 def test_runs_come_seed_by_seed(tmp_path: Path):
@@ -70,7 +71,7 @@ def test_every_repetition_draws_its_own_split(tmp_path: Path):
 
 
 def test_side_arms_have_fewer_repetitions(tmp_path: Path):
-    its = plan(search="none", seeds=4, side_seeds=1, controls=True, factors={"width": [16, 32, 48]})
+    its = plan(search="none", seeds=4, side_seeds=1, controls=True, factors={"network.width": [16, 32, 48]})
     count = Counter(job.arm for job in runs(its, tmp_path))
     assert count == {"width 16": 4, "width 32": 4, "no mixing": 4, "width 48": 1, "random mixing": 1}
 
@@ -89,8 +90,8 @@ def test_a_trial_sees_the_split_of_its_run_and_no_other(tmp_path: Path, fields):
     its = plan(seeds=2, **fields)
     searches = Searches(its, make_arms(its), tmp_path)
     for run in runs(its, tmp_path):
-        reached = searches.step(run.arm, run.seed, run.fold)
-        trials = [searches.job(run.arm, run.seed, run.fold, *wanted) for wanted in reached.wanted]
+        reached = searches.state(run)
+        trials = [searches.trial(run, *wanted) for wanted in reached.wanted]
         assert len(trials) == 5
         assert {trial.config.data for trial in trials} == {run.config.data}
         assert all(trial.config.seed >= TRIAL_SEED for trial in trials)
@@ -100,49 +101,44 @@ def test_a_trial_sees_the_split_of_its_run_and_no_other(tmp_path: Path, fields):
 def test_no_two_repetitions_share_a_trial(tmp_path: Path):
     its = plan(seeds=3)
     searches = Searches(its, make_arms(its), tmp_path)
-    trials = [
-        searches.job(run.arm, run.seed, run.fold, *wanted)
-        for run in runs(its, tmp_path)
-        for wanted in searches.step(run.arm, run.seed, run.fold).wanted
-    ]
+    trials = [searches.trial(run, *wanted) for run in runs(its, tmp_path) for wanted in searches.state(run).wanted]
     assert len({trial.folder for trial in trials}) == len(trials) == 2 * 3 * 5
     assert len({(trial.arm, str(trial.trial), trial.config.seed) for trial in trials}) == len(trials)
 
 
 def test_each_arm_trains_with_what_its_search_chose(tmp_path: Path):
     its, best = plan(seeds=2), {"width 16": 1e-3, "width 32": 4e-3}
-    ends = search_through(its, tmp_path, lambda arm, rate: abs(math.log(rate / best[arm])))
-    tuned = make_runs(its, make_arms(its), tmp_path, its.seeds, ends)
+    searches = search_through(its, tmp_path, lambda arm, rate: abs(math.log(rate / best[arm])))
+    tuned = [searches.tuned(run) for run in runs(its, tmp_path)]
     assert {(job.arm, job.config.recipe.lr) for job in tuned} == set(best.items())
 
 
 def test_a_trial_that_failed_counts_as_diverged(tmp_path: Path):
     its = plan(seeds=1)
-    searches = Searches(its, make_arms(its), tmp_path)
-    first = searches.step("width 16", 0, None)
-    jobs = [searches.job("width 16", 0, None, *wanted) for wanted in first.wanted]
+    searches, run = Searches(its, make_arms(its), tmp_path), runs(its, tmp_path)[0]
+    first = searches.state(run)
+    jobs = [searches.trial(run, *wanted) for wanted in first.wanted]
     for job in jobs[1:]:
         trained(job, 1.0 + job.trial["lr"])
-    assert searches.step("width 16", 0, None).wanted == first.wanted[:1]
-    after = searches.step("width 16", 0, None, {jobs[0].folder})
+    assert searches.state(run).wanted == first.wanted[:1]
+    after = searches.state(run, {jobs[0].folder})
     assert jobs[0].trial not in [values for values, _ in after.wanted]
 
 
 def test_what_can_begin_is_a_runs_search_and_then_the_run(tmp_path: Path):
     its = plan(seeds=1)
-    arms = make_arms(its)
-    searches, jobs = Searches(its, arms, tmp_path), runs(its, tmp_path)
-    ready = startable_jobs(its, searches, jobs, set(), arms, tmp_path)
+    searches, jobs = Searches(its, make_arms(its), tmp_path), runs(its, tmp_path)
+    ready = searches.startable(jobs, set())
     assert [(job.arm, job.trial is None) for job in ready] == [("width 16", False)] * 5 + [("width 32", False)] * 5
     search_through(its, tmp_path, lambda _, rate: abs(math.log(rate / 1e-3)))
-    ready = startable_jobs(its, searches, jobs, set(), arms, tmp_path)
+    ready = searches.startable(jobs, set())
     assert [(job.arm, job.trial) for job in ready] == [("width 16", None), ("width 32", None)]
     assert {job.config.recipe.lr for job in ready} == {1e-3}
 
 
 def test_another_run_in_the_folder_is_refused_with_what_differs(tmp_path: Path):
     its = plan(search="none")
-    job = make_runs(its, make_arms(its), tmp_path, its.seeds, {})[0]
+    job = make_runs(its, make_arms(its), tmp_path, its.seeds)[0]
     Run.create(job.folder, job.config.replace(recipe=job.config.recipe.replace(drop_path=0.3)))
     with pytest.raises(UserError, match=r"recipe\.drop_path was 0\.3, is 0\.0"):
         job.check()
@@ -150,7 +146,7 @@ def test_another_run_in_the_folder_is_refused_with_what_differs(tmp_path: Path):
 
 def test_another_machine_is_the_same_run(tmp_path: Path):
     its = plan(search="none")
-    job = make_runs(its, make_arms(its), tmp_path, its.seeds, {})[0]
+    job = make_runs(its, make_arms(its), tmp_path, its.seeds)[0]
     Run.create(job.folder, job.config.replace(hardware=job.config.hardware.replace(micro_batch=8)))
     job.check()
     assert not job.finished()
@@ -159,9 +155,9 @@ def test_another_machine_is_the_same_run(tmp_path: Path):
 
 
 def test_names_that_would_share_a_folder_are_refused(tmp_path: Path):
-    its = plan(search="none", factors={"x": {"a b": {"width": 32}, "a-b": {"width": 64}}})
+    its = plan(search="none", factors={"x": {"a b": {"network.width": 32}, "a-b": {"network.width": 64}}})
     with pytest.raises(UserError, match="one folder"):
-        make_runs(its, make_arms(its), tmp_path, its.seeds, {})
+        make_runs(its, make_arms(its), tmp_path, its.seeds)
 
 
 def test_differences_are_told_by_their_path():
@@ -173,15 +169,14 @@ def test_differences_are_told_by_their_path():
 def test_a_trial_that_failed_before_is_not_tried_again_once_its_run_has_begun(tmp_path: Path):
     """Or the search would choose anew, and the run that lies there would be another than the plan's."""
     its = plan(seeds=1, search={"seeds": 1, "extend": 0})
-    arms, jobs = make_arms(its), runs(its, tmp_path)
-    searches = Searches(its, arms, tmp_path)
-    trials = [searches.job("width 16", 0, None, *wanted) for wanted in searches.step("width 16", 0, None).wanted]
+    (run, *_), searches = runs(its, tmp_path), Searches(its, make_arms(its), tmp_path)
+    trials = [searches.trial(run, *wanted) for wanted in searches.state(run).wanted]
     for trial in trials[1:]:
         trained(trial, 1.0 + trial.trial["lr"])
     failed = {trials[0].folder}
-    again = startable_jobs(its, searches, jobs[:1], set(), arms, tmp_path, failed)
+    again = searches.startable([run], set(), failed)
     assert [job.folder for job in again] == [trials[0].folder]
-    jobs[0].folder.mkdir(parents=True)
-    (run,) = startable_jobs(its, searches, jobs[:1], set(), arms, tmp_path, failed)
-    assert run.folder == jobs[0].folder
-    assert run.config.recipe.lr == min(trial.trial["lr"] for trial in trials[1:])
+    run.folder.mkdir(parents=True)
+    (tuned,) = searches.startable([run], set(), failed)
+    assert tuned.folder == run.folder
+    assert tuned.config.recipe.lr == min(trial.trial["lr"] for trial in trials[1:])

@@ -33,19 +33,19 @@ def test_the_time_left_is_less_what_goes_on_and_what_was_tried_ahead(clock, monk
     """Four runs of 40 s, each after two trials of 10 s, two at once."""
     summary = {"test": {"top1": {"value": 0.5}}, "seconds": 40.0}
     monkeypatch.setattr("ffvit.study.live_display.Run", lambda _: SimpleNamespace(summary=lambda: summary))
-    watch = LiveDisplay(Console(file=io.StringIO()), 2)
-    watch.begin([job(number) for number in range(4)], 2)
-    assert watch.round_seconds(4) is None  # nothing is known yet
+    display = LiveDisplay(Console(file=io.StringIO()), 2)
+    display.begin([job(number) for number in range(4)], 2)
+    assert display.round_seconds(4) is None  # nothing is known yet
     for rate in (0.1, 0.2):
         both = [job(number, rate) for number in (0, 1)]
-        watch.look(both)
+        display.update(both)
         clock.now += 10
         for each in both:
-            watch.ended(each, Outcome("done"))
+            display.ended(each, Outcome("done"))
     runs = [job(0), job(1)]
-    watch.look(runs)
+    display.update(runs)
     clock.now += 40
-    watch.ended(runs[0], Outcome("done"))
-    assert watch.round_seconds(3) == pytest.approx((3 * 60 - 2 * 10 - 40) / 2)  # of which one is nearly done
-    watch.ended(runs[1], Outcome("done"))
-    assert watch.round_seconds(2) == pytest.approx(60)
+    display.ended(runs[0], Outcome("done"))
+    assert display.round_seconds(3) == pytest.approx((3 * 60 - 2 * 10 - 40) / 2)  # of which one is nearly done
+    display.ended(runs[1], Outcome("done"))
+    assert display.round_seconds(2) == pytest.approx(60)

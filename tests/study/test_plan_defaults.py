@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,16 +13,17 @@ from ffvit.config.hardware import Hardware
 from ffvit.data.images import ArrayImages
 from ffvit.data.splits import Splits
 from ffvit.errors import UserError
-from ffvit.study import plan_defaults, time_estimate
+from ffvit.study import default_backbone, plan_defaults, time_estimate
 from ffvit.study.arms import make_arms
+from ffvit.study.default_backbone import COARSE, FINE, backbone, sizes_for
+from ffvit.study.executor import Slots
 from ffvit.study.jobs import main_arms, make_runs
-from ffvit.study.local_executor import Slots
 from ffvit.study.matching import all_arms, count_arm
 from ffvit.study.plan import Plan, Search
-from ffvit.study.plan_defaults import COARSE, FINE, RUN_BUDGETS, bodies, fit_plan
+from ffvit.study.plan_defaults import FULL_EXTENT, fit_plan
 from ffvit.study.plan_options import make_plan
 from ffvit.study.run_speed import Speed
-from ffvit.study.time_estimate import study_seconds
+from ffvit.study.time_estimate import estimate_study
 
 
 def made_up(side: int, images: int, classes: int = 9) -> Splits:
@@ -42,7 +44,7 @@ def speed_by_flops(network: Network, *_: object) -> Speed:
 
 @pytest.fixture
 def a_set(monkeypatch):
-    """Images of which nobody knows but their size and number, on two cores whose speed is known."""
+    """Images of which only size and number are known, on two cores of known speed; planning itself takes no time."""
 
     def be(side: int, images: int, mirrors: bool = True) -> Splits:
         splits = made_up(side, images)
@@ -50,15 +52,16 @@ def a_set(monkeypatch):
         monkeypatch.setattr(plan_defaults, "survives_mirroring", lambda *_, **__: mirrors)
         return splits
 
-    monkeypatch.setattr(time_estimate, "measure", speed_by_flops)
+    monkeypatch.setattr(plan_defaults, "time", SimpleNamespace(monotonic=lambda: 0.0))
+    monkeypatch.setattr(time_estimate, "measure_speed", speed_by_flops)
     monkeypatch.setattr(time_estimate, "available_cores", lambda: 2)
     monkeypatch.setattr(time_estimate, "slots_for", lambda *_: Slots(2, 1, 0))
     return be
 
 
 def chosen(minutes: float, **asked) -> tuple[Plan, tuple[str, ...]]:
-    fit = fit_plan(Data(source="made up"), minutes=float(minutes), **asked)
-    return Plan(**fit.fields), fit.compromises
+    plan = Plan(**fit_plan(Data(source="made up"), minutes=float(minutes), **asked))
+    return plan, plan.compromises
 
 
 @pytest.mark.parametrize(("spread", "start"), [(0.314, 0.31), (0.0, 0.05)])
@@ -71,7 +74,7 @@ def test_positions_start_at_the_spread_of_the_patches(a_set, monkeypatch, spread
 
 
 def seconds(plan: Plan, splits: Splits) -> float:
-    return study_seconds(plan, all_arms(plan, len(splits.classes)), splits)
+    return estimate_study(plan, all_arms(plan, len(splits.classes)), splits).seconds
 
 
 @pytest.mark.parametrize("images", [500, 5_700, 50_000])
@@ -108,25 +111,25 @@ def test_images_keep_their_size_whatever_the_time(a_set, side: int, images: int)
 
 
 def test_bodies_fit_the_images():
-    assert {(each.image, each.patch) for each in bodies(28, 50_000)} == {(28, 7), (28, 4)}
-    assert {(each.image, each.patch) for each in bodies(64, 50_000)} == {(64, 16), (64, 8)}
-    assert {(each.image, each.patch) for each in bodies(224, 50_000)} == {(224, 32), (224, 16)}
-    assert {(each.image, each.patch) for each in bodies(8, 50_000)} == {(8, 2)}
-    assert {(each.image, each.patch) for each in bodies(5, 50_000)} == {(5, 1)}
+    assert {(each.image, each.patch) for each in sizes_for(28, 50_000)} == {(28, 7), (28, 4)}
+    assert {(each.image, each.patch) for each in sizes_for(64, 50_000)} == {(64, 16), (64, 8)}
+    assert {(each.image, each.patch) for each in sizes_for(224, 50_000)} == {(224, 32), (224, 16)}
+    assert {(each.image, each.patch) for each in sizes_for(8, 50_000)} == {(8, 2)}
+    assert {(each.image, each.patch) for each in sizes_for(5, 50_000)} == {(5, 1)}
 
 
 @pytest.mark.parametrize("side", [5, 8, 28, 50, 64, 100, 224, 500])
 def test_bodies_grow_from_the_smallest(side: int):
-    its = bodies(side, 10**6)
+    its = sizes_for(side, 10**6)
     assert its[-1][2:] == FINE[-1]
     assert {each[2:] for each in its} <= {*COARSE, *FINE}
-    flops = [count_arm(Network(architecture=plan_defaults.body(*each[:4], positions=0.5)), 9).flops for each in its]
+    flops = [count_arm(Network(architecture=backbone(each, positions=0.5)), 9).flops for each in its]
     assert flops == sorted(flops)
 
 
 def test_few_images_do_not_ask_for_a_wide_network():
-    assert max(each.width for each in bodies(224, 1_000)) == 128
-    assert max(each.width for each in bodies(224, 10**6)) == 768
+    assert max(each.width for each in sizes_for(224, 1_000)) == 128
+    assert max(each.width for each in sizes_for(224, 10**6)) == 768
 
 
 def test_more_minutes_never_buy_less(a_set):
@@ -136,7 +139,7 @@ def test_more_minutes_never_buy_less(a_set):
         assert len(less.seeds) <= len(more.seeds)
         small, large = (count_arm(plan.network, 9).flops for plan in (less, more))
         assert small <= large
-    assert len(plans[0].seeds) < RUN_BUDGETS[0].seeds <= len(plans[-1].seeds)
+    assert len(plans[0].seeds) < FULL_EXTENT.seeds <= len(plans[-1].seeds)
     assert plans[-1].network.architecture.patches == 64
 
 
@@ -145,7 +148,7 @@ def test_side_arms_get_fewer_seeds_than_the_main_pair_and_its_control(a_set):
     plan, _ = chosen(60)
     arms = all_arms(plan, 9)
     assert main_arms(plan, arms) == {"feed-forward", "attention", "no mixing"}
-    runs = [job.arm for job in make_runs(plan, arms, Path(), plan.seeds, {})]
+    runs = [job.arm for job in make_runs(plan, arms, Path(), plan.seeds)]
     assert runs.count("feed-forward") == runs.count("attention") == runs.count("no mixing") == len(plan.seeds)
     assert runs.count("random mixing") == plan.side_seeds < len(plan.seeds)
 
@@ -166,7 +169,7 @@ def test_the_minutes_that_would_allow_all_of_it_do(a_set):
     a_set(64, 5_700)
     enough = float(chosen(10)[1][-1].split("About ")[1].split()[0])
     plan, said = chosen(1.1 * enough)
-    assert (len(plan.seeds), plan.side_seeds) == RUN_BUDGETS[0][:2]
+    assert (len(plan.seeds), plan.side_seeds) == FULL_EXTENT[:2]
     assert "attention only" in [arm.name for arm in make_arms(plan)]
     assert plan.recipe.epochs >= 36
     assert not any("lack of time" in words for words in said)
@@ -192,7 +195,7 @@ def test_photographs_that_are_shrunk_are_said_to_be(a_set):
 def test_short_runs_are_not_augmented_and_long_ones_are(a_set):
     a_set(64, 5_700)
     short, long = chosen(5)[0].recipe, chosen(90)[0].recipe
-    assert short.epochs < plan_defaults.MILD_FROM <= long.epochs < plan_defaults.STRONG_FROM
+    assert short.epochs < default_backbone.MILD_FROM <= long.epochs < default_backbone.STRONG_FROM
     assert not short.mixes
     assert (short.auto_augment, short.random_erase_prob, short.drop_path, short.flip, short.crop_scale) == (
         None,
@@ -205,7 +208,7 @@ def test_short_runs_are_not_augmented_and_long_ones_are(a_set):
     assert (long.auto_augment, long.flip, long.crop_scale) == (None, 0.5, (0.6, 1.0))
     a_set(64, 500)
     longest = chosen(2_000)[0].recipe
-    assert longest.epochs >= plan_defaults.STRONG_FROM
+    assert longest.epochs >= default_backbone.STRONG_FROM
     assert longest.mixes
     assert longest.auto_augment is not None
 
@@ -213,7 +216,7 @@ def test_short_runs_are_not_augmented_and_long_ones_are(a_set):
 def test_what_a_mirror_changes_is_not_flipped(a_set):
     a_set(28, 1_350, mirrors=False)
     recipe = chosen(60)[0].recipe
-    assert recipe.epochs >= plan_defaults.MILD_FROM
+    assert recipe.epochs >= default_backbone.MILD_FROM
     assert recipe.flip == 0
 
 
@@ -231,7 +234,7 @@ def test_what_is_asked_for_is_planned_with(a_set):
 
 def test_arms_that_a_person_named_are_all_kept_with_all_seeds(a_set):
     a_set(64, 5_700)
-    factors = {"mixer": {name: {"block.0.mixer": name} for name in ("feedforward", "linear", "pooling")}}
+    factors = {"mixer": {name: {"network.block.0.mixer": name} for name in ("feedforward", "linear", "pooling")}}
     plan, said = chosen(10, factors=factors)
     assert plan.factors == factors
     assert plan.side_seeds is None
@@ -253,11 +256,11 @@ def test_a_machine_may_ask_for_its_precision(a_set):
 
 
 def test_the_digits_keep_the_body_that_is_theirs():
-    fit = fit_plan(Data())
-    assert fit.compromises == ()
-    assert fit.fields["network"].architecture.img_size == (8, 8)
-    assert "minutes" not in fit.fields
-    assert fit_plan(Data(), minutes=5.0).fields["minutes"] == 5
+    fields = fit_plan(Data())
+    assert "compromises" not in fields
+    assert fields["network"].architecture.image == (8, 8)
+    assert "minutes" not in fields
+    assert fit_plan(Data(), minutes=5.0)["minutes"] == 5
 
 
 def test_trials_are_halved_after_each_seed(a_set):
@@ -274,7 +277,7 @@ def test_trials_are_halved_after_each_seed(a_set):
 
 
 def test_what_is_planned_for_a_folder_can_be_built(monkeypatch, photos: Path, tmp_path: Path):
-    monkeypatch.setattr(time_estimate, "measure", speed_by_flops)
+    monkeypatch.setattr(time_estimate, "measure_speed", speed_by_flops)
     plan = make_plan(source=str(photos), minutes=5.0)
     assert plan.minutes == 5
     assert plan.title.endswith(str(photos))

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ffvit.study.power import RUN_SD, chance_of_winning_again, outlook, seeds_to_settle
-from ffvit.study.statistics import Difference, Redrawn, difference, direction, fold_difference, size
+from ffvit.study.decision import direction, size
+from ffvit.study.power import RUN_SD, chance_of_winning_again, outlook, seeds_until_conclusive
+from ffvit.study.statistics import Difference, difference, fold_difference
+from ffvit.study.variance import Redrawn
 
 SPLITS = Redrawn(train=0.72, test=0.2)
 
@@ -21,24 +23,24 @@ def made(value: float, run_sd: float, seeds: int, image_sd: float = 0.0, folds: 
     )
 
 
-def test_more_seeds_settle_what_seeds_leave_open_and_not_what_images_do():
-    assert seeds_to_settle(made(0.05, 0.01, 5), 0.01) == (0, 0)
-    assert seeds_to_settle(made(0.0, 0.005, 5), 0.01) == (0, 0)
-    few, many = seeds_to_settle(made(0.015, 0.024, 9), 0.0) or (0, 0)
+def test_more_seeds_help_against_run_variance_but_not_image_variance():
+    assert seeds_until_conclusive(made(0.05, 0.01, 5), 0.01) == (0, 0)
+    assert seeds_until_conclusive(made(0.0, 0.005, 5), 0.01) == (0, 0)
+    few, many = seeds_until_conclusive(made(0.015, 0.024, 9), 0.0) or (0, 0)
     assert 0 < few < many <= 4 * few
-    assert seeds_to_settle(made(0.0, 0.01, 9, image_sd=0.02), 0.01) is None
+    assert seeds_until_conclusive(made(0.0, 0.01, 9, image_sd=0.02), 0.01) is None
 
 
-def test_two_seeds_do_not_tell_how_many_more_it_takes_nor_do_three_that_could_mean_anything():
-    assert seeds_to_settle(made(0.05, 0.008, 2), 0.0) is None
-    assert seeds_to_settle(made(0.05, 0.02, 3), 0.0) is not None
-    assert seeds_to_settle(made(0.015, 0.015, 3), 0.0) is None  # 5 to 27
+def test_no_range_of_seeds_is_given_from_two_seeds_or_when_it_is_too_wide():
+    assert seeds_until_conclusive(made(0.05, 0.008, 2), 0.0) is None
+    assert seeds_until_conclusive(made(0.05, 0.02, 3), 0.0) is not None
+    assert seeds_until_conclusive(made(0.015, 0.015, 3), 0.0) is None  # 5 to 27
 
 
-def test_so_many_seeds_do_settle_it_in_about_four_of_five():
+def test_the_range_of_seeds_has_about_80_percent_power():
     """At the lower end of the range a little less often, at the upper end more, as the variance is known here."""
     draw, studies, value, sd = np.random.default_rng(2), 4000, 0.015, 0.024
-    few, many = seeds_to_settle(made(value, sd, 9), 0.0) or (0, 0)
+    few, many = seeds_until_conclusive(made(value, sd, 9), 0.0) or (0, 0)
     shares = []
     for seeds in (9 + few, 9 + many):
         runs = draw.normal(value, sd, (studies, seeds))
@@ -46,14 +48,14 @@ def test_so_many_seeds_do_settle_it_in_about_four_of_five():
     assert 0.6 <= shares[0] <= 0.8 <= shares[1] <= 0.95
 
 
-def test_one_seed_more_hardly_moves_the_range():
+def test_one_more_seed_rarely_moves_the_range():
     draw, told, parted = np.random.default_rng(3), 0, 0
     for _ in range(300):
         runs = draw.normal(0.015, 0.02, 7)
         guesses = []
         for seeds in (6, 7):
             mean, sd = runs[:seeds].mean().item(), runs[:seeds].std(ddof=1).item()
-            guesses.append(seeds_to_settle(made(mean, sd, seeds), 0.0))
+            guesses.append(seeds_until_conclusive(made(mean, sd, seeds), 0.0))
         first, second = guesses
         if first and second and (0, 0) not in guesses:
             told += 1
@@ -62,7 +64,7 @@ def test_one_seed_more_hardly_moves_the_range():
     assert parted / told < 0.1
 
 
-def test_the_chance_of_winning_again_is_as_often_right_as_it_says():
+def test_chance_of_winning_again_is_calibrated():
     """Of new runs, the share below any quantile of the prediction is that quantile."""
     draw, seeds, at = np.random.default_rng(4), 5, []
     for _ in range(4000):
@@ -79,7 +81,7 @@ def test_the_chance_of_winning_again_is_as_often_right_as_it_says():
         assert abs((below < quantile).mean() - quantile) < 0.03
 
 
-def test_the_chance_of_winning_again_is_of_the_arm_that_is_ahead():
+def test_chance_of_winning_again_is_of_the_arm_that_is_ahead():
     assert chance_of_winning_again(made(0.0, 0.01, 5)) == pytest.approx(0.5)
     ahead, behind = made(0.02, 0.01, 5), made(-0.02, 0.01, 5)
     expected = stats.t.cdf(0.02 / sqrt(0.01**2 / 5 + 0.01**2), 4)
@@ -89,7 +91,7 @@ def test_the_chance_of_winning_again_is_of_the_arm_that_is_ahead():
 
 
 @pytest.mark.parametrize(("runs", "images"), [(3, 360), (5, 2000)])
-def test_the_outlook_is_what_studies_of_such_runs_show(runs: int, images: int):
+def test_outlook_agrees_with_simulated_studies(runs: int, images: int):
     """On tables of images, whose variances are those the outlook assumes: half as discordant as independent runs."""
     accuracy, studies, draw = 0.9, 1500, np.random.default_rng(runs)
     its = outlook(runs, images, accuracy, 0.02)
@@ -112,7 +114,7 @@ def test_the_outlook_is_what_studies_of_such_runs_show(runs: int, images: int):
         assert abs(said - promised) < 0.07
 
 
-def test_the_outlook_where_splits_are_redrawn_is_what_such_runs_show():
+def test_outlook_agrees_with_simulated_studies_when_splits_are_redrawn():
     runs, images, accuracy, studies, draw = 5, 400, 0.9, 2000, np.random.default_rng(0)
     its = outlook(runs, images, accuracy, 0.01, redrawn=SPLITS)
     noise, run = accuracy * (1 - accuracy) / images, (RUN_SD * accuracy * (1 - accuracy)) ** 2
@@ -125,7 +127,7 @@ def test_the_outlook_where_splits_are_redrawn_is_what_such_runs_show():
     assert abs(shows / studies - 0.8) < 0.03
 
 
-def test_what_a_plan_can_show_grows_with_runs_and_images_and_shrinks_with_what_varies():
+def test_smallest_difference_shrinks_with_runs_and_images_and_grows_with_variance():
     plain = outlook(5, 1000, 0.9, 0.01)
     assert outlook(10, 1000, 0.9, 0.01).smallest < plain.smallest < outlook(3, 1000, 0.9, 0.01).smallest
     assert outlook(5, 4000, 0.9, 0.01).smallest < plain.smallest < outlook(5, 1000, 0.9, 0.01, level=0.99).smallest

@@ -19,7 +19,7 @@ import sys, threading, time
 from pathlib import Path
 from ray.cluster_utils import Cluster
 from ffvit.study.arms import make_arms
-from ffvit.study.ray_executor import connected
+from ffvit.study.ray_executor import Cluster as Engine, connect
 from ffvit.study.compare import compare
 from ffvit.study.jobs import make_runs
 from ffvit.study.plan import read_plan
@@ -39,11 +39,9 @@ if __name__ == "__main__":
         threading.Thread(target=kill, daemon=True).start()
     plan = read_plan(Path(sys.argv[1]))
     if "one" in sys.argv:
-        engine = connected(cluster.address, plan.hardware)(1, out / "logs")
-        engine.start(make_runs(plan, make_arms(plan), out, plan.seeds, {})[0])
-        while not (ended := engine.ended(1.0)):
-            pass
-        assert ended[0][1].status == "done", ended
+        engine = Engine(connect(cluster.address), plan.machine, 1, out / "logs")
+        outcome = engine.submit(make_runs(plan, make_arms(plan), out, plan.seeds)[0]).result()
+        assert outcome.status == "done", outcome
         engine.close()
     else:
         compare(plan, out, cluster=cluster.address)
@@ -57,7 +55,7 @@ def study(tmp_path: Path, *words: str, **fields) -> str:
     network = {"width": 16, "depth": 1, "img_size": 8, "patch": 4, "in_chans": 1, "readout": "mean", "block": block}
     plan = {
         "network": network,
-        "factors": {"width": [16, 24]},
+        "factors": {"network.width": [16, 24]},
         "seeds": 1,
         "search": "none",
         "controls": False,

@@ -21,7 +21,7 @@ from rich.console import Console
 from ffvit.study.findings import DisagreementImage, Findings
 from ffvit.study.report.content import content
 from ffvit.study.report.drawing import bar
-from ffvit.study.report.figures import draw_figures
+from ffvit.study.report.figures import figures_of
 from ffvit.study.report.markdown import markdown
 from ffvit.study.report.page import page
 from ffvit.study.report.terminal import summary_table
@@ -90,7 +90,7 @@ def both(made: Findings) -> tuple[str, str]:
 def terminal(made: Findings, width: int = 80) -> str:
     """What the terminal shows."""
     console = Console(width=width, file=io.StringIO(), color_system=None)
-    console.print(summary_table(made))
+    console.print(summary_table(made), crop=False)
     return console.file.getvalue()
 
 
@@ -134,7 +134,7 @@ def evil(tmp_path_factory) -> Path:
     return write_report(made).parent
 
 
-def test_page_loads_nothing_and_says_the_verdict_first(written: Path):
+def test_page_loads_nothing_and_starts_with_the_verdict(written: Path):
     made = findings(written)
     text = (written / "report.html").read_text()
     check = Check(text)
@@ -146,7 +146,7 @@ def test_page_loads_nothing_and_says_the_verdict_first(written: Path):
     assert text.index(made.comparisons[0].headline) < text.index("<figure>") < text.index("<table>")
 
 
-def test_page_is_told_aloud_too(written: Path):
+def test_page_is_accessible_to_screen_readers(written: Path):
     text = (written / "report.html").read_text()
     check = Check(text)
     assert 'lang="en"' in text
@@ -165,7 +165,7 @@ def test_every_number_has_its_unit(written: Path):
         assert words in text, words
 
 
-def test_roles_are_said_and_controls_stand_apart(tmp_path: Path):
+def test_roles_are_shown_and_controls_are_styled(tmp_path: Path):
     made = findings(tmp_path)
     arms = tuple(replace(each, role="external") if each.name == "attention only" else each for each in made.arms)
     text, in_markdown = both(replace(made, arms=arms))
@@ -212,7 +212,7 @@ def test_direction_and_size_are_two_statements(tmp_path: Path):
     assert re.search(r"worse +not shown", terminal(made))
 
 
-def test_withheld_conclusion_is_no_verdict(tmp_path: Path):
+def test_withheld_conclusion_shows_no_verdict(tmp_path: Path):
     made = withheld(findings(tmp_path))
     better = replace(made.comparisons[0], direction="better", size="larger")
     made = replace(made, comparisons=(better, *made.comparisons[1:]))
@@ -260,10 +260,10 @@ def test_search_says_whether_the_optimum_was_seen(tmp_path: Path):
     for text in both(made):
         assert "at the edge in 3 of 3: not tuned" in text
         assert "interior" in text
-    assert "feed-forward: at the edge in 3 of 3: not tuned" in draw_figures(made)["search"].alt
-    svg = draw_figures(made)["search"].svg
-    assert svg.count("interior") == 4
-    assert "not tuned" in svg
+    drawn = figures_of(made)["search"]()
+    assert "feed-forward: at the edge in 3 of 3: not tuned" in drawn.alt
+    assert drawn.svg.count("interior") == 4
+    assert "not tuned" in drawn.svg
 
 
 def test_baselines_say_which_arms_they_beat(tmp_path: Path):
@@ -273,7 +273,7 @@ def test_baselines_say_which_arms_they_beat(tmp_path: Path):
         assert "beats attention only, no mixing and random mixing" in text
     none = replace(made, baselines=tuple(replace(each, beats=()) for each in made.baselines))
     assert "No baseline beats an arm by more than the margin." in html(none)
-    assert "k-nearest neighbors" in draw_figures(made)["accuracy"].svg
+    assert "k-nearest neighbors" in figures_of(made)["accuracy"]().svg
 
 
 def test_baseline_better_than_every_arm_stays_on_the_axis(tmp_path: Path):
@@ -282,10 +282,11 @@ def test_baseline_better_than_every_arm_stays_on_the_axis(tmp_path: Path):
         replace(arm, top1=Interval(0.5 + place / 100, 0.45, 0.57, 0.95)) for place, arm in enumerate(made.arms)
     )
     beaten = replace(made, arms=arms, baselines=(replace(made.baselines[1], top1=Interval(0.7, 0.67, 0.73, 0.95)),))
-    assert max(ticks(draw_figures(beaten)["accuracy"].svg)) >= 70
-    assert "Grey squares" not in page(
-        "", content(replace(made, baselines=()), draw_figures(replace(made, baselines=())))
-    )
+    assert max(ticks(figures_of(beaten)["accuracy"]().svg)) >= 70
+    without = replace(made, baselines=())
+    drawn = {"accuracy": figures_of(without)["accuracy"]()}
+    assert "<figure>" in page("", content(without, drawn))
+    assert "Grey squares" not in page("", content(without, drawn))
 
 
 def test_commands_are_copied_whole(tmp_path: Path):
@@ -304,18 +305,52 @@ def test_commands_are_copied_whole(tmp_path: Path):
     assert shlex.split("\n".join(block).replace("\\\n", "")) == shlex.split(command)
 
 
+def test_command_with_a_path_longer_than_the_line_is_not_broken(tmp_path: Path):
+    command = f"ffvit train --config {'long/' * 20}config.yaml --epochs 3"
+    shown = terminal(replace(findings(tmp_path), next=(("Train", command),)))
+    block = shown[shown.index("  Train:\n") + len("  Train:\n") :].rstrip("\n")
+    assert shlex.split(block.replace("\\\n", "")) == shlex.split(command)
+
+
 def ticks(svg: str) -> list[int]:
     """The whole numbers that stand at a figure's axes."""
     return [int(label) for label in re.findall(r">(-?\d+)</text>", svg.replace("\N{MINUS SIGN}", "-"))]
 
 
-def test_figures_of_wide_intervals_stay_on_sensible_axes(tmp_path: Path):
+def test_axes_stay_within_100_points(tmp_path: Path):
     made = two_repetitions(findings(tmp_path))
-    drawn = draw_figures(made)
-    for name in ("differences", "runs"):
-        assert 50 <= max(map(abs, ticks(drawn[name].svg))) <= 100
-    assert "30.0 to 99.8" in drawn["accuracy"].svg
-    assert 60 <= min(ticks(drawn["accuracy"].svg)) < 90
+    drawn = figures_of(made)
+    assert 50 <= max(map(abs, ticks(drawn["differences"]().svg))) <= 100
+    assert "30.0 to 99.8" in drawn["accuracy"]().svg
+    assert 60 <= min(ticks(drawn["accuracy"]().svg)) < 90
+
+
+def test_wide_interval_of_two_repetitions_does_not_stretch_the_axis(tmp_path: Path):
+    made = two_repetitions(findings(tmp_path))
+    wide = replace(
+        made.comparisons[0], difference=replace(made.comparisons[0].difference, value=-0.005, low=-0.9, high=0.9)
+    )
+    drawn = figures_of(replace(made, comparisons=(wide,)))
+    for name in ("verdict", "differences"):
+        assert max(map(abs, ticks(drawn[name]().svg))) <= 20
+    assert "90.0 to +90.0" in drawn["differences"]().svg
+
+
+def test_blocks_are_drawn_with_their_mixers_and_arms(tmp_path: Path):
+    made = findings(tmp_path)
+    svg = figures_of(made)["blocks"]().svg
+    for words in (
+        "identity",
+        "random",
+        "attention",
+        "feedforward",
+        "over patches",
+        "over features",
+        *(arm[0] for arm in ARMS),
+    ):
+        assert f">{words}</text>" in svg, words
+    external = tuple(replace(arm, block=()) for arm in made.arms)
+    assert "blocks" not in figures_of(replace(made, arms=external))
 
 
 def test_interval_that_the_axis_cuts_ends_in_an_arrowhead():
@@ -328,15 +363,15 @@ def test_interval_that_the_axis_cuts_ends_in_an_arrowhead():
 
 
 def test_every_point_of_the_cost_figure_is_named(tmp_path: Path):
-    svg = draw_figures(findings(tmp_path))["costs"].svg
+    svg = figures_of(findings(tmp_path))["costs"]().svg
     assert all(f">{name}</text>" in svg for name, *_ in ARMS)
 
 
 def test_learning_curves_near_the_top_are_drawn_as_errors(tmp_path: Path):
     made = findings(tmp_path)
-    assert "Validation error, % (logarithmic)" in draw_figures(made)["curves"].svg
+    assert "Validation error, % (logarithmic)" in figures_of(made)["curves"]().svg
     low = _curves(made, lambda curve: tuple(replace(epoch, top1=0.3) for epoch in curve))
-    assert "Validation top-1, %" in draw_figures(low)["curves"].svg
+    assert "Validation top-1, %" in figures_of(low)["curves"]().svg
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -363,7 +398,7 @@ def test_terminal_cuts_no_number_and_breaks_lines_at_words(tmp_path: Path):
     assert set(words) <= set(shown.split())
 
 
-def test_what_came_from_outside_is_escaped_everywhere(evil: Path):
+def test_names_are_escaped_everywhere(evil: Path):
     text = (evil / "report.html").read_text()
     assert "<script" not in text
     assert "&lt;script&gt;" in text
@@ -384,8 +419,8 @@ def test_rows_of_a_markdown_table_have_the_same_cells(evil: Path):
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1, table
 
 
-def test_figures_are_there_as_svg_and_png(written: Path):
-    names = {"verdict", "differences", "accuracy", "search", "runs", "costs", "curves", "classes"}
+def test_figures_are_written_as_svg_and_png(written: Path):
+    names = {"verdict", "differences", "accuracy", "search", "blocks", "costs", "curves", "classes"}
     assert {file.stem for file in (written / "figures").glob("*.svg")} == names
     for name in names:
         with Image.open(written / "figures" / f"{name}.png") as picture:
@@ -414,7 +449,7 @@ def test_small_pictures_are_shown_pixel_by_pixel(tmp_path: Path):
     assert '<span class="none">2</span>' in text
 
 
-def test_all_that_is_missing_is_said(tmp_path: Path):
+def test_all_missing_runs_are_listed(tmp_path: Path):
     text = html(findings(tmp_path, missing=tuple(f"run {number}: failed" for number in range(40))))
     assert text.index("And 34 more") < text.index("<h2>")
     assert "run 39: failed" in text
@@ -475,7 +510,7 @@ def _one_cost(its: Findings) -> Findings:
     ids=["nothing compared", "one arm", "nothing finished", "an arm unfinished", "one cost, no validation", "published, one epoch, no cost",
          "one seed", "folds, no curves", "many arms", "no margin, many classes", "all letters"],
 )  # fmt: skip
-def test_what_is_there_is_reported_whatever_is_not(tmp_path: Path, change):
+def test_incomplete_findings_are_reported(tmp_path: Path, change):
     made = change(findings(tmp_path))
     text = write_report(made).read_text()
     assert made.arms[0].name in text
@@ -494,7 +529,7 @@ def test_terminal_shows_verdict_and_table(tmp_path: Path):
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no chromium or chrome here")
-def test_in_a_browser_nothing_runs_over_the_side(tmp_path: Path):
+def test_page_fits_its_width_in_a_browser(tmp_path: Path):
     write_report(findings(tmp_path, "a" * 80, "feed-forward " * 9, "attention"))
     probe, widths = tmp_path / "probe.html", (360, 390, 1280)
     frames = "".join(f'<iframe src="report.html" style="width:{width}px;height:2000px"></iframe>' for width in widths)

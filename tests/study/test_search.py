@@ -11,12 +11,12 @@ from hypothesis import given
 from ffvit.config import recipe as recipes
 from ffvit.errors import UserError
 from ffvit.study.plan import Plan, Search
-from ffvit.study.search import Step, step
+from ffvit.study.search import SearchState, replay_search
 
 RECIPE = recipes.named_recipe("digits").replace(lr=1e-3)
 
 
-def run(search: Search, loss, most: int = 100) -> tuple[Step, int]:
+def run(search: Search, loss, most: int = 100) -> tuple[SearchState, int]:
     """The search carried out on a function of the learning rate and the trial's number; and how many trials it took."""
     known: dict[tuple[str, int], float] = {}
 
@@ -24,7 +24,7 @@ def run(search: Search, loss, most: int = 100) -> tuple[Step, int]:
         return known.get((str(values), number))
 
     for _ in range(most):
-        reached = step(search, RECIPE, loss_of)
+        reached = replay_search(search, RECIPE, loss_of)
         if reached.chosen is not None:
             return reached, len(known)
         assert reached.wanted
@@ -85,15 +85,15 @@ def test_a_search_whose_trials_all_diverged_says_so_and_keeps_the_recipe():
 
 def test_several_fields_are_crossed():
     search = Search(fields={"lr": (1e-3, 2e-3), "weight_decay": (0.0, 0.05)}, seeds=1, extend=0)
-    reached = step(search, RECIPE, lambda *_: None)
+    reached = replay_search(search, RECIPE, lambda *_: None)
     assert len(reached.wanted) == 4
-    few = step(search.replace(configurations=3), RECIPE, lambda *_: None)
+    few = replay_search(search.replace(configurations=3), RECIPE, lambda *_: None)
     assert len(few.wanted) == 3
-    assert few == step(search.replace(configurations=3), RECIPE, lambda *_: None)
+    assert few == replay_search(search.replace(configurations=3), RECIPE, lambda *_: None)
 
 
 def test_of_few_rates_the_nearest_to_the_recipe_are_tried():
-    reached = step(Search(configurations=3), RECIPE, lambda *_: None)
+    reached = replay_search(Search(configurations=3), RECIPE, lambda *_: None)
     tried = {values["lr"] / RECIPE.lr for values, _ in reached.tried}
     assert tried == {0.5, 1.0, 2.0}
 

@@ -10,23 +10,17 @@ from hypothesis.extra.numpy import arrays
 from scipy import stats
 
 from ffvit.errors import UserError
+from ffvit.study.decision import comparison_levels, direction, effective_margin, look_level, looks, size
 from ffvit.study.statistics import (
     Difference,
-    Redrawn,
-    comparison_levels,
     difference,
-    direction,
-    effective_margin,
     failure_interval,
     fold_difference,
     fold_mean,
     image_noise,
-    level_for,
-    look_level,
-    looks,
     mean,
-    size,
 )
+from ffvit.study.variance import Redrawn
 
 
 def simulated(
@@ -67,7 +61,7 @@ def covers(its, truth: float = 0.0) -> bool:
 @pytest.mark.parametrize("seeds", [3, 5, 10])
 @pytest.mark.parametrize("accuracy", [0.72, 0.9])
 @pytest.mark.parametrize("of_seeds", [0.0, 0.2])
-def test_on_studies_of_two_equal_arms_the_interval_covers_zero(seeds: int, accuracy: float, of_seeds: float):
+def test_interval_of_equal_arms_covers_zero(seeds: int, accuracy: float, of_seeds: float):
     draw, studies = np.random.default_rng(seeds), 2000
     covered = 0
     for _ in range(studies):
@@ -76,7 +70,7 @@ def test_on_studies_of_two_equal_arms_the_interval_covers_zero(seeds: int, accur
     assert 0.935 - 0.005 <= covered / studies <= 0.965 + 0.005  # half a point: 2,000 studies are no more exact
 
 
-def test_where_arms_differ_from_image_to_image_the_interval_covers_the_difference_among_all_images():
+def test_interval_covers_the_difference_over_all_images_when_arms_differ_by_image():
     """An interval of the seeds alone would not: it takes the test images for all there are."""
     draw, studies, covered, naive = np.random.default_rng(1), 2000, 0, 0
     for _ in range(studies):
@@ -90,7 +84,7 @@ def test_where_arms_differ_from_image_to_image_the_interval_covers_the_differenc
 
 
 @pytest.mark.parametrize("seeds", [3, 5])
-def test_equivalent_is_said_wrongly_in_at_most_one_of_forty_at_the_margins_edge(seeds: int):
+def test_equivalence_error_rate_at_the_margin_is_at_most_one_in_forty(seeds: int):
     draw, studies, shift = np.random.default_rng(seeds), 2000, -0.35
     edge = -true_difference(shift)
     said = [size(difference(*simulated(draw, seeds, 1000, 0.8, shift)), edge) for _ in range(studies)]
@@ -98,7 +92,7 @@ def test_equivalent_is_said_wrongly_in_at_most_one_of_forty_at_the_margins_edge(
         assert said.count(statement) / studies <= 0.025 + 2 * sqrt(0.025 * 0.975 / studies)
 
 
-def test_the_parts_are_those_of_the_two_way_table():
+def test_variance_components_are_those_of_the_two_way_table():
     first = np.array([[1, 1, 0, 1], [1, 0, 0, 1], [1, 1, 1, 1]], dtype=bool)
     second = np.array([[0, 1, 0, 1], [0, 0, 1, 0], [1, 0, 0, 0]], dtype=bool)
     its = difference(first, second)
@@ -113,7 +107,7 @@ def test_the_parts_are_those_of_the_two_way_table():
     assert its.fixed_variance == pytest.approx(max(of_images - residual, 0) / 12)
 
 
-def test_without_an_effect_of_images_it_is_the_paired_t_test():
+def test_without_image_effects_difference_is_the_paired_t_test():
     draw = np.random.default_rng(0)
     one, other = simulated(draw, 6, 20_000, 0.8, of_seeds=0.3)
     its = difference(one, other)
@@ -125,7 +119,7 @@ def test_without_an_effect_of_images_it_is_the_paired_t_test():
     assert its.p_value == pytest.approx(plain.pvalue, rel=0.1)
 
 
-def test_one_seed_is_mcnemars_test_of_the_images():
+def test_one_seed_gives_mcnemars_test():
     first = np.array([[True] * 12 + [False] * 3 + [True] * 85])
     second = np.array([[False] * 12 + [True] * 3 + [True] * 85])
     its = difference(first, second)
@@ -147,7 +141,7 @@ def grouped(draw, groups: np.ndarray, seeds: int = 5):
     return arms
 
 
-def test_where_arms_differ_by_group_the_interval_counts_groups_and_not_images():
+def test_interval_counts_groups_when_arms_differ_by_group():
     draw, studies = np.random.default_rng(0), 1000
     groups = np.repeat(np.arange(80), draw.integers(1, 20, 80))  # of unequal size
     covered = np.zeros(2)
@@ -159,7 +153,7 @@ def test_where_arms_differ_by_group_the_interval_counts_groups_and_not_images():
     assert by_image < 0.85
 
 
-def test_a_group_each_is_no_group_and_order_and_names_of_groups_do_not_matter():
+def test_groups_of_one_image_change_nothing_and_group_names_do_not_matter():
     draw = np.random.default_rng(1)
     one, other = simulated(draw, 4, 60, 0.8)
     alone, each = difference(one, other), difference(one, other, groups=np.arange(60))
@@ -174,7 +168,7 @@ def test_a_group_each_is_no_group_and_order_and_names_of_groups_do_not_matter():
     assert difference(one[:1], other[:1], groups=groups).degrees == 11
 
 
-def test_groups_weigh_as_much_as_they_have_images():
+def test_groups_are_weighted_by_their_images():
     """The ratio estimator: by plain means of groups, a large group would weigh no more than a small one."""
     sizes = np.array([1, 2, 3, 30, 4, 2])
     groups = np.arange(6).repeat(sizes)
@@ -186,7 +180,7 @@ def test_groups_weigh_as_much_as_they_have_images():
     assert (its.value, its.standard_error) == pytest.approx((value, sqrt(max(by_hand, 2 / 36))))
 
 
-def test_images_that_repeat_within_groups_count_once():
+def test_copies_of_an_image_within_a_group_count_once():
     draw = np.random.default_rng(2)
     one, other = simulated(draw, 4, 60, 0.8)
     its = difference(one, other)
@@ -207,7 +201,7 @@ answers = arrays(bool, st.tuples(st.integers(1, 5), st.integers(2, 30)))
 
 
 @given(answers, st.randoms(use_true_random=False))
-def test_intervals_hold_their_value_and_have_a_width(first: np.ndarray, random):
+def test_intervals_contain_their_value_and_are_not_empty(first: np.ndarray, random):
     second = first.copy()
     for row in second:
         random.shuffle(row)
@@ -229,7 +223,7 @@ def test_intervals_hold_their_value_and_have_a_width(first: np.ndarray, random):
     assert difference(first, second, 0.99).high >= forth.high
 
 
-def test_arms_that_answer_alike_are_not_known_for_certain_to_be_equal():
+def test_identical_predictions_still_give_an_interval():
     same = np.ones((3, 360), dtype=bool)
     its = difference(same, same)
     assert its.value == 0
@@ -264,7 +258,7 @@ def test_runs_that_share_images_get_a_wider_interval():
     )
 
 
-def test_where_runs_only_differ_by_their_test_images_it_is_nadeau_and_bengios_correction():
+def test_fold_difference_is_nadeau_and_bengios_correction_when_only_test_images_vary():
     values = np.array([[0.01], [0.02], [0.03]])
     noise = values.var(ddof=1) / 0.8 / 0.75
     its = fold_difference(values, np.full_like(values, noise), SPLITS, 500)
@@ -286,7 +280,7 @@ def redrawn(draw, sd: float, repetitions: int, images: int):
 
 
 @pytest.mark.parametrize("repetitions", [3, 5, 10])
-def test_where_training_sets_overlap_the_interval_covers_the_difference_over_all_of_them(repetitions: int):
+def test_interval_covers_the_true_difference_when_training_sets_overlap(repetitions: int):
     """Nadeau and Bengio's would not: it takes training sets that share most images for independent ones."""
     draw, studies = np.random.default_rng(repetitions), 1500
     covered = np.zeros(2)
@@ -315,7 +309,7 @@ def test_where_training_sets_overlap_the_interval_covers_the_difference_over_all
         (0.00, 0.005, 0.0, "not shown", "not shown"),
     ],
 )
-def test_what_a_difference_shows_is_what_its_interval_shows(
+def test_direction_and_size_follow_from_the_interval(
     value: float, half: float, margin: float, shows: str, how_large: str
 ):
     its = made(value, half)
@@ -347,11 +341,11 @@ def test_one_run_shows_neither_direction_nor_size():
         (1.0, 1.0, 0.001),
     ],
 )
-def test_near_a_hundred_percent_the_margin_is_a_ratio_of_mistakes(first: float, second: float, applies: float):
+def test_margin_near_100_percent_is_a_ratio_of_error_rates(first: float, second: float, applies: float):
     assert effective_margin(0.01, first, second) == pytest.approx(applies)
 
 
-def test_the_share_of_runs_that_fail_has_an_interval():
+def test_failure_rate_has_a_clopper_pearson_interval():
     one_of_five = failure_interval(1, 5)
     assert (one_of_five.value, one_of_five.low, one_of_five.high) == pytest.approx((0.2, 0.0051, 0.7164), abs=1e-4)
     none = failure_interval(0, 5)
@@ -361,17 +355,13 @@ def test_the_share_of_runs_that_fail_has_an_interval():
     assert np.mean([covers(failure_interval(int(count), 10), 0.1) for count in counts]) >= 0.95
 
 
-def test_comparisons_share_one_error_rate():
-    assert level_for(1) == pytest.approx(0.95)
-    assert level_for(5) == pytest.approx(0.99)
-
-
-def test_the_main_comparison_has_the_full_level_and_the_others_share_it():
+def test_main_comparison_has_the_full_level_and_the_others_share_it():
     assert comparison_levels(1) == (0.95,)
+    assert comparison_levels(6) == pytest.approx((0.95, *[0.99] * 5))
     assert comparison_levels(3, 0.96) == pytest.approx((0.96, 0.98, 0.98))
 
 
-def test_of_equal_arms_at_most_one_study_in_twenty_states_any_direction():
+def test_familywise_error_rate_of_directions_is_at_most_5_percent():
     draw, studies, wrong = np.random.default_rng(5), 1000, 0
     for _ in range(studies):
         arms = [arm for _ in range(2) for arm in simulated(draw, 5, 300, 0.8)]
@@ -384,13 +374,13 @@ def test_of_equal_arms_at_most_one_study_in_twenty_states_any_direction():
     assert wrong / studies <= 0.05 + 2 * sqrt(0.05 * 0.95 / studies)
 
 
-def test_looks_are_few_and_end_at_the_most():
+def test_planned_looks_end_at_the_maximum():
     assert looks(3, 20) == (3, 5, 8, 13, 20)
     assert looks(3, 3) == (3,)
     assert looks(1, 4) == (1, 2, 3, 4)
 
 
-def test_a_look_added_by_hand_spends_half_of_what_is_left():
+def test_an_added_look_spends_half_of_the_remaining_error_rate():
     assert [look_level((3,), look) for look in (1, 2, 3)] == pytest.approx([0.975, 0.9875, 0.99375])
     five = looks(3, 20)
     assert [look_level(five, look) for look in (1, 5, 6)] == pytest.approx([1 - 0.05 / 6, 1 - 0.05 / 6, 1 - 0.05 / 12])
@@ -399,7 +389,7 @@ def test_a_look_added_by_hand_spends_half_of_what_is_left():
 
 
 @pytest.mark.parametrize(("planned", "counts"), [((3,), range(3, 15)), (looks(3, 13), (*looks(3, 13), 14))])
-def test_looking_again_and_again_keeps_the_error_rate(planned, counts):
+def test_repeated_looks_keep_the_error_rate(planned, counts):
     """Stopping at the first look that shows a direction: of equal arms, at most one study in twenty ends so."""
     draw, studies, wrong = np.random.default_rng(4), 600, 0
     levels = [look_level(planned, look) for look in range(1, len(counts) + 1)]

@@ -15,15 +15,15 @@ from ffvit.errors import OutOfMemoryError
 from ffvit.run_folder import Config
 from ffvit.study import run_speed, time_estimate
 from ffvit.study.arms import make_arms
-from ffvit.study.local_executor import Slots
+from ffvit.study.default_backbone import Size, backbone, mixer_levels
+from ffvit.study.executor import Slots
 from ffvit.study.matching import count_arm
-from ffvit.study.plan import Search
-from ffvit.study.plan_defaults import body, mixers
+from ffvit.study.plan import Plan, Search
 from ffvit.study.plan_options import make_plan
-from ffvit.study.run_speed import Speed, measure
-from ffvit.study.time_estimate import speeds_of, study_seconds
+from ffvit.study.run_speed import PROCESS, Speed, measure_speed
+from ffvit.study.time_estimate import estimate_study, speeds_of
 
-SPEED = Speed(start=1.0, train=0.01, load=0.002, answer=0.001, epoch=0.1, kept=2.0**20, state=2.0**21)
+SPEED = Speed(start=1.0, train=0.01, load=0.002, predict=0.001, epoch_end=0.1, activations=2.0**20, state=2.0**21)
 
 
 def test_a_run_is_its_epochs_and_what_comes_before_and_after():
@@ -35,34 +35,38 @@ def test_a_run_is_its_epochs_and_what_comes_before_and_after():
     assert plain.seconds == pytest.approx(around + 25 * (epoch + validation * 0.001))
     assert SPEED.run(recipe, splits).seconds == pytest.approx(around + 25 * (epoch + 2 * validation * 0.001))
     assert SPEED.run(recipe.replace(minutes=2.0), splits).seconds == pytest.approx(around + 120)
-    assert plain.memory == 2 + recipe.batch_size
+    assert plain.memory == PROCESS + 2 + recipe.batch_size
 
 
 def test_a_study_is_its_searches_and_runs_as_many_at_once_as_there_is_room_for(monkeypatch):
     plan, splits = make_plan().replace(controls=False), open_splits(Data())
     recipe = plan.recipe.lasting(25)
     plan = plan.replace(
-        seeds=(0, 1, 2), side_seeds=1, search=Search(), recipe=recipe, factors={"mixer": mixers(heads=2)}
+        seeds=(0, 1, 2), side_seeds=1, search=Search(), recipe=recipe, factors={"mixer": mixer_levels(heads=2)}
     )
     arms = make_arms(plan)
-    monkeypatch.setattr(time_estimate, "measure", lambda *_: SPEED)
+    monkeypatch.setattr(time_estimate, "measure_speed", lambda *_: SPEED)
     monkeypatch.setattr(time_estimate, "slots_for", lambda *_: Slots(1, 1, 0))
     run = SPEED.run(plan.recipe, splits).seconds
     trial = SPEED.run(plan.recipe.lasting(5), splits).seconds
     around = time_estimate.REPORT + 3 * SPEED.costs
-    one = study_seconds(plan, arms, splits)
+
+    def seconds(plan: Plan) -> float:
+        return estimate_study(plan, arms, splits).seconds
+
+    one = seconds(plan)
     assert one == pytest.approx(around + (3 + 3 + 1) * (run + 9 * trial))
-    assert study_seconds(plan.replace(search=None), arms, splits) == pytest.approx(around + 7 * run)
+    assert seconds(plan.replace(search=None)) == pytest.approx(around + 7 * run)
     monkeypatch.setattr(time_estimate, "slots_for", lambda *_: Slots(2, 1, 0))
-    assert (one - around) / 2 < study_seconds(plan, arms, splits) - around <= (one - around + run) / 2
+    assert (one - around) / 2 < seconds(plan) - around <= (one - around + run) / 2
     monkeypatch.setattr(time_estimate, "slots_for", lambda *_: Slots(1000, 1, 0))
-    assert study_seconds(plan, arms, splits) - around >= run + 2 * trial
+    assert seconds(plan) - around >= run + 2 * trial
 
 
 def test_large_networks_are_scaled_from_the_largest_that_was_timed(monkeypatch):
     plan, splits = make_plan(study=Path("studies/table1.yaml"), source="digits"), open_splits(Data())
     arms, timed = make_arms(plan), []
-    monkeypatch.setattr(time_estimate, "measure", lambda network, *_: timed.append(network) or SPEED)
+    monkeypatch.setattr(time_estimate, "measure_speed", lambda network, *_: timed.append(network) or SPEED)
     speeds = speeds_of(arms, splits, 1, Hardware(accelerator="cpu"), 1)
     assert all(count_arm(network, 10).parameters < time_estimate.LARGE for network in timed)
     assert timed
@@ -70,23 +74,23 @@ def test_large_networks_are_scaled_from_the_largest_that_was_timed(monkeypatch):
     flops = {arm.name: count_arm(arm.network, 10).flops for arm in arms}
     largest = max(timed, key=lambda network: count_arm(network, 10).parameters)
     ratio = flops["FF only, base"] / count_arm(largest, 10).flops
-    assert speeds["FF only, base"].answer == pytest.approx(SPEED.answer * ratio)
+    assert speeds["FF only, base"].predict == pytest.approx(SPEED.predict * ratio)
     assert speeds["FF only, base"].train == pytest.approx(SPEED.load + (SPEED.train - SPEED.load) * ratio)
-    assert speeds["FF only, base"].kept > 2**26  # counted on the network itself
+    assert speeds["FF only, base"].activations > 2**26  # counted on the network itself
 
 
 def test_a_measurement_does_what_a_run_does_and_is_kept(monkeypatch):
     plan, splits = make_plan(), open_splits(Data())
     arm = make_arms(plan)[1]
-    found = measure(arm.network, arm.recipe, splits, 1, plan.hardware, 2)
+    found = measure_speed(arm.network, arm.recipe, splits, 1, plan.hardware, 2)
     assert all(value > 0 for value in vars(found).values())
-    assert found.kept == 202928.0625
+    assert found.activations == 202928.0625
     assert found.state == run_speed.STATE * 4 * 152_074
-    monkeypatch.setattr(run_speed, "_at_once", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(run_speed, "_measure_at_once", lambda *_: pytest.fail("measured again"))
     longer = arm.recipe.replace(epochs=50, lr=1e-4, ema_decay=0.999)
-    assert measure(arm.network, longer, splits, 1, plan.hardware, 2) is found
+    assert measure_speed(arm.network, longer, splits, 1, plan.hardware, 2) is found
     with pytest.raises(pytest.fail.Exception):
-        measure(arm.network, longer.replace(mixup=0.2), splits, 1, plan.hardware, 2)
+        measure_speed(arm.network, longer.replace(mixup=0.2), splits, 1, plan.hardware, 2)
 
 
 def test_steps_are_timed_with_as_many_images_as_a_run_takes_where_a_network_is_cheap():
@@ -98,27 +102,29 @@ def test_steps_are_timed_with_as_many_images_as_a_run_takes_where_a_network_is_c
     )
 
     def batch(network: Network) -> int:
-        return run_speed._batch(Config(network=network, recipe=recipe), splits, device)
+        return run_speed._batch_size(Config(network=network, recipe=recipe), splits, device)
 
-    assert batch(Network(architecture=body(84, 21, 64, 4, 0.3))) == 64
+    assert batch(Network(architecture=backbone(Size(84, 21, 64, 4, 2), 0.3))) == 64
     assert batch(Network(name="ff_tiny_patch16_224")) == 8
 
 
 def test_as_many_are_measured_at_the_same_time_as_runs_will_go_on(monkeypatch):
     seen = []
-    monkeypatch.setattr(run_speed, "_at_once", lambda count, *_: seen.append(count) or [SPEED] * count)
+    monkeypatch.setattr(run_speed, "_measure_at_once", lambda count, *_: seen.append(count) or [SPEED] * count)
     plan, splits = make_plan(), open_splits(Data())
     network = make_arms(plan)[0].network
     for at_once in (1, 3, 100):
-        measure(network, plan.recipe.replace(cutmix=0.5), splits, 1, plan.hardware, at_once)
+        measure_speed(network, plan.recipe.replace(cutmix=0.5), splits, 1, plan.hardware, at_once)
     assert seen == [1, 3, run_speed.MOST_AT_ONCE]
 
 
 def test_the_mean_of_those_measured_is_the_speed(monkeypatch):
-    monkeypatch.setattr(run_speed, "_at_once", lambda *_: [SPEED, replace(SPEED, train=0.03)])
+    monkeypatch.setattr(run_speed, "_measure_at_once", lambda *_: [SPEED, replace(SPEED, train=0.03)])
     plan, splits = make_plan(), open_splits(Data())
     network = make_arms(plan)[0].network
-    assert measure(network, plan.recipe.replace(cutmix=0.25), splits, 1, plan.hardware, 2).train == pytest.approx(0.02)
+    assert measure_speed(network, plan.recipe.replace(cutmix=0.25), splits, 1, plan.hardware, 2).train == pytest.approx(
+        0.02
+    )
 
 
 def test_a_measurement_that_the_system_ends_is_told_in_words(monkeypatch):
@@ -126,7 +132,7 @@ def test_a_measurement_that_the_system_ends_is_told_in_words(monkeypatch):
     network = make_arms(plan)[0].network
     monkeypatch.setattr(run_speed, "ProcessPoolExecutor", _Broken)
     with pytest.raises(OutOfMemoryError, match="ended by the system"):
-        measure(network, plan.recipe.replace(cutmix=0.125), splits, 1, plan.hardware, 1)
+        measure_speed(network, plan.recipe.replace(cutmix=0.125), splits, 1, plan.hardware, 1)
 
 
 class _Broken:

@@ -223,7 +223,7 @@ ffvit compare --study studies/photos --resume"""
         PositiveFloat | None,
         option("Time limit of the whole study. Default: 30 where ffvit chooses the plan, else none."),
     ] = None
-    budget: Annotated[
+    match: Annotated[
         Literal["epochs", "flops", "parameters", "time", "latency"] | None,
         option("What is equal for all arms. Default: epochs."),
     ] = None

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ffvit.errors import RunFolderError
-from ffvit.study import statistics
-from ffvit.study.findings import Key
 from ffvit.study.folder import StudyInputs
 from ffvit.study.plan import Plan
 from ffvit.study.results import Result
+from ffvit.study.statistics import Difference, Interval, difference, fold_difference, fold_mean, image_noise, mean
+from ffvit.study.variance import Redrawn
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Analysis:
 
     Attributes:
         plan: The study's.
-        ground: What it stands on.
+        ground: What its runs depend on.
         main_level: Confidence of the main comparison's interval.
         side_level: Confidence of the other comparisons' intervals.
     """
@@ -36,64 +36,61 @@ class Analysis:
         """Whether every repetition was tested on images of its own draw, rather than all on the same."""
         return self.plan.folds is not None or self.ground.redrawn_test
 
-    def difference(self, pairs: Sequence[tuple[Result, Result]], level: float) -> statistics.Difference | None:
+    def difference(self, pairs: Sequence[tuple[Result, Result]], level: float) -> Difference | None:
         """The difference of two arms from their paired runs; None while there is nothing to compare."""
         if not pairs:
             return None
-        if self.resampled and (self.plan.folds is not None or len(pairs) > 1):
-            values = {one.key: float(one.correct.mean() - other.correct.mean()) for one, other in pairs}
-            noise = {
-                one.key: statistics.image_noise(one.correct, other.correct, groups_of(one)) for one, other in pairs
-            }
-            table, noises = self._table(values), self._table(noise)
-            if table is None or noises is None:
-                return None
-            images = sum(len(one.answers) for one, _ in pairs if one.key[0] == pairs[0][0].key[0])
-            return statistics.fold_difference(table, noises, self.redrawn, images, level)
-        one, other = (np.stack([pair[side].correct for pair in pairs]) for side in (0, 1))
-        return statistics.difference(one, other, level, groups_of(pairs[0][0]))
+        if self._by_run(len(pairs)):
+            table = self._table(pairs)
+            return table and fold_difference(*table, self.redrawn, _images([one for one, _ in pairs]), level)
+        one, two = (np.stack([pair[side].correct for pair in pairs]) for side in (0, 1))
+        return difference(one, two, level, groups_of(pairs[0][0]))
 
-    def mean(self, results: Sequence[Result]) -> statistics.Interval | None:
+    def mean(self, results: Sequence[Result]) -> Interval | None:
         """The accuracy of an arm; None while no run is finished."""
         if not results:
             return None
-        if self.resampled and (self.plan.folds is not None or len(results) > 1):
-            table = self._table({result.key: float(result.correct.mean()) for result in results})
-            noise = {result.key: statistics.image_noise(result.correct, groups=groups_of(result)) for result in results}
-            noises = self._table(noise)
-            if table is None or noises is None:
-                return None
-            images = sum(len(result.answers) for result in results if result.key[0] == results[0].key[0])
-            return statistics.fold_mean(table, noises, self.redrawn, images)
-        sizes = {len(result.answers) for result in results}
+        if self._by_run(len(results)):
+            table = self._table([(result, None) for result in results])
+            return table and fold_mean(*table, self.redrawn, _images(results))
+        sizes = {len(result.predictions) for result in results}
         if len(sizes) > 1:
             raise RunFolderError(
-                f"{results[0].job.arm}: its runs answered different numbers of test images: {sorted(sizes)}"
+                f"{results[0].job.arm}: its runs predicted different numbers of test images: {sorted(sizes)}"
             )
-        return statistics.mean(np.stack([result.correct for result in results]), groups=groups_of(results[0]))
+        return mean(np.stack([result.correct for result in results]), groups=groups_of(results[0]))
 
     @property
-    def redrawn(self) -> statistics.Redrawn:
+    def redrawn(self) -> Redrawn:
         """Which shares of the images a run trains on and is tested on."""
         ground = self.ground
         total = ground.train_images + ground.validation_images + ground.test_images
-        return statistics.Redrawn(ground.train_images / total, ground.test_images / total)
+        return Redrawn(ground.train_images / total, ground.test_images / total)
 
-    def _table(self, values: Mapping[Key, float]) -> np.ndarray | None:
-        """One value a run as repetitions by folds, of the repetitions that are complete."""
-        whole: dict[int, dict[int | None, float]] = {}
-        for (seed, fold), value in values.items():
-            whole.setdefault(seed, {})[fold] = value
-        rows = [
-            [its[fold] for fold in sorted(its, key=lambda fold: fold or 0)]
-            for its in whole.values()
-            if len(its) == (self.plan.folds or 1)
-        ]
-        return np.array(rows) if rows else None
+    def _by_run(self, runs: int) -> bool:
+        """Whether the unit is the run: its test images are its own, and there is more than one run."""
+        return self.resampled and (self.plan.folds is not None or runs > 1)
+
+    def _table(self, pairs: Sequence[tuple[Result, Result | None]]) -> tuple[np.ndarray, np.ndarray] | None:
+        """Accuracies (or differences) and their image noise, repetitions by folds, of the repetitions that are complete."""
+        by_seed: dict[int, dict[int, tuple[float, float]]] = {}
+        for one, two in pairs:
+            seed, fold = one.key
+            value = float(one.correct.mean() - (0.0 if two is None else two.correct.mean()))
+            noise = image_noise(one.correct, None if two is None else two.correct, groups_of(one))
+            by_seed.setdefault(seed, {})[fold or 0] = value, noise
+        whole = [folds for folds in by_seed.values() if len(folds) == (self.plan.folds or 1)]
+        table = np.array([[folds[fold] for fold in sorted(folds)] for folds in whole])
+        return (table[..., 0], table[..., 1]) if whole else None
+
+
+def _images(results: Sequence[Result]) -> int:
+    """The test images of a repetition, in all its folds."""
+    return sum(len(result.predictions) for result in results if result.key[0] == results[0].key[0])
 
 
 def groups_of(result: Result) -> np.ndarray | None:
     """The group of each test image, by number; None if images are not grouped."""
-    if "group" not in result.answers:
+    if "group" not in result.predictions:
         return None
-    return np.unique(result.answers["group"].astype(str), return_inverse=True)[1]
+    return np.unique(result.predictions["group"].astype(str), return_inverse=True)[1]

@@ -40,7 +40,7 @@ def arm_finding(
         flops=count.flops,
         epochs=arm.recipe.epochs if arm.recipe.minutes is None else None,
         settings=tuple(_settings(arm)),
-        search=_search(study, plan, arm, searches, own),
+        search=_search(study, plan, searches, own),
         top1=analysis.mean(results),
         runs=tuple(_run(result) for result in results),
         planned=len(own),
@@ -48,21 +48,23 @@ def arm_finding(
         cost=Cost(**{**cost, "latencies": tuple(cost.get("latencies", ()))}) if cost else None,
         published=(published.top1 / 100, published.source) if published else None,
         differs=tuple(_differs(arm, reference)) if arm is not reference else (),
+        block=_block(arm),
     )
 
 
-def _search(study: Study, plan: Plan, arm: Arm, searches: Searches, jobs: Sequence[Job]) -> SearchFinding | None:
+def _search(study: Study, plan: Plan, searches: Searches, jobs: Sequence[Job]) -> SearchFinding | None:
     if plan.search is None:
         return None
     field = next(iter(plan.search.fields))
-    trials, edges, epochs = [], 0, 0
+    trials, edges, failed, epochs = [], 0, 0, 0
     for job in jobs:
-        step = searches.step(arm.name, job.seed, job.fold, study.failed())
+        step = searches.state(job, study.failed())
         edges += step.at_the_edge
+        failed += step.failed
         for values, losses in step.tried:
             trials.append(TrialFinding((job.seed, job.fold), values, losses, values == step.chosen))
-            epochs = searches.job(arm.name, job.seed, job.fold, values, 0).config.recipe.epochs
-    return SearchFinding(field, epochs, tuple(trials), edges, len(jobs))
+            epochs = searches.trial(job, values, 0).config.recipe.epochs
+    return SearchFinding(field, epochs, tuple(trials), edges, len(jobs), failed)
 
 
 def _run(result: Result) -> RunFinding:
@@ -75,7 +77,7 @@ def _run(result: Result) -> RunFinding:
         fold=result.job.fold,
         top1=float(result.correct.mean()),
         loss=float(result.summary["test"]["loss"]["value"]),
-        images=len(result.answers),
+        images=len(result.predictions),
         seconds=float(result.summary["seconds"]),
         peak_memory=result.summary.get("peak_memory_mib"),
         curve=tuple(curve),
@@ -84,28 +86,32 @@ def _run(result: Result) -> RunFinding:
 
 def _in_words(arm: Arm) -> str:
     """A network in a line."""
-    its = arm.network.architecture
-    if its is None:
-        return f"{arm.network.name}, timm's"
-    branches = ", ".join(f"{branch.row.name} over {branch.axis}" for branch in its.block)
-    rows, columns = its.grid
+    body = arm.network.architecture
+    if body is None:
+        return f"{arm.network.name}, a body of its own"
+    rows, columns = body.grid
     return (
-        f"width {its.width}, depth {its.depth}, {its.img_size[0]} x {its.img_size[1]} px in {rows} x {columns} patches of "
-        f"{its.patch[0]} x {its.patch[1]} px; {branches}"
+        f"width {body.width}, depth {body.depth}, {body.img_size[0]} x {body.img_size[1]} px in {rows} x {columns} patches of "
+        f"{body.patch[0]} x {body.patch[1]} px; {', '.join(f'{mixer} over {axis}' for mixer, axis in _block(arm))}"
     )
+
+
+def _block(arm: Arm) -> tuple[tuple[str, str], ...]:
+    body = arm.network.architecture
+    return () if body is None else tuple((branch.row.name, branch.axis) for branch in body.block)
 
 
 def _settings(arm: Arm) -> Iterator[tuple[str, str]]:
     """What could be set otherwise for each arm, side by side."""
-    its, recipe = arm.network.architecture, arm.recipe
-    if its is not None:
-        std = f", starting at {its.position_std:g}" if its.position in ("map", "vectors") else ""
-        yield "position", f"{its.position}{std}"
-        yield "readout", its.readout
-        yield "initialization", its.init
-        for branch in its.block:
-            settings = [f"{name} {getattr(branch, name)}" for name in ("heads", "hidden", "ratio", "kernel")]
-            settings = [words for words in settings if not words.endswith("None")]
+    body, recipe = arm.network.architecture, arm.recipe
+    if body is not None:
+        std = f", starting at {body.position_std:g}" if body.position in ("map", "vectors") else ""
+        yield "position", f"{body.position}{std}"
+        yield "readout", body.readout
+        yield "initialization", body.init
+        for branch in body.block:
+            values = {name: getattr(branch, name) for name in ("heads", "hidden", "ratio", "kernel")}
+            settings = [f"{name} {value}" for name, value in values.items() if value is not None]
             settings.append(f"norm over {branch.normalised_axis}")
             yield f"over {branch.axis}", f"{branch.row.name}: {', '.join(settings)}"
     yield "weight decay", f"{recipe.weight_decay:g}"
@@ -116,20 +122,20 @@ def _settings(arm: Arm) -> Iterator[tuple[str, str]]:
 
 def _differs(arm: Arm, reference: Arm) -> Iterator[str]:
     """What sets an arm apart from the reference besides its mixers."""
-    its, other = arm.network.architecture, reference.network.architecture
-    if its is None or other is None:
-        if its is not other:
+    one, two = arm.network.architecture, reference.network.architecture
+    if one is None or two is None:
+        if one is not two:
             yield (
-                f"{arm.name} and {reference.name} have bodies of different makes: initialization, drop path, readout and "
-                "position differ too"
+                f"{arm.name} and {reference.name} have different bodies: initialization, drop path, readout and position "
+                "differ too"
             )
     else:
         for field in Architecture.model_fields:
-            if field not in ("block", "num_classes") and getattr(its, field) != getattr(other, field):
-                yield f"{field}: {getattr(its, field)} against {getattr(other, field)}"
-        order, others = ([branch.axis for branch in each.block] for each in (its, other))
-        if order != others:
-            yield f"order of the branches: {', '.join(order)} against {', '.join(others)}"
+            if field not in ("block", "num_classes") and getattr(one, field) != getattr(two, field):
+                yield f"{field}: {getattr(one, field)} against {getattr(two, field)}"
+        axes, reference_axes = ([axis for _, axis in _block(side)] for side in (arm, reference))
+        if axes != reference_axes:
+            yield f"order of the branches: {', '.join(axes)} against {', '.join(reference_axes)}"
     for field in type(arm.recipe).model_fields:
         if getattr(arm.recipe, field) != getattr(reference.recipe, field):
             yield f"recipe.{field}: {getattr(arm.recipe, field)} against {getattr(reference.recipe, field)}"

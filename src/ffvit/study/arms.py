@@ -1,4 +1,4 @@
-"""The arms of a study: the cells that a plan's factors span, and the controls under them."""
+"""The arms of a study: the cells that a plan's factors span, and the controls."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any, Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from ffvit.config import recipe as recipes
 from ffvit.config.architecture import NAMED, Architecture, Branch, Network
-from ffvit.config.base import Value
+from ffvit.config.base import Value, error_sentences
 from ffvit.config.mixers import SETTINGS, Axis
 from ffvit.config.recipe import Recipe
 from ffvit.errors import ConfigError, did_you_mean
@@ -23,7 +23,7 @@ NO_MIXING = "no mixing"
 """The control that says whether mixing over patches is worth anything on these images."""
 
 CONTROLS = {NO_MIXING: "identity", "random mixing": "random"}
-"""The controls' names, and what stands in the place of the base's mixers over patches."""
+"""The controls' names, and the mixer over patches that each has in place of the arm's."""
 
 CONTROLS_RATE = 4.0
 """Times the arms' learning rate, where the search of a control begins: it trains best at 2 to 8 times (docs/baselines.md)."""
@@ -46,16 +46,13 @@ def make_arms(plan: Plan) -> tuple[Arm, ...]:
         UserError: A cell is impossible (says which and why), two cells are the same, a path names no field, or a
             comparison names no arm.
     """
-    levels = [[(factor, level, changes) for level, changes in its.items()] for factor, its in plan.factors.items()]
+    levels = [[(name, *level) for level in levels.items()] for name, levels in plan.factors.items()]
     arms: list[Arm] = []
     for cell in product(*levels):
         arm = _arm(plan, cell)
-        for other in arms:
-            if (other.network.architecture or other.network.name, other.recipe) == (
-                arm.network.architecture or arm.network.name,
-                arm.recipe,
-            ):
-                raise ConfigError(f"factors: {other.name!r} and {arm.name!r} are the same network and recipe")
+        for earlier in arms:
+            if (_network_key(earlier), earlier.recipe) == (_network_key(arm), arm.recipe):
+                raise ConfigError(f"factors: {earlier.name!r} and {arm.name!r} are the same network and recipe")
         arms.append(arm)
     if plan.controls:
         arms += _controls(arms, CONTROLS_RATE if plan.search is not None else 1.0)
@@ -80,41 +77,47 @@ def make_comparisons(plan: Plan, arms: tuple[Arm, ...]) -> tuple[tuple[str, str]
     """
     if plan.comparisons is not None:
         return plan.comparisons
-    asked = sorted((arm for arm in arms if arm.role != "control"), key=without_attention, reverse=True)
-    if len(asked) == 1:  # one arm alone is asked whether its mixing is worth anything
-        controls = [arm.name for arm in arms if arm.role == "control"]
+    compared = sorted((arm for arm in arms if arm.role != "control"), key=without_attention, reverse=True)
+    if len(compared) == 1:  # one arm alone is compared with the controls: is its mixing worth anything?
+        name, controls = compared[0].name, [arm.name for arm in arms if arm.role == "control"]
         if not controls:
-            name = asked[0].name
             raise ConfigError(f"factors: there is only one arm, {name!r}, and no control: nothing to compare it with")
-        return tuple((asked[0].name, other) for other in controls)
-    named = next((arm for arm in asked if arm.name == plan.reference), None)
+        return tuple((name, control) for control in controls)
+    named = next((arm for arm in compared if arm.name == plan.reference), None)
+    attending = next((arm for arm in compared if has_attention(arm)), arms[0])
     if named is not None or len(plan.factors) < 2:
-        reference = named or next((arm for arm in asked if has_attention(arm)), None) or arms[0]
-        return tuple((arm.name, reference.name) for arm in asked if arm is not reference)
-    factor = next((each for each in plan.factors if _decides_attention(each, asked)), next(iter(plan.factors)))
-    level = next((arm for arm in asked if has_attention(arm)), arms[0]).cell[factor]
-    pairs = []
-    for other in (arm for arm in arms if arm.cell.get(factor) == level):
-        rest = {**other.cell, factor: ""}
-        pairs += [(arm.name, other.name) for arm in asked if arm is not other and {**arm.cell, factor: ""} == rest]
-    return tuple(pairs)
+        reference = named or attending
+        return tuple((arm.name, reference.name) for arm in compared if arm is not reference)
+    factors = list(plan.factors)
+    factor = next((factor for factor in factors if _decides_attention(factor, compared)), factors[0])
+    references = [arm for arm in arms if arm.cell.get(factor) == attending.cell[factor]]
+    return tuple(
+        (arm.name, reference.name)
+        for reference in references
+        for arm in compared
+        if arm is not reference and _same_but_for(factor, arm, reference)
+    )
 
 
 def _decides_attention(factor: str, arms: Sequence[Arm]) -> bool:
     """Whether arms that differ in this factor alone differ in having attention over patches."""
     return any(
-        has_attention(one) and not has_attention(other) and {**one.cell, factor: ""} == {**other.cell, factor: ""}
-        for one, other in product(arms, arms)
+        has_attention(arm) and not has_attention(reference) and _same_but_for(factor, arm, reference)
+        for arm, reference in product(arms, arms)
     )
 
 
-def differ_in_mixers_alone(one: Arm, other: Arm) -> bool:
-    """Whether nothing but the mixers and their own settings sets two arms apart."""
-    mine, theirs = one.network.architecture, other.network.architecture
-    if mine is None or theirs is None or one.recipe != other.recipe:
+def _same_but_for(factor: str, arm: Arm, reference: Arm) -> bool:
+    return {**arm.cell, factor: ""} == {**reference.cell, factor: ""}
+
+
+def differ_in_mixers_alone(arm: Arm, reference: Arm) -> bool:
+    """Whether two arms differ in nothing but the mixers and their settings."""
+    ours, theirs = arm.network.architecture, reference.network.architecture
+    if ours is None or theirs is None or arm.recipe != reference.recipe:
         return False
-    axes = [branch.axis for branch in mine.block] == [branch.axis for branch in theirs.block]
-    return axes and mine.replace(block=theirs.block) == theirs
+    axes = [branch.axis for branch in ours.block] == [branch.axis for branch in theirs.block]
+    return axes and ours.replace(block=theirs.block) == theirs
 
 
 def has_attention(arm: Arm) -> bool:
@@ -127,53 +130,68 @@ def without_attention(arm: Arm) -> bool:
     return attention_of(arm.network) == "none"
 
 
+def first_body(arms: Sequence[Arm]) -> Arm | None:
+    """The first arm whose network is ours, so that it has an architecture."""
+    return next((arm for arm in arms if arm.network.architecture is not None), None)
+
+
+def _network_key(arm: Arm) -> object:
+    return arm.network.architecture or arm.network.name
+
+
 def _arm(plan: Plan, cell: tuple[tuple[str, str, dict[str, Any]], ...]) -> Arm:
     where = "the cell " + ", ".join(f"{factor} = {level}" for factor, level, _ in cell) if cell else "the base"
+    changes = {path: value for _, _, level in cell for path, value in level.items()}
     try:
-        network, recipe = _resolved(plan.network), plan.recipe
-        changes = {path: value for _, _, its in cell for path, value in its.items()}
-        if "network" in changes:
-            network = _resolved(Network(name=str(changes.pop("network")), img_size=plan.network.img_size))
-        if "recipe" in changes:
-            recipe = recipes.named_recipe(str(changes.pop("recipe")))
-        of_recipe = {path: value for path, value in changes.items() if path.split(".")[0] in Recipe.model_fields}
-        of_network = {path: value for path, value in changes.items() if path not in of_recipe}
-        for path in of_network:
-            if path.split(".")[0] not in (*Architecture.model_fields, *AXES):
-                known = [*Architecture.model_fields, *AXES, *Recipe.model_fields]
-                raise ConfigError(
-                    f"neither an architecture nor a recipe has a field {path!r}{did_you_mean(path, known)}"
-                )
-        if of_recipe:
-            recipe = Recipe.model_validate(_put(recipe.model_dump(exclude_unset=True), of_recipe))
-        if of_network:
-            if network.architecture is None:
-                raise ConfigError(f"{network.name} has a body of its own: {', '.join(of_network)} cannot be set in it")
-            numbered = next((path for path in of_network if path.startswith("block.")), None)
-            if network.name is not None and numbered is not None:
-                raise ConfigError(
-                    f"{numbered}: named networks differ in the order of their branches: say 'patches' or 'features' "
-                    f"in place of {'.'.join(numbered.split('.')[:2])!r}"
-                )
-            fields = _put(network.architecture.model_dump(), of_network)
-            network = Network(architecture=Architecture.model_validate(fields))
+        network, recipe = _network(plan.network, changes), _recipe(plan.recipe, changes)
+        for path in changes:
+            if path.partition(".")[0] not in ("network", "recipe"):
+                group = "recipe" if path.partition(".")[0] in Recipe.model_fields else "network"
+                raise ConfigError(f"{path}: a path begins with network. or recipe.: say {group}.{path}")
+    except ValidationError as error:
+        model, group = (Architecture, "network") if error.title == "Architecture" else (Recipe, "recipe")
+        reasons = error_sentences(error, model, group).replace("\n", "; ")
+        raise ConfigError(f"factors: {where} is impossible: {reasons}") from None
     except ValueError as error:
-        raise ConfigError(f"factors: {where} is impossible: {_words(error)}") from None
-    name = ", ".join(level for _, level, _ in cell) or network.title
-    role: Literal["arm", "external"] = "external" if network.architecture is None else "arm"
-    levels = {factor: level for factor, level, _ in cell}
-    return Arm(name=name, cell=levels, role=role, network=network, recipe=recipe)
+        raise ConfigError(f"factors: {where} is impossible: {error}") from None
+    return Arm(
+        name=", ".join(level for _, level, _ in cell) or network.title,
+        cell={factor: level for factor, level, _ in cell},
+        role="external" if network.architecture is None else "arm",
+        network=network,
+        recipe=recipe,
+    )
 
 
-def _words(error: ValueError) -> str:
-    """What a check said, in words; a pydantic error says it of each field."""
-    from pydantic import ValidationError
+def _network(base: Network, changes: Mapping[str, Any]) -> Network:
+    """The network of a cell: another one by name, then single fields of its architecture changed."""
+    network = _resolved(base)
+    if "network" in changes:
+        network = _resolved(Network(name=str(changes["network"]), img_size=base.img_size))
+    paths = {path.removeprefix("network."): value for path, value in changes.items() if path.startswith("network.")}
+    if not paths:
+        return network
+    if network.architecture is None:
+        names = ", ".join(f"network.{path}" for path in paths)
+        raise ConfigError(f"{network.name} has a body of its own: {names} cannot be set in it")
+    numbered = next((path for path in paths if path.startswith("block.")), None)
+    if network.name is not None and numbered is not None:
+        raise ConfigError(
+            f"network.{numbered}: named networks differ in the order of their branches: say 'patches' or 'features' "
+            f"in place of {'.'.join(numbered.split('.')[:2])!r}"
+        )
+    known = [*Architecture.model_fields, *AXES]
+    return Network(
+        architecture=Architecture.model_validate(_put(network.architecture.model_dump(), paths, "network", known))
+    )
 
-    from ffvit.config.base import error_sentences
 
-    if isinstance(error, ValidationError):
-        return error_sentences(error, Architecture if error.title == "Architecture" else Recipe, "").replace("\n", "; ")
-    return str(error)
+def _recipe(base: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """The recipe of a cell: another one by name, then single fields of it changed."""
+    recipe = recipes.named_recipe(str(changes["recipe"])) if "recipe" in changes else base
+    paths = {path.removeprefix("recipe."): value for path, value in changes.items() if path.startswith("recipe.")}
+    fields = _put(recipe.model_dump(exclude_unset=True), paths, "recipe", list(Recipe.model_fields))
+    return Recipe.model_validate(fields) if paths else recipe
 
 
 def _resolved(network: Network) -> Network:
@@ -186,35 +204,38 @@ def _resolved(network: Network) -> Network:
     return Network(name=network.name, architecture=architecture.replace(**said) if said else architecture)
 
 
-def _put(fields: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields with some of them, deep inside perhaps, replaced; `patches.mixer` is that of the branch along patches.
+def _put(fields: dict[str, Any], changes: Mapping[str, Any], group: str, known: Sequence[str]) -> dict[str, Any]:
+    """Fields with some of them, perhaps deep inside, replaced; `patches.mixer` is that of the branch along patches.
 
     Raises:
         UserError: A path leads nowhere.
     """
     for path, value in changes.items():
-        steps = path.split(".")
+        steps, where = path.split("."), f"{group}.{path}"
+        if steps[0] not in known:
+            hint = did_you_mean(steps[0], known)
+            raise ConfigError(
+                f"{where}: a {'recipe' if group == 'recipe' else 'network'} has no field {steps[0]!r}{hint}"
+            )
         if (axis := steps[0]) in AXES:
-            steps[:1] = _place(path, axis, fields["block"])
+            steps[:1] = _branch_of(where, axis, fields["block"])
             if path == axis:
                 if not isinstance(value, dict) or value.get("axis", axis) != axis:
                     raise ConfigError(
-                        f"{path}: give the fields of a branch along {axis}, its mixer first; got {value!r}"
+                        f"{where}: give the fields of a branch along {axis}, its mixer first; got {value!r}"
                     )
                 value = {**value, "axis": axis}
-        *way, last = steps
+        *parents, last = steps
         inside: Any = fields
-        for number, part in enumerate(way):
-            key: Any = int(part) if isinstance(inside, list | tuple) and part.isdecimal() else part
+        for number, step in enumerate(parents):
+            key: Any = int(step) if isinstance(inside, list | tuple) and step.isdecimal() else step
             try:
-                found = inside[key]
+                child = inside[key]
             except (KeyError, IndexError, TypeError):
-                raise ConfigError(f"{path}: there is no {'.'.join(way[: number + 1])!r} to change") from None
-            inside[key] = list(found) if isinstance(found, tuple) else found
+                raise ConfigError(f"{where}: there is no {'.'.join(parents[: number + 1])!r} to change") from None
+            inside[key] = list(child) if isinstance(child, tuple) else child
             inside = inside[key]
-        if isinstance(inside, list):
-            if not last.isdecimal() or int(last) >= len(inside):
-                raise ConfigError(f"{path}: there is no {path!r} to change")
+        if isinstance(inside, list) and last.isdecimal() and int(last) < len(inside):
             inside[int(last)] = value
         elif isinstance(inside, dict):
             if last == "mixer" and inside.get("mixer") != value:  # another mixer's settings mean nothing to this one
@@ -223,37 +244,34 @@ def _put(fields: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
                         inside.pop(setting, None)
             inside[last] = value
         else:
-            raise ConfigError(f"{path}: there is no {path!r} to change")
+            raise ConfigError(f"{where}: there is no {path!r} to change")
     return fields
 
 
-def _place(path: str, axis: str, block: Any) -> tuple[str, str]:
-    """Where in a block the only branch along an axis is."""
+def _branch_of(where: str, axis: str, block: Any) -> tuple[str, str]:
+    """The path of the only branch along an axis."""
     places = [number for number, branch in enumerate(block) if branch.get("axis") == axis]
     if len(places) != 1:
-        raise ConfigError(f"{path}: names the one branch along {axis}, of which this block has {len(places)}")
+        raise ConfigError(f"{where}: names the one branch along {axis}, of which this block has {len(places)}")
     return "block", str(places[0])
 
 
 def _controls(arms: list[Arm], rate: float) -> list[Arm]:
-    """The first body of ours with no mixing over patches, and with a random one, trained by that arm's recipe.
-
-    Their learning rate is so many times the arm's.
+    """The first body of ours without mixing over patches, and with random mixing, by that arm's recipe at `rate` times its lr.
 
     Without mixing the class token would hear nothing of the image, so there the mean over patches is read.
     """
-    body = next((arm for arm in arms if arm.network.architecture is not None), None)
+    body = first_body(arms)
     if body is None or body.network.architecture is None:
         return []
     architecture, controls = body.network.architecture, []
     for name, mixer in CONTROLS.items():
         block = tuple(Branch(mixer, "patches") if branch.axis == "patches" else branch for branch in architecture.block)
-        # Attention and gating along features read vectors of patches: they would mix those.
-        if any(each.mixes_patches for each in block if each.axis == "features"):
-            block = tuple(
-                Branch("feedforward", "features") if each.axis == "features" and each.mixes_patches else each
-                for each in block
-            )
+        # Attention and gMLP along features read vectors of patches: they would mix those.
+        block = tuple(
+            Branch("feedforward", "features") if branch.axis == "features" and branch.mixes_patches else branch
+            for branch in block
+        )
         readout = "mean" if mixer == "identity" else architecture.readout
         network = Network(architecture=architecture.replace(block=block, readout=readout))
         if any(arm.network.architecture == network.architecture and arm.recipe == body.recipe for arm in arms):

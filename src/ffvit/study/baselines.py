@@ -44,21 +44,13 @@ PRODUCTS_A_SECOND = 1.5e10
 
 @dataclass(frozen=True)
 class Baseline:
-    """What a method without a network predicts.
-
-    Attributes:
-        name: What it is.
-        correct: Whether it predicts each test image's class.
-        images: The names of those images, in the same order; those that cannot be read are left out.
-        seconds: What it took, without reading the images.
-        notes: What was chosen, and which images it saw.
-    """
+    """What a method without a network predicts for the test images that can be read."""
 
     name: str
     correct: Bool[np.ndarray, " images"]
-    images: tuple[str, ...]
-    seconds: float
-    notes: str
+    images: tuple[str, ...]  # their names, in the same order
+    seconds: float  # without reading the images
+    notes: str  # what was chosen, and which images it saw
 
     @property
     def accuracy(self) -> float:
@@ -67,11 +59,11 @@ class Baseline:
 
 
 def measure_baselines(splits: Splits, seed: int) -> tuple[Baseline, ...]:
-    """The largest class, k nearest neighbours, and logistic regression: how often each is right on the test split.
+    """The largest class, k nearest neighbours, and logistic regression: how often each is correct on the test split.
 
     Args:
         splits: The images of a run.
-        seed: Draws the images, where there are more than are looked at.
+        seed: Draws the images, where there are more than are used.
 
     Raises:
         UserError: None of the images of a split can be read.
@@ -81,50 +73,48 @@ def measure_baselines(splits: Splits, seed: int) -> tuple[Baseline, ...]:
     test = read_pixels(splits.test, MOST_TEST, side, seed)
     if splits.validation is not None:
         fit, validation = train, read_pixels(splits.validation, MOST_VALIDATION, side, seed)
-    else:
-        fit, validation = _without_validation(train, seed)
+    else:  # where a run chooses nothing, the setting is chosen on a fifth of the training images
+        parts = train_test_split(np.arange(len(train.labels)), test_size=0.2, random_state=seed)
+        fit, validation = (Pixels(train.values[part], train.labels[part], ()) for part in parts)
     seen = f"{side} x {side} px"
     for split, images, pixels in (("training", splits.train, train), ("test", splits.test, test)):
         if len(pixels.labels) < len(images):
             seen += f", {len(pixels.labels):,} of {len(images):,} {split} images"
 
-    began = time.perf_counter()
+    def baseline(name: str, predicted: Int[np.ndarray, " images"], started: float, notes: str) -> Baseline:
+        return Baseline(name, predicted == test.labels, test.names, time.perf_counter() - started, notes)
+
+    started = time.perf_counter()
     largest = int(np.bincount(train.labels).argmax())
     share = f"{splits.classes[largest]}: {np.mean(train.labels == largest):.1%} of the training images"
-    found = [_baseline("largest class", np.full(len(test.labels), largest), test, began, share)]
-    if min(len(np.unique(each.labels)) for each in (fit, train)) < 2:
-        return tuple(found)  # nothing to tell apart
+    baselines = [baseline("largest class", np.full(len(test.labels), largest), started, share)]
+    if min(len(np.unique(pixels.labels)) for pixels in (fit, train)) < 2:
+        return tuple(baselines)  # nothing to tell apart
+    steps = _steps(fit.values.size, len(splits.classes))
+    neighbours: dict[float, Any] = {k: KNeighborsClassifier(k, algorithm="brute") for k in NEIGHBOURS}
+    regressions = {c: make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=steps)) for c in REGULARISATION}
     for name, setting, models in (
-        ("nearest neighbours", "k", _neighbours(fit)),
-        ("logistic regression", "C", _regressions(fit, len(splits.classes))),
+        ("nearest neighbours", "k", {k: model for k, model in neighbours.items() if k <= len(fit.labels)}),
+        ("logistic regression", "C", regressions),
     ):
-        began = time.perf_counter()
-        tried = {value: _fitted(model, fit).score(validation.values, validation.labels) for value, model in models}
-        best = max(tried, key=lambda value: tried[value])
-        model = _fitted(dict(models)[best], train)
-        found.append(_baseline(name, model.predict(test.values), test, began, f"{setting} = {best:g}, on {seen}"))
-    return tuple(found)
-
-
-def _baseline(name: str, predicted: Int[np.ndarray, " images"], test: Pixels, began: float, notes: str) -> Baseline:
-    return Baseline(name, predicted == test.labels, test.names, time.perf_counter() - began, notes)
+        started = time.perf_counter()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # the number of steps is bounded on purpose
+            scores = {
+                value: model.fit(fit.values, fit.labels).score(validation.values, validation.labels)
+                for value, model in models.items()
+            }
+            best = max(scores, key=lambda value: scores[value])
+            predicted = models[best].fit(train.values, train.labels).predict(test.values)
+        baselines.append(baseline(name, predicted, started, f"{setting} = {best:g}, on {seen}"))
+    return tuple(baselines)
 
 
 def predicted_seconds(splits: Splits, load: float) -> float:
-    """What `measure_baselines` will take, about.
-
-    Args:
-        splits: The images of a run.
-        load: Seconds in which one of them is read on one core.
-    """
-    side, sizes = (
-        min(SIDE, typical_side(splits.train)),
-        (len(splits.train), len(splits.validation or ()), len(splits.test)),
-    )
-    train, validation, test = (
-        min(each) for each in zip(sizes, (MOST_TRAINING, MOST_VALIDATION, MOST_TEST), strict=True)
-    )
-    values = train * 3 * side**2
+    """About what `measure_baselines` will take, where an image is read in `load` seconds on one core."""
+    train, test = min(len(splits.train), MOST_TRAINING), min(len(splits.test), MOST_TEST)
+    validation = min(len(splits.validation or ()), MOST_VALIDATION)
+    values = train * 3 * min(SIDE, typical_side(splits.train)) ** 2
     steps = _steps(values, len(splits.classes)) * (1 + len(REGULARISATION))
     products = 2 * values * (len(NEIGHBOURS) * validation + test) + 4 * values * len(splits.classes) * steps
     return 1.0 + (train + validation + test) * load + products / PRODUCTS_A_SECOND
@@ -132,25 +122,3 @@ def predicted_seconds(splits: Splits, load: float) -> float:
 
 def _steps(values: int, classes: int) -> int:
     return int(np.clip(PRODUCTS / (values * classes), 20, ITERATIONS))
-
-
-def _neighbours(train: Pixels) -> list[tuple[int | float, Any]]:
-    return [(k, KNeighborsClassifier(k, algorithm="brute")) for k in NEIGHBOURS if k <= len(train.labels)]
-
-
-def _regressions(train: Pixels, classes: int) -> list[tuple[int | float, Any]]:
-    steps = _steps(train.values.size, classes)
-    return [(c, make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=steps))) for c in REGULARISATION]
-
-
-def _fitted(model: Any, train: Pixels) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # the number of steps is bounded on purpose
-        return model.fit(train.values, train.labels)
-
-
-def _without_validation(train: Pixels, seed: int) -> tuple[Pixels, Pixels]:
-    """Where a run chooses nothing, the setting is chosen on a fifth of the training images."""
-    halves = train_test_split(np.arange(len(train.labels)), test_size=0.2, random_state=seed)
-    some, others = (Pixels(train.values[its], train.labels[its], ()) for its in halves)
-    return some, others

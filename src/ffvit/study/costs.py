@@ -27,22 +27,22 @@ def measure(arms: Sequence[Arm], classes: int, hardware: Hardware, console: Cons
     """Latency of one image and images a second, of each arm by its name; and what it was measured on."""
     device = torch.device(device_type(hardware))
     networks = {arm.name: create_model(arm.network, classes).eval().to(device) for arm in arms}
-    found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in networks}
-    quiet = not console.is_terminal
-    for _ in track(
-        range(ROUNDS), "measuring what the arms cost to use", console=console, transient=True, disable=quiet
-    ):
+    rounds: dict[str, list[tuple[float, float, float]]] = {name: [] for name in networks}
+    turns = track(
+        range(ROUNDS), "measuring the arms' costs", console=console, transient=True, disable=not console.is_terminal
+    )
+    for _ in turns:
         for name, network in networks.items():
             one = latency(network, calls=20)
-            found[name].append((one.median, one.percentile_95, throughput(network, BATCH, seconds=0.2)))
-    figures = {
-        name: {
-            "latency": median(each[0] for each in rounds),
-            "latency_95": median(each[1] for each in rounds),
-            "throughput": median(each[2] for each in rounds),
+            rounds[name].append((one.median, one.percentile_95, throughput(network, BATCH, seconds=0.2)))
+    figures = {}
+    for name, measured in rounds.items():
+        latencies, percentiles, throughputs = (list(column) for column in zip(*measured, strict=True))
+        figures[name] = {
+            "latency": median(latencies),
+            "latency_95": median(percentiles),
+            "throughput": median(throughputs),
             "batch": BATCH,
-            "latencies": [each[0] for each in rounds],
+            "latencies": latencies,
         }
-        for name, rounds in found.items()
-    }
     return {"machine": f"{machine_name(device)}, torch {torch.__version__}, fp32", "arms": figures}

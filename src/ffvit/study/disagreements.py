@@ -1,9 +1,9 @@
-"""Where two arms disagree: the classes and the very images that one gets right and the other wrong."""
+"""Where two arms disagree: the classes, and the images that one predicts correctly and the other does not."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
@@ -21,43 +21,44 @@ SIDE = 96
 """Longer side of a thumbnail, in pixels."""
 
 
-def find_disagreements(pairs: Sequence[tuple[Result, Result]], one: str, other: str) -> Disagreement:
-    """Compare the answers of two arms image by image, over all their runs.
+def find_disagreements(pairs: Sequence[tuple[Result, Result]], one: str, two: str) -> Disagreement:
+    """Compare the predictions of two arms image by image, over all their runs.
 
     Raises:
         UserError: The images cannot be opened any more.
     """
-    mine, theirs = (pd.concat([pair[side].answers for pair in pairs]) for side in (0, 1))
-    table = pd.DataFrame({"label": mine.groupby("image")["label"].first()})
-    table["arm"] = mine.groupby("image")["correct"].mean()
-    table["reference"] = theirs.groupby("image")["correct"].mean()
+    first, second = (pd.concat([pair[side].predictions for pair in pairs]) for side in (0, 1))
+    table = pd.DataFrame({"label": first.groupby("image")["label"].first()})
+    table["arm"] = first.groupby("image")["correct"].mean()
+    table["reference"] = second.groupby("image")["correct"].mean()
     by_class = table.groupby("label").agg(images=("arm", "size"), arm=("arm", "mean"), reference=("reference", "mean"))
     by_class = by_class.iloc[(by_class["reference"] - by_class["arm"]).abs().argsort(kind="stable")[::-1]]
     only_arm = table[(table["arm"] > 0.5) & (table["reference"] < 0.5)]
     only_reference = table[(table["arm"] < 0.5) & (table["reference"] > 0.5)]
-    images = _Opener(pairs)
+    places = _places(pairs)
     return Disagreement(
         arm=one,
-        reference=other,
+        reference=two,
         classes=tuple(
             (str(name), int(row["images"]), float(row["arm"]), float(row["reference"]))
             for name, row in by_class.iterrows()
         ),
-        only_arm=_shown(only_arm, theirs, images),
-        only_reference=_shown(only_reference, mine, images),
+        only_arm=_shown(only_arm, second, places),
+        only_reference=_shown(only_reference, first, places),
         counts=(len(only_arm), len(only_reference)),
     )
 
 
-def _shown(disputed: pd.DataFrame, wrong: pd.DataFrame, images: _Opener) -> tuple[DisagreementImage, ...]:
-    """The images the two differ most on, with the answer that the arm that is wrong gave most often."""
+def _shown(
+    disputed: pd.DataFrame, incorrect: pd.DataFrame, places: Mapping[str, tuple[Images, int]]
+) -> tuple[DisagreementImage, ...]:
+    """The images the two differ most on, with what the incorrect arm predicts most often."""
     shown = []
     for name in typical_images(disputed):
-        thumbnail = images.thumbnail(name)
-        if thumbnail is not None:
-            answers = wrong.loc[(wrong["image"] == name) & ~wrong["correct"].astype(bool), "predicted"]
-            truth = str(disputed.loc[name, "label"])
-            shown.append(DisagreementImage(name, truth, str(answers.mode().iloc[0]), thumbnail))
+        if (thumbnail := _thumbnail(places.get(name))) is not None:
+            mistakes = incorrect.loc[(incorrect["image"] == name) & ~incorrect["correct"].astype(bool), "predicted"]
+            label = str(disputed.loc[name, "label"])
+            shown.append(DisagreementImage(name, label, str(mistakes.mode().iloc[0]), thumbnail))
         if len(shown) == SHOWN:
             break
     return tuple(shown)
@@ -77,26 +78,25 @@ def typical_images(disputed: pd.DataFrame) -> list[str]:
     return [str(name) for name in turn.sort_values(kind="stable").index]
 
 
-class _Opener:
-    """Opens test images by the names that the answers have."""
+def _places(pairs: Sequence[tuple[Result, Result]]) -> dict[str, tuple[Images, int]]:
+    """Where each test image of the first repetition lies, by the name that predictions give it."""
+    places: dict[str, tuple[Images, int]] = {}
+    seed = pairs[0][0].job.seed
+    for config in (one.job.config for one, _ in pairs if one.job.seed == seed):
+        test = open_splits(config.data).test
+        places |= {printable(test.name(index)): (test, index) for index in range(len(test))}
+    return places
 
-    def __init__(self, pairs: Sequence[tuple[Result, Result]]) -> None:
-        self._place: dict[str, tuple[Images, int]] = {}
-        seed = pairs[0][0].job.seed
-        for config in (one.job.config for one, _ in pairs if one.job.seed == seed):
-            test = open_splits(config.data).test
-            self._place |= {printable(test.name(index)): (test, index) for index in range(len(test))}
 
-    def thumbnail(self, name: str) -> bytes | None:
-        """The image, small, as PNG; None if it is no longer to be had."""
-        if name not in self._place:
-            return None
-        images, index = self._place[name]
-        try:
-            picture = open_image(images, index)
-        except BadImageError:
-            return None
-        picture.thumbnail((SIDE, SIDE))
-        file = io.BytesIO()
-        picture.save(file, "PNG", optimize=True)
-        return file.getvalue()
+def _thumbnail(place: tuple[Images, int] | None) -> bytes | None:
+    """The image, small, as PNG; None if it is not there any more."""
+    if place is None:
+        return None
+    try:
+        picture = open_image(*place)
+    except BadImageError:
+        return None
+    picture.thumbnail((SIDE, SIDE))
+    file = io.BytesIO()
+    picture.save(file, "PNG", optimize=True)
+    return file.getvalue()

@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
-from ffvit.study.statistics import Difference, Redrawn, difference_of, noise_of, over_table, resampled
-
-
-@dataclass(frozen=True)
-class Effect:
-    """A main effect or an interaction of a study's factors."""
-
-    name: str
-    kind: Literal["main effect", "interaction"]
-    difference: Difference
+from ffvit.study.findings import EffectFinding
+from ffvit.study.statistics import crossed_difference, fold_difference
+from ffvit.study.variance import Redrawn, image_variance
 
 
 def effects(
@@ -28,7 +20,7 @@ def effects(
     level: float = 0.95,
     redrawn: Redrawn | None = None,
     groups: Sequence[Shaped[np.ndarray, " images"]] | None = None,
-) -> list[Effect]:
+) -> list[EffectFinding]:
     """Main effects and interactions of two crossed factors or more, over the same repetitions as the comparisons.
 
     A main effect is the difference of a level and its factor's first level, averaged over all levels of the other
@@ -48,19 +40,19 @@ def effects(
     arms = list(zip(*factors.values(), strict=True))
     if len(set(arms)) != len(arms) or len(arms) != np.prod([len(set(levels)) for levels in factors.values()]):
         raise ValueError("effects: factors must be crossed, every combination of their levels one arm")
-    found = []
+    findings = []
     for name, kind, weights in _contrasts(factors):
         tables = [weights @ repetition for repetition in correct]
         limit = float(weights.clip(0).sum())
         if redrawn is None:
-            its = over_table(np.stack(tables), level, None if groups is None else groups[0], limit)
+            difference = crossed_difference(np.stack(tables), level, None if groups is None else groups[0], limit)
         else:
-            noise = [noise_of(table, None if groups is None else groups[place]) for place, table in enumerate(tables)]
-            values, size = np.array([table.mean() for table in tables]), min(map(len, tables))
-            spread = resampled(values, np.array(noise), redrawn, 2.0 / size**2)
-            its = difference_of(values.mean().item(), spread, level, len(values), size, limit, folds=1)
-        found.append(Effect(name, kind, its))
-    return found
+            of_repetition = [None] * len(tables) if groups is None else groups
+            noise = [[image_variance(table, names)] for table, names in zip(tables, of_repetition, strict=True)]
+            values, images = [[table.mean()] for table in tables], min(map(len, tables))
+            difference = fold_difference(np.array(values), np.array(noise), redrawn, images, level, limit)
+        findings.append(EffectFinding(name, difference, kind))
+    return findings
 
 
 def _contrasts(
@@ -69,14 +61,14 @@ def _contrasts(
     """The weights of the arms in every main effect and every interaction of two factors."""
     steps = {}
     for factor, of_arm in factors.items():
-        first, *others = dict.fromkeys(of_arm)
-        at = {level: np.array([own == level for own in of_arm], dtype=np.float64) for level in (first, *others)}
-        steps[factor] = [(level, first, at[level] - at[first]) for level in others]
+        first, *later = dict.fromkeys(of_arm)
+        at = {level: np.array([own == level for own in of_arm], dtype=np.float64) for level in (first, *later)}
+        steps[factor] = [(level, first, at[level] - at[first]) for level in later]
         for level, reference, step in steps[factor]:
             yield f"{factor}: {level} - {reference}", "main effect", step / at[level].sum()
-    for one, other in combinations(factors, 2):
+    for one, two in combinations(factors, 2):
         for level, reference, step in steps[one]:
-            for by, without, across in steps[other]:
+            for by, without, across in steps[two]:
                 weights = step * across
-                name = f"{one} x {other}: ({level} - {reference}) at {by} - at {without}"
+                name = f"{one} x {two}: ({level} - {reference}) at {by} - at {without}"
                 yield name, "interaction", weights / ((weights > 0).sum() / 2)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ffvit.study.statistics import Difference, Direction, Interval, Size
+from ffvit.study.decision import Direction, Size
+from ffvit.study.statistics import Difference, Interval
 
 Key = tuple[int, int | None]
 """Seed and fold of a run: runs of different arms with the same key are a pair."""
@@ -43,12 +44,8 @@ class RunFinding:
 class Cost:
     """What an arm costs to use, measured on one machine (`Findings.measured_on` says which).
 
-    Attributes:
-        latency: Seconds of one image, the median.
-        latency_95: Its 95th percentile.
-        throughput: Images a second in batches.
-        batch: Of so many images.
-        latencies: The median of each round, in seconds; all arms took turns in each round, so rounds are pairs.
+    Latency is that of one image, the median of all rounds; `latencies` has every round's. All arms take turns in each
+    round, so rounds are pairs. Throughput is images a second, `batch` at a time.
     """
 
     latency: float
@@ -60,13 +57,9 @@ class Cost:
 
 @dataclass(frozen=True)
 class TrialFinding:
-    """One configuration that the search tried in one repetition.
+    """One configuration that the search of one repetition tried, {"lr": 0.002}, and whether the repetition trained with it.
 
-    Attributes:
-        repetition: Seed and fold of the repetition that searched.
-        values: What was tried, {"lr": 0.002}.
-        losses: Validation loss in nats of each trial seed; infinite where training diverged.
-        chosen: Whether the repetition trained with it.
+    `losses` are the validation losses in nats of its seeds; infinite where training diverged.
     """
 
     repetition: Key
@@ -85,6 +78,7 @@ class SearchFinding:
         trials: Every configuration that was tried, in every repetition.
         at_the_edge: Repetitions whose choice is the largest or smallest value tried, so that the optimum was not seen.
         repetitions: How many searched.
+        failed: Repetitions in which no trial finished, so that the recipe's own values were kept.
     """
 
     field: str
@@ -92,6 +86,7 @@ class SearchFinding:
     trials: tuple[TrialFinding, ...]
     at_the_edge: int
     repetitions: int
+    failed: int = 0
 
 
 @dataclass(frozen=True)
@@ -99,22 +94,19 @@ class ArmFinding:
     """One arm: what it is, what it reached, what it cost.
 
     Attributes:
-        name: What people call it.
-        role: `arm`; `control` for the bodies without a mixer or with a frozen random one; `external` for a network that
-            has a body of its own, so that more than the mixer differs.
+        role: `control` for the bodies without a mixer or with a frozen random one; `external` for a network that has a
+            body of its own, so that more than the mixer differs.
         network: Its network in a few words, for example "width 64, depth 4: feedforward over patches, ...".
-        parameters: How many.
-        flops: Operations of one prediction (a multiply-add is two).
-        epochs: Epochs trained; None if it was trained for a number of minutes.
-        settings: The arm's own defaults that could differ between arms: (name, value), in the same order for all arms.
-        search: What the search tried and chose; None without a search.
+        flops: Of one prediction; a multiply-add is two.
+        epochs: None if it was trained for a number of minutes.
+        settings: What could differ between arms: (name, value).
         top1: Mean over its runs, with its interval; None while no run is finished.
         runs: Its finished runs, by seed and fold.
-        planned: How many runs the plan has for it.
-        failed: How many of them diverged or crashed.
+        planned: How many runs the plan has for it; `failed` of them diverged or crashed.
         cost: None if it was not measured.
         published: Published top-1 (a share) and its source, where the plan's networks have one.
         differs: What else than the studied factor sets it apart from the reference, a sentence each.
+        block: The branches of a block, (mixer, axis); empty for a network that has another body.
     """
 
     name: str
@@ -132,6 +124,7 @@ class ArmFinding:
     cost: Cost | None
     published: tuple[float, str] | None
     differs: tuple[str, ...]
+    block: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -141,16 +134,13 @@ class Comparison:
     Attributes:
         difference: arm less reference, with its interval at the level that decides.
         per_run: The paired differences, ((seed, fold), difference), by seed and fold.
-        main: Whether it is the study's main question.
-        direction: `better` or `worse` where the interval excludes 0, else `not shown`.
-        size: `equivalent` where the whole interval lies within the margin, `larger` where it lies wholly outside, else
-            `not shown`. Direction and size are two statements; neither hides the other.
+        main: Whether it is the study's main comparison.
         margin: The margin that applied, a share: the plan's, or less where few mistakes are left to differ in.
         withheld: Why no conclusion is drawn, in a sentence; None where one is.
-        headline: One line.
+        headline: The verdict in one line.
         words: The verdict in a few sentences, its scope first.
-        win_again: Chance that the arm wins again in a new repetition; None where too few tell.
-        more_seeds: How many more repetitions would likely settle it, from and to; None where that cannot be told.
+        win_again: Chance that the arm that is ahead wins again in a new repetition; None where too few tell.
+        more_seeds: How many more repetitions would likely make it conclusive, from and to; None where that cannot be told.
     """
 
     arm: str
@@ -175,13 +165,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class EffectFinding:
-    """A main effect or an interaction of the plan's factors.
-
-    Attributes:
-        name: "mixer: attention - feed-forward", or "mixer x width: ...".
-        difference: With its interval.
-        kind: Which of the two it is.
-    """
+    """A main effect of the plan's factors, "mixer: attention - feed-forward", or an interaction, "mixer x width: ..."."""
 
     name: str
     difference: Interval
@@ -190,13 +174,10 @@ class EffectFinding:
 
 @dataclass(frozen=True)
 class BaselineFinding:
-    """What something trivial reaches on the same test images: the largest class, a pixel lookup, a linear model.
+    """What something trivial reaches on the same test images, and which arms it beats by more than the margin.
 
-    Attributes:
-        name: For example "k-nearest neighbors on pixels (k = 3)".
-        top1: Mean over the repetitions' splits, with its interval.
-        seconds: What it took, the median.
-        beats: The arms that it beats by more than the margin, by name.
+    The largest class, a pixel lookup, a linear model: mean over the repetitions' splits, with its interval, and the median
+    time.
     """
 
     name: str
@@ -207,22 +188,25 @@ class BaselineFinding:
 
 @dataclass(frozen=True)
 class DisagreementImage:
-    """An image that most runs of one arm got right and most of the other wrong."""
+    """An image that most runs of one arm predict correctly and most of the other do not.
+
+    `predicted` is what most runs of the arm that is incorrect predict; `thumbnail` is a PNG.
+    """
 
     name: str
-    truth: str
-    answer: str  # of the arm that is wrong, the one most of its runs gave
-    thumbnail: bytes  # PNG
+    label: str
+    predicted: str
+    thumbnail: bytes
 
 
 @dataclass(frozen=True)
 class Disagreement:
-    """Where the two arms of a comparison part ways.
+    """Where the two arms of a comparison differ.
 
     Attributes:
-        classes: (class, images, share right of `arm`, share right of `reference`), largest difference first.
-        only_arm: Images that `arm` gets right and `reference` wrong.
-        only_reference: The other way round.
+        classes: (class, images, share correct of `arm`, share correct of `reference`), largest difference first.
+        only_arm: Images that only `arm` predicts correctly.
+        only_reference: Images that only `reference` predicts correctly.
         counts: How many images each of the two lists would hold if it were not cut.
     """
 
@@ -239,20 +223,15 @@ class Findings:
     """A study's whole result.
 
     Attributes:
-        title: The study's.
-        folder: Where it lies.
         arms: In the plan's order, controls last.
-        comparisons: The main question first. Empty while runs are missing.
+        comparisons: The main one first. Empty while runs are missing.
         effects: Main effects and interactions of the plan's factors, where it has several.
-        baselines: What trivial methods reach on the same images.
         disagreements: One for each comparison that has test images in common.
-        exploratory: Why the study is exploratory, a sentence each: what was changed after results existed. Empty: it is
-            as planned.
-        warnings: What a reader must know before the verdict, a sentence each: networks that a trivial baseline beats,
-            arms whose search ended at an edge, runs that diverged, unreadable images, images that were shrunk.
+        exploratory: What was changed after results existed, a sentence each. Empty: the study is as planned.
+        warnings: What a reader must know before the verdict, a sentence each.
         outlook: What the plan could have shown, computed before its runs, a sentence each.
         margin: The plan's, a share.
-        images: About the data, for a person.
+        images: The data in a sentence.
         test_images: How many each repetition was tested on.
         held: What was held equal and how close it came, a sentence each.
         statistics: How the intervals were made and what they do not cover, a sentence each.

@@ -3,22 +3,23 @@
 | file | what |
 |---|---|
 | `study.yaml` | the plan, frozen by its hash when the first run starts |
-| `arms.yaml` | every arm spelled out, with the budget held |
+| `arms.yaml` | every arm spelled out, matched as the plan says |
 | `split.csv.gz` | the images as they were when it began |
 | `ledger.jsonl` | every change of the plan and every report, with its time |
 | `baselines.json` | what trivial methods reach on the same images |
 | `search/` | the run folders of the trials |
 | `runs/` | the run folders that count |
-| `logs/` | what the runs said |
+| `logs/` | the output of the runs |
 | `failures.csv` | runs that crashed, and why |
 | `costs.json` | what each arm costs to use, measured |
-| `results.csv` | a row a run, with nothing in it that a clock decides |
-| `report.html`, `report.md`, `figures/` | what it shows |
+| `results.csv` | a row a run, with nothing in it that depends on time |
+| `report.html`, `report.md`, `figures/` | the report |
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -41,60 +42,45 @@ from ffvit.study.ledger import Ledger, plan_hash
 from ffvit.study.matching import MatchedArms
 from ffvit.study.plan import Plan, read_plan
 
-FORMAT = 2
-"""What the runs of a study are; another number is another way to split or to search."""
+FORMAT = 3
+"""The format of a study folder; studies of another one are not resumed."""
 
-_EXTENDABLE = (
+_CHANGEABLE = {
     "title", "seeds", "side_seeds", "margin", "reference", "comparisons", "sequential", "max_seeds", "minutes", "published",
     "hardware", "factors", "controls", "compromises",
-)  # fmt: skip
-"""Fields of a plan that may change while its runs stay what they are (arms may only be added: `compare` checks)."""
+}  # fmt: skip
+"""Fields of a plan that may change while its runs stay what they are (arms may only be added: `forecast` checks)."""
 
 
 class StudyInputs(Value):
-    """What a study stands on, as found when it began.
+    """What a study's runs depend on, as it was when the study began."""
 
-    Attributes:
-        held: Its arms, with the budget held.
-        classes: How many the data has.
-        images: What images there are, for a person.
-        train_images: How many each repetition trains on.
-        validation_images: How many it chooses by.
-        test_images: How many each repetition is tested on.
-        drawn: The parts that are drawn at random, anew for every repetition: `test`, `validation`.
-        groups: In how many groups the images lie; None if they are not grouped.
-        threads: Processor threads a run, on which the last bits of its result depend.
-        outlook: What the plan can show, computed before its runs, a sentence each.
-        format: `FORMAT` when it began.
-        made_of: The fields of the plan that it follows from.
-    """
-
-    held: MatchedArms
+    matched: MatchedArms
     classes: int
-    images: str
-    train_images: int
+    images: str  # what images there are, in a sentence
+    train_images: int  # of each repetition, as the next two
     validation_images: int
     test_images: int
-    drawn: tuple[str, ...]
-    groups: int | None = None
-    threads: int
-    outlook: tuple[str, ...] = ()
-    format: int = 1
-    made_of: dict[str, Any]
+    drawn: tuple[str, ...]  # the splits that are drawn at random, anew for every repetition: `test`, `validation`
+    groups: int | None = None  # in how many groups the images lie, if they are grouped
+    threads: int  # CPU threads a run, on which the last bits of its result depend
+    outlook: tuple[str, ...] = ()  # what the plan can show, computed before its runs, a sentence each
+    format: int = FORMAT
+    fixed: dict[str, Any]  # the fields of the plan that its runs depend on
 
     @property
     def redrawn_test(self) -> bool:
         """Whether every repetition is tested on images of its own draw."""
-        return "test" in self.drawn and bool(self.made_of.get("redraw", True))
+        return "test" in self.drawn and bool(self.fixed.get("redraw", True))
 
 
-def made_of(plan: Plan) -> dict[str, Any]:
-    """The fields of a plan that decide what its runs are."""
-    return {name: value for name, value in plan.model_dump(mode="json").items() if name not in _EXTENDABLE}
+def fixed_fields(plan: Plan) -> dict[str, Any]:
+    """The fields of a plan that its runs depend on."""
+    return plan.model_dump(mode="json", exclude=_CHANGEABLE)
 
 
-def used_by(plan: Plan) -> dict[str, Path]:
-    """What a study's runs read, by what it is: it must not be replaced by the study."""
+def input_paths(plan: Plan) -> dict[str, Path]:
+    """The files and folders that a study's runs read, by what they are: the study must not replace them."""
     places = {
         "the data": plan.data.source,
         "the data set's folder (--data.root)": plan.data.root,
@@ -145,7 +131,7 @@ class Study:
 
     @property
     def ledger(self) -> Ledger:
-        """What was done to the study, and when."""
+        """Every change of the plan, and every report."""
         return Ledger(self.path / "ledger.jsonl")
 
     @classmethod
@@ -163,7 +149,7 @@ class Study:
         """
         held = lock or FolderLock(path, "study")
         try:
-            make_folder(path, STUDY, held, overwrite, used_by(plan))
+            make_folder(path, STUDY, held, overwrite, input_paths(plan))
             with atomic_path(path / "study.yaml") as temporary:  # first: killed after it, the study can be resumed
                 temporary.write_text(plan.to_yaml())
             Ledger(path / "ledger.jsonl").note_plan(plan, finished=0)
@@ -179,7 +165,7 @@ class Study:
         Raises:
             UserError: None may.
         """
-        check_writable(path, STUDY, overwrite, used_by(plan) if plan is not None else None)
+        check_writable(path, STUDY, overwrite, input_paths(plan) if plan is not None else None)
         if plan is not None:
             check_outside(path, plan.data.source)
 
@@ -189,21 +175,21 @@ class Study:
         return read_plan(self.plan_file)
 
     def check(self, plan: Plan) -> None:
-        """Nothing, if the runs that are there are part of a plan.
+        """Check that the runs that are there are part of a plan.
 
         Raises:
             UserError: Something differs that runs depend on; says what.
         """
-        ground = self.ground()
-        before = ground.made_of if ground is not None else made_of(self.plan)
-        if changed := differences(before, made_of(plan)):
+        inputs = self.inputs()
+        before = inputs.fixed if inputs is not None else fixed_fields(self.plan)
+        if changed := differences(before, fixed_fields(plan)):
             raise RunFolderError(
                 f"{self.plan_file}: the plan was changed since the study began: {'; '.join(changed[:5])}. Its runs are "
                 "of the old plan: put it back as it was, or give the new one another --out"
             )
 
     def replan(self, plan: Plan) -> None:
-        """Write a changed plan down, frozen by its hash, and note the change.
+        """Write a changed plan, frozen by its hash, and note the change.
 
         Raises:
             UserError: As `check`.
@@ -211,45 +197,45 @@ class Study:
         self.check(plan)
         self.note_plan()  # as a person may have edited it, before it is replaced
         frozen = {"sha256": plan_hash(plan), "since": self.ledger.events()[0]["time"]}
-        with atomic_path(self.plan_file) as temporary:
-            temporary.write_text(plan.to_yaml() + yaml.safe_dump({"frozen": frozen}))
+        self._write(self.plan_file, plan.to_yaml() + yaml.safe_dump({"frozen": frozen}))
         self.note_plan()
 
     def note_plan(self) -> None:
         """Note the plan in the ledger, if it is not the last one there."""
         self.ledger.note_plan(self.plan, finished=len(list(self.path.glob("runs/*/*/summary.json"))))
 
-    def ground(self) -> StudyInputs | None:
-        """What the study stands on, as it was when it began."""
+    def inputs(self) -> StudyInputs | None:
+        """What its runs depend on, as it was when the study began; None before."""
         if not self.arms_file.exists():
             return None
         fields = read_yaml(self.arms_file)
         if isinstance(fields, dict) and fields.get("format", 1) != FORMAT:
             raise RunFolderError(
-                f"{self.path}: this study was begun by another version of ffvit, which split images and searched rates "
-                f"otherwise (format {fields.get('format', 1)}, now {FORMAT}). Its report stays as it is in "
+                f"{self.path}: this study was begun by another version of ffvit (format {fields.get('format', 1)}, now "
+                f"{FORMAT}), whose runs cannot be mixed with those of this one. Its report stays as it is in "
                 f"{self.report_file.name}; begin a new study with another --out"
             )
         return parse(StudyInputs, fields, str(self.arms_file))
 
-    def stand_on(self, ground: StudyInputs) -> None:
-        """Write down what the study stands on."""
-        with atomic_path(self.arms_file) as temporary:
-            temporary.write_text(ground.to_yaml())
+    def write_inputs(self, inputs: StudyInputs) -> None:
+        """Write what its runs depend on."""
+        self._write(self.arms_file, inputs.to_yaml())
 
     def remove_leftovers(self) -> None:
-        """Remove what a process that was killed was writing; asked by the process that holds the lock."""
-        for inside in (self.path, self.path / "figures"):
-            remove_leftovers(inside)
+        """Remove the temporary files of a process that was killed; called by the process that holds the lock."""
+        for folder in (self.path, self.path / "figures"):
+            remove_leftovers(folder)
 
     def note_failure(self, job: Job, reason: str) -> None:
         """Add a run's failure to the list."""
-        new = not self.failures_file.exists()
-        with self.failures_file.open("a", newline="", encoding="utf-8", errors="surrogateescape") as file:
-            rows = csv.writer(file)
-            if new:
-                rows.writerow(("run", "reason"))
-            rows.writerow((str(job.folder.relative_to(self.path)), escape_formula(" ".join(reason.split()))))
+        row = io.StringIO()
+        table = csv.writer(row)
+        if not self.failures_file.exists():
+            table.writerow(("run", "reason"))
+        table.writerow((str(job.folder.relative_to(self.path)), escape_formula(" ".join(reason.split()))))
+        before = self.failures_file.read_bytes() if self.failures_file.exists() else b""
+        with atomic_path(self.failures_file) as temporary:
+            temporary.write_bytes(before + row.getvalue().encode(errors="surrogateescape"))
 
     def failures(self) -> dict[str, str]:
         """The last failure of each run that had one, by its folder within the study."""
@@ -270,9 +256,8 @@ class Study:
         return read_json(self.costs_file, "delete it, and it is measured again", _Costs)
 
     def write_costs(self, costs: dict[str, Any]) -> None:
-        """Write down what was measured."""
-        with atomic_path(self.costs_file) as temporary:
-            temporary.write_text(json.dumps(costs, indent=2) + "\n")
+        """Write what was measured."""
+        self._write(self.costs_file, json.dumps(costs, indent=2) + "\n")
 
     def baselines(self) -> dict[str, Any]:
         """What trivial methods reached, by seed and name."""
@@ -281,6 +266,10 @@ class Study:
         return read_json(self.baselines_file, "delete it, and they are computed again", _Baselines)
 
     def write_baselines(self, baselines: dict[str, Any]) -> None:
-        """Write down what trivial methods reached."""
-        with atomic_path(self.baselines_file) as temporary:
-            temporary.write_text(json.dumps(baselines, indent=2) + "\n")
+        """Write what trivial methods reached."""
+        self._write(self.baselines_file, json.dumps(baselines, indent=2) + "\n")
+
+    @staticmethod
+    def _write(path: Path, text: str) -> None:
+        with atomic_path(path) as temporary:
+            temporary.write_text(text)

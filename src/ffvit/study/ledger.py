@@ -14,38 +14,13 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import InstanceOf, TypeAdapter
+from typing import Any
 
 from ffvit.files.atomic_write import atomic_path
-from ffvit.files.json_file import AnyObject
 from ffvit.study.plan import Plan
 
 HARMLESS = ("title", "hardware", "minutes", "published", "compromises")
 """Fields of a plan that decide neither what is run nor what is concluded."""
-
-
-class _Planned(AnyObject):
-    seeds: tuple[int, ...]
-
-
-class _PlanEvent(AnyObject):
-    event: Literal["plan"]
-    time: str
-    finished: int
-    plan: _Planned
-    hash: str
-
-
-class _ReportEvent(AnyObject):
-    event: Literal["report"]
-    time: str
-    results: dict[InstanceOf[str], float]
-    hash: str
-
-
-_EVENT: TypeAdapter[Any] = TypeAdapter(_PlanEvent | _ReportEvent)
 
 
 class Ledger:
@@ -59,44 +34,34 @@ class Ledger:
         self.path = path
 
     def events(self) -> list[dict[str, Any]]:
-        """All events, the first one first; lines that are no events are left out, and break the chain."""
-        if not self.path.exists():
-            return []
-        events = []
-        for line in self._lines():
+        """All events, the first one first; lines that do not continue the chain of hashes are left out."""
+        events: list[dict[str, Any]] = []
+        for line in self._text().splitlines():
             try:
                 event = json.loads(line)
-                _EVENT.validate_python(event)
             except (ValueError, RecursionError):
                 continue
-            events.append(event)
+            before = events[-1]["hash"] if events else ""
+            if isinstance(event, dict) and event.get("hash") == _hash(before, event):
+                events.append(event)
         return events
-
-    def _lines(self) -> list[str]:
-        return self.path.read_text(errors="replace").splitlines()
 
     def intact(self) -> bool:
         """Whether the chain of hashes holds: no event was edited, removed or put between others."""
-        before = ""
-        lines = self._lines() if self.path.exists() else []
-        events = self.events()
-        for event in events:
-            if event.get("hash") != _hash(before, event):
-                return False
-            before = event["hash"]
-        return len(events) == len(lines)
+        return len(self.events()) == len(self._text().splitlines())
+
+    def _text(self) -> str:
+        return self.path.read_text(errors="replace") if self.path.exists() else ""
 
     def note_plan(self, plan: Plan, finished: int) -> None:
-        """Write the plan down, if it is another than the last one that was."""
+        """Note the plan, if it differs from the last one noted; `finished` says how many of its runs are."""
         fields = plan.model_dump(mode="json")
-        plans = [event["plan"] for event in self.events() if event["event"] == "plan"]
-        if not plans or plans[-1] != fields:
+        if self._all("plan")[-1:] != [fields]:
             self._add({"event": "plan", "finished": finished, "plan": fields})
 
     def note_report(self, results: Mapping[str, float]) -> None:
-        """Write down that results were shown, if they are others than the last ones that were."""
-        reports = [event["results"] for event in self.events() if event["event"] == "report"]
-        if not reports or reports[-1] != dict(results):
+        """Note that results were shown, if they differ from the last ones noted."""
+        if self._all("results")[-1:] != [dict(results)]:
             self._add({"event": "report", "results": dict(results)})
 
     def looks(self) -> int:
@@ -112,21 +77,20 @@ class Ledger:
             if removed := sorted(set(before["seeds"]) - set(after["seeds"])):
                 yield f"Seeds {', '.join(map(str, removed))} were taken out {day}."
             for name in dict.fromkeys((*before, *after)):  # a field that is not chosen is not written
-                one, other = before.get(name), after.get(name)
-                if one != other and name not in HARMLESS and name != "seeds":
-                    yield f"{name} was changed {day}: {_short(one)} became {_short(other)}."
+                old, new = before.get(name), after.get(name)
+                if old != new and name not in HARMLESS and name != "seeds":
+                    yield f"{name} was changed {day}: {_short(old)} became {_short(new)}."
         yield from self._exchanged()
 
     def _changed(self) -> Iterator[tuple[dict[str, Any], dict[str, Any], str]]:
         """Pairs of plans that followed each other while runs were finished."""
-        plans = [event for event in self.events() if event["event"] == "plan"]
-        for before, after in pairwise(plans):
+        for before, after in pairwise(event for event in self.events() if event["event"] == "plan"):
             if after["finished"]:
                 yield before["plan"], after["plan"], after["time"]
 
     def _exchanged(self) -> Iterator[str]:
         """Runs that had a result once and have none, or another, in the last report."""
-        reports = [event["results"] for event in self.events() if event["event"] == "report"]
+        reports = self._all("results")
         if not reports:
             return
         seen: dict[str, float] = {}
@@ -134,19 +98,21 @@ class Ledger:
             seen |= results
         if gone := sorted(set(seen) - set(reports[-1])):
             yield f"{len(gone)} finished run{'s were' if len(gone) > 1 else ' was'} deleted: {', '.join(gone[:4])}."
-        other = sorted(
+        changed = sorted(
             {run for results in reports for run, top1 in results.items() if reports[-1].get(run, top1) != top1}
         )
-        if other:
-            yield f"The result of {', '.join(other[:4])} is not what it was when it was first shown."
+        if changed:
+            yield f"The result of {', '.join(changed[:4])} is not what it was when it was first shown."
+
+    def _all(self, field: str) -> list[dict[str, Any]]:
+        return [event[field] for event in self.events() if field in event]
 
     def _add(self, event: dict[str, Any]) -> None:
         events = self.events()
         event = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **event}
-        event["hash"] = _hash(events[-1].get("hash", "") if events else "", event)
-        text = self.path.read_text(errors="replace") if self.path.exists() else ""
+        event["hash"] = _hash(events[-1]["hash"] if events else "", event)
         with atomic_path(self.path) as temporary:
-            temporary.write_text(f"{text}{json.dumps(event)}\n")
+            temporary.write_text(f"{self._text()}{json.dumps(event)}\n")
 
 
 def plan_hash(plan: Plan) -> str:

@@ -1,4 +1,4 @@
-"""What a plan needs to know of the images themselves, read off their pixels."""
+"""What a plan needs to know of the images, measured on their pixels."""
 
 from __future__ import annotations
 
@@ -69,15 +69,15 @@ def patch_spread(splits: Splits, side: int, patch: int) -> float:
     Raises:
         UserError: None of the images can be read.
     """
-    takes = Preprocess(img_size=(side, side))
+    std = np.array(Preprocess(img_size=(side, side)).std, np.float32).reshape(3, 1, 1, 1, 1)
     values = read_pixels(splits.train, SPREAD, side, seed=0).values.reshape(-1, 3, side, side)
     rows = side // patch
-    patches = values.reshape(-1, 3, rows, patch, rows, patch) / np.array(takes.std, np.float32).reshape(3, 1, 1, 1, 1)
+    patches = values.reshape(-1, 3, rows, patch, rows, patch) / std
     return float(np.sqrt(patches.var(axis=(2, 4)).mean() / 3))
 
 
 def read_pixels(images: Images, most: int, side: int, seed: int) -> Pixels:
-    """Up to so many images, read as a run reads them for evaluation, the whole image in colour."""
+    """At most `most` of the images, read as a run reads them for evaluation, the whole image in colour."""
     if len(images) > most:
         images = Subset(images, np.sort(np.random.RandomState(seed).permutation(len(images))[:most]))
     transform = evaluation_transform(Preprocess(img_size=(side, side), crop_pct=1.0, pixel_backend="fast"))

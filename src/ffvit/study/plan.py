@@ -1,4 +1,4 @@
-"""What a study is, as a checked value: a base, the factors that vary, seeds, what is held equal, what is asked."""
+"""What a study is, as a checked value: a base, the factors that vary, seeds, what is matched, what is compared."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MAX_SEEDS = 1000
 MAX_ARMS = 1000
 """Arms of a study."""
 
-Budget = Literal["epochs", "flops", "parameters", "time", "latency"]
+Match = Literal["epochs", "flops", "parameters", "time", "latency"]
 
 
 class Search(Value):
@@ -45,7 +45,7 @@ class Search(Value):
     )
     configurations: PositiveInt | None = Field(
         None,
-        description="Try at most so many of the crossed values, drawn at random; of learning rates without values those "
+        description="Try at most this many of the crossed values, drawn at random; of learning rates without values those "
         "nearest the recipe's. Default: all.",
     )
     length: Annotated[float, Field(gt=0, le=1)] = Field(0.2, description="Share of the recipe's epochs a trial lasts.")
@@ -62,7 +62,7 @@ class Search(Value):
             if name not in Recipe.model_fields:
                 raise ValueError(f"fields: a recipe has no field {name!r}{did_you_mean(name, Recipe.model_fields)}")
             if name in ("epochs", "minutes"):
-                raise ValueError(f"fields: {name} is what a trial is short of; it cannot be searched")
+                raise ValueError(f"fields: {name} is what trials have less of; it cannot be searched")
             if values is None and name != "lr":
                 raise ValueError(f"fields: say which values of {name} to try")
             if values is not None and len(set(values)) < 2:
@@ -82,22 +82,22 @@ class Search(Value):
 
 
 class Published(Value):
-    """A figure that others published for an arm's network, shown beside ours and marked as theirs."""
+    """A published accuracy of an arm's network, shown beside ours."""
 
     top1: Annotated[float, Field(gt=0, le=100, description="Percent.")]
     source: str
 
 
 class Plan(Value):
-    """A study. Any field of an architecture or a recipe can be varied, by its path.
+    """A study. Any field of the network's architecture or of the recipe can be varied, by its path.
 
-    `factors` maps a factor to its levels, and a level to what it changes: `{patches.mixer: attention}`, `{width: 384}`,
-    `{network: deit_small_patch16_224}`. A list is short for levels of one field, named by that field's path. Factors are
-    crossed; networks to be compared as they are make a single factor.
+    `factors` maps a factor to its levels, and a level to what it changes: `{network.patches.mixer: attention}`,
+    `{recipe.drop_path: 0.1}`, `{network: deit_small_patch16_224}`. A list is short for levels of one field: the factor is
+    that field's path. Factors are crossed; networks to be compared as they are make a single factor.
     """
 
     title: str = "Do you even need attention?"
-    network: Network = Field(description="The body that the factors change: a name, or the fields of an architecture.")
+    network: Network = Field(description="What the factors change: a name, or the fields of an architecture.")
     recipe: Recipe = Field(description="A name; or fields, with `base` for the recipe they change.")
     data: Data = Field(Data(), description="A source, or the fields of one.")
     hardware: Hardware = Field(Hardware(), description="What one run computes on.")
@@ -111,27 +111,27 @@ class Plan(Value):
     )
     redraw: bool = Field(
         True,
-        description="Every seed draws its own split (train and validation; test too, unless the data brings its own).",
+        description="Every seed draws its own split (train and validation; test too, unless the data has its own).",
     )
     folds: Annotated[int, Field(ge=2, le=MAX_SEEDS)] | None = Field(
-        None, description="Cross-validation over so many parts."
+        None, description="Cross-validation with this many folds."
     )
-    budget: Budget = Field("epochs", description="What all arms have alike.")
-    search: Search | None = Field(Search(), description="Tuning of each arm, alike for all. none: no tuning.")
+    match: Match = Field("epochs", description="What all arms have equal.")
+    search: Search | None = Field(Search(), description="Tuning of each arm, the same for all. none: no tuning.")
     controls: bool = Field(True, description="Also train the body without mixing, and with a frozen random mixer.")
     reference: str | None = Field(
         None, description="The arm that others are compared with. Default: the one with attention."
     )
     comparisons: tuple[tuple[str, str], ...] | None = Field(
-        None, description="The pairs asked about, first the main question. Default: every arm with `reference`."
+        None, description="The pairs compared, the main one first. Default: every arm with `reference`."
     )
-    margin: NonNegativeFloat = Field(1.0, description="Equivalent means within so many points of top-1.")
+    margin: NonNegativeFloat = Field(1.0, description="Equivalent means within this many points of top-1.")
     sequential: bool = Field(False, description="Add seeds until every comparison is conclusive.")
     max_seeds: PositiveInt = Field(20, le=MAX_SEEDS, description="With sequential: no more than these.")
     minutes: PositiveFloat | None = Field(
         None, description="Begin no seed that would end more than 5 % later than this."
     )
-    compromises: tuple[str, ...] = Field((), description="What a plan that fits the minutes gave up, a sentence each.")
+    compromises: tuple[str, ...] = Field((), description="What was left out to fit the minutes, a sentence each.")
     published: dict[str, Published] = Field({}, description="Published figures, by arm.")
 
     @field_validator("network", mode="before")
@@ -153,7 +153,7 @@ class Plan(Value):
         if isinstance(value, str):
             return recipes.named_recipe(value)
         if isinstance(value, dict) and "base" in value:
-            fields = {name: each for name, each in value.items() if name != "base"}
+            fields = {name: field for name, field in value.items() if name != "base"}
             return {**recipes.named_recipe(str(value["base"])).model_dump(exclude_unset=True), **fields}
         return value
 
@@ -172,7 +172,10 @@ class Plan(Value):
     def _factors(cls, value: object) -> object:
         if not isinstance(value, dict):
             return value
-        return {str(name): _levels(str(name), levels) for name, levels in value.items()}
+        factors = {_bare(str(name)): _levels(str(name), levels) for name, levels in value.items()}
+        if len(factors) < len(value):
+            raise ValueError("two factors have the same name")
+        return factors
 
     @field_validator("seeds", mode="before")
     @classmethod
@@ -189,11 +192,8 @@ class Plan(Value):
 
     @model_validator(mode="after")
     def _consistent(self) -> Plan:
-        twice = sorted({seed for seed in self.seeds if self.seeds.count(seed) > 1})
-        if twice:
-            raise ValueError(
-                f"seeds: {', '.join(map(str, twice))} is there twice: the same run again would count as evidence it is not"
-            )
+        if twice := sorted({seed for seed in self.seeds if self.seeds.count(seed) > 1}):
+            raise ValueError(f"seeds: {', '.join(map(str, twice))} is there twice: the same run would be counted twice")
         arms = math.prod(len(levels) for levels in self.factors.values())
         if arms > MAX_ARMS:
             raise ValueError(f"factors: crossed they make {arms:,} arms; a study has at most {MAX_ARMS:,} arms")
@@ -201,9 +201,9 @@ class Plan(Value):
             raise ValueError("seeds: a study needs at least one")
         if self.network.name is None and self.network.architecture is None:
             raise ValueError("network: give a name or the fields of an architecture")
-        if (self.budget == "time") != (self.recipe.minutes is not None):
+        if (self.match == "time") != (self.recipe.minutes is not None):
             raise ValueError(
-                "recipe.minutes: with budget 'time' it says how long each run may train, and with no other budget can it be given"
+                "recipe.minutes: needed where arms are matched on time (how long each run trains), and only there"
             )
         if self.side_seeds is not None and self.side_seeds > len(self.seeds):
             raise ValueError(f"side_seeds: {self.side_seeds} is more than the {len(self.seeds)} seeds of the main pair")
@@ -221,8 +221,8 @@ class Plan(Value):
 def _levels(factor: str, levels: object) -> object:
     """A factor's levels with their changes; a list is short for values of the one field that the factor is named for."""
     if isinstance(levels, list | tuple):
-        field = "network" if factor == "networks" else factor
-        named = {level_name(field, value): {field: value} for value in levels}
+        path = "network" if factor == "networks" else factor
+        named = {level_name(path, value): {path: value} for value in levels}
         if len(named) < len(levels):
             raise ValueError(f"{factor}: the same level is there twice")
         return named
@@ -231,12 +231,15 @@ def _levels(factor: str, levels: object) -> object:
     return levels
 
 
-def level_name(field: str, value: object) -> str:
-    """What to call a level: networks and recipes speak for themselves, other values with their field."""
-    words = (
-        value if isinstance(value, str) else yaml.safe_dump(value, default_flow_style=True).split("\n...")[0].strip()
-    )
-    return words if field in ("network", "recipe") else f"{field} {words}"
+def level_name(path: str, value: object) -> str:
+    """The name of a level: networks and recipes are named by their value alone, other levels by field and value."""
+    text = value if isinstance(value, str) else yaml.safe_dump(value, default_flow_style=True).split("\n...")[0].strip()
+    return text if path in ("network", "recipe") else f"{_bare(path)} {text}"
+
+
+def _bare(path: str) -> str:
+    """A path without `network.` or `recipe.`."""
+    return path.removeprefix("network.").removeprefix("recipe.")
 
 
 def read_plan(path: Path) -> Plan:

@@ -1,4 +1,4 @@
-"""The plan that a person asked for: a file's, the named networks', or one chosen for the question itself."""
+"""Makes the plan that a person asked for: a file's, one of named networks, or one chosen for the images and the time."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from ffvit.config import recipe as recipes
 from ffvit.config.architecture import Network
 from ffvit.config.base import Value, parse
 from ffvit.config.data import Data, absolute_path
-from ffvit.config.hardware import Hardware
 from ffvit.errors import UserError
 from ffvit.models.create import check_name
 from ffvit.study.folder import Study
 from ffvit.study.plan import Plan, Search, read_fields
-from ffvit.study.plan_defaults import Fit, fit_plan
+from ffvit.study.plan_defaults import fit_plan
 
 
 def make_plan(
@@ -30,12 +29,12 @@ def make_plan(
     minutes: float | None = None,
     changes: Mapping[str, Any] | None = None,
 ) -> Plan:
-    """The plan, with what was asked put over it.
+    """Make a plan.
 
     Args:
         networks: To be compared as they are.
         source: Images.
-        study: A plan's file, or the folder of a study.
+        study: A plan's file, or the folder of a study; all that is given besides changes it.
         recipe: Name of the recipe.
         recipe_fields: Single fields over it.
         data_fields: Single fields of the data.
@@ -45,94 +44,73 @@ def make_plan(
         changes: Fields of the plan; None leaves one as it is.
 
     Raises:
-        UserError: Something that was asked cannot be used, or contradicts the rest.
+        UserError: Something that was given cannot be used, or contradicts the rest.
     """
-    asked = {name: value for name, value in (changes or {}).items() if value is not None}
-    if "search" in asked:
-        asked["search"] = Search() if asked["search"] else None
-    if "seeds" in asked:
-        asked["seeds"] = tuple(range(asked["seeds"]))
-    if study is not None:
-        if networks:
-            raise UserError("give networks, or a --study that says which: not both")
-        path = Study(study).plan_file if study.is_dir() else study
-        fields = read_fields(path)
-        data = _data(fields.get("data", {}), source, data_fields, str(path))
-        if minutes is not None:
-            fields["minutes"] = minutes
-        if "network" not in fields:  # a plan that leaves the body to us
-            loose = parse(Plan, {**fields, "network": "ff_tiny_patch16_224", "recipe": "small"}, str(path))
-            seeds = asked.get("seeds", loose.seeds if "seeds" in fields else None)
-            fit = fit_plan(
-                data,
-                dict(loose.factors),
-                loose.minutes,
-                asked.get("controls", loose.controls),
-                _changed(loose.hardware, hardware),
-                seeds,
-                asked.get("search", loose.search),
-            )
-            fields = {**_known(fit), **fields}
-        plan = parse(Plan, {**fields, "data": data}, str(path))
-    else:
-        data = _data({}, source, data_fields, "data")
-        if networks:
-            plan = _of_names(networks, data, minutes)
-        else:
-            fit = fit_plan(
-                data,
-                None,
-                minutes,
-                asked.get("controls", True),
-                _changed(Hardware(), hardware),
-                asked.get("seeds"),
-                asked.get("search", Search()),
-            )
-            plan = Plan(**_known(fit) | {"data": data})
-            if data.source != "digits":
-                plan = plan.replace(title=f"Do you even need attention? On {source or data.source}")
-    asked["hardware"] = _changed(plan.hardware, hardware)
-    if recipe is not None or recipe_fields is not None:
-        base = recipes.named_recipe(recipe) if recipe is not None else plan.recipe
-        asked["recipe"] = _changed(base, recipe_fields)
-    how = asked.get("recipe", plan.recipe)
+    changed = {name: value for name, value in (changes or {}).items() if value is not None}
+    if "search" in changed:
+        changed["search"] = Search() if changed["search"] else None
+    if "seeds" in changed:
+        changed["seeds"] = tuple(range(changed["seeds"]))
+    if study is not None and networks:
+        raise UserError("give networks, or a --study that says which: not both")
+    path = study if study is None or not study.is_dir() else Study(study).plan_file
+    fields = read_fields(path) if path is not None else {}
+    where = str(path) if path is not None else "data"
+    data = fields.get("data", {})
+    data = _with(parse(Data, {"source": data} if isinstance(data, str) else data, where), data_fields)
+    data = (data.replace(source=source) if source is not None else data).located()
+    if minutes is not None:
+        fields["minutes"] = minutes
+    if networks:
+        fields |= _of_networks(networks, data)
+    elif "network" not in fields:
+        fields = _fitted(fields, data, changed, hardware, where)
+        if path is None and data.source != "digits":
+            fields["title"] = f"Do you even need attention? On {source or data.source}"
+    plan = parse(Plan, {**fields, "data": data}, where if path is not None else "plan")
+    changed["hardware"] = _with(plan.hardware, hardware)
+    how = _with(recipes.named_recipe(recipe) if recipe is not None else plan.recipe, recipe_fields)
     if how.teacher is not None:
-        asked["recipe"] = how.replace(teacher=absolute_path(how.teacher))
+        how = how.replace(teacher=absolute_path(how.teacher))
     if image is not None:
         if len(image) > 2:
             raise UserError(f"--image: give one number for a square, or height and width; got {len(image)} numbers")
-        asked["network"] = plan.network.replace(img_size=(image[0], image[-1]))
-    return plan.replace(**asked)
+        changed["network"] = plan.network.replace(img_size=(image[0], image[-1]))
+    return plan.replace(**changed, recipe=how)
 
 
-def _known(fit: Fit) -> dict[str, Any]:
-    """The fields of a plan that fits, with what it gave up."""
-    return {**fit.fields, "compromises": fit.compromises}
+def _fitted(
+    fields: dict[str, Any], data: Data, changed: Mapping[str, Any], hardware: Value | None, where: str
+) -> dict[str, Any]:
+    """The fields of a plan that leaves the network to us, completed to fit images and time."""
+    plan = parse(Plan, {**fields, "network": "ff_tiny_patch16_224", "recipe": "small"}, where)
+    fitted = fit_plan(
+        data,
+        plan.factors,
+        plan.minutes,
+        changed.get("controls", plan.controls),
+        _with(plan.hardware, hardware),
+        changed.get("seeds", plan.seeds if "seeds" in fields else None),
+        changed.get("search", plan.search),
+    )
+    return {**fitted, **fields}
 
 
-def _data(fields: object, source: str | None, given: Value | None, where: str) -> Data:
-    """The data of a plan, with what was asked put over it."""
-    data = parse(Data, {"source": fields} if isinstance(fields, str) else fields, where)
-    data = _changed(data, given)
-    return (data.replace(source=source) if source is not None else data).located()
-
-
-def _of_names(networks: Sequence[str], data: Data, minutes: float | None) -> Plan:
+def _of_networks(networks: Sequence[str], data: Data) -> dict[str, Any]:
+    """The fields of a plan that compares networks as they are."""
     if len(set(networks)) < 2:
-        raise UserError("compare: give at least two different networks, or none for the question's own")
+        raise UserError("compare: give at least two different networks, or none to compare attention and feed-forward")
     for name in networks:
         check_name(name)
-    return Plan(
-        title=" against ".join(networks) if len(networks) == 2 else f"{len(networks)} networks compared",
-        network=Network(name=networks[0]),
-        recipe=recipes.named_recipe("digits" if data.source == "digits" else "small"),
-        data=data,
-        factors={"network": {name: {"network": name} for name in networks}},
-        minutes=minutes,
-    )
+    return {
+        "title": " against ".join(networks) if len(networks) == 2 else f"{len(networks)} networks compared",
+        "network": Network(name=networks[0]),
+        "recipe": recipes.named_recipe("digits" if data.source == "digits" else "small"),
+        "factors": {"network": {name: {"network": name} for name in networks}},
+    }
 
 
-def _changed(value: Any, given: Value | None) -> Any:
+def _with(value: Any, given: Value | None) -> Any:
     """A value with the fields that were given put over its own."""
     if given is None:
         return value

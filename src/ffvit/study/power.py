@@ -9,18 +9,9 @@ from math import inf, sqrt
 import numpy as np
 from scipy import special, stats
 
-from ffvit.study.statistics import (
-    Difference,
-    Direction,
-    Redrawn,
-    Size,
-    crossed_errors,
-    direction,
-    effective_margin,
-    quantile,
-    resampled_variance,
-    size,
-)
+from ffvit.study.decision import Direction, Size, direction, effective_margin, size
+from ffvit.study.statistics import Difference
+from ffvit.study.variance import Redrawn, crossed_errors, quantile, resampled_variance
 
 POWER = 0.8
 """Probability with which a plan, or more seeds, should show what is there."""
@@ -117,7 +108,7 @@ def outlook(
     return Outlook(smallest if smallest < 1 else inf, {pair: count / studies for pair, count in counts.most_common()})
 
 
-def seeds_to_settle(
+def seeds_until_conclusive(
     difference: Difference, margin: float, power: float = POWER, most: int = 100
 ) -> tuple[int, int] | None:
     """How many more seeds would likely show a direction or a size, from and to; (0, 0) if one is shown.
@@ -137,7 +128,7 @@ def seeds_to_settle(
             (
                 seeds - difference.seeds
                 for seeds in range(difference.seeds + 1, most + 1)
-                if _settled(difference, margin, seeds, degrees / stats.chi2.ppf(tail, degrees)) >= power
+                if _chance_of_conclusion(difference, margin, seeds, degrees / stats.chi2.ppf(tail, degrees)) >= power
             ),
             None,
         )
@@ -159,7 +150,7 @@ def chance_of_winning_again(difference: Difference) -> float | None:
     return special.stdtr(difference.runs - 1, abs(difference.value) / spread).item()
 
 
-def _settled(difference: Difference, margin: float, seeds: int, factor: float) -> float:
+def _chance_of_conclusion(difference: Difference, margin: float, seeds: int, factor: float) -> float:
     """The probability, at so many seeds, of a direction or of equivalence: noncentral t, the less likely of both tests.
 
     `factor` is the variance between runs over its estimate.

@@ -1,7 +1,7 @@
-"""Runs on a Ray cluster: each a task in a process of its own, wherever the GPUs it asks for are free.
+"""Runs jobs on a Ray cluster: each is a task in a process of its own, wherever the GPUs it asks for are free.
 
-The study folder must lie on a path that all machines share. A run whose machine dies is begun again by Ray on another,
-and goes on from its checkpoint there.
+The study folder must lie on a path that all machines share. Ray restarts a run whose machine dies on another machine, where
+it resumes from its checkpoint.
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ import logging
 import os
 import socket
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 from ffvit.config.hardware import Hardware
 from ffvit.errors import DeviceError, MissingPackageError
 from ffvit.run_folder import Config
+from ffvit.study.executor import log_name
 from ffvit.study.jobs import Job
-from ffvit.study.local_executor import log_name
-from ffvit.study.run_job import Outcome, command, launched, run_job
+from ffvit.study.run_job import Outcome, run_command, run_job, train_command
 
 CONNECT = 10.0
 """Seconds to wait for the cluster to answer."""
@@ -28,82 +29,65 @@ DEATHS = 5
 
 
 class Cluster:
-    """Hands runs to a Ray cluster.
-
-    Args:
-        ray: The module, connected.
-        hardware: What one run computes on.
-        threads: Processor threads a run.
-        logs: The folder of the log files, on the shared path.
-    """
+    """Hands jobs to a Ray cluster; `ray` is the module, connected."""
 
     def __init__(self, ray: Any, hardware: Hardware, threads: int, logs: Path) -> None:
         self._ray, self._logs, self._threads = ray, logs.resolve(), threads
-        there = ray.cluster_resources()
-        on_gpu = hardware.accelerator == "cuda" or (hardware.accelerator == "auto" and there.get("GPU", 0) > 0)
+        resources, machines = ray.cluster_resources(), sum(node["Alive"] for node in ray.nodes())
+        on_gpu = hardware.accelerator == "cuda" or (hardware.accelerator == "auto" and resources.get("GPU", 0) > 0)
         self._bundle: dict[str, float] = {"CPU": threads, "GPU": hardware.devices} if on_gpu else {"CPU": threads}
-        self.at_once = int(min(there.get(kind, 0) // (asked * hardware.nodes) for kind, asked in self._bundle.items()))
-        if self.at_once < 1 or _machines(ray) < hardware.nodes:
+        self.at_once = int(min(resources.get(kind, 0) // (n * hardware.nodes) for kind, n in self._bundle.items()))
+        if self.at_once < 1 or machines < hardware.nodes:
             asked = f"{hardware.devices} GPUs" if on_gpu else f"{threads} processor cores"
-            has = _in_words(ray)
             ray.shutdown()
             raise DeviceError(
-                f"--cluster: no place for a run that asks for {asked} on {hardware.nodes} machines: the cluster has {has}"
+                f"--cluster: no place for a run that asks for {asked} on {hardware.nodes} machines: the cluster has "
+                f"{resources.get('CPU', 0):g} cores and {resources.get('GPU', 0):g} GPUs on {machines} machines"
             )
-        # A run over several machines is seen to by a task that needs nothing itself.
-        here = self._bundle if hardware.nodes == 1 else {"CPU": 0}
+        # A run over several machines is started by a task that needs nothing itself.
+        bundle = self._bundle if hardware.nodes == 1 else {"CPU": 0}
+        variables = {name: os.environ[name] for name in ("OMP_WAIT_POLICY", "PYTHONPATH") if name in os.environ}
         self._task = ray.remote(
-            num_cpus=here["CPU"],
-            num_gpus=here.get("GPU", 0),
+            num_cpus=bundle["CPU"],
+            num_gpus=bundle.get("GPU", 0),
             max_calls=1,
             max_retries=DEATHS,
-            runtime_env={"env_vars": _environment()},
-        )(_carry_out)
-        self._running: dict[Any, Job] = {}
+            runtime_env={"env_vars": variables},
+        )(_run)
+        self._references: set[Any] = set()
 
-    @property
-    def free(self) -> bool:
-        """Whether another run may start."""
-        return len(self._running) < self.at_once
-
-    def start(self, job: Job) -> None:
-        """Hand a run to the cluster."""
+    def submit(self, job: Job) -> Future[Outcome]:
+        """Hand a job to the cluster."""
         log = self._logs / log_name(job)
         reference = self._task.remote(job.config, job.folder.resolve(), log, self._threads, self._bundle)
-        self._running[reference] = job
+        self._references.add(reference)
+        outcome: Future[Outcome] = Future()
 
-    def ended(self, seconds: float) -> list[tuple[Job, Outcome]]:
-        """Wait so long at most for runs to end, and hand back those that did."""
-        if not self._running:
-            return []
-        done, _ = self._ray.wait(list(self._running), num_returns=1, timeout=seconds)
-        return [(self._running.pop(reference), self._outcome(reference)) for reference in done]
+        def ended(result: Future[Outcome]) -> None:
+            self._references.discard(reference)
+            outcome.set_result(self._outcome(result))
 
-    def running(self) -> list[Job]:
-        """The runs in progress."""
-        return list(self._running.values())
+        reference.future().add_done_callback(ended)
+        return outcome
 
     def stop(self) -> None:
-        """Ask all runs to save and stop."""
-        for reference in self._running:
+        """Ask all jobs to save and stop."""
+        for reference in list(self._references):
             self._ray.cancel(reference, force=False)
 
     def close(self) -> None:
-        """End all runs at once, and let go of the cluster."""
-        for reference in self._running:
+        """End all jobs at once, and disconnect from the cluster."""
+        for reference in list(self._references):
             self._ray.cancel(reference, force=True)
-        self._running.clear()
         self._ray.shutdown()
 
-    def _outcome(self, reference: Any) -> Outcome:
-        exceptions = self._ray.exceptions
+    def _outcome(self, result: Future[Outcome]) -> Outcome:
         try:
-            said: Outcome = self._ray.get(reference)
-        except exceptions.TaskCancelledError:
+            return result.result()
+        except self._ray.exceptions.TaskCancelledError:
             return Outcome("stopped", "stopped before it began")
-        except exceptions.RayError as error:
+        except self._ray.exceptions.RayError as error:
             return Outcome("crashed", str(error).strip().splitlines()[0])
-        return said
 
 
 def connect(address: str) -> Any:
@@ -148,8 +132,8 @@ def _check_ray(host: str, port: int) -> None:
         raise OSError("what listens there is not Ray")
 
 
-def _carry_out(config: Config, folder: Path, log: Path, threads: int, bundle: dict[str, float]) -> Outcome:
-    """What a task does: the run itself, or seeing to the parts of one that asks for several machines."""
+def _run(config: Config, folder: Path, log: Path, threads: int, bundle: dict[str, float]) -> Outcome:
+    """A task: the run itself, or starting its parts on the machines that it asks for."""
     if config.hardware.nodes == 1:
         return run_job(config, folder, log, threads)
     import ray
@@ -159,20 +143,19 @@ def _carry_out(config: Config, folder: Path, log: Path, threads: int, bundle: di
     ray.get(group.ready())
     try:
 
-        def on(rank: int, do: Callable[..., Any]) -> Any:
+        def on(rank: int, function: Callable[..., Any]) -> Any:
             place = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=rank)
-            asks = {"num_cpus": bundle["CPU"], "num_gpus": bundle.get("GPU", 0)}
-            return ray.remote(max_calls=1, **asks)(do).options(scheduling_strategy=place)
+            resources = {"num_cpus": bundle["CPU"], "num_gpus": bundle.get("GPU", 0)}
+            return ray.remote(max_calls=1, **resources)(function).options(scheduling_strategy=place)
 
         log.parent.mkdir(parents=True, exist_ok=True)
-        what, meeting = command(config, folder, log), ray.get(on(0, _meeting_point).remote())
-        parts = [
-            on(rank, _part).remote(what, log, config.hardware, rank, meeting) for rank in range(config.hardware.nodes)
-        ]
+        command, meeting = train_command(config, folder, log), ray.get(on(0, _meeting_point).remote())
+        ranks = range(config.hardware.nodes)
+        parts = [on(rank, _part).remote(command, log, config.hardware, rank, meeting) for rank in ranks]
         outcomes: list[Outcome] = ray.get(parts)
     finally:
         ray.util.remove_placement_group(group)
-    return next((each for each in outcomes if each.status != "done"), outcomes[0])
+    return next((outcome for outcome in outcomes if outcome.status != "done"), outcomes[0])
 
 
 def _meeting_point() -> tuple[str, int]:
@@ -184,33 +167,9 @@ def _meeting_point() -> tuple[str, int]:
         return ray.util.get_node_ip_address(), free.getsockname()[1]
 
 
-def _part(what: list[str], log: Path, hardware: Hardware, rank: int, meeting: tuple[str, int]) -> Outcome:
+def _part(command: list[str], log: Path, hardware: Hardware, rank: int, meeting: tuple[str, int]) -> Outcome:
     """One machine's share of a run, by torchrun."""
     address, port = meeting
     torchrun = ["torch.distributed.run", f"--nnodes={hardware.nodes}", f"--nproc-per-node={hardware.devices}"]
     torchrun += [f"--node-rank={rank}", f"--master-addr={address}", f"--master-port={port}", "-m"]
-    return launched([*torchrun, *what], log if rank == 0 else log.with_suffix(f".{rank}.log"))
-
-
-def _environment() -> dict[str, str]:
-    """What a run's process needs set before PyTorch is loaded."""
-    return {name: os.environ[name] for name in ("OMP_WAIT_POLICY", "PYTHONPATH") if name in os.environ}
-
-
-def _in_words(ray: Any) -> str:
-    there = ray.cluster_resources()
-    return f"{there.get('CPU', 0):g} cores and {there.get('GPU', 0):g} GPUs on {_machines(ray)} machines"
-
-
-def _machines(ray: Any) -> int:
-    return sum(node["Alive"] for node in ray.nodes())
-
-
-def connected(address: str, hardware: Hardware) -> Callable[[int, Path], Cluster]:
-    """Connect now, so that an address that does not answer is told of before anything is made.
-
-    Raises:
-        UserError: As `connect`.
-    """
-    ray = connect(address)
-    return lambda threads, logs: Cluster(ray, hardware, threads, logs)
+    return run_command([*torchrun, *command], log if rank == 0 else log.with_suffix(f".{rank}.log"))

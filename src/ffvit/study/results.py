@@ -1,4 +1,4 @@
-"""What a study's runs say, read from their folders: a row a run, and the answers image by image."""
+"""The results of a study's runs, read from their folders: a row a run, and the predictions image by image."""
 
 from __future__ import annotations
 
@@ -17,14 +17,12 @@ from ffvit.files.csv_formulas import escape_formula, unescape_formula
 from ffvit.files.json_file import AnyObject, read_json
 from ffvit.run_folder import Run
 from ffvit.study.arms import Arm
+from ffvit.study.findings import Key
 from ffvit.study.folder import Study
 from ffvit.study.jobs import Job
 from ffvit.study.matching import count_arm
 from ffvit.study.plan import Plan
 from ffvit.terminal import printable
-
-Key = tuple[int, int | None]
-"""Seed and fold of a run."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,17 +32,17 @@ class Result:
     job: Job
     summary: Mapping[str, Any]
     metrics: Sequence[Mapping[str, Any]]
-    answers: pd.DataFrame
+    predictions: pd.DataFrame
 
     @property
     def key(self) -> Key:
         """Its seed and fold: runs of different arms with the same key are a pair."""
-        return self.job.seed, self.job.fold
+        return self.job.key
 
     @property
     def correct(self) -> Bool[np.ndarray, " images"]:
-        """Whether each test image was answered rightly."""
-        return self.answers["correct"].to_numpy(dtype=bool)
+        """Whether each test image was predicted correctly."""
+        return self.predictions["correct"].to_numpy(dtype=bool)
 
 
 def read_results(jobs: Sequence[Job]) -> list[Result]:
@@ -86,7 +84,7 @@ def read_predictions(path: Path) -> pd.DataFrame:
     text = {"image": object, "label": object, "predicted": object, "group": object}
     types: Any = text | {"correct": bool}
     try:
-        answers = pd.read_csv(
+        predictions = pd.read_csv(
             path, dtype=types, keep_default_na=False, encoding="utf-8", encoding_errors="surrogateescape"
         )
     except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
@@ -94,28 +92,28 @@ def read_predictions(path: Path) -> pd.DataFrame:
         raise RunFolderError(
             f"{path}: is damaged ({reason}); delete {path.parent} to have the run done again"
         ) from None
-    if absent := [name for name in ("image", "label", "predicted", "correct") if name not in answers]:
+    if absent := [name for name in ("image", "label", "predicted", "correct") if name not in predictions]:
         raise RunFolderError(
             f"{path}: is damaged (it has no column {absent[0]!r}); delete {path.parent} to have the run done again"
         )
-    for column in text.keys() & answers:
-        cells = [printable(unescape_formula(cell)) for cell in answers[column]]
-        answers[column] = pd.Series(cells, index=answers.index, dtype=object)
-    return answers
+    for column in text.keys() & predictions:
+        cells = [printable(unescape_formula(cell)) for cell in predictions[column]]
+        predictions[column] = pd.Series(cells, index=predictions.index, dtype=object)
+    return predictions
 
 
 def paired_results(arm: Sequence[Result], reference: Sequence[Result]) -> list[tuple[Result, Result]]:
     """The runs of two arms that have seed and fold in common, in order.
 
     Raises:
-        UserError: Two runs of a pair answered different images.
+        UserError: Two runs of a pair predicted different images.
     """
-    others = {result.key: result for result in reference}
-    pairs = [(one, others[one.key]) for one in sorted(arm, key=_order) if one.key in others]
-    for one, other in pairs:
-        if not one.answers["image"].equals(other.answers["image"]):
+    by_key = {result.key: result for result in reference}
+    pairs = [(result, by_key[result.key]) for result in sorted(arm, key=_order) if result.key in by_key]
+    for mine, theirs in pairs:
+        if not mine.predictions["image"].equals(theirs.predictions["image"]):
             raise RunFolderError(
-                f"{one.job.folder} and {other.job.folder} answered different test images (some could not be read, or "
+                f"{mine.job.folder} and {theirs.job.folder} predicted different test images (some could not be read, or "
                 "the folder of images changed between them), so they cannot be paired"
             )
     return pairs
@@ -128,26 +126,25 @@ def _order(result: Result) -> tuple[int, int]:
 def write_results(study: Study, plan: Plan, arms: Sequence[Arm], results: Sequence[Result], classes: int) -> Path:
     """Write `results.csv`, a row a run: the same runs make the same bytes, however often they were interrupted."""
     rows = []
-    costs = {arm.name: count_arm(arm.network, classes) for arm in arms}
     place = {arm.name: number for number, arm in enumerate(arms)}
-    by_name = {arm.name: arm for arm in arms}
     for result in sorted(results, key=lambda result: (place[result.job.arm], *_order(result))):
-        test, recipe = result.summary["test"], result.job.config.recipe
+        job, summary, test = result.job, result.summary, result.summary["test"]
+        arm, recipe = arms[place[job.arm]], job.config.recipe
         row: dict[str, Any] = {
-            "arm": escape_formula(result.job.arm),
-            "role": by_name[result.job.arm].role,
-            "seed": result.job.seed,
-            "fold": result.job.fold,
+            "arm": escape_formula(arm.name),
+            "role": arm.role,
+            "seed": job.seed,
+            "fold": job.fold,
             "top1": test["top1"]["value"],
             "loss": test["loss"]["value"],
             "balanced_accuracy": test["balanced_accuracy"],
             "macro_f1": test["macro_f1"],
             "test_images": test["images"],
-            "weights": result.summary["weights"],
+            "weights": summary["weights"],
             "epochs": recipe.epochs if recipe.minutes is None else None,
-            "images_seen": result.summary["images_seen"],
-            "parameters": result.summary["parameters"],
-            "flops": costs[result.job.arm].flops,
+            "images_seen": summary["images_seen"],
+            "parameters": summary["parameters"],
+            "flops": count_arm(arm.network, classes).flops,
         }
         if plan.search is not None:
             row |= {field: getattr(recipe, field) for field in plan.search.fields}

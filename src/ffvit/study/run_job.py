@@ -1,4 +1,4 @@
-"""One run of a study, in a process of its own: begun, or gone on with from its checkpoint."""
+"""One run of a study, in a process of its own: started, or resumed from its checkpoint."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,33 +32,26 @@ class Outcome:
 
 
 def run_job(config: Config, folder: Path, log: Path, threads: int) -> Outcome:
-    """Do a run, from its checkpoint if it has one, with its words going to a log file.
-
-    Args:
-        config: What to compute.
-        folder: The run folder.
-        log: Where its words go; added to.
-        threads: How many the processor may spend on it; the last bits of the result depend on it.
-    """
+    """Do a run, from its checkpoint if it has one, with its output appended to a log file."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a") as words, contextlib.redirect_stdout(words), contextlib.redirect_stderr(words):
+    with log.open("a") as output, contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
         try:
             if config.hardware.devices * config.hardware.nodes > 1:
-                return launched(command(config, folder, log), log)
-            _here(config, folder, threads, words)
+                return run_command(train_command(config, folder, log), log)
+            _train(config, folder, threads, Terminal(file=output, width=120))
         except UserError as error:
             return Outcome("refused", str(error))
+        except OutOfMemoryError as error:
+            return Outcome("crashed", str(error))
         except RunStoppedError as error:
-            if error.asked:
-                return Outcome("stopped", str(error))
-            return Outcome("crashed" if isinstance(error, OutOfMemoryError) else "refused", str(error))
+            return Outcome("stopped" if error.asked else "refused", str(error))
         except BaseException as error:  # whatever it is, a run's fault must not end the study
-            traceback.print_exc(file=words)
+            traceback.print_exc(file=output)
             return Outcome("crashed", f"{type(error).__name__}: {error}")
     return Outcome("done")
 
 
-def _here(config: Config, folder: Path, threads: int, words: Any) -> None:
+def _train(config: Config, folder: Path, threads: int, console: Terminal) -> None:
     import torch
 
     from ffvit.training.train import resume, run_config
@@ -66,15 +59,39 @@ def _here(config: Config, folder: Path, threads: int, words: Any) -> None:
     torch.set_num_threads(threads)
     if config.hardware.workers is None and device_type(config.hardware) == "cpu":
         config = config.replace(hardware=config.hardware.replace(workers=threads - 1))  # no more than it was given
-    console = Terminal(file=words, width=120)
     if _has_checkpoint(folder):
         resume(folder, hardware=config.hardware, console=console)
-        return
-    _begin_again(folder)
-    run_config(config, out=folder, console=console)
+    else:
+        _clear(folder)
+        run_config(config, out=folder, console=console)
 
 
-def _begin_again(folder: Path) -> None:
+def train_command(config: Config, folder: Path, log: Path) -> list[str]:
+    """The command that does a run over several processes, from its checkpoint if it has one."""
+    if _has_checkpoint(folder):
+        return ["ffvit", "train", "--out", str(folder), "--resume"]
+    _clear(folder)
+    file = log.with_suffix(".yaml")
+    with atomic_path(file) as temporary:
+        temporary.write_text(config.to_yaml())
+    return ["ffvit", "train", "--out", str(folder), "--config", str(file)]
+
+
+def run_command(command: list[str], log: Path) -> Outcome:
+    """Run such a command to its end."""
+    with log.open("a") as output:
+        code = subprocess.run(  # noqa: S603
+            [sys.executable, "-m", *command], stdout=output, stderr=output, check=False
+        ).returncode
+    last = log.read_text().strip().splitlines()[-1:] or [""]
+    return Outcome("done") if code == 0 else Outcome("refused" if code == 2 else "crashed", last[0])
+
+
+def _has_checkpoint(folder: Path) -> bool:
+    return (folder / "config.yaml").is_file() and Run(folder).has_checkpoint
+
+
+def _clear(folder: Path) -> None:
     """Empty the folder of a run that was killed before its first checkpoint, perhaps before its configuration was written.
 
     Raises:
@@ -85,43 +102,17 @@ def _begin_again(folder: Path) -> None:
             clear(folder, RUN)
 
 
-def command(config: Config, folder: Path, log: Path) -> list[str]:
-    """What a user would type to do a run over several processes, from its checkpoint if it has one."""
-    if _has_checkpoint(folder):
-        return ["ffvit", "train", "--out", str(folder), "--resume"]
-    _begin_again(folder)
-    file = log.with_suffix(".yaml")
-    with atomic_path(file) as temporary:
-        temporary.write_text(config.to_yaml())
-    return ["ffvit", "train", "--out", str(folder), "--config", str(file)]
-
-
-def _has_checkpoint(folder: Path) -> bool:
-    return (folder / "config.yaml").is_file() and Run(folder).has_checkpoint
-
-
-def launched(command: list[str], log: Path) -> Outcome:
-    """Run such a command to its end: the processes it starts find each other as ever."""
-    with log.open("a") as words:
-        code = subprocess.run(  # noqa: S603
-            [sys.executable, "-m", *command], stdout=words, stderr=words, check=False
-        ).returncode
-    last = log.read_text().strip().splitlines()[-1:] or [""]
-    return Outcome("done") if code == 0 else Outcome("refused" if code == 2 else "crashed", last[0])
-
-
-def process(
-    send: Callable[[Outcome], None], wait_for_parent: Callable[[], Any], environment: dict[str, str], *job: Any
-) -> None:
-    """What a run's own process does: apart from the terminal's signals, and gone as soon as the study is."""
+def process_main(sender: Connection, environment: dict[str, str], *job: Any) -> None:
+    """A run's process: it hears none of the terminal's signals, sends its outcome, and ends as soon as the study does."""
     os.setpgid(0, 0)  # Ctrl-C is the study's to answer: it asks each run to save and stop
     os.environ.update(environment)
     # Loading processes are started as in any run: off the server they would not notice that their run has died.
     multiprocessing.set_start_method(None, force=True)
+    parent: Any = multiprocessing.parent_process()
 
-    def leave_with_parent() -> None:
-        wait_for_parent()
+    def exit_with_parent() -> None:
+        wait([parent.sentinel])
         os._exit(1)
 
-    threading.Thread(target=leave_with_parent, daemon=True).start()
-    send(run_job(*job))
+    threading.Thread(target=exit_with_parent, daemon=True).start()
+    sender.send(run_job(*job))

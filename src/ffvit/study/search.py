@@ -1,7 +1,7 @@
 """The search of one arm in one repetition: which trials it needs next, and what they chose.
 
-Everything follows from the losses of finished trials, replayed in a fixed order: a search that was interrupted goes on
-to the same choice.
+Everything follows from the losses of finished trials, replayed in a fixed order, so an interrupted search resumes to the
+same choice.
 """
 
 from __future__ import annotations
@@ -25,25 +25,21 @@ LossOf = Callable[[Values, int], float | None]
 
 
 @dataclass(frozen=True)
-class Step:
-    """Where a search stands.
+class SearchState:
+    """Where a search stands."""
 
-    Attributes:
-        wanted: The trials to do next: a configuration and the number of its trial.
-        tried: Every configuration with the losses known so far.
-        chosen: What was chosen; None while trials are wanted.
-        at_the_edge: Whether the chosen learning rate is the largest or smallest that was tried.
-        failed: Whether no trial finished, so that the recipe's own values are kept.
-    """
+    wanted: tuple[tuple[Values, int], ...]  # the trials to do next: a configuration and the number of its trial
+    tried: tuple[tuple[Values, tuple[float, ...]], ...]  # every configuration with the losses known so far
+    chosen: Values | None  # None while trials are wanted, empty if no trial finished
+    at_the_edge: bool = False  # the chosen learning rate is the largest or smallest that was tried
 
-    wanted: tuple[tuple[Values, int], ...]
-    tried: tuple[tuple[Values, tuple[float, ...]], ...]
-    chosen: Values | None
-    at_the_edge: bool = False
-    failed: bool = False
+    @property
+    def failed(self) -> bool:
+        """Whether no trial finished, so that the recipe's own values are kept."""
+        return self.chosen == {}
 
 
-def step(search: Search, recipe: Recipe, loss_of: LossOf) -> Step:
+def replay_search(search: Search, recipe: Recipe, loss_of: LossOf) -> SearchState:
     """Replay a search up to where it stands.
 
     Successive halving (Jamieson and Talwalkar 2016, arXiv 1502.07943) with seeds for its resource: after each, the worse
@@ -51,19 +47,17 @@ def step(search: Search, recipe: Recipe, loss_of: LossOf) -> Step:
     largest or smallest tried, the next one beyond it is tried too, up to `search.extend` times.
     """
     configurations = _configurations(search, recipe)
-    for extension in range(search.extend + 1):
-        reached = _halved(search, configurations, loss_of)
-        if reached.chosen is None:
-            return reached
-        beyond = _beyond(configurations, reached.chosen)
-        if beyond is None or extension == search.extend:
-            return reached
+    for _ in range(search.extend):
+        state = _halve(search, configurations, loss_of)
+        beyond = _beyond(configurations, state.chosen or {})
+        if beyond is None:
+            return state
         configurations.append(beyond)
-    raise AssertionError("the loop returns")
+    return _halve(search, configurations, loss_of)
 
 
 def _configurations(search: Search, recipe: Recipe) -> list[Values]:
-    """The grid, or so many of its cells as the search may try: the rates nearest the recipe's, else drawn at random."""
+    """The grid, or as many of its cells as the search may try: the rates nearest the recipe's, else drawn at random."""
     grid = search.grid(recipe)
     cells = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
     count = search.planned(recipe)
@@ -72,7 +66,7 @@ def _configurations(search: Search, recipe: Recipe) -> list[Values]:
     return cells if count == len(cells) else random.Random(0).sample(cells, count)
 
 
-def _halved(search: Search, configurations: Sequence[Values], loss_of: LossOf) -> Step:
+def _halve(search: Search, configurations: Sequence[Values], loss_of: LossOf) -> SearchState:
     left, losses = list(range(len(configurations))), [list[float]() for _ in configurations]
     wanted = []
     for number in range(search.seeds):
@@ -87,13 +81,11 @@ def _halved(search: Search, configurations: Sequence[Values], loss_of: LossOf) -
         left = [place for place in sorted(left, key=lambda place: mean(losses[place])) if isfinite(mean(losses[place]))]
         if number + 1 < search.seeds:
             left = left[: -(-len(left) // 2)]
-    tried = tuple((values, tuple(its)) for values, its in zip(configurations, losses, strict=True))
+    tried = tuple(zip(configurations, map(tuple, losses), strict=True))
     if wanted:
-        return Step(tuple(wanted), tried, None)
-    if not left:
-        return Step((), tried, {}, failed=True)
-    chosen = configurations[left[0]]
-    return Step((), tried, chosen, at_the_edge=_beyond(configurations, chosen) is not None)
+        return SearchState(tuple(wanted), tried, None)
+    chosen = configurations[left[0]] if left else {}
+    return SearchState((), tried, chosen, at_the_edge=_beyond(configurations, chosen) is not None)
 
 
 def _beyond(configurations: Sequence[Values], chosen: Values) -> Values | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -50,41 +51,34 @@ class Note:
 
 
 @dataclass(frozen=True)
-class Statement:
-    """One of the two statements of a comparison: direction or size."""
-
-    name: str
-    value: str
-    reason: str
-    state: Literal["shown", "not shown", "withheld"]
-
-
-@dataclass(frozen=True)
 class Statements:
-    """The statements of a comparison, side by side."""
+    """Direction and size of a comparison, side by side: name, value, reason, and whether it is shown or withheld."""
 
-    statements: tuple[Statement, ...]
+    statements: tuple[tuple[str, str, str, Literal["shown", "not-shown", "withheld"]], ...]
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table.
+    """A table: a row maps headings to cells, and all rows have the same headings.
 
     Attributes:
         label: What it shows, for people who hear the page.
-        headings: Of the columns.
-        rows: As many cells each as there are headings.
-        text: Columns of words, by position; the others are numbers. The first is of words.
+        rows: One or more.
+        words: Headings of the columns of words after the first; all others are numbers.
         styles: One a row, if rows differ: `main`, `control`, or nothing.
         wide: Whether it may be wider than the column of text.
     """
 
     label: str
-    headings: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    text: tuple[int, ...] = (0,)
+    rows: tuple[Mapping[str, str], ...]
+    words: tuple[str, ...] = ()
     styles: tuple[str, ...] = ()
     wide: bool = False
+
+    @property
+    def columns(self) -> list[tuple[str, bool]]:
+        """Each column's heading, and whether it holds words."""
+        return [(heading, place == 0 or heading in self.words) for place, heading in enumerate(self.rows[0])]
 
 
 @dataclass(frozen=True)
@@ -119,6 +113,4 @@ class Details:
     open: bool = False
 
 
-Block = (
-    Heading | Paragraph | Items | Terms | Note | Statements | Table | Figure | Pictures | Code | Details
-)  # fmt: skip
+Block = Heading | Paragraph | Items | Terms | Note | Statements | Table | Figure | Pictures | Code | Details

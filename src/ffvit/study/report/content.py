@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 from ffvit.study.findings import Comparison, Disagreement, Findings
-from ffvit.study.report import formatting
+from ffvit.study.formatting import bounds, count, join, level, margin
+from ffvit.study.report import tables
 from ffvit.study.report.blocks import (
     Block,
     Code,
@@ -16,9 +18,7 @@ from ffvit.study.report.blocks import (
     Note,
     Paragraph,
     Pictures,
-    Statement,
     Statements,
-    Table,
     Terms,
 )
 from ffvit.study.report.drawing import Plot
@@ -26,6 +26,12 @@ from ffvit.study.report.figures import CLASSES
 
 MISSING_SHOWN = 6
 """So many missing runs are named at the top; the rest further down."""
+
+NO_VERDICT = "No verdict yet"
+WHY_NO_VERDICT = "No two arms that are compared have a finished run in common."
+EXPLORATORY = "Exploratory: the study was changed after results existed, so its error rates do not hold"
+WARNINGS = "Know this before reading the verdict"
+MISSING = "Some runs are missing"
 
 READING = (
     (
@@ -55,11 +61,26 @@ READING = (
         "“not shown”, which is not the same as “no difference”.",
     ),
 )
+BLOCKS = (
+    "One block of each network; tokens run from left to right. A branch's output is added to its input, which passes by "
+    "above it."
+)
 PAPER = (
-    "The question is that of Melas-Kyriazi (2021). On ImageNet, its base network with feed-forward layers alone reaches "
-    "74.9 %, the ViT of that size 77.9 % (trained at 384 px, the former at 224)."
+    "The question is that of Melas-Kyriazi (2021). On ImageNet, its base network with feed-forward layers alone (62 M "
+    "parameters, trained at 224 px) reaches 74.9 % top-1, ViT base (86 M parameters, trained at 384 px) 77.9 %."
 )
 PAPER_LINK = ("arXiv 2105.02723", "https://arxiv.org/abs/2105.02723")
+
+CONTROLS = (
+    "Controls have the same body, but no mixing over patches, or a random mixing that is never trained: they show what "
+    "mixing is worth on these images."
+)
+EXTERNAL = "An external network has a body of its own: more than the mixer differs."
+UNITS = (
+    "FLOPs: of one prediction; a multiply-add counts two. Training: of one run, the median. Memory: of the process, the "
+    "largest of the runs."
+)
+NOT_MAIN = "nothing is concluded, because the main comparison shows none"
 
 
 def content(findings: Findings, figures: dict[str, Plot]) -> Iterator[Block]:
@@ -77,9 +98,9 @@ def content(findings: Findings, figures: dict[str, Plot]) -> Iterator[Block]:
 def _verdict(findings: Findings, figures: dict[str, Plot]) -> Iterator[Block]:
     yield Heading(findings.title, level=1)
     if findings.exploratory:
-        yield Note("exploratory", formatting.EXPLORATORY, findings.exploratory)
+        yield Note("exploratory", EXPLORATORY, findings.exploratory)
     if findings.warnings:
-        yield Note("warning", formatting.WARNINGS, findings.warnings)
+        yield Note("warning", WARNINGS, findings.warnings)
     if findings.comparisons:
         main = findings.comparisons[0]
         yield Paragraph(main.headline, "withheld headline" if main.withheld else "headline")
@@ -87,36 +108,59 @@ def _verdict(findings: Findings, figures: dict[str, Plot]) -> Iterator[Block]:
         yield from _figure(
             figures,
             "verdict",
-            f"Top-1 of {main.arm} less that of {main.reference}, with its {formatting.level(main.difference)} interval, on "
+            f"Top-1 of {main.arm} less that of {main.reference}, with its {level(main.difference)} interval, on "
             f"{findings.test_images:,} test images.",
         )
     else:
-        yield Paragraph(formatting.NO_VERDICT, "withheld headline")
-        yield Paragraph(formatting.WHY_NO_VERDICT, "verdict")
+        yield Paragraph(NO_VERDICT, "withheld headline")
+        yield Paragraph(WHY_NO_VERDICT, "verdict")
     if findings.missing:
         rest = len(findings.missing) - MISSING_SHOWN
         more = (f"And {rest} more, listed under “How sure this is”.",) if rest > 0 else ()
-        yield Note("missing", formatting.MISSING, (*findings.missing[:MISSING_SHOWN], *more))
-    yield Details("How to read this", (Terms(READING), Paragraph(PAPER, link=PAPER_LINK)), open=True)
+        yield Note("missing", MISSING, (*findings.missing[:MISSING_SHOWN], *more))
+    blocks = _figure(figures, "blocks", BLOCKS)
+    yield Details("How to read this", (Terms(READING), *blocks, Paragraph(PAPER, link=PAPER_LINK)), open=True)
 
 
 def _concluded(comparison: Comparison) -> Iterator[Block]:
     """What a comparison shows: the two statements, then the verdict in sentences."""
-    direction, size = formatting.conclusions(comparison)
-    pairs = (
-        ("Direction", direction, formatting.direction_reason(comparison)),
-        ("Size", size, formatting.size_reason(comparison)),
-    )
     if comparison.withheld:
-        yield Statements(tuple(Statement(name, value, "", "withheld") for name, value, _ in pairs))
+        yield Statements(tuple((name, tables.WITHHELD, "", "withheld") for name in ("Direction", "Size")))
     else:
+        direction, size = comparison.direction, comparison.size
         yield Statements(
-            tuple(
-                Statement(name, value, reason, "not shown" if value == "not shown" else "shown")
-                for name, value, reason in pairs
+            (
+                ("Direction", direction, _direction_reason(comparison), _state(direction)),
+                ("Size", size, _size_reason(comparison), _state(size)),
             )
         )
     yield Paragraph(comparison.words, "verdict")
+
+
+def _state(statement: str) -> Literal["shown", "not-shown"]:
+    return "not-shown" if statement == "not shown" else "shown"
+
+
+def _direction_reason(comparison: Comparison) -> str:
+    difference = comparison.difference
+    contains = difference.low <= 0 <= difference.high
+    reason = (
+        f"the {level(difference)} interval, {bounds(difference)} points, {'contains' if contains else 'excludes'} 0"
+    )
+    return reason if contains or comparison.direction != "not shown" else f"{reason}, but {NOT_MAIN}"
+
+
+def _size_reason(comparison: Comparison) -> str:
+    if not comparison.margin:
+        return "the study has no margin"
+    within, difference = f"the margin of {margin(comparison.margin)} points", comparison.difference
+    if max(abs(difference.low), abs(difference.high)) < comparison.margin:
+        reason = f"the whole interval lies within {within}"
+    elif difference.low > comparison.margin or difference.high < -comparison.margin:
+        reason = f"the whole interval lies outside {within}"
+    else:
+        return f"the interval lies partly within {within}, partly outside"
+    return reason if comparison.size != "not shown" else f"{reason}, but {NOT_MAIN}"
 
 
 def _arms(findings: Findings, figures: dict[str, Plot]) -> Iterator[Block]:
@@ -129,27 +173,24 @@ def _arms(findings: Findings, figures: dict[str, Plot]) -> Iterator[Block]:
         "Intervals of 95 %; an arrow marks what lies outside."
         + " Grey squares: baselines; dashed: the best of them." * bool(findings.baselines),
     )
-    yield Table(
-        "The arms",
-        formatting.arm_headings(findings),
-        tuple(formatting.arm_row(arm, findings) for arm in arms),
-        styles=tuple("control" if arm.role == "control" else "" for arm in arms),
-        wide=True,
-    )
-    yield Paragraph(formatting.arm_notes(findings), "soft")
-    same, differ, rows = formatting.settings(arms)
-    if same or differ:
+    yield tables.arms(findings)
+    roles = {arm.role for arm in arms}
+    notes = [CONTROLS] * ("control" in roles) + [EXTERNAL] * ("external" in roles)
+    if findings.measured_on:
+        notes.append(f"Latency (one image, median) and throughput (batches) measured on: {findings.measured_on}.")
+    yield Paragraph(" ".join([*notes, UNITS]), "soft")
+    same, table = tables.settings(arms)
+    if same or table:
         yield Heading("Settings of each arm", 3)
     if same:
         yield Paragraph(f"Same for all arms: {'; '.join(f'{name}: {value}' for name, value in same.items())}.")
-    if differ:
-        yield Table("Settings of each arm", ("arm", *differ), tuple(rows), text=tuple(range(len(differ) + 1)))
+    if table:
+        yield table
     if findings.baselines:
+        beating = [f"{baseline.name} beats {join(baseline.beats)}" for baseline in findings.baselines if baseline.beats]
         yield Heading("Baselines on the same images", 3)
-        yield Paragraph(formatting.baselines(findings))
-        yield Table(
-            "Baselines", formatting.BASELINES, tuple(map(formatting.baseline_row, findings.baselines)), text=(0, 3)
-        )
+        yield Paragraph(f"{'; '.join(beating) or 'No baseline beats an arm by more than the margin'}.")
+        yield tables.baselines(findings)
     if "costs" in figures:
         yield Heading("Accuracy against cost", 3)
         unmeasured = " An arm whose cost was not measured is not in that panel." * any(not arm.cost for arm in arms)
@@ -159,33 +200,23 @@ def _arms(findings: Findings, figures: dict[str, Plot]) -> Iterator[Block]:
 
 
 def _comparisons(findings: Findings, figures: dict[str, Plot]) -> Iterator[Block]:
-    comparisons = findings.comparisons
-    if comparisons:
+    if findings.comparisons:
         yield Heading("Every comparison")
         yield from _figure(
             figures,
             "differences",
-            "Top-1 of the first less that of the second. Filled: a direction or a size was shown; hollow: neither; grey: no "
-            "conclusion is drawn. The band: the margin.",
+            "Top-1 of the first less that of the second, with its interval; an arrow marks what lies outside. Filled: a "
+            "direction or a size was shown; hollow: neither; grey: no conclusion is drawn. Small dots: pairs of runs with "
+            "the same seed (and fold). The band: the margin.",
         )
-        yield Table(
-            "Every comparison",
-            formatting.COMPARISONS,
-            tuple(map(formatting.comparison_row, comparisons)),
-            text=(0, 1, 6, 7),
-            styles=tuple("main" if each.main else "control" if each.withheld else "" for each in comparisons),
-            wide=True,
-        )
-        for comparison in comparisons[1:]:
+        yield tables.comparisons(findings)
+        for comparison in findings.comparisons[1:]:
             yield Details(comparison.headline, tuple(_concluded(comparison)))
-        if rows := formatting.repeated(findings):
-            yield Details(
-                "What more repetitions would show",
-                (Table("More repetitions", formatting.REPEATED, rows, text=(0, 1, 2)),),
-            )
+        if table := tables.more_repetitions(findings):
+            yield Details("What more repetitions would show", (table,))
     if findings.effects:
         yield Heading("Effects of each factor", 3)
-        yield Table("Effects", formatting.EFFECTS, formatting.effects(findings), text=(0, 1))
+        yield tables.effects(findings)
 
 
 def _search(findings: Findings, figures: dict[str, Plot]) -> Iterator[Block]:
@@ -199,26 +230,17 @@ def _search(findings: Findings, figures: dict[str, Plot]) -> Iterator[Block]:
         "Lower is better. Thin: a repetition; bold: their mean; dots: chosen; crosses: training diverged. At the edge: the "
         "best value tried is the largest or smallest, so a better one may lie beyond.",
     )
-    rows = tuple(formatting.search_row(arm, search) for arm, search in searched)
-    yield Table("The search of each arm", formatting.SEARCHES, rows, text=(0, 1, 5, 6), wide=True)
-    tried = tuple(row for arm, search in searched for row in formatting.trials(arm, search))
-    yield Details(
-        "Everything that was tried", (Table("Everything that was tried", formatting.TRIALS, tried, text=(0, 1, 2, 5)),)
-    )
+    yield tables.searches(searched)
+    yield Details("Everything that was tried", (tables.trials(searched),))
 
 
 def _runs(findings: Findings, figures: dict[str, Plot]) -> Iterator[Block]:
-    rows = formatting.runs(findings)
-    if not rows:
+    table = tables.runs(findings)
+    if table is None:
         return
     yield Heading("Run by run")
-    yield from _figure(
-        figures,
-        "runs",
-        "A dot: two runs with the same seed (and fold). Upright: their mean. Line: its interval.",
-    )
-    yield Details("Every run in numbers", (Table("Every run", formatting.RUNS, rows, text=(0, 1)),))
     yield from _figure(figures, "curves", "Learning curves. Thin: a run. Bold: the mean of an arm.")
+    yield Details("Every run in numbers", (table,))
 
 
 def _disagreements(findings: Findings, figures: dict[str, Plot]) -> Iterator[Block]:
@@ -227,34 +249,33 @@ def _disagreements(findings: Findings, figures: dict[str, Plot]) -> Iterator[Blo
     yield Heading("Where they disagree")
     yield Paragraph(
         "Correct or incorrect: in most of an arm's runs. Below each image its label, then what the other arm predicts most "
-        "often. Images on which the arms differ most are shown, from as many classes as possible.",
+        "often. Images on which the arms differ most are shown, from as many classes as possible; among equals, a random "
+        "sample (always the same one).",
         "soft",
     )
     first, *others = findings.disagreements
     if len(first.classes) > CLASSES:
-        count = f"{CLASSES} classes of {len(first.classes):,}"
-        yield Paragraph(f"The {count} on which {first.arm} and {first.reference} differ most:")
+        shown = f"{CLASSES} classes of {len(first.classes):,}"
+        yield Paragraph(f"The {shown} on which {first.arm} and {first.reference} differ most:")
     caption = "In brackets the class's test images: with few of them, much of a difference is chance."
     yield from _figure(figures, "classes", caption)
     yield from _disagreement(first)
-    for other in others:
-        yield Details(f"{other.arm} and {other.reference}", tuple(_disagreement(other)))
+    for disagreement in others:
+        summary = f"{disagreement.arm} and {disagreement.reference}"
+        yield Details(summary, tuple(_disagreement(disagreement)))
 
 
-def _disagreement(its: Disagreement) -> Iterator[Block]:
-    if its.classes:
-        rows = tuple(
-            (name, f"{images:,}", f"{100 * one:.1f} %", f"{100 * other:.1f} %", formatting.points(one - other))
-            for name, images, one, other in its.classes[:CLASSES]
-        )
-        headings = ("class", "test images", its.arm, its.reference, "difference, points")
-        yield Details("The classes in numbers", (Table(f"Classes of {its.arm} and {its.reference}", headings, rows),))
-    for correct, incorrect, images, count in (
-        (its.arm, its.reference, its.only_arm, its.counts[0]),
-        (its.reference, its.arm, its.only_reference, its.counts[1]),
+def _disagreement(disagreement: Disagreement) -> Iterator[Block]:
+    one, two = disagreement.arm, disagreement.reference
+    if disagreement.classes:
+        yield Details("The classes in numbers", (tables.classes(disagreement, CLASSES),))
+    for correct, incorrect, images, total in (
+        (one, two, disagreement.only_arm, disagreement.counts[0]),
+        (two, one, disagreement.only_reference, disagreement.counts[1]),
     ):
         if images:
-            yield Paragraph(f"{formatting.disagreement_sentence(correct, incorrect, count, len(images))}:")
+            shown = f", {len(images)} shown" if len(images) < total else ""
+            yield Paragraph(f"{correct} is correct, {incorrect} is not ({count(total, 'image')}{shown}):")
             yield Pictures(images)
 
 

@@ -1,4 +1,4 @@
-"""How figures look: inks, one look an arm, and SVG that takes the page's colours, light or dark."""
+"""How figures look: colours, one style an arm, and SVG that takes the page's colours, light or dark."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ffvit.plot_style import ARMS, INK, MUTED, NARROW, PAPER, SOFT, STYLE, WIDE
+from ffvit.study import formatting
 from ffvit.study.findings import ArmFinding
-from ffvit.study.report import formatting
 from ffvit.study.statistics import Interval
 
 ON_PAGE = {INK: "currentColor", SOFT: "var(--soft)", PAPER: "var(--paper)", MUTED: "var(--muted)"} | {
@@ -66,18 +66,18 @@ class ArmStyle:
 
 
 def arm_styles(arms: Iterable[ArmFinding]) -> dict[str, ArmStyle]:
-    """A look an arm: controls grey, the others in colours; beyond six, colours come again with other shapes."""
-    found, others, controls = {}, 0, 0
+    """A style an arm: controls grey, the others in colours; beyond six, colours come again with other shapes."""
+    styles, others, controls = {}, 0, 0
     for arm in arms:
         if arm.role == "control":
             mark = CONTROL_MARKERS[controls % len(CONTROL_MARKERS)]
-            found[arm.name] = ArmStyle(MUTED, mark, DASHES[(controls + 1) % len(DASHES)])
+            styles[arm.name] = ArmStyle(MUTED, mark, DASHES[(controls + 1) % len(DASHES)])
             controls += 1
         else:
             turn, place = divmod(others, len(ARMS))
-            found[arm.name] = ArmStyle(ARMS[place], MARKERS[(place + turn) % len(MARKERS)], DASHES[turn % len(DASHES)])
+            styles[arm.name] = ArmStyle(ARMS[place], MARKERS[(place + turn) % len(MARKERS)], DASHES[turn % len(DASHES)])
             others += 1
-    return found
+    return styles
 
 
 def make_plot(name: str, title: str, alt: str, make: Callable[[float], Figure]) -> Plot:
@@ -111,33 +111,25 @@ def rows(names: Sequence[str], values: Sequence[str], width: float) -> tuple[Fig
     axes.tick_params(left=False)
     axes.spines["left"].set_visible(False)
     for place, (name, value) in enumerate(zip(names, values, strict=True)):
+        style: Any = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "va": "center"}
         if wide:
-            axes.annotate(
-                short(name, 38),
-                (0, place),
-                (-8, 0),
-                ("axes fraction", "data"),
-                "offset points",
-                ha="right",
-                va="center",
-            )
-            axes.annotate(
-                formatting.minus(value), (1, place), (10, 0), ("axes fraction", "data"), "offset points", va="center"
-            )
+            axes.annotate(short(name, 38), (0, place), (-8, 0), ha="right", **style)
+            axes.annotate(formatting.minus(value), (1, place), (10, 0), **style)
         else:
-            axes.annotate(
-                short(name, 44), (0, place - 0.42), (0, 0), ("axes fraction", "data"), "offset points", va="center"
-            )
+            axes.annotate(short(name, 44), (0, place - 0.42), (0, 0), **style)
     return figure, axes
 
 
-def bar(axes: Axes, its: Interval, place: float, upright: bool = False, **style: Any) -> None:
+def bar(axes: Axes, interval: Interval, place: float, upright: bool = False, **style: Any) -> None:
     """An interval in percent, with an arrowhead where the axis cuts it."""
     low, high = axes.get_ylim() if upright else axes.get_xlim()
-    ends = max(100 * its.low, low), min(100 * its.high, high)
+    ends = max(100 * interval.low, low), min(100 * interval.high, high)
     axes.plot(*_turned(ends, (place, place), upright), solid_capstyle="butt", **style)
     heads = "v^" if upright else "<>"
-    for head, end, cut in ((heads[0], low, 100 * its.low < low - 1e-9), (heads[1], high, 100 * its.high > high + 1e-9)):
+    for head, end, cut in (
+        (heads[0], low, 100 * interval.low < low - 1e-9),
+        (heads[1], high, 100 * interval.high > high + 1e-9),
+    ):
         if cut:
             axes.plot(*_turned((end,), (place,), upright), head, color=style["color"], ms=5, mew=0, clip_on=False)
 
@@ -155,13 +147,13 @@ def legend_height(arms: Sequence[ArmFinding], width: float) -> float:
     return 0.2 * -(-len(arms) // _legend_columns(width))
 
 
-def legend(figure: Figure, arms: Sequence[ArmFinding], of_arm: dict[str, ArmStyle], width: float, lines: bool) -> None:
+def legend(figure: Figure, arms: Sequence[ArmFinding], styles: dict[str, ArmStyle], width: float, lines: bool) -> None:
     """Name every arm below the panels, by its line or its mark."""
     handles = []
     for arm in arms:
-        look = of_arm[arm.name]
-        style = {"ls": look.dashes, "lw": 1.8} if lines else {"ls": "", "marker": look.marker, "ms": 6, "mew": 1.4}
-        handles.append(Line2D([], [], color=look.colour, label=short(arm.name, 30), **style))
+        style = styles[arm.name]
+        line = {"ls": style.dashes, "lw": 1.8} if lines else {"ls": "", "marker": style.marker, "ms": 6, "mew": 1.4}
+        handles.append(Line2D([], [], color=style.colour, label=short(arm.name, 30), **line))
     figure.legend(handles=handles, loc="outside lower left", ncols=_legend_columns(width))
 
 

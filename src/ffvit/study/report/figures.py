@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from ffvit.plot_style import MUTED, SOFT, WIDE
+from ffvit.study import formatting
 from ffvit.study.findings import ArmFinding, BaselineFinding, Comparison, Disagreement, Findings
-from ffvit.study.report import formatting
-from ffvit.study.report.difference_plots import difference_rows, run_rows, verdict_figure
+from ffvit.study.report import tables
+from ffvit.study.report.block_diagrams import block_rows, distinct_blocks
+from ffvit.study.report.difference_plots import difference_rows, verdict_figure
 from ffvit.study.report.drawing import (
     DASHES,
     ArmStyle,
@@ -37,49 +40,61 @@ REACH = 10.0
 
 def draw_figures(findings: Findings) -> dict[str, Plot]:
     """All figures there is something to draw for, by name."""
-    return {each.name: each for each in _all(findings)}
+    return {name: draw() for name, draw in figures_of(findings).items()}
 
 
-def _all(findings: Findings) -> Iterator[Plot]:
-    of_arm = arm_styles(findings.arms)
+def figures_of(findings: Findings) -> dict[str, Callable[[], Plot]]:
+    """What draws each figure that there is something to draw for, by its name."""
+    figures: dict[str, Callable[[], Plot]] = {}
+
+    def add(name: str, title: str, alt: str, make: Callable[[float], Figure]) -> None:
+        figures[name] = partial(make_plot, name, title, alt, make)
+
+    styles = arm_styles(findings.arms)
     comparisons, baselines = findings.comparisons, findings.baselines
+    if blocks := distinct_blocks(findings.arms):
+        alt = "; ".join(
+            f"{', '.join(arm.name for arm in arms)}: {', then '.join(f'{mixer} over {axis}' for mixer, axis in block)}"
+            for block, arms in blocks.items()
+        )
+        add("blocks", "One block of each network", alt, partial(block_rows, findings.arms, styles))
     if comparisons:
         main = comparisons[0]
         alt = f"{_aloud(main)}. The margin is {formatting.margin(main.margin)} points."
-        yield make_plot("verdict", "The difference with its interval", alt, lambda width: verdict_figure(main, width))
-    if len(comparisons) > 1:
-        alt = "; ".join(map(_aloud, comparisons))
-        yield make_plot("differences", "All differences", alt, lambda width: difference_rows(comparisons, width))
+        add("verdict", "The difference with its interval", alt, partial(verdict_figure, main))
+    if len(comparisons) > 1 or any(len(comparison.per_run) > 1 for comparison in comparisons):
+        alt = "; ".join(
+            f"{_aloud(comparison)}; its runs: {', '.join(formatting.points(value) for _, value in comparison.per_run)}"
+            for comparison in comparisons
+        )
+        add("differences", "All differences", alt, partial(difference_rows, comparisons, styles))
     finished = [arm for arm in findings.arms if arm.top1 is not None]
     if finished:
         every: list[ArmFinding | BaselineFinding] = [*finished, *baselines]
-        alt = "; ".join(f"{its.name}: {formatting.accuracy(its.top1)}" for its in every)
-        yield make_plot("accuracy", "Top-1 accuracy", alt, lambda width: _accuracy(finished, baselines, of_arm, width))
+        alt = "; ".join(f"{one.name}: {formatting.accuracy(one.top1)}" for one in every)
+        add("accuracy", "Top-1 accuracy", alt, partial(_accuracy, finished, baselines, styles))
         alt = "Top-1 of each arm against what it costs; the numbers are in the table of the arms"
-        yield make_plot("costs", "Accuracy against cost", alt, lambda width: _costs(finished, of_arm, width))
-    searched = [arm for arm in findings.arms if arm.search is not None and arm.search.trials]
+        add("costs", "Accuracy against cost", alt, partial(_costs, finished, styles))
+    searched = [(arm, arm.search) for arm in findings.arms if arm.search is not None and arm.search.trials]
     if searched:
-        alt = "; ".join(f"{arm.name}: {formatting.optimum(arm.search)}" for arm in searched if arm.search is not None)
-        yield make_plot("search", "The search of each arm", alt, lambda width: search_panels(searched, of_arm, width))
-    if any(len(each.per_run) > 1 for each in comparisons):
-        alt = "; ".join(
-            f"{_aloud(each)}; its runs: {', '.join(formatting.points(value) for _, value in each.per_run)}"
-            for each in comparisons
-        )
-        yield make_plot("runs", "Pair by pair", alt, lambda width: run_rows(comparisons, of_arm, width))
+        alt = "; ".join(f"{arm.name}: {tables.optimum(search)}" for arm, search in searched)
+        add("search", "The search of each arm", alt, partial(search_panels, searched, styles))
     if any(run.curve for arm in finished for run in arm.runs):
         alt = "Training loss and validation accuracy of each run by epoch"
-        yield make_plot("curves", "Learning curves", alt, lambda width: curve_panels(finished, of_arm, width))
+        add("curves", "Learning curves", alt, partial(curve_panels, finished, styles))
     if findings.disagreements and len(findings.disagreements[0].classes) > 1:
         first = findings.disagreements[0]
         alt = f"Correct predictions of {first.arm} and {first.reference} by class; the numbers are in the table below"
-        yield make_plot("classes", "Accuracy by class", alt, lambda width: _classes(first, of_arm, width))
+        add("classes", "Accuracy by class", alt, partial(_classes, first, styles))
+    return figures
 
 
-def _aloud(each: Comparison) -> str:
-    its = each.difference
-    low, high = formatting.points(its.low), formatting.points(its.high)
-    return f"{each.arm} less {each.reference}: {formatting.points(its.value)} points, from {low} to {high}"
+def _aloud(comparison: Comparison) -> str:
+    difference = comparison.difference
+    return (
+        f"{comparison.arm} less {comparison.reference}: {formatting.points(difference.value)} points, from "
+        f"{formatting.bounds(difference)}"
+    )
 
 
 def _limits(arms: Sequence[ArmFinding]) -> tuple[float, float]:
@@ -93,47 +108,49 @@ def _limits(arms: Sequence[ArmFinding]) -> tuple[float, float]:
 
 
 def _accuracy(
-    arms: Sequence[ArmFinding], baselines: Sequence[BaselineFinding], of_arm: dict[str, ArmStyle], width: float
+    arms: Sequence[ArmFinding], baselines: Sequence[BaselineFinding], styles: dict[str, ArmStyle], width: float
 ) -> Figure:
     """A row an arm and a baseline; the best baseline is a line through all."""
     every: list[ArmFinding | BaselineFinding] = [*arms, *baselines]
-    figure, axes = rows([each.name for each in every], [formatting.accuracy(each.top1) for each in every], width)
+    figure, axes = rows([one.name for one in every], [formatting.accuracy(one.top1) for one in every], width)
     low, high = _limits(arms)
     if baselines:
-        best = max(100 * each.top1.value for each in baselines)
+        best = max(100 * baseline.top1.value for baseline in baselines)
         if best >= low - 2 * (high - low):  # one that is far below does not squeeze the arms together
             low = max(0.0, min(low, best - 0.06 * (high - low)))
         high = max(high, min(100.0, best + 0.06 * (high - low)))
         if best >= low:
             axes.axvline(best, color=MUTED, lw=0.8, ls=DASHES[1], zorder=0)
     axes.set_xlim(low, high)
-    for place, each in enumerate(every):
-        look = of_arm[each.name] if isinstance(each, ArmFinding) else ArmStyle(SOFT, "s", "-")
-        top1 = _top1(each)
-        bar(axes, top1, float(place), color=look.colour, lw=1.4)
+    for place, one in enumerate(every):
+        style, top1 = styles[one.name] if isinstance(one, ArmFinding) else ArmStyle(SOFT, "s", "-"), _top1(one)
+        bar(axes, top1, float(place), color=style.colour, lw=1.4)
         if 100 * top1.value >= low:
-            axes.plot(100 * top1.value, place, look.marker, ms=6, mew=1.4, color=look.colour, clip_on=False)
+            axes.plot(100 * top1.value, place, style.marker, ms=6, mew=1.4, color=style.colour, clip_on=False)
     axes.xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
     axes.set_xlabel("Top-1 on the test images, %")
     return figure
 
 
-def _top1(its: ArmFinding | BaselineFinding) -> Interval:
-    assert its.top1 is not None
-    return its.top1
+def _top1(one: ArmFinding | BaselineFinding) -> Interval:
+    assert one.top1 is not None
+    return one.top1
 
 
-def _costs(arms: list[ArmFinding], of_arm: dict[str, ArmStyle], width: float) -> Figure:
+def _costs(arms: list[ArmFinding], styles: dict[str, ArmStyle], width: float) -> Figure:
     """Small multiples, with the front of arms that none beats in both."""
     small = all(arm.flops < 1e9 for arm in arms)
     few = all(arm.parameters < 1e6 for arm in arms)
-    longest = max((formatting.training_time(arm) or 0.0 for arm in arms), default=0.0)
-    unit, size = next((each for each in (("h", 3600.0), ("min", 60.0)) if longest >= 3 * each[1]), ("s", 1.0))
+    longest = max((tables.training_time(arm) or 0.0 for arm in arms), default=0.0)
+    unit, size = next((pair for pair in (("h", 3600.0), ("min", 60.0)) if longest >= 3 * pair[1]), ("s", 1.0))
     kinds: list[tuple[str, Callable[[ArmFinding], float | None]]] = [
         (f"Parameters, {'thousands' if few else 'millions'}", lambda arm: arm.parameters / (1e3 if few else 1e6)),
         (f"{'M' if small else 'G'}FLOPs of a prediction", lambda arm: arm.flops / (1e6 if small else 1e9)),
         ("Latency, ms", lambda arm: 1e3 * arm.cost.latency if arm.cost else None),
-        (f"Training of a run, {unit}", lambda arm: _scaled(formatting.training_time(arm), size)),
+        (
+            f"Training of a run, {unit}",
+            lambda arm: None if (time := tables.training_time(arm)) is None else time / size,
+        ),
     ]
     kinds = [(name, cost) for name, cost in kinds if any(cost(arm) is not None for arm in arms)]
     columns = 2 if width == WIDE else 1
@@ -144,27 +161,23 @@ def _costs(arms: list[ArmFinding], of_arm: dict[str, ArmStyle], width: float) ->
         panel.set_visible(False)
     panels[0, 0].set_ylim(*_limits(arms))
     for panel, (name, cost) in zip(panels.flat, kinds, strict=False):
-        _cost(panel, [(arm, price) for arm in arms if (price := cost(arm)) is not None], of_arm)
+        _cost(panel, [(arm, price) for arm in arms if (price := cost(arm)) is not None], styles)
         panel.set_xlabel(name)
         panel.tick_params(labelleft=True)
     for row in panels:
         row[0].set_title("Top-1, %")
-    legend(figure, arms, of_arm, width, lines=False)
+    legend(figure, arms, styles, width, lines=False)
     return figure
 
 
-def _scaled(seconds: float | None, size: float) -> float | None:
-    return None if seconds is None else seconds / size
-
-
-def _cost(axes: Axes, priced: list[tuple[ArmFinding, float]], of_arm: dict[str, ArmStyle]) -> None:
+def _cost(axes: Axes, priced: list[tuple[ArmFinding, float]], styles: dict[str, ArmStyle]) -> None:
     best, front = -1.0, []
-    for arm, price in sorted(priced, key=lambda each: (each[1], -_top1(each[0]).value)):
-        its, look = _top1(arm), of_arm[arm.name]
-        bar(axes, its, float(price), upright=True, color=look.colour, lw=1, alpha=0.65)
-        axes.plot(price, 100 * its.value, look.marker, ms=6, color=look.colour, mew=1.4)
-        if its.value > best:
-            best = its.value
+    for arm, price in sorted(priced, key=lambda pair: (pair[1], -_top1(pair[0]).value)):
+        top1, style = _top1(arm), styles[arm.name]
+        bar(axes, top1, float(price), upright=True, color=style.colour, lw=1, alpha=0.65)
+        axes.plot(price, 100 * top1.value, style.marker, ms=6, color=style.colour, mew=1.4)
+        if top1.value > best:
+            best = top1.value
             front.append((price, 100 * best))
     prices = [price for _, price in priced]
     if min(prices) > 0 and max(prices) > 30 * min(prices):
@@ -179,17 +192,19 @@ def _cost(axes: Axes, priced: list[tuple[ArmFinding, float]], of_arm: dict[str, 
         axes.step(*zip(*front, strict=True), where="post", color=MUTED, lw=0.8, ls=DASHES[1], zorder=0)
 
 
-def _classes(disagreement: Disagreement, of_arm: dict[str, ArmStyle], width: float) -> Figure:
+def _classes(disagreement: Disagreement, styles: dict[str, ArmStyle], width: float) -> Figure:
     """The classes on which two arms differ most, a mark an arm."""
     wide, classes = width == WIDE, disagreement.classes[:CLASSES]
     figure = Figure(figsize=(width, 0.95 + (0 if wide else 0.2) + 0.23 * len(classes)))
     axes = figure.add_subplot()
-    for place, (_, _, one, other) in enumerate(classes):
-        axes.plot([100 * one, 100 * other], [place, place], color=MUTED, lw=1, zorder=1)
+    for place, (_, _, one, two) in enumerate(classes):
+        axes.plot([100 * one, 100 * two], [place, place], color=MUTED, lw=1, zorder=1)
     for name, side in ((disagreement.arm, 2), (disagreement.reference, 3)):
-        values, look = [100 * each[side] for each in classes], of_arm[name]
+        values, style = [100 * row[side] for row in classes], styles[name]
         label = short(name, 40)
-        axes.plot(values, range(len(classes)), look.marker, ms=6, mew=1, color=look.colour, label=label, clip_on=False)
+        axes.plot(
+            values, range(len(classes)), style.marker, ms=6, mew=1, color=style.colour, label=label, clip_on=False
+        )
     length = 30 if wide else 16
     axes.set_yticks(range(len(classes)), [f"{short(name, length)} ({images:,})" for name, images, _, _ in classes])
     axes.set_ylim(len(classes) - 0.4, -0.6)

@@ -14,7 +14,7 @@ from ffvit.study.findings import ArmFinding, Epoch
 from ffvit.study.report.drawing import ArmStyle, legend, legend_height
 
 
-def curve_panels(arms: list[ArmFinding], of_arm: dict[str, ArmStyle], width: float) -> Figure:
+def curve_panels(arms: list[ArmFinding], styles: dict[str, ArmStyle], width: float) -> Figure:
     """A thin line a run, a bold one for an arm's mean; errors instead of accuracies where these are near 100 %."""
     arms = [arm for arm in arms if any(run.curve for run in arm.runs)]
     kinds: list[tuple[str, Callable[[Epoch], float | None]]] = [("Training loss, nats", lambda epoch: epoch.loss)]
@@ -28,27 +28,27 @@ def curve_panels(arms: list[ArmFinding], of_arm: dict[str, ArmStyle], width: flo
     figure = Figure(figsize=(width, 2.6 * rows + 0.1 + legend_height(arms, width)))
     panels = figure.subplots(rows, columns, squeeze=False).flat
     for panel, (name, value) in zip(panels, kinds, strict=True):
-        _lines(panel, arms, of_arm, value)
+        _lines(panel, arms, styles, value)
         if "top-1" not in name:
             name += _logarithmic(panel)
         panel.set_title(name)
         panel.set_xlabel("Epoch")
-    legend(figure, arms, of_arm, width, lines=True)
+    legend(figure, arms, styles, width, lines=True)
     return figure
 
 
 def _lines(
-    axes: Axes, arms: list[ArmFinding], of_arm: dict[str, ArmStyle], value: Callable[[Epoch], float | None]
+    axes: Axes, arms: list[ArmFinding], styles: dict[str, ArmStyle], value: Callable[[Epoch], float | None]
 ) -> None:
     for arm in sorted(arms, key=lambda arm: arm.role != "control"):
-        look = of_arm[arm.name]
+        style = styles[arm.name]
         lines = [np.array([value(epoch) for epoch in run.curve], dtype=float) for run in arm.runs if run.curve]
         for line in lines if len(lines) > 1 else []:
-            axes.plot(range(1, len(line) + 1), line, lw=0.5, alpha=0.45, color=look.colour, ls=look.dashes)
+            axes.plot(range(1, len(line) + 1), line, lw=0.5, alpha=0.45, color=style.colour, ls=style.dashes)
         whole = min(map(len, lines))
         mean = np.mean([line[:whole] for line in lines], axis=0)
         dot = "o" if whole == 1 else ""
-        axes.plot(range(1, whole + 1), mean, lw=1.7, color=look.colour, ls=look.dashes, marker=dot)
+        axes.plot(range(1, whole + 1), mean, lw=1.7, color=style.colour, ls=style.dashes, marker=dot)
     longest = max((len(run.curve) for arm in arms for run in arm.runs), default=1)
     axes.set_xlim(1 if longest > 1 else 0.5, max(longest, 1.5))
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
@@ -60,12 +60,12 @@ def _logarithmic(axes: Axes) -> str:
     positive = values[np.isfinite(values) & (values > 0)]
     if not len(positive) or positive.max() < 3 * positive.min():
         return ""
-    floor = positive.min() / 1.5
+    lowest = positive.min() / 1.5
     for line in axes.lines:
-        line.set_ydata(np.maximum(np.asarray(line.get_ydata(), dtype=float), floor))
+        line.set_ydata(np.maximum(np.asarray(line.get_ydata(), dtype=float), lowest))
     axes.set_yscale("log")
-    axes.set_ylim(floor, 1.1 * positive.max())
-    steps = (1, 2, 5) if positive.max() < 300 * floor else (1,)
+    axes.set_ylim(lowest, 1.1 * positive.max())
+    steps = (1, 2, 5) if positive.max() < 300 * lowest else (1,)
     axes.yaxis.set_major_locator(LogLocator(subs=steps))
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.yaxis.set_minor_locator(NullLocator())

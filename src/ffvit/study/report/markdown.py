@@ -48,15 +48,15 @@ def _lines(block: Block) -> Iterator[str]:
             yield from (f"> [!{'NOTE' if kind == 'missing' else 'WARNING'}]", f"> **{plain(title)}**", ">")
             yield from (f"> - {plain(item)}" for item in items)
         case Statements(statements):
-            for its in statements:
-                yield f"- {plain(its.name)}: **{plain(its.value)}**{f' ({plain(its.reason)})' if its.reason else ''}"
+            for name, value, reason, _ in statements:
+                yield f"- {name}: **{value}**{f' ({plain(reason)})' if reason else ''}"
         case Table():
             yield from _table(block)
         case Figure(drawn, caption):
             yield from (f"![{plain(drawn.title)}](figures/{drawn.name}.png)", "", plain(caption))
         case Pictures(images):
-            rows = tuple((image.name, image.truth, image.answer) for image in images)
-            yield from _table(Table("", ("image", "label", "predicted"), rows, text=(0, 1, 2)))
+            rows = ({"image": image.name, "label": image.label, "predicted": image.predicted} for image in images)
+            yield from _table(Table("", tuple(rows), words=("label", "predicted")))
         case Code(text, language):
             fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=2))
             yield from (f"{fence}{language}", text, fence)
@@ -68,9 +68,9 @@ def _lines(block: Block) -> Iterator[str]:
 
 
 def _table(table: Table) -> Iterator[str]:
-    yield _row(table.headings)
-    yield "|" + "|".join("---" if column in table.text else "---:" for column in range(len(table.headings))) + "|"
-    yield from map(_row, table.rows)
+    yield _row(heading for heading, _ in table.columns)
+    yield "|" + "|".join("---" if words else "---:" for _, words in table.columns) + "|"
+    yield from (_row(row.values()) for row in table.rows)
 
 
 def _row(cells: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ from importlib.resources import files
 
 from jinja2 import Environment, StrictUndefined
 
-from ffvit.study.report import formatting
+from ffvit.study import formatting
 from ffvit.study.report.blocks import Block
 
 SMALL = 64

@@ -14,35 +14,31 @@ from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from ffvit.plot_style import PAPER, WIDE
 from ffvit.study.findings import ArmFinding, SearchFinding, TrialFinding
-from ffvit.study.report import formatting
+from ffvit.study.report import tables
 from ffvit.study.report.drawing import ArmStyle, short
 
 
-def search_panels(arms: Sequence[ArmFinding], of_arm: dict[str, ArmStyle], width: float) -> Figure:
+def search_panels(
+    searched: Sequence[tuple[ArmFinding, SearchFinding]], styles: dict[str, ArmStyle], width: float
+) -> Figure:
     """A panel an arm, all on one scale of losses."""
-    columns = min(len(arms), 3 if width == WIDE else 2)
-    rows = -(-len(arms) // columns)
+    columns = min(len(searched), 3 if width == WIDE else 2)
+    rows = -(-len(searched) // columns)
     figure = Figure(figsize=(width, 0.2 + 1.95 * rows))
     panels = figure.subplots(rows, columns, sharey=True, squeeze=False)
-    for panel in panels.flat[len(arms) :]:
+    for panel in panels.flat[len(searched) :]:
         panel.set_visible(False)
-    losses = [
-        loss
-        for arm in arms
-        if arm.search
-        for trial in arm.search.trials
-        if isfinite(loss := formatting.mean_loss(trial))
-    ]
+    means = (tables.mean_loss(trial) for _, search in searched for trial in search.trials)
+    losses = [loss for loss in means if isfinite(loss)]
     low, high = min(losses, default=1.0), max(losses, default=1.0)
     panels[0, 0].set_yscale("log" if low > 0 else "linear")
     room = (high / low) ** 0.08 if low > 0 else 1.1
     panels[0, 0].set_ylim(low / max(room, 1.05), high * max(room, 1.05) ** 2)
-    for panel, arm in zip(panels.flat, arms, strict=False):
-        assert arm.search is not None
-        _panel(panel, arm.search, of_arm[arm.name])
-        where = formatting.optimum(arm.search).replace(": ", ": " if width == WIDE else ":\n")
+    for panel, (arm, search) in zip(panels.flat, searched, strict=False):
+        _panel(panel, search, styles[arm.name])
+        where = tables.optimum(search).replace(": ", ": " if width == WIDE else ":\n")
         panel.set_title(f"{short(arm.name, 20)}\n{where}")
-        panel.set_xlabel(arm.search.field.replace("_", " "))
+        panel.set_xlabel(search.field.replace("_", " "))
     for row in panels:
         row[0].set_ylabel("Validation loss, nats" if width == WIDE else "Loss, nats")
     if low > 0:
@@ -52,7 +48,7 @@ def search_panels(arms: Sequence[ArmFinding], of_arm: dict[str, ArmStyle], width
     return figure
 
 
-def _panel(axes: Axes, search: SearchFinding, look: ArmStyle) -> None:
+def _panel(axes: Axes, search: SearchFinding, style: ArmStyle) -> None:
     tried = sorted({trial.values.get(search.field) for trial in search.trials}, key=_order)
     place = _places(axes, tried)
     by_repetition: dict[Any, list[TrialFinding]] = {}
@@ -61,16 +57,16 @@ def _panel(axes: Axes, search: SearchFinding, look: ArmStyle) -> None:
     profiles = [_profile(trials, search.field, tried) for trials in by_repetition.values()]
     across = [place[value] for value in tried]
     for profile in profiles if len(profiles) > 1 else []:
-        axes.plot(across, np.where(np.isfinite(profile), profile, np.nan), color=look.colour, lw=0.6, alpha=0.5)
+        axes.plot(across, np.where(np.isfinite(profile), profile, np.nan), color=style.colour, lw=0.6, alpha=0.5)
     mean = [_mean(values) for values in zip(*profiles, strict=True)]
-    axes.plot(across, mean, color=look.colour, lw=1.8)
+    axes.plot(across, mean, color=style.colour, lw=1.8)
     for trial in search.trials:
-        at, loss = place[trial.values.get(search.field)], formatting.mean_loss(trial)
+        at, loss = place[trial.values.get(search.field)], tables.mean_loss(trial)
         if isinf(loss):
             top = axes.get_xaxis_transform()
-            axes.plot(at, 0.97, "x", ms=5, mew=1.2, color=look.colour, transform=top, clip_on=False)
+            axes.plot(at, 0.97, "x", ms=5, mew=1.2, color=style.colour, transform=top, clip_on=False)
         elif trial.chosen:
-            axes.plot(at, loss, "o", ms=5.5, color=look.colour, mec=PAPER, mew=0.8, zorder=3)
+            axes.plot(at, loss, "o", ms=5.5, color=style.colour, mec=PAPER, mew=0.8, zorder=3)
 
 
 def _order(value: Any) -> tuple[bool, Any]:
@@ -95,9 +91,7 @@ def _places(axes: Axes, tried: Sequence[Any]) -> dict[Any, float]:
 
 def _profile(trials: Sequence[TrialFinding], field: str, tried: Sequence[Any]) -> list[float]:
     """The lowest loss at each value, whatever else was tried with it; NaN where nothing was tried."""
-    of_value = [
-        [formatting.mean_loss(trial) for trial in trials if trial.values.get(field) == value] for value in tried
-    ]
+    of_value = [[tables.mean_loss(trial) for trial in trials if trial.values.get(field) == value] for value in tried]
     return [min(losses, default=nan) for losses in of_value]
 
 

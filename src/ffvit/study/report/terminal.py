@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Literal
 
+import rich.table
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from ffvit.study.findings import Findings
-from ffvit.study.report import formatting
+from ffvit.study.formatting import join, percent
+from ffvit.study.report import content, tables
+from ffvit.study.report.blocks import Table
 
 COMMAND_WIDTH = 72
 """Longer commands are continued on the next line with a backslash, so that they can be copied."""
@@ -19,20 +23,19 @@ MISSING_SHOWN = 10
 
 
 def summary_table(findings: Findings) -> Group:
-    """The findings for `rich.console.Console().print`, at 80 columns and without colour."""
+    """The findings, at 80 columns and without colour, for `rich.console.Console().print(..., crop=False)`."""
     missing = findings.missing[:MISSING_SHOWN]
     if (rest := len(findings.missing) - len(missing)) > 0:
         missing = (*missing, f"and {rest} more")
     return Group(
         Text(),
-        *_note(formatting.EXPLORATORY, findings.exploratory, "bold yellow"),
-        *_note(formatting.WARNINGS, findings.warnings, "yellow"),
+        *_note(content.EXPLORATORY, findings.exploratory, "bold yellow"),
+        *_note(content.WARNINGS, findings.warnings, "yellow"),
         *_verdict(findings),
-        _arms(findings),
-        Text(),
+        *_arms(findings),
         *_baselines(findings),
         *_comparisons(findings),
-        *_note(formatting.MISSING, missing, "bold"),
+        *_note(content.MISSING, missing, "bold"),
         *_next(findings),
     )
 
@@ -42,61 +45,61 @@ def _note(title: str, items: Iterable[str], style: str) -> Iterator[RenderableTy
     if items:
         yield Text(f"{title}:", style=style)
         for item in items:
-            line = Table.grid(padding=(0, 1, 0, 0))
+            line = rich.table.Table.grid(padding=(0, 1, 0, 0))
             line.add_row(Text("  -"), Text(item))
             yield line
         yield Text()
 
 
 def _verdict(findings: Findings) -> Iterator[RenderableType]:
-    if not findings.comparisons:
-        yield from (Text(formatting.NO_VERDICT, style="bold"), Text(formatting.WHY_NO_VERDICT), Text())
-        return
-    main = findings.comparisons[0]
-    yield from (Text(main.headline, style="dim" if main.withheld else "bold"), Text(main.words), Text())
+    if findings.comparisons:
+        main = findings.comparisons[0]
+        yield from (Text(main.headline, style="dim" if main.withheld else "bold"), Text(main.words), Text())
+    else:
+        yield from (Text(content.NO_VERDICT, style="bold"), Text(content.WHY_NO_VERDICT), Text())
 
 
-def _table(headings: Sequence[str], numbers: Iterable[int]) -> Table:
-    """A table whose numbers are never cut: columns of words give way."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for column, heading in enumerate(headings):
-        number = column in numbers
-        table.add_column(heading, justify="right" if number else "left", no_wrap=number, overflow="fold")
-    return table
+def _table(table: Table, headings: Mapping[str, str]) -> Iterator[RenderableType]:
+    """Some columns of a table, by heading with a shorter heading; only the first column gives way."""
+    shown = rich.table.Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for number, (heading, words) in enumerate(column for column in table.columns if column[0] in headings):
+        justify: Literal["left", "right"] = "left" if words else "right"
+        shown.add_column(headings[heading], justify=justify, no_wrap=number > 0, overflow="fold")
+    for row, style in zip(table.rows, table.styles, strict=True):
+        cells = (_short(cell) for heading, cell in row.items() if heading in headings)
+        shown.add_row(*map(Text, cells), style={"main": "bold", "control": "dim"}.get(style))
+    yield from (shown, Text())
 
 
-def _arms(findings: Findings) -> Table:
+def _short(cell: str) -> str:
+    """96.8 % (95.5 to 97.8) as 96.8 (95.5-97.8), 2 of 3, 1 failed as 2 of 3, 4.9 MFLOPs as 4.9 M."""
+    if accuracy := re.fullmatch(r"([\d.]+) % \(([\d.]+) to ([\d.]+)\)", cell):
+        return "{} ({}-{})".format(*accuracy.groups())
+    return re.sub(r", \d+ failed$|FLOPs$", "", cell)
+
+
+def _arms(findings: Findings) -> Iterator[RenderableType]:
     all_done = all(len(arm.runs) == arm.planned for arm in findings.arms)
-    runs_heading = () if all_done else ("runs",)
-    headings = ("arm", "top-1 %, 95 %", *runs_heading, "parameters", "FLOPs", "latency", "training")
-    table = _table(headings, range(1, len(headings)))
-    for arm in findings.arms:
-        name, top1, _, parameters, flops, latency, _, training, *_ = formatting.arm_row(arm, findings)
-        top1, flops = top1.replace(" %", "").replace(" to ", "-"), flops.removesuffix("FLOPs")
-        runs = () if all_done else (f"{len(arm.runs)} of {arm.planned}",)
-        style = "dim" if arm.role == "control" else ""
-        table.add_row(Text(name, style=style), top1, *runs, parameters, flops, latency, training)
-    return table
+    shown = ("arm", *(() if all_done else ("runs",)), "parameters", "FLOPs", "latency", "training")
+    return _table(tables.arms(findings), {tables.TOP1: "top-1 %, 95 %"} | {heading: heading for heading in shown})
 
 
 def _baselines(findings: Findings) -> Iterator[RenderableType]:
     if findings.baselines:
         reached = (
-            f"{its.name} {100 * its.top1.value:.1f} %{f' (beats {formatting.join(its.beats)})' if its.beats else ''}"
-            for its in findings.baselines
+            f"{baseline.name} {percent(baseline.top1.value)}{f' (beats {join(baseline.beats)})' if baseline.beats else ''}"
+            for baseline in findings.baselines
         )
-        yield Text(f"Baselines: {'; '.join(reached)}.")
-        yield Text()
+        yield from (Text(f"Baselines: {'; '.join(reached)}."), Text())
 
 
 def _comparisons(findings: Findings) -> Iterator[RenderableType]:
     if findings.comparisons:
-        table = _table(("comparison", "points", "interval", "level", "direction", "size"), (1, 2, 3))
-        for comparison in findings.comparisons:
-            arm, reference, value, interval, level, _, direction, size = formatting.comparison_row(comparison)
-            style = "bold" if comparison.main else "dim" if comparison.withheld else ""
-            table.add_row(Text(f"{arm} against {reference}"), value, interval, level, direction, size, style=style)
-        yield from (table, Text())
+        full = tables.comparisons(findings)
+        rows = ({"comparison": f"{row['arm']} against {row['reference']}", **row} for row in full.rows)
+        shown = {"difference, points": "points", "interval, points": "interval"}
+        shown |= {heading: heading for heading in ("comparison", "level", "direction", "size")}
+        yield from _table(replace(full, rows=tuple(rows)), shown)
 
 
 def _next(findings: Findings) -> Iterator[RenderableType]:
@@ -104,7 +107,8 @@ def _next(findings: Findings) -> Iterator[RenderableType]:
         yield Text("What next:", style="bold")
         for purpose, command in findings.next:
             yield Text(f"  {purpose}:")
-            yield from (Text(f"    {line}", style="cyan") for line in _continued(command))
+            for line in _continued(command):  # a path longer than the line stays whole: broken, it could not be copied
+                yield Text(f"    {line}", style="cyan", no_wrap=True, overflow="ignore")
         yield Text()
 
 

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format types unit reliability audit benchmark clean
+.PHONY: demo test lint format types unit reliability audit benchmark docs clean
 .DEFAULT_GOAL := demo
 
 demo: .venv/.ready
@@ -33,6 +33,15 @@ format: .venv/.ready
 benchmark: .venv/.ready
 	$(BIN)/python benchmarks/network.py
 
+# Warnings, such as a link to a page that does not exist, are errors.
+docs: .venv/.docs
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --jobs auto docs docs/_build
+	@echo "Open docs/_build/index.html"
+
+.venv/.docs: .venv/.ready
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	@touch $@
+
 .venv/.ready: pyproject.toml
 	$(PYTHON) -m venv .venv
 	@echo "Installing ffvit and what it needs into .venv (PyTorch is large: some minutes the first time)"
@@ -41,4 +50,4 @@ benchmark: .venv/.ready
 	@touch $@
 
 clean:
-	rm -rf .venv build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv build dist docs/_build src/*.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -97,6 +97,11 @@ def test_results_hold_a_row_a_run_and_nothing_of_the_clock(done: Path):
     assert not any("second" in name or "time" in name or "memory" in name for name in table)
 
 
+def unfolded(text: str, study: Path) -> str:
+    """A report without its folder's name, whose length decides where commands are folded."""
+    return " ".join(text.replace("\\\n", " ").replace(str(study), "STUDY").split())
+
+
 def test_the_report_is_made_anew_from_the_runs_alone(study: Path, done: Path):
     results, markdown = (study / "results.csv").read_bytes(), (study / "report.md").read_text()
     for name in ("report.html", "report.md", "results.csv"):
@@ -104,8 +109,7 @@ def test_the_report_is_made_anew_from_the_runs_alone(study: Path, done: Path):
     told = commands.here("report", study)
     assert told.returncode == 0
     assert (study / "results.csv").read_bytes() == results
-    here, there = (str(folder).replace("_", r"\_") for folder in (study, done))
-    assert (study / "report.md").read_text().replace(str(study), str(done)).replace(here, there) == markdown
+    assert unfolded((study / "report.md").read_text(), study) == unfolded(markdown, done)
     assert "1,797 images" in (study / "report.html").read_text()
 
 

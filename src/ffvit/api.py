@@ -99,17 +99,12 @@ def train(command: commands.Train) -> Run:
     """
     from ffvit.training.train import run_config
 
-    if command.resume:
-        return _resume_in(command)
-    return run_config(config_of(command), out=command.out, overwrite=command.overwrite, console=console_of(command))
-
-
-def _resume_in(command: commands.Train) -> Run:
-    default = commands.Train()
+    if not command.resume:
+        return run_config(config_of(command), out=command.out, overwrite=command.overwrite, console=console_of(command))
     if command.out is None:
         raise UserError("--resume needs the run folder to resume: --out FOLDER")
-    fields = fields_without(command, "out", "resume", "hardware")
-    if any(value != getattr(default, name) for name, value in fields.items()):
+    kept = "out", "resume", "hardware"
+    if fields_without(command, *kept) != fields_without(commands.Train(), *kept):
         raise UserError("--resume goes on with the run as it was begun: give it only --out and where to compute")
     return resume(command.out, hardware=command.hardware, verbose=command.verbose)
 
@@ -166,16 +161,17 @@ def evaluate(command: commands.Evaluate) -> Score:
     from ffvit.hardware.ranks import is_rank_zero
     from ffvit.inference import evaluate as inference
 
-    if is_rank_zero() and command.json is not None:
-        check_output(command.json, "--json", "file with figures of an evaluation", is_evaluation)
-    if is_rank_zero() and command.predictions is not None:
-        check_output(command.predictions, "--predictions", "list of predictions", is_predictions)
+    json_file, table = (command.json, command.predictions) if is_rank_zero() else (None, None)
+    if json_file is not None:
+        check_output(json_file, "--json", "file with figures of an evaluation", is_evaluation)
+    if table is not None:
+        check_output(table, "--predictions", "list of predictions", is_predictions)
     fields = fields_without(command, "json", "predictions", "hardware")
     score = inference.evaluate(**fields, hardware=choose_hardware(command.hardware))
-    if is_rank_zero() and command.json is not None:
-        write_figures(score, command.weights, command.json)
-    if is_rank_zero() and command.predictions is not None:
-        with atomic_path(command.predictions, "evaluate again") as temporary:
+    if json_file is not None:
+        write_figures(score, command.weights, json_file)
+    if table is not None:
+        with atomic_path(table, "evaluate again") as temporary:
             score.predictions.to_csv(temporary, score.names)
     return score
 
@@ -300,11 +296,6 @@ def check(command: data_commands.Check) -> Check:
     return checked
 
 
-def progress_of(command: commands.Command) -> Any:
-    """Where a command shows progress that is no part of what it prints."""
-    return console_of(command) if command.verbose is not True else Terminal(stderr=True)
-
-
 @function_of(data_commands.Prepare)
 def prepare(command: data_commands.Prepare) -> Prepared:
     """Returns: What was made.
@@ -356,5 +347,5 @@ def benchmark_data(command: data_commands.BenchmarkData) -> Stages:
 
     splits = open_splits(choose_data(command.data))
     console_of(command).print(splits.account, markup=False, highlight=False, soft_wrap=True)
-    recipe = choose_recipe(command.recipe, named_recipe("small"))
-    return measure(splits.train, recipe, (command.image, command.image), command.workers, command.seconds)
+    recipe, size = choose_recipe(command.recipe, named_recipe("small")), (command.image, command.image)
+    return measure(splits.train, recipe, size, command.workers, command.seconds)

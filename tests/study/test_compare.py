@@ -99,7 +99,7 @@ def test_results_hold_a_row_a_run_and_nothing_of_the_clock(done: Path):
 
 def unfolded(text: str, study: Path) -> str:
     """A report without its folder's name, whose length decides where commands are folded."""
-    return " ".join(text.replace("\\\n", " ").replace(str(study), "STUDY").split())
+    return " ".join(text.replace("\\\n", " ").replace("\\_", "_").replace(str(study), "STUDY").split())
 
 
 def test_the_report_is_made_anew_from_the_runs_alone(study: Path, done: Path):

@@ -111,12 +111,14 @@ def test_weights_that_name_an_unknown_module_import_nothing(package):
         metadata = file.metadata()["ffvit"].replace('"linear"', '"trap:Trap"')
     save_file(network.state_dict(), "w.safetensors", {"ffvit": metadata})
     assert json.loads(metadata)["network"]["architecture"]["block"][0]["mixer"] == "trap:Trap"
-    for path in (package / "w.safetensors", package / "folder"):
-        if path.name == "folder":
-            path.mkdir()
-            (package / "w.safetensors").rename(path / "best.safetensors")
+    (package / "folder").mkdir()
+    for file in ("w.safetensors", "folder/best.safetensors", "folder/model.safetensors"):
+        path = (package / "w.safetensors").rename(package / file)
+        if path.name == "model.safetensors":  # a folder from the Hub is no run folder, whatever lies in it
+            (path.parent / "config.yaml").write_text(json.dumps({"network": json.loads(metadata)["network"]}))
         with pytest.raises(UserError, match="these weights ask to import 'trap:Trap', which would run its code"):
-            ffvit.load(path)
+            ffvit.load(path if file == "w.safetensors" else path.parent)
+        path.rename(package / "w.safetensors")
     assert not (package / "sprung").exists()
 
 
@@ -145,7 +147,7 @@ def test_what_is_known_of_a_mixer_is_used(package):
     assert count(network).flops == patches + 2 * 2 * 17 * 12 * 12
 
 
-def test_a_mixer_on_the_grid_sees_an_image_and_leaves_the_class_token_alone(package):
+def test_a_mixer_on_the_grid_sees_an_image(package):
     ffvit.register_mixer(Mixer("flip", lambda args: Flip(), axes=("patches",), on_grid=True))
     branch = Backbone(Architecture(**SIZES, block=(Branch("flip", "patches"),))).blocks[0][0]
     x = torch.randn(3, 16, 12)

@@ -101,7 +101,8 @@ def _weights_file(path: Path) -> Path:
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error.strerror}") from None
     if folder:
-        _import_mixers_of_run(path / RUN_CONFIG)
+        if names[0] in WEIGHTS_OF_A_RUN:
+            _import_mixers_of_run(path / RUN_CONFIG)
         return path / names[0]
     if not path.is_file():
         raise ModelError(f"{path}: is no regular file")

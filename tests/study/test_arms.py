@@ -144,7 +144,10 @@ def test_image_size_reaches_every_network():
             {"mixer": {"pool": {"network.block.0.mixer": "pooling", "network.block.0.axis": "features"}}},
             "cell mixer = pool is impossible",
         ),
-        ({"network.patch": [2, 3]}, "the cell patch = patch 3 is impossible: network: img_size: height 8 is no multiple"),
+        (
+            {"network.patch": [2, 3]},
+            "the cell patch = patch 3 is impossible: network: img_size: height 8 is no multiple",
+        ),
         ({"network.widht": [2]}, "network.widht: a network has no field 'widht', did you mean 'width'?"),
         ({"recipe.drop_pth": [0.1]}, "recipe.drop_pth: a recipe has no field 'drop_pth', did you mean 'drop_path'?"),
         ({"width": [2]}, "width: a path begins with network. or recipe.: say network.width"),

@@ -108,8 +108,8 @@ InferenceHardware = Annotated[
     Nested(
         Hardware,
         "Hardware",
-        fields=("accelerator", "devices", "nodes", "precision", "workers"),
-        common=("accelerator", "precision", "workers"),
+        fields=("accelerator", "devices", "nodes", "workers"),
+        common=("accelerator", "workers"),
     ),
 ]
 OneDevice = Annotated[

@@ -51,7 +51,7 @@ ffvit check torch/cifar10 --near 0    exact duplicates only"""
 class Prepare(Command):
     """Pack images into shards: a few large files that are fast to read. Each image is checked.
 
-    Give the same command again to go on after an interruption.
+    After an interruption, give the same command again to resume.
     """
 
     examples = """ffvit prepare photos/ shards/         the bytes as they are

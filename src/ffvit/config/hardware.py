@@ -19,7 +19,8 @@ class Hardware(Value):
         "ddp", description="With several devices: a copy of the network on each, or its weights sharded over them."
     )
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = Field(
-        "auto", description="auto: bf16 if the device is built for it; else fp16 on a GPU and fp32 on a CPU."
+        "auto",
+        description="auto: bf16 if the device is built for it, else fp16 on a GPU and fp32 on a CPU; to predict, fp32.",
     )
     compile: Literal["auto", "always", "never"] = Field(
         "auto",

@@ -79,6 +79,8 @@ def test_python_and_the_command_line_ask_for_the_same(tmp_path):
         (lambda: ffvit.train(recipe={"epoch": 3}), "recipe.epoch: there is no such field, did you mean 'epochs'?"),
         (lambda: ffvit.train(hardware={"accelerator": "gpu"}), "got 'gpu', did you mean 'cuda'?"),
         (lambda: ffvit.evaluate("x", crop=2), "crop: input should be less than or equal to 1; got 2"),
+        (lambda: ffvit.compare(study=ffvit.Plan(network="ff_micro_patch2_8", recipe="digits", factors={"depth": [1, 2]}), seeds=3, margin=1.0),
+         "study: a Plan holds all of this: change it instead of giving seeds, margin"),
         (lambda: ffvit.predict("nowhere.pth", "x.jpg", top=0), "top: input should be greater than 0; got 0"),
     ],
 )  # fmt: skip

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import inspect
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
+from ffvit.command_function import RUN as RUN
+from ffvit.command_function import function_of
 from ffvit.config import commands, data_commands
-from ffvit.config.base import error_sentences
 from ffvit.config.choices import choose_data, choose_hardware, choose_recipe, fields_of
 from ffvit.config.data import Data
 from ffvit.config.hardware import Hardware
@@ -31,46 +28,6 @@ if TYPE_CHECKING:
     from ffvit.run_folder import Config, Run
     from ffvit.study.findings import Findings
     from ffvit.study.plan import Plan
-
-P = ParamSpec("P")
-C = TypeVar("C", bound=commands.Command)
-R = TypeVar("R")
-
-RUN: dict[type[commands.Command], Callable[[Any], Any]] = {}
-"""What carries out each command."""
-
-
-def function_of(command: Callable[P, C]) -> Callable[[Callable[[C], R]], Callable[P, R]]:
-    """Make a function that takes a command into one that takes the command's fields, checked and documented as there."""
-
-    def decorate(run: Callable[[C], R]) -> Callable[P, R]:
-        kind: Any = command
-        RUN[kind] = run
-        signature = inspect.signature(kind)
-
-        @functools.wraps(run)
-        def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            return run(checked(kind, signature.bind(*args, **kwargs).arguments))
-
-        returned = inspect.signature(run).return_annotation
-        call.__signature__ = signature.replace(return_annotation=returned)  # type: ignore[attr-defined]
-        fields = [f"    {name}: {info.description}" for name, info in kind.__pydantic_fields__.items()]
-        call.__doc__ = "\n".join([kind.__doc__.rstrip(), "", "Args:", *fields, "", inspect.getdoc(run) or ""])
-        return call
-
-    return decorate
-
-
-def checked(command: type[C], fields: Mapping[str, Any]) -> C:
-    """A command of these fields.
-
-    Raises:
-        UserError: A value cannot be used; says which, all at once.
-    """
-    try:
-        return command(**fields)
-    except ValidationError as error:
-        raise UserError(error_sentences(error, command, "")) from None
 
 
 def console_of(command: commands.Command) -> Any:
@@ -240,7 +197,11 @@ def plan_of(command: commands.Compare) -> Plan:
     """
     from ffvit.study.plan_options import make_plan
 
+    changes = ("seeds", "side_seeds", "folds", "match", "margin", "controls", "search", "sequential", "max_seeds")
     if command.study is not None and not isinstance(command.study, str | Path):
+        planned = ("networks", "data", "recipe", "image", "minutes", "hardware", *changes)
+        if given := [name for name in planned if getattr(command, name) not in (None, ())]:
+            raise UserError(f"study: a Plan holds all of this: change it instead of giving {', '.join(given)}")
         return command.study
     assert not isinstance(command.image, int)  # a square is a pair by now
     study = None if command.study is None else Path(command.study)
@@ -250,7 +211,6 @@ def plan_of(command: commands.Compare) -> Plan:
         raise UserError(f"{study} is a study that was begun: resume it (--resume), or give a new one --out")
     data, recipe = fields_of(command.data, "source"), fields_of(command.recipe, "base")
     hardware = fields_of(command.hardware)
-    changes = ("seeds", "side_seeds", "folds", "match", "margin", "controls", "search", "sequential", "max_seeds")
     return make_plan(
         networks=command.networks,
         source=data.pop("source", None),

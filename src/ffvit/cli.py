@@ -16,9 +16,9 @@ import cyclopts
 from cyclopts import App, Group, Parameter, Token
 
 from ffvit import __version__
-from ffvit.api import checked
 from ffvit.cli_output import DRY_RUNS, SHOW
 from ffvit.closed_pipe import survive_closed_pipe
+from ffvit.command_function import checked
 from ffvit.config import commands, data_commands
 from ffvit.config.options import Option, options_of
 from ffvit.errors import ConfigError, FfvitError, UserError

@@ -14,10 +14,10 @@ myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 # Links that leave docs/ are files of the repository, which only its own browser can show.
 suppress_warnings = ["myst.xref_missing"]
+napoleon_use_ivar = True  # attributes of a class in its own entry, once
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
 autodoc_default_options = {"show-inheritance": True}
-# Shapes are jaxtyping's, which Sphinx would spell out as classes.
 autodoc_preserve_defaults = True
 html_theme = "furo"
 html_title = "ffvit"

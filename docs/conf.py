@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+from typing import Any
+
 from ffvit import __version__
 
 project = "ffvit"
@@ -17,7 +20,25 @@ suppress_warnings = ["myst.xref_missing"]
 napoleon_use_ivar = True  # attributes of a class in its own entry, once
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
-autodoc_default_options = {"show-inheritance": True}
+autodoc_default_options = {"show-inheritance": True, "exclude-members": "model_config"}
 autodoc_preserve_defaults = True
 html_theme = "furo"
 html_title = "ffvit"
+
+maximum_signature_line_length = 100
+
+
+def shorten_signature(
+    _app: Any, _what: str, _name: str, thing: Any, _options: Any, signature: str, returns: str
+) -> Any:
+    """Leave out types that carry pydantic's checks; the entries of the fields say what they take."""
+    if not signature or "Annotated[" not in signature:
+        return None
+    shown = inspect.signature(thing)
+    plain = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in shown.parameters.values()]
+    return str(shown.replace(parameters=plain, return_annotation=inspect.Signature.empty)), returns
+
+
+def setup(app: Any) -> None:
+    """Sphinx calls this."""
+    app.connect("autodoc-process-signature", shorten_signature)

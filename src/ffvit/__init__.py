@@ -1,5 +1,7 @@
 """Do you even need attention? Vision backbones with it, without it, and with anything in its place.
 
+Example::
+
     import ffvit
 
     net = ffvit.create_model("ff_base_patch16_224", num_classes=10)

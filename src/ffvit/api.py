@@ -195,16 +195,17 @@ def plan_of(command: commands.Compare) -> Plan:
     Raises:
         UserError: A value cannot be used, or contradicts another.
     """
+    from ffvit.study.plan import Plan
     from ffvit.study.plan_options import make_plan
 
     changes = ("seeds", "side_seeds", "folds", "match", "margin", "controls", "search", "sequential", "max_seeds")
-    if command.study is not None and not isinstance(command.study, str | Path):
+    if isinstance(command.study, Plan):
         planned = ("networks", "data", "recipe", "image", "minutes", "hardware", *changes)
         if given := [name for name in planned if getattr(command, name) not in (None, ())]:
             raise UserError(f"study: a Plan holds all of this: change it instead of giving {', '.join(given)}")
         return command.study
     assert not isinstance(command.image, int)  # a square is a pair by now
-    study = None if command.study is None else Path(command.study)
+    study = Path(command.study) if isinstance(command.study, str | Path) else None
     if command.resume and command.out is None and (study is None or not study.is_dir()):
         raise UserError("--resume needs the study to resume: --study FOLDER")
     if study is not None and study.is_dir() and not command.resume and command.out is None:

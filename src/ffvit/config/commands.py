@@ -15,6 +15,7 @@ from pydantic import SkipValidation as Unchecked
 from pydantic.dataclasses import dataclass
 
 from ffvit.config.architecture import Architecture, Network
+from ffvit.config.base import Value
 from ffvit.config.command_fields import (
     ImageSize,
     InferenceHardware,
@@ -40,9 +41,8 @@ from ffvit.config.preprocess import PixelBackend
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ffvit.study.plan import Plan
 else:
-    Console = Plan = Any
+    Console = Any
 
 CHECKED = ConfigDict(extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
 
@@ -200,7 +200,9 @@ ffvit compare --study studies/photos --resume"""
     recipe: TrainingRecipe = None
     _: KW_ONLY
     study: Annotated[
-        str | Path | Plan | None, Unchecked, option("A plan (.yaml) or the folder of a study; other options change it.")
+        str | Path | Value | None,
+        Unchecked,
+        option("A plan (.yaml) or the folder of a study; other options change it."),
     ] = None
     out: Annotated[Path | None, option("The study folder. Default: a new one in studies/.")] = None
     resume: Annotated[bool, option("Resume the study in --study or --out; finished runs are kept.")] = False

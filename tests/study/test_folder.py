@@ -14,9 +14,9 @@ from ffvit.study.plan import Plan
 BODY = {
     "width": 16,
     "depth": 1,
-    "image": 8,
+    "img_size": 8,
     "patch": 4,
-    "channels": 1,
+    "in_chans": 1,
     "readout": "mean",
     "block": [{"mixer": "feedforward", "axis": "patches"}, {"mixer": "feedforward", "axis": "features"}],
 }

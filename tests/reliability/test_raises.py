@@ -164,7 +164,7 @@ BODY = {"width": 8, "depth": 1, "img_size": 8, "patch": 2, "readout": "mean"}
 BLOCK = [{"mixer": "feedforward", "axis": "patches"}]
 
 
-@pytest.mark.parametrize("path", ["network.block.9", "network.image.x"])
+@pytest.mark.parametrize("path", ["network.block.9", "network.img_size.x"])
 def test_a_factor_that_leads_nowhere(path: str):
     plan = Plan(
         network=BODY | {"block": BLOCK}, recipe="digits", data="digits", factors={"x": {"a": {path: 1}, "b": {}}}

@@ -258,7 +258,7 @@ def test_a_machine_may_ask_for_its_precision(a_set):
 def test_the_digits_keep_the_body_that_is_theirs():
     fields = fit_plan(Data())
     assert "compromises" not in fields
-    assert fields["network"].architecture.image == (8, 8)
+    assert fields["network"].architecture.img_size == (8, 8)
     assert "minutes" not in fields
     assert fit_plan(Data(), minutes=5.0)["minutes"] == 5
 

@@ -39,7 +39,7 @@ if __name__ == "__main__":
         threading.Thread(target=kill, daemon=True).start()
     plan = read_plan(Path(sys.argv[1]))
     if "one" in sys.argv:
-        engine = Engine(connect(cluster.address), plan.machine, 1, out / "logs")
+        engine = Engine(connect(cluster.address), plan.hardware, 1, out / "logs")
         outcome = engine.submit(make_runs(plan, make_arms(plan), out, plan.seeds)[0]).result()
         assert outcome.status == "done", outcome
         engine.close()

@@ -52,7 +52,7 @@ def test_a_table_in_markdown():
 def test_items_are_counted_on_a_bar_that_goes_away(items):
     console, page = screen()
     seen = []
-    for item in track(items, "looking [at] images", console, unit="images"):
+    for item in track(items, "looking [at] images", console, unit="images", after_seconds=0.0):
         seen.append(item)
         assert "looking [at] images" in page.getvalue()
     assert seen == [1, 2, 3]
@@ -64,7 +64,7 @@ def test_a_bar_shows_nothing_before_its_time_or_without_a_terminal():
     assert list(track([1, 2, 3], "looking", console, after_seconds=1000.0)) == [1, 2, 3]
     assert page.getvalue() == ""
     pipe = io.StringIO()
-    assert list(track([1, 2, 3], "looking", Terminal(file=pipe))) == [1, 2, 3]
+    assert list(track([1, 2, 3], "looking", Terminal(file=pipe), after_seconds=0.0)) == [1, 2, 3]
     assert pipe.getvalue() == ""
 
 
@@ -76,7 +76,7 @@ def test_a_bar_is_removed_where_the_work_fails():
         raise OSError("unreadable")
 
     with pytest.raises(OSError, match="unreadable"):
-        list(track(unreadable(), "looking", console))
+        list(track(unreadable(), "looking", console, after_seconds=0.0))
     assert not console._live_stack
 
 

@@ -154,7 +154,7 @@ def track(
     *,
     total: int | None = None,
     unit: str = "",
-    after_seconds: float = 0.0,
+    after_seconds: float = 2.0,
 ) -> Iterator[Item]:
     """The items, counted on a progress bar that is removed at the end.
 

@@ -18,9 +18,9 @@ from ffvit.data import folders, sources, timm_datasets
 from ffvit.data.decode import open_image
 from ffvit.data.holdout import hold_out
 from ffvit.data.images import SPLIT_NAMES, ArrayImages, LabeledImages
-from ffvit.data.progress import progress_bar
 from ffvit.data.splits import open_images, open_splits
 from ffvit.errors import UserError
+from ffvit.terminal import track
 from photos import write_photos
 
 
@@ -507,11 +507,12 @@ class TestHoldOut:
 def test_what_takes_long_is_counted_aloud_on_stderr(capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setenv("TERM", "xterm")
-    assert list(progress_bar(range(3), "looking", after_seconds=60.0)) == [0, 1, 2]
+    assert list(track(range(3), "looking", after_seconds=60.0)) == [0, 1, 2]
     assert capsys.readouterr() == ("", "")
-    assert list(progress_bar(range(3), "looking", after_seconds=-1.0)) == [0, 1, 2]
+    assert list(track(range(3), "looking", after_seconds=-1.0)) == [0, 1, 2]
     out, err = capsys.readouterr()
-    assert "looking: 3" in err
+    assert "looking" in err
+    assert "3/3" in err
     assert not out
 
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ffvit.data.images import SPLIT_NAMES, FileImages, LabeledImages, natural_sort
-from ffvit.data.progress import progress_bar
 from ffvit.errors import DataError, OutputError
 from ffvit.files.output_folder import has_marks
+from ffvit.terminal import track
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
 """What a file's name must end in, upper or lower case, to be taken for an image."""
@@ -44,7 +44,7 @@ def read_folder(folder: Path) -> LabeledImages:
     Raises:
         UserError: There is no image in a class folder, or a folder cannot be listed.
     """
-    files = list(progress_bar(image_files(folder), f"looking through {folder}"))
+    files = list(track(image_files(folder), f"looking through {folder}"))
     paths = [path for path in files if os.sep in path]
     if not files:
         raise DataError(f"{folder}: there is no image in it (looked for {' '.join(SUFFIXES)})")

@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 from ffvit.data.images import SPLIT_NAMES, FileImages, LabeledImages, natural_sort
-from ffvit.data.progress import progress_bar
 from ffvit.errors import DataError, MissingPackageError, did_you_mean
+from ffvit.terminal import track
 
 SUFFIXES = (".csv", ".parquet")
 
@@ -45,7 +45,7 @@ def _check_files(path: Path, names: pd.Series) -> None:
     """Raise an error if an image does not exist or is listed twice under two paths."""
     missing: list[str] = []
     seen: dict[tuple[int, int], str] = {}
-    for name in progress_bar(names, f"looking for the images of {path}"):
+    for name in track(names, f"looking for the images of {path}"):
         file = os.path.join(path.parent, name)  # noqa: PTH118 (a million names)
         try:
             status = os.stat(file)  # noqa: PTH116

@@ -24,11 +24,11 @@ import pandas as pd
 from jaxtyping import Bool
 
 from ffvit.data.images import ArrayImages, BadImageError, FileImages, Images, without_subsets
-from ffvit.data.progress import progress_bar
 from ffvit.data.shards.reader import ShardFolder, ShardImages
 from ffvit.data.splits import Splits
 from ffvit.errors import DataError, RunFolderError
 from ffvit.files.atomic_write import atomic_path
+from ffvit.terminal import track
 
 READ = 128 * 2**20
 """Bytes to read of the images, about."""
@@ -154,7 +154,7 @@ def _sizes(images: Images) -> list[int]:
     if not isinstance(whole, FileImages):
         return [-1] * len(indices)
     names = (whole.name(int(index)) for index in indices)
-    return [_file_size(name) for name in progress_bar(names, "looking at the sizes of images")]
+    return [_file_size(name) for name in track(names, "looking at the sizes of images")]
 
 
 def _file_size(path: str) -> int:

@@ -23,8 +23,8 @@ from ffvit.data.images import (
     only_image_formats,
     read_file,
 )
-from ffvit.data.progress import progress_bar
 from ffvit.errors import DataError, UserError
+from ffvit.terminal import track
 
 MEMORY_LIMIT = 8 * 2**30
 """Bytes of pixels to hold of a source that can only be read in order."""
@@ -128,7 +128,7 @@ def _read_stream(source: str, split: str, dataset: Any) -> ArrayImages:
     arrays: list[np.ndarray] = []
     labels: list[int] = []
     size = 0
-    for image, label in progress_bar(dataset, f"reading {source}:{split} into memory"):
+    for image, label in track(dataset, f"reading {source}:{split} into memory"):
         arrays.append(np.asarray(to_rgb(image)))
         labels.append(int(label))
         size += arrays[-1].nbytes

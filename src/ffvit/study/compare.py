@@ -7,7 +7,6 @@ from collections.abc import Sequence, Set
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import track
 from rich.text import Text
 
 from ffvit.data.split_record import record_split, write_record
@@ -33,7 +32,7 @@ from ffvit.study.report.terminal import summary_table
 from ffvit.study.report.write import write_report
 from ffvit.study.results import read_results, write_results
 from ffvit.study.time_estimate import trials
-from ffvit.terminal import Terminal
+from ffvit.terminal import Terminal, track
 
 LATEST = 1.05
 """Times the plan's minutes: a seed that would end later is not begun. At 1, a study 1 % slower than predicted would lose one."""
@@ -213,7 +212,7 @@ def _measure_baselines(study: Study, plan: Plan, splits: Splits, console: Consol
         return
     known = study.baselines()
     seeds = [seed for seed in plan.seeds if str(seed) not in known]
-    for seed in track(seeds, "trivial baselines", console=console, transient=True, disable=not console.is_terminal):
+    for seed in track(seeds, "trivial baselines", console):
         data = plan.data.replace(split_seed=splits_of(plan, seed)[0][0])
         baselines = measure_baselines(splits if data == plan.data else open_splits(data), seed)
         known[str(seed)] = {

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import track
 
 from ffvit.config.hardware import Hardware
 from ffvit.hardware.devices import device_type
@@ -16,6 +15,7 @@ from ffvit.models.create import create_model
 from ffvit.profiling.hardware_peak import machine_name
 from ffvit.profiling.timing import latency, throughput
 from ffvit.study.arms import Arm
+from ffvit.terminal import track
 
 ROUNDS = 5
 """Turns of each arm: what disturbs the machine for a moment disturbs one round of all, and the median forgets it."""
@@ -28,10 +28,7 @@ def measure(arms: Sequence[Arm], classes: int, hardware: Hardware, console: Cons
     device = torch.device(device_type(hardware))
     networks = {arm.name: create_model(arm.network, classes).eval().to(device) for arm in arms}
     rounds: dict[str, list[tuple[float, float, float]]] = {name: [] for name in networks}
-    turns = track(
-        range(ROUNDS), "measuring the arms' costs", console=console, transient=True, disable=not console.is_terminal
-    )
-    for _ in turns:
+    for _ in track(range(ROUNDS), "measuring the arms' costs", console):
         for name, network in networks.items():
             one = latency(network, calls=20)
             rounds[name].append((one.median, one.percentile_95, throughput(network, BATCH, seconds=0.2)))

@@ -11,7 +11,7 @@ from scipy.sparse.csgraph import connected_components
 from ffvit.data.check.perceptual_hash import near_pairs
 from ffvit.data.check.scan import RECORD, THUMBNAIL, Trait, scan_images, thumbnails
 from ffvit.data.images import Images, LabeledImages, Labels, StoredImage, natural_sort
-from ffvit.data.progress import progress_bar
+from ffvit.terminal import track
 
 NEAR = 9
 """Bits of 128 that may differ between images that look alike: re-encoded and resized photographs differ in fewer,
@@ -80,7 +80,7 @@ def scan(images: AllImages) -> tuple[np.ndarray, dict[int, str]]:
     """A `RECORD` of every image, and why those that cannot be read cannot."""
     records = np.zeros(len(images), RECORD)
     reasons: dict[int, str] = {}
-    for index, record in enumerate(progress_bar(scan_images(images), "opening images", total=len(images))):
+    for index, record in enumerate(track(scan_images(images), "opening images", total=len(images))):
         if isinstance(record, str):
             records[index]["traits"] = Trait.BROKEN
             reasons[index] = record
@@ -117,7 +117,7 @@ def _confirmed(images: AllImages, pairs: Int64[np.ndarray, "pairs 2"]) -> Bool[n
     indices, place = np.unique(pairs, return_inverse=True)
     small = np.zeros((len(indices), THUMBNAIL**2), dtype=np.float16)  # half a kilobyte each
     found = thumbnails(images, indices)
-    for at, thumbnail in enumerate(progress_bar(found, "comparing images", total=len(indices))):
+    for at, thumbnail in enumerate(track(found, "comparing images", total=len(indices))):
         if not isinstance(thumbnail, str):
             small[at] = thumbnail
     place = place.reshape(-1, 2)

@@ -14,10 +14,10 @@ import numpy as np
 
 from ffvit.data.images import BadImageError, Images, LabeledImages, Labels
 from ffvit.data.prepare.packing import Encoding, size_in_tar
-from ffvit.data.progress import progress_bar
 from ffvit.data.shards.index import PLAN
 from ffvit.errors import DataError, RunFolderError
 from ffvit.files.atomic_write import atomic_path
+from ffvit.terminal import track
 
 RESUME = "give the same command again to continue"
 SAMPLE = 200
@@ -142,7 +142,7 @@ def _images_per_shard(images: Images, encoding: Encoding, shard_size: float) -> 
     """How many images fill a shard, by some of them."""
     sizes = []
     sample = _sample(images)
-    for index in progress_bar(sample, "looking at some of the images"):
+    for index in track(sample, "looking at some of the images"):
         try:
             sizes.append(size_in_tar(len(encoding.encode(images.read(index), images.name(index)).encoded)))
         except BadImageError as error:

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 
 from ffvit.data.images import Images, LabeledImages, Labels, Subset
-from ffvit.data.progress import progress_bar
 from ffvit.data.shards.addresses import expand_braces, join_address, printable_address
 from ffvit.data.shards.cache import ShardCache, default_folder, file_lock
 from ffvit.data.shards.download import download
@@ -20,6 +19,7 @@ from ffvit.data.shards.reader import ShardImages, open_index
 from ffvit.data.shards.tars import SkippedFiles, log_skipped, make_index, read_shard
 from ffvit.errors import DataError, UserError
 from ffvit.files.atomic_write import atomic_path
+from ffvit.terminal import track
 
 AHEAD = 2
 """Tar files to download while one is indexed."""
@@ -110,7 +110,7 @@ def _open_tars(address: str, root: Path | None) -> dict[str, LabeledImages]:
 def _read_shards(cache: ShardCache, name: str, skipped: SkippedFiles) -> Iterator[Shard]:
     """Download every tar file once and read its headers."""
     count = len(cache.addresses)
-    for number in progress_bar(range(count), f"downloading and indexing {name}"):
+    for number in track(range(count), f"downloading and indexing {name}"):
         cache.prefetch(range(number, min(number + 1 + AHEAD, count)))
         descriptor = cache.open(number)  # while it is open, it is not removed
         try:

@@ -20,7 +20,6 @@ import numpy as np
 from ffvit.config.base import short
 from ffvit.data.folders import SUFFIXES, visible
 from ffvit.data.images import MAX_FILE_BYTES, LabeledImages
-from ffvit.data.progress import progress_bar
 from ffvit.data.shards.index import (
     INFO,
     RECORD,
@@ -34,7 +33,7 @@ from ffvit.data.shards.index import (
 )
 from ffvit.data.shards.reader import ShardFolder, open_index
 from ffvit.errors import DataError, OutputError, UserError
-from ffvit.terminal import Terminal, printable
+from ffvit.terminal import Terminal, printable, track
 
 MOST_CLASSES = 10_000_000
 """A label beyond is no class's number."""
@@ -84,7 +83,7 @@ def open_tars(folder: Path) -> dict[str, LabeledImages]:
 
 
 def _read_shards(folder: Path, files: list[str], skipped: SkippedFiles) -> Iterator[Shard]:
-    for file in progress_bar(files, f"indexing the tar files of {folder}"):
+    for file in track(files, f"indexing the tar files of {folder}"):
         yield read_shard(folder / file, skipped)
 
 

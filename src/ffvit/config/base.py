@@ -94,7 +94,7 @@ def _sentence(model: type[Any], fault: Any, where: str) -> str:
         case "value_error":
             return f"{place}{fault['ctx']['error']}"
         case "literal_error":
-            allowed = [each.strip("'") for each in fault["ctx"]["expected"].replace(" or ", ", ").split(", ")]
+            allowed = [name.strip("'") for name in fault["ctx"]["expected"].replace(" or ", ", ").split(", ")]
             hint = did_you_mean(str(fault["input"]), allowed)
             return f"{place}must be {fault['ctx']['expected']}; got {short(fault['input'])}{hint}"
         case "int_parsing" | "int_from_float" | "int_type":
@@ -119,7 +119,7 @@ def _fields_at(model: type[Any], place: tuple[int | str, ...]) -> list[str]:
         if isinstance(part, str) and part in model.__pydantic_fields__:
             inner = model.__pydantic_fields__[part].annotation
             models = [
-                each for each in (inner, *get_args(inner)) if isinstance(each, type) and issubclass(each, BaseModel)
+                kind for kind in (inner, *get_args(inner)) if isinstance(kind, type) and issubclass(kind, BaseModel)
             ]
             model = models[0] if models else model
     return list(model.__pydantic_fields__)

@@ -110,11 +110,11 @@ def terminate_processes(processes: Sequence[subprocess.Popen[bytes]], seconds: f
     Where this one fails by itself, they wait in vain for what it was to send, for half an hour, and keep their GPUs.
     """
     until = time.monotonic() + seconds
-    for each in processes:
+    for process in processes:
         try:
-            each.wait(max(0.0, until - time.monotonic()))
+            process.wait(max(0.0, until - time.monotonic()))
         except subprocess.TimeoutExpired:
-            each.kill()
+            process.kill()
 
 
 def _is_launched() -> bool:

@@ -116,8 +116,7 @@ def _confirmed(images: AllImages, pairs: Int64[np.ndarray, "pairs 2"]) -> Bool[n
     """Which pairs are alike in their thumbnails too: similar drawings often share a hash, and differ in these."""
     indices, place = np.unique(pairs, return_inverse=True)
     small = np.zeros((len(indices), THUMBNAIL**2), dtype=np.float16)  # half a kilobyte each
-    found = thumbnails(images, indices)
-    for at, thumbnail in enumerate(track(found, "comparing images", total=len(indices))):
+    for at, thumbnail in enumerate(track(thumbnails(images, indices), "comparing images", total=len(indices))):
         if not isinstance(thumbnail, str):
             small[at] = thumbnail
     place = place.reshape(-1, 2)

@@ -19,6 +19,7 @@ from ffvit.data.sampler import TrainingOrder
 from ffvit.data.transforms import LazyImage, Transform, evaluation_transform, training_transform
 from ffvit.errors import DataError
 from ffvit.seeding import seeded
+from ffvit.terminal import build_table
 
 SAMPLE = 256
 """Images that are read for the stages after reading, at most."""
@@ -57,10 +58,7 @@ class Stages:
 
     def table(self) -> Table:
         """For a terminal."""
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-        table.add_column("stage")
-        for heading in ("ms an image", "images/s a core", "% of training"):
-            table.add_column(heading, justify="right")
+        table = build_table(("stage", "ms an image", "images/s a core", "% of training"))
         for name, seconds, of_training in (
             ("read", self.read, True),
             ("decode what a crop needs, resize it", self.crop, True),

@@ -18,6 +18,7 @@ from ffvit.study.jobs import differences, make_runs
 from ffvit.study.matching import all_arms, count_arm, match_arms
 from ffvit.study.plan import Plan
 from ffvit.study.time_estimate import LARGE, StudyEstimate, estimate_study, scaled_arms, threads_of
+from ffvit.terminal import build_table
 from ffvit.training.progress import format_duration
 
 
@@ -110,10 +111,7 @@ def show_forecast(plan: Plan, forecast: Forecast, console: Console) -> None:
 
 
 def _arm_table(inputs: StudyInputs, estimate: StudyEstimate, runs: list[str]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("arm", overflow="fold")
-    for heading in ("parameters", "GFLOPs", "epochs", "runs", "time a run", "memory a run"):
-        table.add_column(heading, justify="right")
+    table = build_table(("arm", "parameters", "GFLOPs", "epochs", "runs", "time a run", "memory a run"))
     for arm in inputs.matched.arms:
         count, run = count_arm(arm.network, inputs.classes), estimate.runs[arm.name]
         table.add_row(

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -18,6 +17,7 @@ from ffvit.errors import OutputError
 from ffvit.files.atomic_write import atomic_path
 from ffvit.files.csv_formulas import escape_formula
 from ffvit.files.output_file import check_output
+from ffvit.terminal import build_table
 
 EXAMPLES = 3
 """Shown of each kind."""
@@ -111,10 +111,7 @@ def _blocks(check: Check, width: int) -> Iterator[RenderableType]:
 
 
 def _sizes(check: Check) -> Table:
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="")
-    table.add_column("split")
-    for column in ("images", "classes", "smallest", "median", "largest", "ratio", "MiB"):
-        table.add_column(column, justify="right")
+    table = build_table(("split", "images", "classes", "smallest", "median", "largest", "ratio", "MiB"))
     for split, row in zip(check.sizes.index, check.sizes.to_numpy().tolist(), strict=True):
         *figures, stored = row
         ratio = f"{figures[4] / figures[2]:,.1f}"

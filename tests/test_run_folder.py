@@ -178,7 +178,7 @@ class TestMachine:
 
     def test_without_cuda(self, monkeypatch):
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-        with pytest.raises(ffvit.UserError, match=r"^--accelerator cuda: PyTorch sees no CUDA device"):
+        with pytest.raises(ffvit.UserError, match=r"^--device cuda: PyTorch sees no CUDA device"):
             start_fabric(Hardware(accelerator="cuda"))
 
     @pytest.mark.parametrize(("there", "said"), [(1, "has 1 CUDA device$"), (2, "has 2 CUDA devices$")])

@@ -235,8 +235,8 @@ def test_tables_fit_80_columns_with_every_number_whole():
         (["--engines", "torch,onyx"], "--engines: there is no 'onyx', did you mean 'onnx'?"),
         (["--precisions", "int4"], "--precisions: there is no 'int4', did you mean 'int8'?"),
         (["--engines", ","], "--engines: name one at least"),
-        (["--batch", 0], "batch"),
-        (["--batch", 1], "--batch 1: a training step takes two images at least; measure prediction with --no-train"),
+        (["--batch-size", 0], "batch"),
+        (["--batch-size", 1], "--batch-size 1: a training step takes two images at least; measure prediction with --no-train"),
         (["--json", "nowhere/b.json"], "--json nowhere/b.json: there is no folder nowhere"),
         (["--roofline", "--out", "nowhere/r.png"], "--out nowhere/r.png: there is no folder nowhere"),
         (["--roofline", "ff_micro_patch2_8", "vit_micro_patch2_8"], "--roofline draws one network"),
@@ -264,7 +264,7 @@ def test_weights_keep_their_image_size(digits):
 
 def test_a_gpu_that_is_not_there(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert "--accelerator cuda: PyTorch sees no CUDA device" in refused("--accelerator", "cuda")
+    assert "--device cuda: PyTorch sees no CUDA device" in refused("--device", "cuda")
 
 
 def test_a_gpu_too_small_is_said_to_be(monkeypatch, no_children):

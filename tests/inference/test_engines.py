@@ -135,7 +135,7 @@ def test_a_network_is_left_as_it_was():
         ("torch", "int8", CPU, "run on the engine onnx"),
         ("openvino", "int8", CPU, "run on the engine onnx"),
         ("onnx", "bf16", CPU, "compiled or openvino"),
-        ("openvino", "fp32", GPU, "--accelerator cpu"),
+        ("openvino", "fp32", GPU, "--device cpu"),
         ("onnx", "fp32", GPU, "pip install onnxruntime-gpu"),
     ],
 )

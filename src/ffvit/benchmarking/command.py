@@ -50,7 +50,7 @@ def benchmark(
         check_output(drawing, "--out", "picture of a roofline", is_plot)
     device = default_device() if accelerator == "auto" else torch.device(accelerator)
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise DeviceError("--accelerator cuda: PyTorch sees no CUDA device on this machine; use cpu")
+        raise DeviceError("--device cuda: PyTorch sees no CUDA device on this machine; use cpu")
     if device.type == "cpu":
         keep_freed_memory()  # as in `ffvit train` and `ffvit predict`
     batch = batch or BATCH[device.type]
@@ -60,7 +60,7 @@ def benchmark(
         figures = _roofline(targets, precisions or ["fp32"], device, batch, drawing, console)
     else:
         if train and batch < 2:
-            raise UserError("--batch 1: a training step takes two images at least; measure prediction with --no-train")
+            raise UserError("--batch-size 1: a training step takes two images at least; measure prediction with --no-train")
         measured = measure.measure(
             targets, engines, precisions, device=device, batch=batch, rounds=rounds, seconds=seconds, train=train,
             console=console,

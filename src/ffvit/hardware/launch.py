@@ -41,7 +41,7 @@ def start_fabric(hardware: Hardware) -> Fabric:
     accelerator = device_type(hardware)
     there = torch.cuda.device_count() if accelerator == "cuda" else None
     if accelerator == "cuda" and not there:
-        raise DeviceError("--accelerator cuda: PyTorch sees no CUDA device on this machine; use cpu")
+        raise DeviceError("--device cuda: PyTorch sees no CUDA device on this machine; use cpu")
     devices, nodes = _launched(hardware)
     if there is not None and devices > there:
         raise DeviceError(f"--devices {devices}: this machine has {there} CUDA device{'s' * (there > 1)}")

@@ -38,7 +38,7 @@ def unavailable_reason(engine: str, precision: str, device: torch.device) -> str
         if reason is not None:
             return reason
     if engine == "openvino" and device.type != "cpu":
-        return "OpenVINO runs on processors: --accelerator cpu"
+        return "OpenVINO runs on processors: --device cpu"
     if engine == "onnx" and device.type != "cpu":
         from onnxruntime import get_available_providers
 

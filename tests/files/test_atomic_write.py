@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import stat
 import subprocess
 import sys
+import time
 
+import psutil
 import pytest
 
 from ffvit import RunStoppedError
@@ -81,3 +84,18 @@ def test_what_a_killed_process_was_writing_is_removed(tmp_path):
     remove_leftovers(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"a.json", *names[2:]}
     remove_leftovers(tmp_path / "no such folder")
+
+
+def test_what_a_killed_process_left_is_removed_before_its_end_was_asked_for(tmp_path):
+    """It keeps its number until then: its parent may be busy, or have been killed too."""
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    left = tmp_path / f".a.txt.{process.pid}.tmp"
+    left.touch()
+    remove_leftovers(tmp_path)
+    assert left.exists()  # it may still write
+    os.kill(process.pid, signal.SIGKILL)
+    while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
+    remove_leftovers(tmp_path)
+    assert not left.exists()
+    process.wait()

@@ -60,7 +60,9 @@ def benchmark(
         figures = _roofline(targets, precisions or ["fp32"], device, batch, drawing, console)
     else:
         if train and batch < 2:
-            raise UserError("--batch-size 1: a training step takes two images at least; measure prediction with --no-train")
+            raise UserError(
+                "--batch-size 1: a training step takes two images at least; measure prediction with --no-train"
+            )
         measured = measure.measure(
             targets, engines, precisions, device=device, batch=batch, rounds=rounds, seconds=seconds, train=train,
             console=console,

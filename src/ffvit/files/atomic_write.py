@@ -49,9 +49,17 @@ def remove_leftovers(folder: Path, name: str = "*") -> None:
     """Remove temporary files of `atomic_path` whose process was killed: those for one name, or all in the folder."""
     for path in folder.glob(f".{glob.escape(name) if name != '*' else name}.*.tmp"):
         process = path.name.split(".")[-2]
-        if process.isdecimal() and path.is_file() and not psutil.pid_exists(int(process)):
+        if process.isdecimal() and path.is_file() and not _is_running(int(process)):
             with suppress(OSError):  # another process did, or may not
                 path.unlink()
+
+
+def _is_running(process: int) -> bool:
+    """Whether a process can still write: one that was killed keeps its number until its parent asks for its end."""
+    try:
+        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def is_disk_full(error: BaseException) -> bool:

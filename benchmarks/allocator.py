@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import multiprocessing
 import platform
-import sys
 from concurrent.futures import ProcessPoolExecutor
 from statistics import median
 
-import cyclopts
 import torch
 from paper_code import returning_memory
 from pydantic import PositiveInt
 from rich.console import Console
+from script import run
 
 import ffvit
 from ffvit import UserError
@@ -84,8 +83,4 @@ def _seconds(name: str, work: str, batch: int, keep: bool, seconds: float) -> fl
 
 
 if __name__ == "__main__":
-    try:
-        cyclopts.run(main)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run(main)

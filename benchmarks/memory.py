@@ -12,20 +12,18 @@ forward passes of one image and of two: that takes some minutes.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from functools import partial
 from itertools import product
 
-import cyclopts
 import torch
 from paper_code import PaperNetwork, deit_step, returning_memory
 from pydantic import PositiveInt
 from rich.console import Console
+from script import run
 from torch import nn
 
 import ffvit
-from ffvit import UserError
 from ffvit.benchmarking.workload import train_step_call
 from ffvit.hardware.devices import keep_freed_memory
 from ffvit.models.mixers import FeedForward
@@ -120,8 +118,4 @@ def _ours(
 
 
 if __name__ == "__main__":
-    try:
-        cyclopts.run(main)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run(main)

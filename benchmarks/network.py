@@ -24,20 +24,19 @@ from __future__ import annotations
 
 import datetime
 import json
-import sys
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
 
-import cyclopts
 import timm
 import torch
 from cyclopts import Parameter
 from paper_code import PaperNetwork, deit_step, returning_memory
 from pydantic import PositiveFloat, PositiveInt
 from rich.console import Console
+from script import run
 from torch import nn
 
 import ffvit
@@ -186,10 +185,4 @@ def _range(values: list[float], decimals: int) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        cyclopts.run(main)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except torch.OutOfMemoryError:
-        sys.exit("error: the GPU's memory is too small for these networks at once: use --batch or --networks")
+    run(main)

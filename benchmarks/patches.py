@@ -32,7 +32,6 @@ from pathlib import Path
 from statistics import median
 from typing import Annotated, Any, Literal
 
-import cyclopts
 import numpy as np
 import timm
 import torch
@@ -40,6 +39,7 @@ from cyclopts import Parameter
 from plots import logarithmic, name_ends, picture
 from pydantic import PositiveFloat, PositiveInt
 from rich.console import Console
+from script import run
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.benchmark import Timer
@@ -278,10 +278,4 @@ def _machine(device: torch.device) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        cyclopts.run(main)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except torch.OutOfMemoryError:
-        sys.exit("error: the GPU's memory is too small: use --batch or --size")
+    run(main)

@@ -13,14 +13,12 @@ Nothing is run on a GPU here. The arithmetic is `benchmarks/cluster.py`, docs/sc
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-import cyclopts
 import torch
 from cluster import STATE, Cluster, Load, memory_per_gpu, step_time, training_hours
 from cyclopts import Parameter
@@ -29,6 +27,7 @@ from pydantic import PositiveFloat, PositiveInt
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from script import run
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import cross_entropy
@@ -354,8 +353,4 @@ def _draw(cases: list[Case], cluster: Cluster, batches: Callable[[int], Iterator
 
 
 if __name__ == "__main__":
-    try:
-        cyclopts.run(main)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run(main)

@@ -43,45 +43,6 @@ from ffvit.training.setup import Setup, set_up
 STOPPED = "stopped while nothing had to be saved; resume with --resume, or with the same command if there is no run folder yet"
 
 
-def train(
-    model: str | Architecture | Network | None = None,
-    data: str | Path | Data | None = None,
-    recipe: str | Recipe | None = None,
-    *,
-    image: int | tuple[int, int] | None = None,
-    hardware: Hardware | None = None,
-    seed: int = 0,
-    start_from: str | Path | None = None,
-    out: str | Path | None = None,
-    overwrite: bool = False,
-    console: Console | None = None,
-) -> Run:
-    """Train a network on images and evaluate it on a held-out test split.
-
-    Args:
-        model: A name of ours or of timm's, or an `Architecture`. Default: ff_micro for the digits, else ff_tiny.
-        data: A folder, a list, a data set that timm opens, or a `Data` that also says how it is split.
-        recipe: A name or a `Recipe`. Default: `digits` for the digits, else `small`.
-        image: Image size in pixels, (height, width) or one number for a square. Default: the network's own.
-        hardware: Devices and precision. Default: one device, a GPU if there is one.
-        seed: Reaches every draw: same seed, same numbers.
-        start_from: Weights to start from (a file or run folder), or `pretrained` for the published ones.
-        out: The run folder. Default: a new one in `runs/`.
-        overwrite: Replace a run folder that exists.
-        console: Where to show progress.
-
-    Returns:
-        The finished run.
-
-    Raises:
-        UserError: Something that was given cannot be used.
-        RunStoppedError: The run was interrupted, its loss was no longer finite, the disk is full, or too many images
-            were unreadable. What was reached is kept for `resume`.
-    """
-    config = configure(model, data, recipe, image=image, hardware=hardware, seed=seed, start_from=start_from)
-    return run_config(config, out=out, overwrite=overwrite, console=console)
-
-
 def configure(
     model: str | Architecture | Network | None = None,
     data: str | Path | Data | None = None,
@@ -92,7 +53,16 @@ def configure(
     seed: int = 0,
     start_from: str | Path | None = None,
 ) -> Config:
-    """What `train` was asked for, with the defaults filled in.
+    """The configuration of a training, with the defaults filled in.
+
+    Args:
+        model: A name of ours or of timm's, or an `Architecture`. Default: ff_micro for the digits, else ff_tiny.
+        data: A folder, a list, a data set that timm opens, or a `Data` that also says how it is split.
+        recipe: A name or a `Recipe`. Default: `digits` for the digits, else `small`.
+        image: Image size in pixels, (height, width) or one number for a square. Default: the network's own.
+        hardware: Devices and precision. Default: one device, a GPU if there is one.
+        seed: The same seed gives the same numbers.
+        start_from: Weights to start from (a file or run folder), or `pretrained` for the published ones.
 
     Raises:
         UserError: The seed is no whole number from 0 on, or no recipe has that name.
@@ -129,7 +99,7 @@ def configure(
 def run_config(
     config: Config, out: str | Path | None = None, overwrite: bool = False, console: Console | None = None
 ) -> Run:
-    """Train what a configuration says; see `train`."""
+    """Train what a configuration says, and evaluate on the test split."""
     fabric = start_fabric(config.hardware)
     name = f"{config.network.title}-{Path(config.data.source).stem or 'data'}"
     path = Path(on_rank_zero(fabric, lambda: str(out if out is not None else free_folder(name))))

@@ -1,4 +1,4 @@
-"""Findings as a real study would make them, without training anything."""
+"""A small network, and findings as a real study would make them, without training anything."""
 
 from __future__ import annotations
 
@@ -28,6 +28,17 @@ from ffvit.study.findings import (
     TrialFinding,
 )
 from ffvit.study.statistics import Interval, difference, mean
+
+BODY = {
+    "width": 16,
+    "depth": 1,
+    "img_size": 8,
+    "patch": 4,
+    "in_chans": 1,
+    "readout": "mean",
+    "block": [{"mixer": "feedforward", "axis": "patches"}, {"mixer": "feedforward", "axis": "features"}],
+}
+"""A network for the digits, as a plan writes it."""
 
 IMAGES, EPOCHS, MARGIN = 359, 12, 0.01
 RATES = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016)

@@ -208,7 +208,9 @@ def test_redirections_without_end_are_refused(tmp_path):
         refused(address, tmp_path, r"x\.tar: ", 9)
 
 
-def test_a_slow_but_steady_line_is_waited_for(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("pause", [0.05, 0.15])
+def test_a_slow_but_steady_server_without_ranges_is_waited_for(tmp_path, capsys, monkeypatch, pause):
+    """It was given a minute for the whole file, so large ones never came."""
     monkeypatch.setattr(downloading, "REPORT_SECONDS", 0.0)
     content = bytes(range(256)) * 256
 
@@ -217,28 +219,12 @@ def test_a_slow_but_steady_line_is_waited_for(tmp_path, capsys, monkeypatch):
         if method == "GET":
             for at in range(0, len(content), 4096):
                 connection.sendall(content[at : at + 4096])
-                time.sleep(0.05)
+                time.sleep(pause)
 
     with answering(answer) as address:
         download(address, tmp_path / "x.tar")
     assert (tmp_path / "x.tar").read_bytes() == content
     assert "MiB downloaded" in capsys.readouterr().err
-
-
-def test_a_slow_but_steady_server_without_ranges_is_waited_for(tmp_path):
-    """It was given a minute for the whole file, so large ones never came."""
-    content = bytes(range(256)) * 256
-
-    def answer(method: str, connection: socket.socket) -> None:
-        connection.sendall(headers(len(content)))
-        if method == "GET":
-            for at in range(0, len(content), 4096):
-                connection.sendall(content[at : at + 4096])
-                time.sleep(0.15)
-
-    with answering(answer) as address:
-        download(address, tmp_path / "x.tar")
-    assert (tmp_path / "x.tar").read_bytes() == content
 
 
 @pytest.mark.parametrize("text", ["x{1.." + "9" * 5000 + "}", "x{" + "0" * 5000 + "..1}"])

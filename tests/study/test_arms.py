@@ -175,7 +175,7 @@ def test_image_size_reaches_every_network():
             "block.0.mixer: named networks differ in the order of their branches: say 'patches' or 'features' in place of 'block.0'",
         ),
         ({"x": {"a": {"recipe.lr": -1}}}, "recipe.lr"),
-        ({"network": ["vit_tiny_patch16_224"], "network.width": [64]}, "vit_tiny_patch16_224 has a body of its own"),
+        ({"network": ["vit_tiny_patch16_224"], "network.width": [64]}, "vit_tiny_patch16_224 is an external network"),
         ({"x": {"a": {}, "b": {}}}, "'a' and 'b' are the same network and recipe"),
     ],
 )

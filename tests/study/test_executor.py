@@ -22,16 +22,7 @@ from ffvit.study.jobs import Job, make_runs
 from ffvit.study.live_display import LiveDisplay
 from ffvit.study.plan import Plan
 from ffvit.study.run_job import Outcome
-
-BODY = {
-    "width": 16,
-    "depth": 1,
-    "img_size": 8,
-    "patch": 4,
-    "in_chans": 1,
-    "readout": "mean",
-    "block": [{"mixer": "feedforward", "axis": "patches"}, {"mixer": "feedforward", "axis": "features"}],
-}
+from study_examples import BODY
 
 
 @pytest.fixture

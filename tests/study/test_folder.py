@@ -10,16 +10,7 @@ from ffvit.study.folder import Study, StudyInputs, fixed_fields
 from ffvit.study.jobs import Searches, all_jobs, make_runs
 from ffvit.study.matching import MatchedArms
 from ffvit.study.plan import Plan
-
-BODY = {
-    "width": 16,
-    "depth": 1,
-    "img_size": 8,
-    "patch": 4,
-    "in_chans": 1,
-    "readout": "mean",
-    "block": [{"mixer": "feedforward", "axis": "patches"}, {"mixer": "feedforward", "axis": "features"}],
-}
+from study_examples import BODY
 
 
 @pytest.fixture

@@ -134,3 +134,13 @@ def test_benchmark_stays_a_function_once_its_package_is_imported(tmp_path):
             "ff_micro_patch2_8", precisions="fp32", rounds=1, seconds=0.01, batch_size=2, train=False
         )
         assert [row["network"] for row in found["rows"]] == ["ff_micro_patch2_8"]
+
+
+def test_a_verbose_check_prints_what_it_found_and_a_silent_one_nothing(tmp_path, capsys):
+    folder = tmp_path / "photos" / "empty"
+    folder.mkdir(parents=True)
+    (folder / "broken.jpg").write_bytes(b"no image")
+    assert ffvit.check(tmp_path / "photos").serious
+    assert capsys.readouterr().out == ""
+    ffvit.check(tmp_path / "photos", verbose=True)
+    assert "cannot be read" in capsys.readouterr().out

@@ -222,7 +222,7 @@ def test_models_lists_what_it_costs_and_what_was_published():
         (["train", "ff_tiny_patch16_224", "--image", 225], "img_size: height 225 is no multiple of the patch's 16; the nearest is 224 or 240"),
         (["train", "--image", 8, 8, 8], "--image: give one number for a square, or height and width; got 3 numbers"),
         (["train", "--resume"], "--resume needs the run folder to resume: --out FOLDER"),
-        (["train", "--resume", "--out", "x", "--seed", 3], "--resume goes on with the run as it was begun"),
+        (["train", "--resume", "--out", "x", "--seed", 3], "--resume continues the run with its own settings"),
         (["train", "--seed", -1], "--seed: input should be greater than or equal to 0; got '-1'"),
         (["train", "--seed", 1.5], "--seed: must be a whole number; got '1.5'"),
         (["train", "--seed", 2**64], "--seed: input should be less than 18446744073709551616; got '18446744073709551616'"),
@@ -236,6 +236,7 @@ def test_models_lists_what_it_costs_and_what_was_published():
         (["predict", "nowhere.pth", "x.jpg"], "there is no"),
         (["models", "zz*"], "no network matches 'zz*'"),
         (["tran"], 'Unknown command "tran". Did you mean "train"?'),
+        (["evaluate"], "WEIGHTS is missing. See: ffvit evaluate --help"),
     ],
 )  # fmt: skip
 def test_a_users_mistake_gets_one_sentence_and_exit_code_2(arguments, sentence, tmp_path):

@@ -62,7 +62,7 @@ def train(command: commands.Train) -> Run:
         raise UserError("--resume needs the run folder to resume: --out FOLDER")
     kept = "out", "resume", "hardware"
     if fields_without(command, *kept) != fields_without(commands.Train(), *kept):
-        raise UserError("--resume goes on with the run as it was begun: give it only --out and where to compute")
+        raise UserError("--resume continues the run with its own settings: give only --out and where to compute")
     return resume(command.out, hardware=command.hardware, verbose=command.verbose)
 
 
@@ -247,14 +247,17 @@ def check(command: data_commands.Check) -> Check:
         RunStoppedError: A process that opens images was killed.
     """
     from ffvit.data.check.check import check
-    from ffvit.data.check.report import check_findings_file, write_findings
+    from ffvit.data.check.report import check_findings_file, check_report, write_findings
 
     if command.out is not None:
         check_findings_file(command.out)
-    checked = check(str(command.data), root=command.root, near=command.near)
+    found = check(str(command.data), root=command.root, near=command.near)
+    console = console_of(command)
+    console.print(check_report(found, console.width))
     if command.out is not None:
-        write_findings(checked, command.out)
-    return checked
+        written = write_findings(found, command.out)
+        console.print(f"\n{written:,} findings in {command.out}", markup=False, highlight=False)
+    return found
 
 
 @function_of(data_commands.Prepare)

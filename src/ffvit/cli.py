@@ -228,7 +228,7 @@ def main() -> None:
     except FfvitError as error:
         _fail(f"{error} [{error.code}]", error.exit_code, error.speaks)
     except cyclopts.CycloptsError as error:
-        _fail(f"{str(error).rstrip()} [{UserError.code}]", UserError.exit_code)
+        _fail(f"{_usage_sentence(error)} [{UserError.code}]", UserError.exit_code)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
     except BrokenPipeError:  # `ffvit models | head`
@@ -246,6 +246,14 @@ def main() -> None:
             sys.exit(code)
     finally:
         close_log()
+
+
+def _usage_sentence(error: cyclopts.CycloptsError) -> str:
+    """What cannot be read of the command line, and where its help is."""
+    words = str(error).rstrip()
+    if isinstance(error, cyclopts.MissingArgumentError) and error.keyword is None and error.argument is not None:
+        words = f"{error.argument.name.removeprefix('--').upper()} is missing."
+    return f"{words} See: {' '.join(('ffvit', *(error.command_chain or ())))} --help"
 
 
 def _fail(words: str, code: int, speaks: bool | None = None) -> None:

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ffvit import api
 from ffvit.config import commands, data_commands
 from ffvit.errors import DataError, OutputError
 from ffvit.terminal import Terminal
+
+if TYPE_CHECKING:
+    from ffvit.data.check.check import Check
+    from ffvit.data.loader_benchmark import Stages
+    from ffvit.inference.evaluate import Score
 
 
 def _evaluate(command: commands.Evaluate) -> None:
@@ -18,7 +23,7 @@ def _evaluate(command: commands.Evaluate) -> None:
     from ffvit.hardware.ranks import is_rank_zero
     from ffvit.inference.report import report
 
-    score = api.RUN[commands.Evaluate](command)
+    score: Score = api.RUN[commands.Evaluate](command)
     if not is_rank_zero():
         return
     console, stderr, json_file = Terminal(), Terminal(stderr=True), command.json
@@ -48,14 +53,8 @@ def _predict(command: commands.Predict) -> None:
 
 
 def _check(command: data_commands.Check) -> int:
-    from ffvit.data.check.report import check_findings_file, check_report, write_findings
-
-    out = command.out or Path("check.csv")
-    check_findings_file(out)
-    checked, console = api.RUN[data_commands.Check](replace(command, out=None)), Terminal()
-    console.print(check_report(checked, console.width))
-    console.say(f"\n{write_findings(checked, out):,} findings in {out}")
-    return int(checked.serious)
+    check: Check = api.RUN[data_commands.Check](replace(command, out=command.out or Path("check.csv"), verbose=True))
+    return int(check.serious)
 
 
 def _prepare(command: data_commands.Prepare) -> None:
@@ -69,9 +68,10 @@ def _models(command: commands.ListModels) -> None:
 
 
 def _benchmark_data(command: data_commands.BenchmarkData) -> None:
-    stages, console = api.RUN[data_commands.BenchmarkData](command), Terminal()
+    stages: Stages = api.RUN[data_commands.BenchmarkData](command)
+    console = Terminal()
     console.print(stages.table())
-    console.print(stages.words(), markup=False, highlight=False)
+    console.print(stages.summary(), markup=False, highlight=False)
 
 
 def _doctor(command: commands.Doctor) -> int:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from commands import here
 from ffvit import Data
 from ffvit.config import recipe
 from ffvit.data.images import ArrayImages, FileImages
@@ -40,3 +41,10 @@ def test_nothing_to_read_is_said(tmp_path):
     gone = FileImages(tmp_path, ["a.jpg", "b.jpg"], np.zeros(2, dtype=np.int64))
     with pytest.raises(UserError, match="none of the images"):
         measure(gone, recipe.named_recipe("small"), (8, 8), seconds=0.02)
+
+
+def test_the_command_names_the_slowest_stage(photos):
+    done = here("benchmark", "data", photos, "--seconds", 0.05)
+    assert done.returncode == 0, done.stderr
+    assert "images/s a core" in done.stdout
+    assert "The limit is" in done.stdout

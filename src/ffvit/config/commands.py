@@ -62,7 +62,10 @@ class Command:
         bool | Console,
         Unchecked,
         PYTHON_ONLY,
-        option("Print progress: True, or a rich console to print it on. Default: print nothing."),
+        option(
+            "Print progress and, of check, report and benchmark, the result: True, or a rich console. "
+            "Default: print nothing."
+        ),
     ] = False
 
 
@@ -112,7 +115,7 @@ class Resume(Command):
 class Evaluate(Command):
     """Evaluate weights on images: accuracy with its uncertainty, calibration, classes, mistakes."""
 
-    examples = """ffvit evaluate runs/photos            on the test split of its own data
+    examples = """ffvit evaluate runs/photos            on the run's test split
 ffvit evaluate runs/photos --data new-photos/ --predictions new.csv
 ffvit evaluate linear-base-checkpoint.pth --data /data/imagenet/val"""
 

@@ -16,7 +16,7 @@ from ffvit.config.recipe import RECIPES, Recipe
 
 @dataclasses.dataclass(frozen=True)
 class Nested:
-    """Marks a field whose value has fields that are options of their own, as `--recipe.epochs`.
+    """Marks a field whose value's fields are separate options, such as `--recipe.epochs`.
 
     Attributes:
         value: The class of the value.

@@ -332,7 +332,7 @@ class TestCommand:
 
     @pytest.mark.parametrize(
         ("arguments", "words"),
-        [(("nowhere",), "there is no 'nowhere'"), (("digits", "--near", "33"), "--near"), ((), "--data")],
+        [(("nowhere",), "there is no 'nowhere'"), (("digits", "--near", "33"), "--near"), ((), "DATA is missing")],
     )
     def test_mistakes_get_a_sentence(self, tmp_path, arguments, words):
         done = here("check", *arguments, cwd=tmp_path)

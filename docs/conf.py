@@ -31,7 +31,7 @@ maximum_signature_line_length = 100
 def shorten_signature(
     _app: Any, _what: str, _name: str, thing: Any, _options: Any, signature: str, returns: str
 ) -> Any:
-    """Leave out types that carry pydantic's checks; the entries of the fields say what they take."""
+    """Remove types that carry pydantic's checks from a signature; the entries of the fields describe them."""
     if not signature or "Annotated[" not in signature:
         return None
     shown = inspect.signature(thing)

@@ -259,7 +259,7 @@ def test_a_file_of_another_kind_is_not_replaced(option, kind, tmp_path):
 
 
 def test_weights_keep_their_image_size(digits):
-    assert "have an image size of their own; leave it out" in refused(digits, "--image", 16)
+    assert "fix the image size: leave out --image" in refused(digits, "--image", 16)
 
 
 def test_a_gpu_that_is_not_there(monkeypatch):

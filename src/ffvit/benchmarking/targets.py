@@ -39,7 +39,7 @@ class Target:
         if not self.is_weights:
             check_name(self.name)
         elif self.image is not None:
-            raise UserError(f"--image: the weights in {self.name} have an image size of their own; leave it out")
+            raise UserError(f"the weights in {self.name} fix the image size: leave out --image")
 
     @property
     def is_weights(self) -> bool:

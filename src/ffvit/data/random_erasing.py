@@ -22,7 +22,7 @@ RATIO = 0.3, 1 / 0.3
 """Height / width, drawn evenly in its logarithm."""
 
 NOISE = 2**20
-"""Numbers of noise that are kept: each image takes consecutive ones from a place of its own."""
+"""Noise values kept in memory; each image reads consecutive ones from a random offset."""
 
 
 def draw(probability: float, height: int, width: int) -> Erased:

@@ -88,7 +88,7 @@ def _in_words(arm: Arm) -> str:
     """A network in a line."""
     body = arm.network.architecture
     if body is None:
-        return f"{arm.network.name}, a body of its own"
+        return f"{arm.network.name}, an external network"
     rows, columns = body.grid
     return (
         f"width {body.width}, depth {body.depth}, {body.img_size[0]} x {body.img_size[1]} px in {rows} x {columns} patches of "

@@ -173,7 +173,7 @@ def _network(base: Network, changes: Mapping[str, Any]) -> Network:
         return network
     if network.architecture is None:
         names = ", ".join(f"network.{path}" for path in paths)
-        raise ConfigError(f"{network.name} has a body of its own: {names} cannot be set in it")
+        raise ConfigError(f"{network.name} is an external network: {names} cannot be set in it")
     numbered = next((path for path in paths if path.startswith("block.")), None)
     if network.name is not None and numbered is not None:
         raise ConfigError(

@@ -150,7 +150,7 @@ def _match_parameters(arms: tuple[Arm, ...], reference: Arm, classes: int) -> Ma
                 fitted = _with_hidden_size(fitted, fitted.network.architecture, target, size)
         off = size(fitted) / target - 1
         if abs(off) > TOLERANCE:
-            body = "has a body of its own" if arm.role == "external" else "comes no nearer, whatever its width"
+            body = "is an external network" if arm.role == "external" else "comes no nearer, whatever its width"
             raise ConfigError(
                 f"match: {arm.name!r} {body}: {size(fitted):,} parameters against {target:,} of {reference.name!r} "
                 f"({off:+.1%}, more than {TOLERANCE:.0%}). Leave it out, or match something else"

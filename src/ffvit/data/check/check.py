@@ -43,7 +43,7 @@ class Kind:
     advice: str
 
 
-BROKEN = Kind("broken", "error", "cannot be read", "replace or delete them: a run passes over 100, then stops")
+BROKEN = Kind("broken", "error", "cannot be read", "replace or delete them: a run leaves out up to 1 %, then stops")
 LEAK = Kind("leak", "error", "also in another split", "delete one of the two: scores on such images are too good")
 NEAR_LEAK = Kind("near leak", "error", "look like one in another split", "delete one if both are the same")
 CONFLICT = Kind("conflict", "error", "also under another label", "keep it under the right label only")

@@ -34,7 +34,7 @@ REPORT_SECONDS = 10.0
 _READ = 2**18
 _MAKE_ROOM = "free some space, or keep downloaded shards elsewhere"
 _TRANSIENT = (408, 425, 429)  # the 4xx answers that another try may change
-_jitter = random.Random()  # a generator of its own, so that training's draws stay where they are
+_jitter = random.Random()  # separate: a retry must not advance the global generator
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ CONTROLS = (
     "Controls have the same body, but no mixing over patches, or a random mixing that is never trained: they show what "
     "mixing is worth on these images."
 )
-EXTERNAL = "An external network has a body of its own: more than the mixer differs."
+EXTERNAL = "An external network differs in more than the mixer."
 UNITS = (
     "FLOPs: of one prediction; a multiply-add counts two. Training: of one run, the median. Memory: of the process, the "
     "largest of the runs."

@@ -18,14 +18,15 @@ from torch._dynamo.utils import counters
 from ffvit.models.compiling import compile_blocks
 from ffvit.training.stochastic_depth import DropPathSampler
 
-name, again = json.loads(sys.argv[1])
+name, again, dtype = json.loads(sys.argv[1])
+dtype = getattr(torch, dtype)
 torch.manual_seed(0)
-network = compile_blocks(ffvit.create_model(name, 10, img_size=32, drop_path=0.5).double().train())
+network = compile_blocks(ffvit.create_model(name, 10, img_size=32, drop_path=0.5).to(dtype).train())
 network.set_grad_checkpointing(again == "blocks")
 for each in network.modules():
     if hasattr(each, "recomputes"):
         each.recomputes = again == "GELUs"
-draws, images = DropPathSampler(network, 6), torch.randn(6, 3, 32, 32).double()
+draws, images = DropPathSampler(network, 6), torch.randn(6, 3, 32, 32).to(dtype)
 found = {}
 for stance in ("force_eager", "default"):
     network.zero_grad()
@@ -35,25 +36,29 @@ for stance in ("force_eager", "default"):
             answer = network(images)
             answer.square().sum().backward()
     found[stance] = [answer, *(each.grad for each in network.parameters())]
-worst = max((a - b).abs().max().item() for a, b in zip(*found.values()))
+worst = max(((a - b).abs().max() / a.abs().max().clamp_min(1)).item() for a, b in zip(*found.values()))
 print(json.dumps({"worst": worst, "graphs": counters["stats"]["unique_graphs"]}))
 """
 
 
 @pytest.mark.skipif(compile_unavailable_reason(torch.device("cpu")) is not None, reason="no C++ compiler here")
 @pytest.mark.parametrize(
-    ("name", "again"),
-    [("ff_tiny_patch16_224", "blocks"), ("ff_tiny_patch16_224", "GELUs"), ("deit_tiny_patch16_224", "nothing")],
+    ("name", "again", "dtype", "tolerance"),
+    [
+        ("ff_tiny_patch16_224", "blocks", "float64", 1e-10),
+        ("ff_tiny_patch16_224", "GELUs", "float64", 1e-10),
+        ("deit_tiny_patch16_224", "nothing", "float32", 1e-4),  # PyTorch 2.11 compiles no attention in float64
+    ],
 )
-def test_all_blocks_share_what_is_compiled_and_answer_as_before(name, again):
+def test_all_blocks_share_what_is_compiled_and_answer_as_before(name, again, dtype, tolerance):
     """But for the first: its branches are never left out."""
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, json.dumps([name, again])],
+        [sys.executable, "-c", SCRIPT, json.dumps([name, again, dtype])],
         env=environment(), capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert found["worst"] < 1e-10
+    assert found["worst"] < tolerance
     assert found["graphs"] <= 4  # PyTorch 2.11 compiles branches; later ones whole blocks
 
 

@@ -36,6 +36,13 @@ def test_other_channels_than_timm_has_numbers_for_get_their_average():
     assert (four.mean, four.std) == ((0.3,) * 4, (0.2,) * 4)
 
 
+def test_numbers_of_a_billion_channels_are_refused_before_they_are_made():
+    with pytest.raises(UserError, match="32768"):
+        parse(Preprocess, {"img_size": (8, 8), "in_chans": 10**13}, "weights")
+    with pytest.raises(UserError, match="32768"):
+        Preprocess.from_timm({"input_size": (10**13, 8, 8), "mean": (0.5,), "std": (0.2,)})
+
+
 @pytest.mark.parametrize(("exact", "backend"), [("never", "fast"), ("evaluation", "pillow"), ("always", "pillow")])
 def test_a_recipe_sets_crop_interpolation_and_backend(exact, backend):
     how = recipe.Recipe(evaluation_crop=0.7, interpolation="bilinear", exact=exact)

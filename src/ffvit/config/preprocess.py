@@ -12,7 +12,10 @@ from ffvit.config.base import Value, parse
 if TYPE_CHECKING:
     from ffvit.config.recipe import Recipe
 
-Side = Annotated[int, Field(gt=0, le=2**15)]
+MOST = 2**15
+"""Pixels of a side, and channels, at most."""
+
+Side = Annotated[int, Field(gt=0, le=MOST)]
 PixelBackend = Literal["pillow", "fast"]
 
 
@@ -41,7 +44,7 @@ class Preprocess(Value):
             return fields
         channels = fields.get("in_chans", 3)
         imagenet = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-        grey = {name: (0.5,) * channels if isinstance(channels, int) else () for name in imagenet}
+        grey = {name: _per_channel((0.5,), channels) if isinstance(channels, int) else () for name in imagenet}
         return {**(imagenet if channels == 3 else grey), **fields}
 
     @model_validator(mode="after")
@@ -106,4 +109,7 @@ class Preprocess(Value):
 
 
 def _per_channel(numbers: Sequence[float], channels: int) -> tuple[float, ...]:
-    return tuple(numbers) if len(numbers) == channels else (sum(numbers) / len(numbers),) * channels
+    if len(numbers) == channels:
+        return tuple(numbers)
+    # An untrusted file may ask for a billion channels; they are refused after this.
+    return (sum(numbers) / len(numbers),) * min(channels, MOST)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import resource
 import sys
 from collections.abc import Callable
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ffvit.errors import OutOfMemoryError
-from ffvit.signals import block_signals_in_children
+from ffvit.hardware.processes import fork_server, starting_processes
 
 Work = Callable[[], object]
 
@@ -59,11 +58,10 @@ def peak_bytes(make: Callable[[], Work], device: torch.device) -> int:
     if device.type == "cuda":
         return _peak_of_gpu(make, device)
     # A fork server that has imported what makes the work starts quickly, without what this process has allocated.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([getattr(make, "func", make).__module__])
+    context = fork_server(getattr(make, "func", make).__module__)
     try:
         with ProcessPoolExecutor(1, mp_context=context) as child:
-            with block_signals_in_children():
+            with starting_processes():
                 peak = child.submit(_peak_of_process, make)
             return peak.result()
     except BrokenProcessPool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Sequence, Set
@@ -17,7 +16,8 @@ import torch
 
 from ffvit.config.hardware import Hardware
 from ffvit.hardware.devices import available_cores, device_type, free_memory, visible_gpus
-from ffvit.signals import StopSignals, block_signals_in_children
+from ffvit.hardware.processes import fork_server, starting_processes
+from ffvit.signals import StopSignals
 from ffvit.study.folder import Study
 from ffvit.study.jobs import Job
 from ffvit.study.live_display import LiveDisplay
@@ -127,8 +127,7 @@ class Local:
 
     def __init__(self, slots: Slots, logs: Path) -> None:
         self.slots, self.logs = slots, logs
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["ffvit.training.train"])
+        self._context = fork_server("ffvit.training.train")
         self._processes: dict[int, Any] = {}  # by slot
         self._waiters = ThreadPoolExecutor(slots.count)
 
@@ -148,7 +147,7 @@ class Local:
         receiver, sender = self._context.Pipe(duplex=False)
         arguments = sender, environment, job.config, job.folder, self.logs / log_name(job), self.slots.threads
         process: Any = self._context.Process(target=process_main, args=arguments, name=job.title)
-        with block_signals_in_children():
+        with starting_processes():
             process.start()
         sender.close()
         self._processes[slot] = process

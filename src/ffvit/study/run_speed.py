@@ -42,10 +42,11 @@ from ffvit.errors import OutOfMemoryError
 from ffvit.hardware.devices import device_type
 from ffvit.hardware.launch import start_fabric
 from ffvit.hardware.precision import autocast, resolve_precision
+from ffvit.hardware.processes import fork_server, starting_processes
 from ffvit.models.create import create_model, preprocess_of
 from ffvit.profiling.memory import activation_bytes
 from ffvit.run_folder import Config, Run
-from ffvit.signals import WARNINGS, StopSignals, block_signals_in_children, defer_signals
+from ffvit.signals import WARNINGS, StopSignals, defer_signals
 from ffvit.study.matching import count_arm
 from ffvit.training.auto_tuning import STATE
 from ffvit.training.checkpoint import Progress
@@ -141,15 +142,14 @@ def measure_speed(
 
 def _measure_at_once(processes: int, config: Config, splits: Splits, threads: int) -> list[Speed]:
     """What several processes measure at the same time; they are forked off the server that runs will be forked off, too."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["ffvit.training.train"])
+    context = fork_server("ffvit.training.train")
     try:
         with (
             _temporary_folder() as folder,
             ProcessPoolExecutor(processes, context, _exit_with_parent, (folder,)) as pool,
         ):
             # Half begun, the pool would not wait for its processes, which would miss the semaphores they share.
-            with defer_signals(*WARNINGS), block_signals_in_children():
+            with defer_signals(*WARNINGS), starting_processes():
                 measured = [pool.submit(_measure, config, splits, threads, folder) for _ in range(processes)]
             return [future.result() for future in measured]
     except BrokenProcessPool:

@@ -710,7 +710,7 @@ def _by_library(runs: Runs, arm: str, seed: int, config: Config) -> Result:
             network.architecture,
             ffvit.Data(source=str(runs.sets / runs.case.set), validation=0.2),
             _recipe(runs.case, config),
-            hardware=ffvit.Hardware(precision="32-true"),
+            hardware=ffvit.Hardware(precision="fp32"),
             seed=seed,
             out=Path(folder) / "run",
         ).summary()

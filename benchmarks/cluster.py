@@ -11,7 +11,7 @@ from ffvit.errors import UserError
 Strategy = Literal["ddp", "fsdp"]
 
 NUMBER = 4
-"""Bytes of a parameter, of its gradient and of what the optimizer keeps: all are fp32, also under bf16-mixed."""
+"""Bytes of a parameter, of its gradient and of what the optimizer keeps: all are fp32, also under bf16."""
 
 STATE = 5
 """Numbers kept for each parameter while training: itself, its gradient, AdamW's two, the moving average."""

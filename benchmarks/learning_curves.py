@@ -64,7 +64,7 @@ def main(
     pairs = [(seed, way) for seed in range(seeds) for way in losses]
     with tempfile.TemporaryDirectory() as folder:
         for seed, way in track(pairs, "training"):
-            plain = ffvit.Hardware(compile="never", precision="32-true")
+            plain = ffvit.Hardware(compile="never", precision="fp32")
             hardware = plain if way == "plain" else ffvit.Hardware(compile="always")
             with plainly() if way == "plain" else fast():
                 run = ffvit.train(

@@ -3,7 +3,7 @@
 Nothing is run on a GPU here. The arithmetic is `benchmarks/cluster.py`, docs/scaling.md writes it out; what goes into it is
 
 - counted: parameters and operations (`ffvit.profiling.count`), the operators that a step starts, and the bytes that a forward
-  pass under bf16-mixed keeps for the backward pass. PyTorch does the pass on tensors that have shapes and no content, so the
+  pass under bf16 keeps for the backward pass. PyTorch does the pass on tensors that have shapes and no content, so the
   largest network takes seconds; with contents the bytes are the same;
 - measured, if given: `--images-per-second`, the training step of `python benchmarks/network.py` on such a GPU. Otherwise
   assumed: a share (`--share`, two for a range) of what one large product reached on an H200;
@@ -174,7 +174,7 @@ def _case(name: str, images: str, views: float, classes: int, speeds: list[float
 
 
 def _kept(network: Backbone) -> list[int]:
-    """Bytes kept by one image and by two, with soft targets, under bf16-mixed."""
+    """Bytes kept by one image and by two, with soft targets, under bf16."""
     with FakeTensorMode(allow_non_fake_inputs=True), torch.autocast("cpu", torch.bfloat16):
         shadow = network.to_empty(device="cpu")
 

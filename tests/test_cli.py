@@ -215,7 +215,11 @@ def test_models_lists_what_it_costs_and_what_was_published():
         (["train", "--recipe.epochs", "three"], "--recipe.epochs: must be a whole number; got 'three'"),
         (["train", "--recipe.loss", "bse"], "--recipe.loss: must be 'soft_target' or 'bce'; got 'bse', did you mean 'bce'?"),
         (["train", "--recipe.mixup", -1], "--recipe.mixup: input should be greater than or equal to 0; got '-1'"),
-        (["train", "--precision", "fp8"], "--precision: must be 'auto', '32-true', 'bf16-mixed' or '16-mixed'; got 'fp8'"),
+        (["train", "--precision", "fp8"], "--precision: must be 'auto', 'fp32', 'bf16' or 'fp16'; got 'fp8'"),
+        (["train", "--precision", "bf16-mixed"], "got 'bf16-mixed', did you mean 'bf16'?"),
+        (["train", "--precision", "fp16", "--device", "cpu"], "--precision fp16: PyTorch trains in fp16 on GPUs alone"),
+        (["train", "--amp", "--precision", "fp32"], "--precision and --amp set the same: give one of them"),
+        (["evaluate", "x", "--amp"], "Unknown option: --amp"),
         (["train", "--accelerator", "gpu"], "--accelerator: must be 'auto', 'cpu', 'cuda' or 'mps'; got 'gpu', did you mean 'cuda'?"),
         (["train", "--recipe", "nowhere.yaml"], "nowhere.yaml: cannot be read"),
         (["train", "--recipe.auto-augment", "brand-m9"], "timm does not know 'brand-m9'"),
@@ -352,6 +356,13 @@ def test_a_boolean_with_a_value_means_it(tmp_path):
         shown = yaml.safe_load(done.stdout)
         assert shown["recipe"]["schedule_late"] is late, done.stderr
         assert shown["network"]["name"] == "ff_micro_patch2_8"
+
+
+@pytest.mark.parametrize(
+    ("words", "precision"), [(["--amp"], "bf16"), (["--no-amp"], "fp32"), (["--amp", "false"], "fp32")]
+)
+def test_amp_is_short_for_a_precision(words, precision):
+    assert yaml.safe_load(here("train", *words, "--dry-run").stdout)["hardware"]["precision"] == precision
 
 
 def test_a_recipe_from_a_file_with_fields_over_it(tmp_path):

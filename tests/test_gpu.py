@@ -31,12 +31,12 @@ def losses(out, accelerator="cuda", model="ff_micro_patch2_8", **hardware) -> li
 
 def test_fp32_trains_to_the_losses_of_a_processor(tmp_path):
     here = losses(tmp_path / "cpu", "cpu")
-    assert losses(tmp_path / "gpu", precision="32-true") == pytest.approx(here, rel=1e-3)
+    assert losses(tmp_path / "gpu", precision="fp32") == pytest.approx(here, rel=1e-3)
 
 
-@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_trains_nearly_so(precision, tmp_path):
-    here = losses(tmp_path / "fp32", precision="32-true")
+    here = losses(tmp_path / "fp32", precision="fp32")
     assert losses(tmp_path / "half", precision=precision) == pytest.approx(here, rel=0.05)
 
 

@@ -26,7 +26,7 @@ CONFIGS = {
         recipe=recipes.RECIPES["small"].replace(
             minutes=0.1, epsilon=1e-30, ema_decay=None, clip_grad_norm=None, teacher="1e5", betas=(0.5, 0.75)
         ),
-        hardware=Hardware(accelerator="cpu", devices=2, strategy="fsdp", precision="32-true", workers=0, micro_batch=3),
+        hardware=Hardware(accelerator="cpu", devices=2, strategy="fsdp", precision="fp32", workers=0, micro_batch=3),
         seed=12345678901234567890,
         start_from="null",
     ),
@@ -193,7 +193,7 @@ class TestMachine:
             start_fabric(Hardware(accelerator="mps"))
 
     def test_one_processor(self):
-        fabric = start_fabric(Hardware(accelerator="cpu", precision="32-true"))
+        fabric = start_fabric(Hardware(accelerator="cpu", precision="fp32"))
         assert (fabric.world_size, fabric.device.type) == (1, "cpu")
         assert fabric.strategy.precision.precision == "32-true"
 
@@ -221,12 +221,12 @@ class TestMachine:
     @pytest.mark.parametrize(
         ("asked", "kind", "bf16", "got"),
         [
-            ("auto", "cpu", False, "32-true"),
-            ("auto", "cpu", True, "bf16-mixed"),
-            ("auto", "mps", False, "32-true"),
-            ("auto", "cuda", True, "bf16-mixed"),
-            ("auto", "cuda", False, "16-mixed"),
-            ("32-true", "cuda", True, "32-true"),
+            ("auto", "cpu", False, "fp32"),
+            ("auto", "cpu", True, "bf16"),
+            ("auto", "mps", False, "fp32"),
+            ("auto", "cuda", True, "bf16"),
+            ("auto", "cuda", False, "fp16"),
+            ("fp32", "cuda", True, "fp32"),
         ],
     )
     def test_precision_by_what_the_device_has(self, monkeypatch, asked, kind, bf16, got):

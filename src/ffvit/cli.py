@@ -164,7 +164,7 @@ def _run(command: type[commands.Command], options: list[Option], given: dict[tup
     if output["log_file"] is not None:
         log_to(Path(output["log_file"]))
     fields: dict[str, Any] = {"verbose": not output["quiet"]}
-    for (field, *inner), value in given.items():
+    for (field, *inner), value in _with_switches(options, given).items():
         if inner:
             fields.setdefault(field, {})[inner[0]] = value
         else:
@@ -179,6 +179,24 @@ def _run(command: type[commands.Command], options: list[Option], given: dict[tup
         if type(error) in (UserError, ConfigError):
             raise type(error)(_with_option_names(str(error), options)) from None
         raise
+
+
+def _with_switches(options: list[Option], given: dict[tuple[str, ...], Any]) -> dict[tuple[str, ...], Any]:
+    """What was given, with the fields that flags such as `--amp` stand for in place of the flags.
+
+    Raises:
+        UserError: The field's own option was given too.
+    """
+    given = dict(given)
+    for option in options:
+        if option.values is None or given.get(option.path) is None:
+            continue
+        field, on = option.path[:-1], given.pop(option.path)
+        if field in given:
+            own = next(other.names[0] for other in options if other.path == field)
+            raise UserError(f"{own} and {option.names[0]} set the same: give one of them")
+        given[field] = option.values[not on]
+    return given
 
 
 def _with_option_names(text: str, options: list[Option]) -> str:

@@ -131,6 +131,9 @@ SYNONYMS = {
     "float32": "fp32",
     "float16": "fp16",
     "bfloat16": "bf16",
+    "32-true": "fp32",
+    "16-mixed": "fp16",
+    "bf16-mixed": "bf16",
 }
 """Words of others for something of ours that is spelled otherwise."""
 

@@ -78,7 +78,7 @@ def test_predictions_are_those_of_the_network_itself(engine, trained, tmp_path):
     digits = load_digits()
     for number in range(5):
         Image.fromarray((digits.images[number] * 15).astype("uint8")).save(tmp_path / f"{number}.png")
-    in_fp32 = ffvit.Hardware(precision="32-true")
+    in_fp32 = ffvit.Hardware(precision="fp32")
     plain, on_engine = (
         list(ffvit.predict(trained, [tmp_path], engine=each, hardware=in_fp32)) for each in ("torch", engine)
     )

@@ -117,7 +117,7 @@ def test_the_same_weights_answer_the_same_however_they_are_given(run, whole):
 
 def test_evaluation_takes_no_precision(run):
     with pytest.raises(ffvit.UserError, match=r"evaluation is always in float32, .*: leave out --precision"):
-        ffvit.evaluate(run.path, hardware=CPU.replace(precision="bf16-mixed"))
+        ffvit.evaluate(run.path, hardware=CPU.replace(precision="bf16"))
 
 
 def test_a_copy_of_the_file_alone_answers_the_same(run, whole, tmp_path):

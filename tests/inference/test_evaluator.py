@@ -64,7 +64,7 @@ def network() -> nn.Module:
 
 def scored(images: Some, fabric=None, batch_size: int = 4, advance=lambda _: None, workers: int | None = None):
     net = network()
-    fabric = fabric or start_fabric(Hardware(accelerator="cpu", precision="32-true"))
+    fabric = fabric or start_fabric(Hardware(accelerator="cpu", precision="fp32"))
     return Evaluator(fabric, images, PREPROCESS, CLASSES, batch_size, workers)(net, advance)
 
 
@@ -161,14 +161,14 @@ def test_the_network_keeps_its_mode_and_gradients(training):
     net.head.weight.grad = torch.ones_like(net.head.weight)
     net.head.register_forward_hook(lambda *_: tracked.append(torch.is_grad_enabled()))
     tracked: list[bool] = []
-    Evaluator(start_fabric(Hardware(accelerator="cpu", precision="32-true")), Some(5), PREPROCESS, CLASSES, 4)(net)
+    Evaluator(start_fabric(Hardware(accelerator="cpu", precision="fp32")), Some(5), PREPROCESS, CLASSES, 4)(net)
     assert net.training == net.blocks[0].training == training
     assert tracked == [False, False]
     assert net.head.weight.requires_grad
     assert net.head.weight.grad.eq(1).all()
 
 
-@pytest.mark.parametrize("precision", ["bf16-mixed", "32-true"])
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
 def test_scores_are_in_float32_whatever_the_precision_of_training(precision):
     answers, _ = scored(Some(25), start_fabric(Hardware(accelerator="cpu", precision=precision)))
     expected, _ = scored(Some(25))
@@ -184,7 +184,7 @@ def test_a_small_set_is_loaded_once_however_often_it_is_scored(monkeypatch, kept
     monkeypatch.setattr(evaluator, "evaluation_loader", lambda *arguments: Counted(load(*arguments), loads))
     images, net = Some(*SETS["bad"]), network()
     scores = Evaluator(
-        start_fabric(Hardware(accelerator="cpu", precision="32-true")), images, PREPROCESS, CLASSES, 4, workers
+        start_fabric(Hardware(accelerator="cpu", precision="fp32")), images, PREPROCESS, CLASSES, 4, workers
     )
     (first, bad), (second, bad_again) = scores(net), scores(net)
     assert sum(loads) == times
@@ -202,7 +202,7 @@ def with_statistics(mean: float) -> nn.Module:
 
 def test_all_processes_score_with_the_first_ones_statistics(on_two):
     """Each gathers its own while training; those that are saved are the first one's."""
-    fabric = start_fabric(Hardware(accelerator="cpu", precision="32-true"))
+    fabric = start_fabric(Hardware(accelerator="cpu", precision="fp32"))
     expected, _ = Evaluator(fabric, Some(24), PREPROCESS, CLASSES, 4)(with_statistics(0.0))
     for of_process in on_two:
         np.testing.assert_allclose(of_process["statistics"].logits, expected.logits, rtol=1e-4, atol=1e-5)
@@ -224,7 +224,7 @@ def test_progress_is_told_batch_by_batch():
 
 
 def main(out: Path) -> None:
-    fabric = start_fabric(Hardware(accelerator="cpu", devices=2, precision="32-true"))
+    fabric = start_fabric(Hardware(accelerator="cpu", devices=2, precision="fp32"))
     got = {}
     for name, (count, bad) in SETS.items():
         seen: list[int] = []

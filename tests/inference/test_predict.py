@@ -61,10 +61,10 @@ def test_half_precision_only_where_it_is_asked_for(run, photos):
         predictions = ffvit.predict(run.path, [photos / "val"], top=1, hardware=CPU.replace(**changes))
         return [prediction.probabilities[0] for prediction in predictions]
 
-    assert probabilities() == probabilities(precision="32-true") != probabilities(precision="bf16-mixed")
-    assert probabilities() == pytest.approx(probabilities(precision="bf16-mixed"), abs=0.05)
+    assert probabilities() == probabilities(precision="fp32") != probabilities(precision="bf16")
+    assert probabilities() == pytest.approx(probabilities(precision="bf16"), abs=0.05)
     with pytest.raises(ffvit.UserError, match="fp16 runs on the engines torch and compiled, on a GPU"):
-        probabilities(precision="16-mixed")
+        probabilities(precision="fp16")
 
 
 @pytest.mark.parametrize("whole", [True, False])

@@ -190,7 +190,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.out.exists():
         raise SystemExit(f"{given.out} exists: give a new --out")
-    arguments = ["--data", given.data, "--precision", "32-true", *given.arguments]
+    arguments = ["--data", given.data, "--precision", "fp32", *given.arguments]
     probe, whole, struck = (given.out / name for name in ("probe", "undisturbed", "disturbed"))
     for folder in (probe, whole, struck):
         folder.mkdir(parents=True)

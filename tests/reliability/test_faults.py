@@ -48,12 +48,12 @@ def _one_thread():
 def trained(out: Path, **options) -> tuple[Run, str]:
     """A run, and what it said."""
     console = Console(file=io.StringIO(), width=300)
-    options = {"recipe": QUICK, "hardware": ffvit.Hardware(precision="32-true")} | options
+    options = {"recipe": QUICK, "hardware": ffvit.Hardware(precision="fp32")} | options
     return ffvit.train(out=out, verbose=console, **options), console.file.getvalue()
 
 
 def on_photos(out: Path, photos: Path, workers: int, **options) -> tuple[Run, str]:
-    hardware = ffvit.Hardware(workers=workers, precision="32-true")
+    hardware = ffvit.Hardware(workers=workers, precision="fp32")
     return trained(out, model=SMALL, data=photos, recipe=PHOTOS, hardware=hardware, **options)
 
 
@@ -195,7 +195,7 @@ train.fit = limited
 step.keep_freed_memory = lambda: None
 sys.argv = ["ffvit", "train", "ff_tiny_patch16_224", "--image", "64", "--data", "{tmp_path}/photos", "--workers", "0", "--out",
             "{tmp_path}/run", "--recipe.epochs", "1", "--recipe.warmup-epochs", "0.1", "--recipe.batch-size", "128",
-            "--recipe.aug-repeats", "3", "--precision", "32-true"]
+            "--recipe.aug-repeats", "3", "--precision", "fp32"]
 main()
 """
     from photos import write_photos

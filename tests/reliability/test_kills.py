@@ -16,7 +16,7 @@ from ffvit.run_folder import Run
 from ffvit.training.checkpoint import read_checkpoint
 
 TRAIN_FOR = (
-    "train", "--precision", "32-true", "--recipe.warmup-epochs", 0.5, "--recipe.mixup", 0.8,
+    "train", "--precision", "fp32", "--recipe.warmup-epochs", 0.5, "--recipe.mixup", 0.8,
     "--recipe.cutmix", 1.0, "--recipe.mixup-group-size", 16, "--recipe.aug-repeats", 3, "--recipe.random-erase-prob", 0.3,
     "--recipe.auto-augment", "rand-m5", "--recipe.ema-decay", 0.9, "--recipe.drop-path", 0.2, "--recipe.epochs",
 )  # fmt: skip

@@ -22,7 +22,7 @@ from ffvit.run_folder import Run
 from ffvit.study import ray_executor
 
 TRAIN = (
-    "train", "--precision", "32-true", "--recipe.warmup-epochs", 0.5, "--recipe.ema-decay", 0.9,
+    "train", "--precision", "fp32", "--recipe.warmup-epochs", 0.5, "--recipe.ema-decay", 0.9,
     "--recipe.aug-repeats", 3, "--recipe.mixup-group-size", 16, "--recipe.epochs",
 )  # fmt: skip
 

@@ -254,10 +254,10 @@ def test_the_ready_plans_can_be_built(file: Path):
 
 def test_on_the_digits_runs_compute_in_fp32_unless_asked():
     """So small, they lose by bf16; and the same plan is the same everywhere."""
-    assert make_plan().hardware.precision == "32-true"
-    assert make_plan(hardware=Hardware(precision="bf16-mixed")).hardware.precision == "bf16-mixed"
-    assert make_plan(hardware=Hardware(accelerator="cpu")).hardware == Hardware(accelerator="cpu", precision="32-true")
-    assert make_plan(study=STUDIES / "attention-grid.yaml").hardware.precision == "32-true"
+    assert make_plan().hardware.precision == "fp32"
+    assert make_plan(hardware=Hardware(precision="bf16")).hardware.precision == "bf16"
+    assert make_plan(hardware=Hardware(accelerator="cpu")).hardware == Hardware(accelerator="cpu", precision="fp32")
+    assert make_plan(study=STUDIES / "attention-grid.yaml").hardware.precision == "fp32"
 
 
 def test_table1_is_the_papers_networks():

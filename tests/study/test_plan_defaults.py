@@ -251,8 +251,8 @@ def test_too_little_time_says_how_much_is_enough(a_set):
 
 def test_a_machine_may_ask_for_its_precision(a_set):
     a_set(32, 5_700)
-    assert chosen(10)[0].hardware.precision == "32-true"
-    assert chosen(10, hardware=Hardware(precision="bf16-mixed"))[0].hardware.precision == "bf16-mixed"
+    assert chosen(10)[0].hardware.precision == "fp32"
+    assert chosen(10, hardware=Hardware(precision="bf16"))[0].hardware.precision == "bf16"
 
 
 def test_the_digits_keep_the_body_that_is_theirs():

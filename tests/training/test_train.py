@@ -56,7 +56,7 @@ def quick(out: Path, **kwargs) -> Run:
 
 def flags(fields: dict[str, object]) -> list[str]:
     """In fp32, whatever the processor has units for: in bf16 the order of sums shows."""
-    return ["--precision", "32-true"] + [
+    return ["--precision", "fp32"] + [
         word for name, value in fields.items() for word in (f"--recipe.{name}", str(value))
     ]
 
@@ -443,17 +443,17 @@ def test_bf16_learns_nearly_the_same_and_is_scored_in_fp32(tmp_path, photos):
             tmp_path / precision, data=photos, model=SMALL, recipe=QUICK.replace(batch_size=8), hardware=hardware
         )
 
-    half, full = trained("bf16-mixed"), trained("32-true")
+    half, full = trained("bf16"), trained("fp32")
     assert half.metrics()[-1]["loss"] == pytest.approx(full.metrics()[-1]["loss"], rel=0.05)
     assert_other_weights(half, full)
     written = pd.read_csv(half.predictions_file)["loss"]
-    in_fp32 = ffvit.evaluate(half.path, hardware=ffvit.Hardware(accelerator="cpu", precision="32-true"))
+    in_fp32 = ffvit.evaluate(half.path, hardware=ffvit.Hardware(accelerator="cpu", precision="fp32"))
     np.testing.assert_allclose(written, in_fp32.predictions.loss, atol=1e-6)
 
 
 def test_micro_batches_beyond_the_devices_memory_are_cut(tmp_path, monkeypatch):
     """A stand-in for a small GPU: more than 20 images at once do not fit."""
-    in_fp32 = ffvit.Hardware(precision="32-true")
+    in_fp32 = ffvit.Hardware(precision="fp32")
     whole = quick(tmp_path / "whole", hardware=in_fp32)
     forward = ffvit.create_model("ff_micro_patch2_8").__class__.forward
 

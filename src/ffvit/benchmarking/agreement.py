@@ -44,7 +44,7 @@ def measure_agreement(target: Target, models: Sequence[nn.Module], device: torch
     """
     plain = target.network().to(device)
     evaluate = Evaluator(
-        start_fabric(Hardware(accelerator="cuda" if device.type == "cuda" else "cpu", precision="32-true")),
+        start_fabric(Hardware(accelerator="cuda" if device.type == "cuda" else "cpu", precision="fp32")),
         target.splits().test,
         preprocess_of(plain),
         class_names_of(plain),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import numpy as np
 import torch
@@ -24,9 +23,6 @@ from ffvit.training.setup import set_up
 
 PLAIN = "torch", "fp32"
 """The engine and precision with which others are compared."""
-
-MIXED: dict[str, Literal["32-true", "bf16-mixed"]] = {"fp32": "32-true", "bf16": "bf16-mixed"}
-"""The name of each precision in training."""
 
 
 def build_predictor(target: Target, engine: str, precision: str, device: torch.device) -> nn.Module:
@@ -79,7 +75,7 @@ def train_step_call(
         recipe=(recipe or Recipe()).replace(batch_size=batch),
         hardware=Hardware(
             accelerator="cuda" if device.type == "cuda" else "cpu",
-            precision=MIXED[precision],
+            precision=precision,
             compile="always" if compiled else "never",
             workers=0,
         ),

@@ -18,9 +18,12 @@ class Hardware(Value):
     strategy: Literal["ddp", "fsdp"] = Field(
         "ddp", description="With several devices: a copy of the network on each, or its weights sharded over them."
     )
-    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = Field(
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",
-        description="auto: bf16 if the device is built for it, else fp16 on a GPU and fp32 on a CPU; to predict, fp32.",
+        description=(
+            "bf16 and fp16 are mixed precision, by autocast. auto: bf16 if the device is built for it, else fp16 on a "
+            "GPU and fp32 on a CPU; to predict, fp32."
+        ),
     )
     compile: Literal["auto", "always", "never"] = Field(
         "auto",

@@ -52,6 +52,7 @@ class Option:
         many: Whether it takes several values.
         positional: Whether it can be given without its name.
         required: Whether it must be given.
+        values: What a flag and its negation set the field to, where that is not yes and no.
     """
 
     path: tuple[str, ...]
@@ -64,6 +65,18 @@ class Option:
     many: bool = False
     positional: bool = False
     required: bool = False
+    values: tuple[str, str] | None = None
+
+    def switch(self) -> Option | None:
+        """The flag that sets the same field, if there is one; its path is the field's with the flag's name behind."""
+        if self.path[-1] not in SWITCHES:
+            return None
+        flag, on, off = SWITCHES[self.path[-1]]
+        words = f"{flag} is {self.names[0]} {on}, {flag.replace('--', '--no-')} is {self.names[0]} {off}."
+        path = (*self.path, flag.removeprefix("--"))
+        return dataclasses.replace(
+            self, path=path, names=(flag,), kind=bool, help=words, default=None, values=(on, off)
+        )
 
 
 PYTHON_ONLY = "Python only"
@@ -77,6 +90,9 @@ RARE = "rarely needed"
 
 ALIASES = {"accelerator": "--device"}
 """More names for a field's option."""
+
+SWITCHES = {"precision": ("--amp", "bf16", "fp32")}
+"""Flags that set a field: the flag, what it stands for, and what its negation does. Its help is made of the field's."""
 
 
 def options_of(command: type[Any]) -> list[Option]:
@@ -97,11 +113,10 @@ def options_of(command: type[Any]) -> list[Option]:
                 option = _option((field.name, name), inner.prefix + name, inside)
                 names = (*option.names, *([_flag(name)] if name in inner.short else []))
                 default = _recipe_default(name) if inner.value is Recipe else option.default
-                nested.append(
-                    dataclasses.replace(
-                        option, names=names, default=default, group=inner.group, common=name in inner.common
-                    )
+                option = dataclasses.replace(
+                    option, names=names, default=default, group=inner.group, common=name in inner.common
                 )
+                nested += [found for found in (option, option.switch()) if found is not None]
     return own + nested
 
 

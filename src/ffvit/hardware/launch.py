@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ffvit.config.hardware import Hardware
 from ffvit.errors import DeviceError, RequeueError, WorkerError
 from ffvit.hardware.devices import available_cores, device_type
-from ffvit.hardware.precision import resolve_precision
+from ffvit.hardware.precision import FABRIC, resolve_precision
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -49,18 +49,20 @@ def start_fabric(hardware: Hardware) -> Fabric:
         raise DeviceError(
             f"--devices {devices}: this machine has {available_cores()} processor cores; give no more than that"
         )
+    precision = resolve_precision(hardware)
+    if accelerator == "cpu" and precision == "fp16":
+        raise DeviceError("--precision fp16: PyTorch trains in fp16 on GPUs alone; on a CPU use bf16 or fp32")
     # The gradient of a class token that was expanded over the batch has odd strides, and costs nothing for it.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     strategy: Any = "auto"
     if devices * nodes > 1 or hardware.strategy == "fsdp":
         strategy = _fsdp(devices * nodes) if hardware.strategy == "fsdp" else _ddp()
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # what is computed in is said once, by the run
-    precision = resolve_precision(hardware)
-    if accelerator == "cuda" and precision == "32-true":  # PyTorch would round the inputs of convolutions to ten bits
+    if accelerator == "cuda" and precision == "fp32":  # PyTorch would round the inputs of convolutions to ten bits
         torch.backends.cudnn.allow_tf32 = False
     try:
         fabric = Fabric(
-            accelerator=accelerator, devices=devices, num_nodes=nodes, strategy=strategy, precision=precision
+            accelerator=accelerator, devices=devices, num_nodes=nodes, strategy=strategy, precision=FABRIC[precision]
         )
     except (MisconfigurationException, ValueError, RuntimeError) as error:
         raise DeviceError(f"this machine cannot be used so: {error}") from None

@@ -99,7 +99,7 @@ def evaluate(
     if crop is not None and not 0 < crop <= 1:
         raise UserError(f"--crop: must be more than 0 and at most 1; got {crop:g}")
     hardware = hardware or Hardware()
-    if hardware.precision not in ("auto", "32-true"):
+    if hardware.precision not in ("auto", "fp32"):
         raise UserError(
             "evaluation is always in float32, so that figures compare across machines: leave out --precision"
         )
@@ -108,7 +108,7 @@ def evaluate(
     images, words, used = _images(network, run, None if data is None else str(data), root)
     given = {"crop_pct": crop, "interpolation": interpolation, "pixel_backend": pixel_backend}
     preprocess = preprocess_of(network).replace(**{name: value for name, value in given.items() if value is not None})
-    fabric = start_fabric(hardware.replace(precision="32-true"))
+    fabric = start_fabric(hardware.replace(precision="fp32"))
     if fabric.device.type == "cpu":
         keep_freed_memory()
     evaluator = Evaluator(fabric, images, preprocess, class_names_of(network), batch_size, hardware.workers)

@@ -36,9 +36,6 @@ from ffvit.terminal import Terminal, printable
 BATCH = 32
 """Images at once: few, so that the first predictions come soon."""
 
-PRECISIONS = {"auto": "fp32", "32-true": "fp32", "bf16-mixed": "bf16", "16-mixed": "fp16"}
-"""What an engine computes in, by the precision asked for: as evaluation does, unless another one is asked for."""
-
 
 @dataclass(frozen=True)
 class Prediction:
@@ -85,11 +82,14 @@ def predict(
     if not paths:
         raise DataError(f"there is no image in {', '.join(map(str, images)) or 'nothing'}")
     network = weights if isinstance(weights, nn.Module) else load(weights, model)
-    fabric = start_fabric(hardware.replace(precision="32-true"))
+    fabric = start_fabric(hardware.replace(precision="fp32"))
     if fabric.device.type == "cpu":
         keep_freed_memory()
     with evaluation_mode(network, fabric.device):
-        runner, precision = network, PRECISIONS[hardware.precision]
+        runner, precision = (
+            network,
+            "fp32" if hardware.precision == "auto" else hardware.precision,
+        )  # as evaluation does
         if (engine, precision) != ("torch", "fp32"):
             runner = build(network, engine, precision, fabric.device)
         yield from _predictions(network, runner, paths, top, fabric.device, hardware.workers)

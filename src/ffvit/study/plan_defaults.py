@@ -106,7 +106,7 @@ def fit_plan(
 
 
 def _with_precision(hardware: Hardware, size: Size) -> Hardware:
-    return hardware.replace(precision="32-true") if size.small and hardware.precision == "auto" else hardware
+    return hardware.replace(precision="fp32") if size.small and hardware.precision == "auto" else hardware
 
 
 class _Fitting:

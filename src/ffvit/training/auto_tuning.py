@@ -14,7 +14,7 @@ from torch import nn
 
 from ffvit.errors import DeviceError
 from ffvit.hardware.devices import free_memory
-from ffvit.hardware.precision import autocast
+from ffvit.hardware.precision import autocast, precision_of
 from ffvit.hardware.ranks import all_gather
 from ffvit.models.compiling import compile_unavailable_reason
 from ffvit.models.create import preprocess_of
@@ -99,7 +99,7 @@ def _needed(network: nn.Module, batch: int, fabric: Fabric) -> float:
     network.eval()
     for number in (1, 2):
         images = torch.zeros(number, *shape, device=device)
-        with autocast(fabric.strategy.precision.precision, device):
+        with autocast(precision_of(fabric), device):
             kept.append(activation_bytes(partial(network, images), network))
     network.train(was_training)
     shares = fabric.world_size if isinstance(fabric.strategy, ModelParallelStrategy) else 1

@@ -126,5 +126,5 @@ class SkippedSteps:
         """What to raise where the run will not recover by itself."""
         kept = "the last good checkpoint is kept" if self.run.has_checkpoint else "no checkpoint was written yet"
         return DivergedError(
-            f"{self.first}{since}; {kept}. A lower --lr, a --recipe.clip-grad-norm, or --precision 32-true may help"
+            f"{self.first}{since}; {kept}. A lower --lr, a --recipe.clip-grad-norm, or --precision fp32 may help"
         )

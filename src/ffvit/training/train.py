@@ -28,6 +28,7 @@ from ffvit.files.atomic_write import is_disk_full, remove_leftovers
 from ffvit.files.lock import FolderLock
 from ffvit.files.output_folder import study_of
 from ffvit.hardware.launch import start_fabric
+from ffvit.hardware.precision import precision_of
 from ffvit.hardware.ranks import name_lost_ranks, on_rank_zero
 from ffvit.models.create import classes_of, create_model, preprocess_of, set_preprocess
 from ffvit.models.weights import load
@@ -276,7 +277,7 @@ def _headline(setup: Setup, run: Run, about: str) -> Table:
     how = ", compiled" * step.compiled
     if step.recomputed:
         how += f", {step.recomputed} recomputed in the backward pass: memory is short"
-    where = f"{fabric.world_size} x {fabric.device.type}, {fabric.strategy.precision.precision}{how}"
+    where = f"{fabric.world_size} x {fabric.device.type}, {precision_of(fabric)}{how}"
     rows = {
         "network": f"{config.network.title}, {parameters / 1e6:.2f} M parameters, {about}",
         "images": f"{takes.img_size[0]} x {takes.img_size[1]} px, {takes.in_chans} channel{'s' * (takes.in_chans > 1)}; {setup.splits.account}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import inspect
 import os
@@ -21,7 +22,7 @@ from ffvit.closed_pipe import survive_closed_pipe
 from ffvit.command_function import checked
 from ffvit.config import commands, data_commands
 from ffvit.config.options import Option, options_of
-from ffvit.errors import ConfigError, FfvitError, UserError
+from ffvit.errors import SYNONYMS, ConfigError, FfvitError, UserError
 from ffvit.signals import reraise_lost_signals
 from ffvit.terminal import Terminal, close_log, log, log_exception, log_to
 
@@ -271,7 +272,25 @@ def _usage_sentence(error: cyclopts.CycloptsError) -> str:
     words = str(error).rstrip()
     if isinstance(error, cyclopts.MissingArgumentError) and error.keyword is None and error.argument is not None:
         words = f"{error.argument.name.removeprefix('--').upper()} is missing."
+    if isinstance(error, cyclopts.UnknownOptionError):
+        # cyclopts compares the dashes too, and so takes --quiet for a neighbour of --budget.
+        name = error.token.keyword or error.token.value
+        near = _nearest_option(name, [name for argument in error.argument_collection for name in argument.names])
+        words = words.partition(" Did you mean --")[0] + (f" Did you mean {near}?" if near else "")
     return f"{words} See: {' '.join(('ffvit', *(error.command_chain or ())))} --help"
+
+
+def _nearest_option(given: str, names: list[str]) -> str | None:
+    """The option meant by a wrong name: one that begins like it or is spelled nearly so, with or without its prefix."""
+    word, options = given.lstrip("-").partition("=")[0], {}
+    for name in names:
+        options[name.rpartition(".")[2].removeprefix("--")] = name
+    options |= {name.removeprefix("--"): name for name in names}
+    longer = [key for key in options if len(word) > 2 and key.startswith(word)]
+    close = difflib.get_close_matches(word, options, n=1, cutoff=0.75)
+    shorter = [key for key in options if len(key) > 2 and word.startswith(key)]
+    candidates = (SYNONYMS.get(word, ""), *longer, *close, *shorter)
+    return next((options[key] for key in candidates if key in options), None)
 
 
 def _fail(words: str, code: int, speaks: bool | None = None) -> None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ffvit.errors import FfvitError, RunStoppedError, UserError
     from ffvit.inference.evaluate import Score
     from ffvit.inference.metrics import Evaluation
-    from ffvit.inference.predict import Prediction
+    from ffvit.inference.predictor import Prediction, Predictor
     from ffvit.models.create import create_model
     from ffvit.models.registry import register_with_timm
     from ffvit.models.weights import load, save_weights
@@ -49,7 +49,7 @@ _NAMES = {
     "ffvit.errors": "FfvitError RunStoppedError UserError",
     "ffvit.inference.evaluate": "Score",
     "ffvit.inference.metrics": "Evaluation",
-    "ffvit.inference.predict": "Prediction",
+    "ffvit.inference.predictor": "Prediction Predictor",
     "ffvit.models.create": "create_model",
     "ffvit.models.registry": "register_with_timm",
     "ffvit.models.weights": "load save_weights",
@@ -75,6 +75,7 @@ __all__ = [
     "MixerArgs",
     "Plan",
     "Prediction",
+    "Predictor",
     "Prepared",
     "Recipe",
     "Run",

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ffvit.data.loader_benchmark import Stages
     from ffvit.data.prepare.prepare import Prepared
     from ffvit.inference.evaluate import Score
-    from ffvit.inference.predict import Prediction
+    from ffvit.inference.predictor import Prediction
     from ffvit.run_folder import Config, Run
     from ffvit.study.findings import Findings
     from ffvit.study.plan import Plan

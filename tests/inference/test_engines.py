@@ -87,6 +87,14 @@ def test_predictions_are_those_of_the_network_itself(engine, trained, tmp_path):
         assert one.probabilities == pytest.approx(other.probabilities, abs=1e-4)
 
 
+def test_the_predictor_calibrates_eight_bits_on_the_run(trained):
+    digits = (load_digits().images[:50] * 15).astype("uint8")
+    plain, eight_bits = ffvit.Predictor(trained), ffvit.Predictor(trained, engine="onnx", precision="int8")
+    first, second = (predictor.logits(list(digits)) for predictor in (plain, eight_bits))
+    assert 0 < abs(first - second).max() < 0.1 * abs(first).max()
+    assert (first.argmax(1) == second.argmax(1)).mean() > 0.9
+
+
 COMPILED = """
 import copy, torch, ffvit
 import torch._inductor.freezing as freezing

@@ -5,22 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ffvit.data.images import Subset
-from ffvit.data.loader import NormalizeOnDevice, evaluation_loader, worker_count
-from ffvit.data.split_record import check_own
-from ffvit.data.splits import Splits, open_splits
-from ffvit.data.transforms import evaluation_transform
+from ffvit.data.splits import Splits
 from ffvit.errors import UserError
+from ffvit.inference.run_images import calibration_images, splits_of
 from ffvit.models.create import check_name, create_model, preprocess_of
 from ffvit.models.weights import load
 from ffvit.run_folder import Run
-
-CALIBRATION_IMAGES = 128
-"""Images from which an engine learns the range of each activation, for 8-bit integers."""
 
 
 @dataclass(frozen=True)
@@ -67,19 +60,8 @@ class Target:
         Raises:
             UserError: They are no longer where they were, or not those it was trained on.
         """
-        run = Run(self.name)
-        splits = open_splits(run.config.data)
-        check_own(run.split_file, splits, run.config.data.source)
-        return splits
+        return splits_of(Run(self.name))
 
     def calibration_images(self) -> Float[Tensor, "images channels height width"] | None:
         """Training images of the run for calibration, or None without a run."""
-        if not self.has_run:
-            return None
-        preprocess, train = preprocess_of(self.network()), self.splits().train
-        shape = preprocess.shape
-        count = min(CALIBRATION_IMAGES, len(train))
-        images = Subset(train, np.linspace(0, len(train) - 1, count).astype(np.int64))
-        transform = evaluation_transform(preprocess)
-        batch = next(iter(evaluation_loader(images, transform, shape, CALIBRATION_IMAGES, worker_count(images, 1))))
-        return NormalizeOnDevice(preprocess)(batch)[batch.weights > 0]
+        return calibration_images(Run(self.name), preprocess_of(self.network())) if self.has_run else None

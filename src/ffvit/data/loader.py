@@ -93,10 +93,15 @@ class NormalizeOnDevice:
 
     def __call__(self, batch: Batch) -> Float[Tensor, "batch channels height width"]:
         """The batch's images, on the batch's device."""
-        device = batch.images.device
-        self.mean, self.std = self.mean.to(device), self.std.to(device)
-        images = batch.images.to(torch.float32, memory_format=torch.contiguous_format)
-        return erase(images.div_(255).sub_(self.mean).div_(self.std), batch.erased)
+        return erase(self.normalized(batch.images), batch.erased)
+
+    def normalized(
+        self, levels: UInt8[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch channels height width"]:
+        """Images without anything erased."""
+        self.mean, self.std = self.mean.to(levels.device), self.std.to(levels.device)
+        images = levels.to(torch.float32, memory_format=torch.contiguous_format)
+        return images.div_(255).sub_(self.mean).div_(self.std)
 
 
 @dataclass(frozen=True)

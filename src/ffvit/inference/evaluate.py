@@ -21,9 +21,9 @@ from ffvit.hardware.launch import start_fabric
 from ffvit.inference.evaluator import BATCH, Evaluator, evaluation_mode, readable_names
 from ffvit.inference.metrics import Evaluation, compute_metrics
 from ffvit.inference.predictions import Predictions
+from ffvit.inference.run_images import run_of, splits_of
 from ffvit.models.create import class_names_of, preprocess_of
 from ffvit.models.weights import load
-from ffvit.models.weights_file import WEIGHTS_OF_A_RUN
 from ffvit.run_folder import Run
 
 
@@ -104,7 +104,7 @@ def evaluate(
             "evaluation is always in float32, so that figures compare across machines: leave out --precision"
         )
     network = weights if isinstance(weights, nn.Module) else load(weights, model)
-    run = None if isinstance(weights, nn.Module) else _run_of(Path(weights))
+    run = None if isinstance(weights, nn.Module) else run_of(Path(weights))
     images, words, used = _images(network, run, None if data is None else str(data), root)
     given = {"crop_pct": crop, "interpolation": interpolation, "pixel_backend": pixel_backend}
     preprocess = preprocess_of(network).replace(**{name: value for name, value in given.items() if value is not None})
@@ -116,12 +116,6 @@ def evaluate(
         predictions, bad = evaluator(network)
     temperature: float | None = getattr(network, "temperature", None)
     return Score(compute_metrics(predictions, temperature), predictions, images, bad, words, used)
-
-
-def _run_of(weights: Path) -> Run | None:
-    """The run that wrote these weights, where they lie in its folder."""
-    folder = weights.parent if weights.name in WEIGHTS_OF_A_RUN else weights
-    return Run(folder) if (folder / "config.yaml").is_file() else None
 
 
 def _images(network: nn.Module, run: Run | None, data: str | None, root: Path | None) -> tuple[Images, str, int | None]:
@@ -142,8 +136,7 @@ def _images(network: nn.Module, run: Run | None, data: str | None, root: Path | 
         return own.test, f"{config.source}, the run's own test split", 0
     images = open_images(data, root, names)
     try:
-        own = open_splits(config)
-        check_own(run.split_file, own, config.source)
+        own = splits_of(run)
     except UserError:  # no longer where they were, or others
         return images, data, None
     return images, data, _count_used(images, own)

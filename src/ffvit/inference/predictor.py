@@ -1,0 +1,213 @@
+"""A network loaded once, that predicts whatever holds an image, from any number of threads."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+from jaxtyping import Float32, UInt8
+from timm.data import ImageNetInfo
+from torch import Tensor, nn
+
+from ffvit.config.hardware import Hardware
+from ffvit.data.images import StoredImage, read_file
+from ffvit.data.jpeg import Pixels
+from ffvit.data.loader import NormalizeOnDevice
+from ffvit.data.transforms import LazyImage, evaluation_transform
+from ffvit.errors import DataError, ModelError, UserError
+from ffvit.hardware.devices import keep_freed_memory
+from ffvit.hardware.launch import start_fabric
+from ffvit.hardware.precision import float32
+from ffvit.inference.engines import build
+from ffvit.inference.run_images import calibration_images, run_of
+from ffvit.models.create import class_names_of, preprocess_of
+from ffvit.models.weights import load
+
+BATCH = 32
+"""Images at once: few, so that the first predictions come soon."""
+
+OneImage = str | Path | bytes | PIL.Image.Image | np.ndarray | Tensor
+"""A path, an encoded file, or pixels; see `Predictor`."""
+
+_CHANNELS = (1, 3, 4)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The likeliest classes of an image, likeliest first, with their probabilities (0 to 1)."""
+
+    image: str
+    classes: tuple[str, ...]
+    probabilities: tuple[float, ...]
+
+
+class Predictor:
+    """A network that is loaded once and predicts images, from any number of threads.
+
+    An image is a path, the bytes of an encoded file, a PIL image (its pixels as they lie), an array of levels 0 to 255
+    (height width, or height width channels, uint8) or a tensor of such levels (channels height width). Several are a
+    sequence of those, or one array or tensor with a batch axis in front. 4 channels are RGB and alpha.
+
+    Attributes:
+        class_names: In the order of the logits; ImageNet's WordNet ids in words.
+        preprocess: How images are prepared.
+        temperature: What logits are divided by, so that probabilities are calibrated; 1 where nothing was fitted.
+        device: Where it computes.
+        transform: Decodes, resizes and crops an image.
+
+    Args:
+        weights: A run folder, a file of weights, or a network, which is copied.
+        model: The network's name, for weights that do not say.
+        engine: What computes: one of `ffvit.inference.engines.ENGINES`.
+        precision: fp32, bf16, fp16 or int8; int8 is calibrated on training images of the run. Default: `hardware`'s.
+        hardware: Where to compute. Default: the first GPU, if there is one.
+
+    Raises:
+        UserError: The weights cannot be used, or the engine cannot run here in this precision.
+    """
+
+    def __init__(
+        self,
+        weights: str | Path | nn.Module,
+        *,
+        model: str | None = None,
+        engine: str = "torch",
+        precision: str | None = None,
+        hardware: Hardware | None = None,
+    ) -> None:
+        hardware = hardware or Hardware()
+        if hardware.devices * hardware.nodes > 1:
+            raise UserError("predicting uses one device: leave out --devices and --nodes")
+        if precision is None:
+            precision = "fp32" if hardware.precision == "auto" else hardware.precision  # as evaluation does
+        network: Any = deepcopy(weights) if isinstance(weights, nn.Module) else load(weights, model)
+        self.class_names = _readable(class_names_of(network))
+        self.preprocess = preprocess_of(network)
+        self.temperature: float = getattr(network, "temperature", None) or 1.0
+        self.device = start_fabric(hardware.replace(precision="fp32")).device
+        if self.device.type == "cpu":
+            keep_freed_memory()
+        self.transform = evaluation_transform(self.preprocess)
+        self._normalize = NormalizeOnDevice(self.preprocess)
+        calibration = None
+        if precision == "int8":
+            run = None if isinstance(weights, nn.Module) else run_of(Path(weights))
+            if run is None:
+                raise UserError("int8 is calibrated on the images of a run: give its run folder, or a file made of it")
+            calibration = calibration_images(run, self.preprocess)
+        self._network = build(network, engine, precision, self.device, calibration)
+        self._computing = threading.Lock()
+
+    def __call__(self, images: OneImage | Iterable[OneImage], top: int = 5) -> list[Prediction]:
+        """The likeliest classes of each image.
+
+        Args:
+            images: One image or several.
+            top: How many classes an image gets.
+
+        Raises:
+            BadImageError: An image cannot be read; says which.
+            DataError: Something is no image.
+            ModelError: The logits are not finite.
+        """
+        named = list(_named(images))
+        return self.predictions(self._logits(named), [name for name, _ in named], top)
+
+    def logits(self, images: OneImage | Iterable[OneImage]) -> Float32[np.ndarray, "images classes"]:
+        """The logits of each image; see `__call__`."""
+        return self._logits(list(_named(images)))
+
+    def _logits(self, images: Sequence[tuple[str, StoredImage]]) -> Float32[np.ndarray, "images classes"]:
+        parts = [
+            self.run(np.stack([self.prepare(image, name) for name, image in images[start : start + BATCH]]))
+            for start in range(0, len(images), BATCH)
+        ]
+        return np.concatenate(parts) if parts else np.zeros((0, len(self.class_names)), np.float32)
+
+    def prepare(self, image: StoredImage, name: str = "image") -> Pixels:
+        """An encoded or PIL image as `run` takes it: decoded, resized and cropped, in levels 0 to 255.
+
+        Raises:
+            BadImageError: It cannot be read; calls it by its name.
+        """
+        return self.transform(LazyImage(image, name)).pixels
+
+    def run(self, images: UInt8[np.ndarray, "images height width channels"]) -> Float32[np.ndarray, "images classes"]:
+        """The logits of prepared images, all in one batch.
+
+        Raises:
+            ModelError: They are not finite.
+        """
+        levels = torch.from_numpy(images).permute(0, 3, 1, 2)
+        # One batch at a time: it has all cores, and not every engine may be called twice at once.
+        with self._computing, torch.inference_mode(), float32(self.device):
+            logits: np.ndarray = self._network(self._normalize.normalized(levels.to(self.device))).float().cpu().numpy()
+        if not np.isfinite(logits).all():
+            raise ModelError(
+                "the network's logits are NaN or infinite: its training diverged, or its weights are damaged"
+            )
+        return logits
+
+    def predictions(
+        self, logits: Float32[np.ndarray, "images classes"], names: Sequence[str], top: int = 5
+    ) -> list[Prediction]:
+        """What logits say of images with these names."""
+        # In numpy, whose calls on few numbers take a tenth of PyTorch's time.
+        shares = np.exp((logits - logits.max(axis=1, keepdims=True)) / self.temperature)
+        shares /= shares.sum(axis=1, keepdims=True)
+        likeliest = np.argsort(-shares, axis=1, kind="stable")[:, :top]
+        probabilities = np.take_along_axis(shares, likeliest, axis=1)
+        return [
+            Prediction(name, tuple(self.class_names[number] for number in numbers), tuple(row))
+            for name, numbers, row in zip(names, likeliest.tolist(), probabilities.tolist(), strict=True)
+        ]
+
+
+def _named(images: Any) -> Iterator[tuple[str, StoredImage]]:
+    """Each image as it is stored, with its path or number."""
+    if isinstance(images, Tensor | np.ndarray) and images.ndim == 4:
+        images = list(images)
+    if isinstance(images, OneImage):
+        images = [images]
+    for number, image in enumerate(images):
+        if isinstance(image, str | Path):
+            yield str(image), read_file(image)
+        elif isinstance(image, bytes | PIL.Image.Image):
+            yield f"image {number}", image
+        elif isinstance(image, np.ndarray | Tensor):
+            yield f"image {number}", _of_levels(image, f"image {number}")
+        else:
+            raise DataError(
+                f"image {number}: a {type(image).__name__} is no image: give a path, bytes, a PIL image, an array or a tensor"
+            )
+
+
+def _of_levels(image: np.ndarray | Tensor, name: str) -> PIL.Image.Image:
+    """Levels in an array (channels last) or a tensor (channels first) as an image."""
+    pixels, axes = image, "height width channels"
+    if isinstance(image, Tensor):
+        pixels, axes = image.cpu().numpy(), "channels height width"
+        pixels = pixels.transpose(1, 2, 0) if pixels.ndim == 3 else pixels
+    if pixels.dtype != np.uint8:
+        raise DataError(f"{name}: levels must be 0 to 255 in uint8; got {pixels.dtype}")
+    if pixels.ndim == 2:
+        pixels = pixels[:, :, None]
+    if pixels.ndim != 3 or pixels.shape[2] not in _CHANNELS or not pixels.size:
+        shape = " x ".join(map(str, image.shape))
+        raise DataError(f"{name}: must be {axes} with 1, 3 or 4 channels; got {shape}")
+    return PIL.Image.fromarray(np.ascontiguousarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels))
+
+
+def _readable(names: tuple[str, ...]) -> tuple[str, ...]:
+    """ImageNet's WordNet ids in words; other names as they are."""
+    info = ImageNetInfo()
+    if names != tuple(info.label_names()):
+        return names
+    return tuple(info.index_to_description(number) for number in range(len(names)))

@@ -79,7 +79,7 @@ def test_grey_levels_are_grey_in_colour(predictor):
         (PIXELS.transpose(2, 0, 1), "image 0: must be height width channels with 1, 3 or 4 channels; got 3 x 107 x 160"),
         (torch.from_numpy(PIXELS), "image 0: must be channels height width with 1, 3 or 4 channels; got 107 x 160 x 3"),
         (PIXELS[:0], "image 0: must be height width channels with 1, 3 or 4 channels; got 0 x 160 x 3"),
-        ([PIXELS, 3], "image 1: a int is no image: give a path, bytes"),
+        (iter([PIXELS, 3]), "image 1: a int is no image: give a path, bytes"),
     ],
 )  # fmt: skip
 def test_what_is_no_image_is_told(predictor, image, words):

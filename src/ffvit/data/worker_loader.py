@@ -41,13 +41,14 @@ class WorkerLoader(DataLoader[Item]):
         forked = context.get_start_method() == "fork" and threading.current_thread() is threading.main_thread()
         self.worker_init_fn = partial(_begin, parent=os.getpid() if forked else None)
         on_death = signal.getsignal(signal.SIGCHLD)
+        # A signal that came meanwhile is raised at the end of this: by then the workers can be ended.
         with block_signals_in_children(*STOPPING):
             iterator: Any = super().__iter__()
-        if on_death is not None and threading.current_thread() is threading.main_thread():
-            # PyTorch would raise a worker's death wherever this process is, in the middle of a step or of a file.
-            signal.signal(signal.SIGCHLD, on_death)
-        for worker in iterator._workers:
-            worker._popen.terminate = worker._popen.kill  # SIGTERM is ignored
+            for worker in iterator._workers:
+                worker._popen.terminate = worker._popen.kill  # SIGTERM is ignored
+            if on_death is not None and threading.current_thread() is threading.main_thread():
+                # PyTorch would raise a worker's death wherever this process is, in the middle of a step or of a file.
+                signal.signal(signal.SIGCHLD, on_death)
         return iterator
 
 

@@ -140,6 +140,7 @@ class TestSharing:
     def test_a_fork_continues_alone(self, server, kept, served):
         shards = new_cache(server, kept)
         read(shards, 0)
+        good = False
         if (child := os.fork()) == 0:
             try:
                 good = all(read(shards, n) == (served / f"{n:02}.tar").read_bytes() for n in range(2))

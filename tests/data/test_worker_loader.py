@@ -1,9 +1,9 @@
 from __future__ import annotations
 
+import multiprocessing
 import multiprocessing.util
 import signal
 import socket
-import subprocess
 import sys
 import time
 from multiprocessing import resource_sharer
@@ -11,9 +11,8 @@ from multiprocessing import resource_sharer
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import TensorDataset
+from torch.utils.data import TensorDataset, dataloader
 
-from commands import environment
 from ffvit.data.check.scan import scan_images
 from ffvit.data.images import ArrayImages
 from ffvit.data.worker_loader import WorkerLoader
@@ -57,31 +56,28 @@ def test_the_process_that_forks_still_hears(capfd):
     assert capfd.readouterr().err == ""
 
 
-INTERRUPTED = """
-import signal, sys, torch
-from torch.utils.data import TensorDataset, dataloader
-from ffvit.data.worker_loader import WorkerLoader
+def start_workers_interrupted() -> None:
+    make = dataloader._MultiProcessingDataLoaderIter.__init__
 
-make = dataloader._MultiProcessingDataLoaderIter.__init__
+    def interrupted(*arguments):
+        make(*arguments)
+        time.sleep(1.0)  # by then the workers ignore signals
+        signal.raise_signal(signal.SIGINT)
 
-def interrupted(*arguments):
-    make(*arguments)
-    signal.raise_signal(signal.SIGINT)
-
-dataloader._MultiProcessingDataLoaderIter.__init__ = interrupted
-try:
-    iter(WorkerLoader(TensorDataset(torch.arange(6)), num_workers=2, multiprocessing_context="fork"))
-except KeyboardInterrupt:
-    print("interrupted")
-    sys.exit(130)
-"""
+    dataloader._MultiProcessingDataLoaderIter.__init__ = interrupted
+    try:
+        iter(WorkerLoader(NUMBERS, num_workers=2, multiprocessing_context="fork"))
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def test_interrupted_while_its_workers_start_a_process_ends():
-    done = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED], env=environment(), capture_output=True, text=True, timeout=60, check=False
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (130, "interrupted\n", "")
+    process = multiprocessing.get_context("forkserver").Process(target=start_workers_interrupted)
+    process.start()
+    process.join(30)
+    ended = process.exitcode
+    process.kill()
+    assert ended == 130
 
 
 def test_nothing_is_drawn_from_the_global_generator():

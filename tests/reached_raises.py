@@ -33,6 +33,16 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     FfvitError.__init__ = recorded  # type: ignore[method-assign]
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):  # one of several processes that run the tests
+        session.config.workeroutput["reached"] = [list(place) for place in REACHED]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    REACHED.update(tuple(place) for place in node.workeroutput["reached"])
+
+
 def _ours(frame: FrameType) -> bool:
     return frame.f_code.co_filename.startswith(str(SOURCE))
 

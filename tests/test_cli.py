@@ -75,7 +75,15 @@ def test_help_imports_nothing_heavy():
 def test_train_prints_what_it_is_about_to_do_and_what_it_reached(digits):
     done = here("train", "--config", digits / "config.yaml", "--out", digits.parent / "again")
     assert done.returncode == 0, done.stderr
-    for word in ("ff_micro_patch2_8, 0.14 M parameters", "1,294 for training", "validation", "run folder", "epoch 2/2"):
+    for word in (
+        "ff_micro_patch2_8, 0.14 M parameters",
+        "1,294 for training",
+        "validation",
+        "'0', '1', '2'",
+        "natural order",
+        "run folder",
+        "epoch 2/2",
+    ):
         assert word in done.stdout
     assert "95 % interval" in done.stdout.splitlines()[-1]
     assert (digits.parent / "again" / "best.safetensors").read_bytes() == (digits / "best.safetensors").read_bytes()

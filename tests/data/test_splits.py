@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import IterableDataset
+from torchvision.datasets import ImageFolder
 
 from ffvit.config.data import Data
 from ffvit.data import folders, sources, timm_datasets
@@ -318,6 +319,20 @@ class TestTimm:
     def test_what_timm_cannot_open(self, tmp_path):
         with pytest.raises(UserError, match=r"timm cannot open 'torch/cifar11'.*Unknown torchvision dataset"):
             open_splits(Data(source="torch/cifar11", root=tmp_path))
+
+
+def test_alphabetical_order_is_that_of_torchvision(photos, tmp_path):
+    names = dict(zip(("dahlia", "leaves", "pagoda", "sky"), ("n10", "n9", "Sky", "ant"), strict=True))
+    for split in ("train", "val"):
+        for old, new in names.items():
+            (tmp_path / split).mkdir(exist_ok=True)
+            (tmp_path / split / new).symlink_to(photos / split / old)
+    splits = open_splits(Data(source=str(tmp_path), class_order="alphabetical"))
+    theirs = ImageFolder(tmp_path / "val")
+    assert splits.classes == tuple(theirs.classes) == ("Sky", "ant", "n10", "n9")
+    ours = {splits.test.name(index): label for index, label in enumerate(splits.test.labels.tolist())}
+    assert ours == dict(theirs.samples)
+    assert open_splits(Data(source=str(tmp_path))).classes == ("ant", "n9", "n10", "Sky")
 
 
 def test_every_kind_of_source_is_documented():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, field_validator, model_validator
 
@@ -76,6 +76,11 @@ class Data(Value):
         0.2, description="Share of the images held out for the final accuracy, where the data has no test split."
     )
     groups: str | None = Field(
+    class_order: Literal["natural", "alphabetical"] = Field(
+        "natural",
+        description="How classes are numbered. natural: 2 before 10, whatever the case of letters; where the data numbers them "
+        "itself, as it does. alphabetical: by their names as plain text, as torchvision's ImageFolder does.",
+    )
         None,
         description="Images that belong together (of one patient, burst or product) and are never split apart: a column of the "
         "list; `folder`, the folder below the class's; `re:PATTERN`, what it matches in the path (its brackets, if it "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -109,7 +109,7 @@ def open_splits(data: Data) -> Splits:
             count = _count("data.validation", data.validation, len(train))
         train, validation = hold_out(train, count, 1, data.split_seed, train_groups, classes)
         drawn.append("validation")
-    return Splits(
+    splits = Splits(
         classes,
         train,
         validation,
@@ -120,6 +120,24 @@ def open_splits(data: Data) -> Splits:
         test_groups=None
         if groups is None or test_groups is None
         else tuple(groups.names[group] for group in test_groups),
+    )
+    return _in_alphabetical_order(splits) if data.class_order == "alphabetical" else splits
+
+
+def _in_alphabetical_order(splits: Splits) -> Splits:
+    """The same images with their classes sorted as plain text: 10 before 2, and capital letters first."""
+    order = sorted(range(len(splits.classes)), key=splits.classes.__getitem__)
+    places = np.argsort(order)
+
+    def renumbered(images: Images) -> Images:
+        return Subset(images, np.arange(len(images)), places[images.labels])
+
+    return replace(
+        splits,
+        classes=tuple(splits.classes[place] for place in order),
+        train=renumbered(splits.train),
+        validation=None if splits.validation is None else renumbered(splits.validation),
+        test=renumbered(splits.test),
     )
 
 

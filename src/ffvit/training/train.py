@@ -21,6 +21,7 @@ from ffvit.config.base import parse
 from ffvit.config.data import Data, absolute_path
 from ffvit.config.hardware import Hardware
 from ffvit.config.recipe import Recipe
+from ffvit.data.sources import shortened
 from ffvit.data.split_record import check_split, record_split, write_record
 from ffvit.data.splits import Splits, open_splits
 from ffvit.errors import DiskFullError, ModelError, RunFolderError
@@ -281,6 +282,7 @@ def _headline(setup: Setup, run: Run, about: str) -> Table:
     rows = {
         "network": f"{config.network.title}, {parameters / 1e6:.2f} M parameters, {about}",
         "images": f"{takes.img_size[0]} x {takes.img_size[1]} px, {takes.in_chans} channel{'s' * (takes.in_chans > 1)}; {setup.splits.account}",
+        "classes": f"{shortened(setup.splits.classes, 10)} (numbered from 0, {config.data.class_order} order)",
         "recipe": f"{length}, {config.recipe.batch_size} images a step, rate {config.recipe.peak_lr:.1e}",
         "hardware": f"{where}, {setup.workers} loading processes each",
         "run folder": str(run.path),

@@ -337,7 +337,7 @@ def test_alphabetical_order_is_that_of_torchvision(photos, tmp_path):
 
 def test_every_kind_of_source_is_documented():
     documented = (Path(__file__).parents[2] / "docs" / "data.md").read_text().split("## Sources")[1].split("\n## ")[0]
-    assert len({source.name for source in sources.SOURCES}) == len(sources.SOURCES) == 11
+    assert len({source.name for source in sources.SOURCES}) == len(sources.SOURCES) == 12
     for source in sources.SOURCES:
         assert source.name in documented, source.name
     for name in SPLIT_NAMES:

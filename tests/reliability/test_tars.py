@@ -19,9 +19,10 @@ from ffvit.data.shards import download as downloading
 from ffvit.data.shards import tars
 from ffvit.data.shards.download import RetryPolicy
 from ffvit.data.shards.index import write_index, write_info
+from ffvit.data.shards.local import open_files
 from ffvit.data.shards.reader import ShardFolder, ShardImages, open_shards
 from ffvit.data.shards.remote import open_remote
-from ffvit.data.shards.tars import open_tars, read_shard
+from ffvit.data.shards.tars import read_shard
 from ffvit.data.splits import open_splits
 from ffvit.errors import UserError
 from servers import serving
@@ -128,7 +129,7 @@ class TestSamples:
                 link.type, link.linkname = kind, "0000.jpg"
                 tar.addfile(link)
         for _ in range(2):  # when it is looked through, and when its index is found
-            images = open_tars(folder)["train"].images
+            images = open_files(folder)["train"].images
             assert [images.read(index) for index in range(6, 10)] == [b"photo"] * 4
             told = capsys.readouterr().err
             tars._say_once.cache_clear()
@@ -332,7 +333,7 @@ class TestIndex:
         write_tar(tmp_path / "bad" / "y.tar", samples(4))
         (tmp_path / "bad" / "_info.json").write_text(json.dumps({"splits": {"train": {"filenames": names}}}))
         with pytest.raises(UserError, match=r"_info\.json: is damaged"):
-            open_tars(tmp_path / "bad")
+            open_files(tmp_path / "bad")
 
     def test_a_tar_cut_after_it_was_prepared_is_refused(self, prepared):
         path = prepared / "train-1.tar"

@@ -74,8 +74,8 @@ TrainingData = Annotated[
     DataChoice,
     Unchecked,
     option(
-        "Images: digits; a folder with train/ and val/ (and test/), of class folders or of shards; a .csv or "
-        ".parquet list; the address of remote shards; or what timm opens: torch/cifar10, hfds/..., wds/... Default: digits."
+        "Images: digits; a folder with train/ and val/ (and test/), of class folders, shards or Parquet files; one such "
+        "file; a .csv or .parquet list; the address of remote shards; or what timm opens: torch/cifar10, hfds/..., wds/... Default: digits."
     ),
     Nested(Data, "Images", "data.", key="source"),
 ]

@@ -37,14 +37,14 @@ def parse_groups(groups: str) -> tuple[str | None, bool]:
 
 
 def absolute_path(place: str) -> str:
-    """The absolute path of a file or folder that is there; anything else (a name, an address) as it is.
+    """The absolute path of a file or folder that is there, or of files by braces; anything else (a name, an address) as it is.
 
     Of a file only the folder's links are followed: a list that is a link lists images beside the link.
     """
     path = Path(os.path.expanduser(place))  # noqa: PTH111 (never raises)
     try:
         if not path.exists():
-            return place
+            return os.path.abspath(path) if "{" in place and "://" not in place else place  # noqa: PTH100 (follows no links)
         return str(path.resolve() if path.is_dir() else path.parent.resolve() / path.name)
     except OSError:
         return place  # told where it is opened
@@ -59,7 +59,8 @@ class Data(Value):
 
     source: str = Field(
         "digits",
-        description="digits; a folder with train/ and val/ (and test/), or of class folders, or of shards (.tar); a .csv or .parquet list "
+        description="digits; a folder with train/ and val/ (and test/), or of class folders, of shards (.tar, .tar.gz) or of Parquet "
+        "files (columns image, label); one such file, or several ('train-{0000..0127}.tar'); a .csv or .parquet list "
         "with columns path, label and optionally split; remote shards: the address of a prepared folder "
         "(s3://bucket/folder, https://...) or of tar files (https://host/train-{0000..0127}.tar); or a data set timm opens: torch/cifar10, hfds/..., wds/...",
     )
@@ -75,12 +76,12 @@ class Data(Value):
     test: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.2, description="Share of the images held out for the final accuracy, where the data has no test split."
     )
-    groups: str | None = Field(
     class_order: Literal["natural", "alphabetical"] = Field(
         "natural",
         description="How classes are numbered. natural: 2 before 10, whatever the case of letters; where the data numbers them "
         "itself, as it does. alphabetical: by their names as plain text, as torchvision's ImageFolder does.",
     )
+    groups: str | None = Field(
         None,
         description="Images that belong together (of one patient, burst or product) and are never split apart: a column of the "
         "list; `folder`, the folder below the class's; `re:PATTERN`, what it matches in the path (its brackets, if it "

@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits
 
 from ffvit.data import folders, lists
 from ffvit.data.images import SPLITS, ArrayImages, LabeledImages
-from ffvit.data.shards import addresses, index, reader, remote, tars
+from ffvit.data.shards import addresses, index, local, reader, remote, unpack
 from ffvit.errors import DataError, MissingPackageError, did_you_mean
 
 Opener = Callable[[], LabeledImages | None]
@@ -59,7 +59,8 @@ def _folder_splits(_source: str, path: Path, _root: Path | None) -> dict[str, Op
 def _list_splits(source: str, path: Path, _root: Path | None) -> dict[str, Opener]:
     if path.suffix.lower() not in lists.SUFFIXES:
         raise DataError(
-            f"data.source: {source} is a file; give a folder of images or shards, or a list (.csv, .parquet)"
+            f"data.source: {source} is a file; give a folder of images or shards, a tar file (.tar, .tar.gz, .tgz), a Parquet "
+            "file with columns image and label, or a list (.csv, .parquet)"
         )
     return _opened(lists.read_list(path))
 
@@ -92,9 +93,18 @@ SOURCES = (
         lambda _, path, __: _opened(reader.open_shards(path)),
     ),
     DataSource(
-        "a folder of tar files",
-        lambda _, path: path.is_dir() and tars.holds_tars(path),
-        lambda _, path, __: _opened(tars.open_tars(path)),
+        "tar files",
+        lambda _, path: local.find_files(path, local.TARS) is not None,
+        lambda _, path, __: _opened(local.open_files(path, local.TARS)),
+    ),
+    DataSource(
+        "Parquet files of images",
+        lambda _, path: (
+            local.find_files(path, local.PARQUET) is not None and (not path.is_file() or unpack.holds_images(path))
+        ),
+        lambda _, path, __: _opened(local.open_files(path, local.PARQUET)),
+        "pyarrow",
+        "'ffvit[sources]'",
     ),
     DataSource("a folder", lambda _, path: path.is_dir(), _folder_splits),
     DataSource("a list", lambda _, path: path.is_file(), _list_splits),
@@ -184,7 +194,7 @@ def shortened(names: Sequence[str], limit: int = 5) -> str:
 
 
 def _unknown_source(source: str, path: Path) -> str:
-    names = [row.name for row in SOURCES if row.package or row.name == "digits"]
+    names = [row.name for row in SOURCES if row.name.endswith("/...") or row.name == "digits"]
     known, prefix = ", or ".join((names[0], ", ".join(names[1:]))), source.split("/", 1)[0].lower()
     near = did_you_mean(prefix, [name.removesuffix("/...") for name in names[1:]])
     if "/" in source and near:

@@ -287,6 +287,6 @@ def test_an_index_of_a_million_images_is_mapped_and_not_read(tmp_path):
     split = write_index(tmp_path, "train", (shard._replace(file=f"{number}.tar") for number in range(1000)), "")
     write_info(tmp_path, ["cat"], [split], {}, "")
     with most_memory() as most:
-        images, _ = open_index(tmp_path, lambda files: ShardFolder(tmp_path, files))["train"]
+        images, _ = open_index(tmp_path, lambda split: ShardFolder(tmp_path, split.filenames))["train"]
     assert most() < images.labels.nbytes + 2**20 < images.records.nbytes / 4
     assert images.name(len(images) - 1) == "999.tar:cat/1.jpg"

@@ -147,7 +147,7 @@ def file_lock(file: Path, wait: bool = True) -> Iterator[bool]:
         file.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as error:
-        raise OutputError(f"{file.parent}: downloaded shards cannot be kept there ({error.strerror})") from None
+        raise OutputError(f"{file.parent}: files cannot be kept there ({error.strerror})") from None
     try:
         yield _flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB, file.parent)
     finally:

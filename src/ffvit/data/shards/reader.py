@@ -6,7 +6,6 @@ import os
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -135,15 +134,15 @@ def open_shards(folder: Path) -> dict[str, LabeledImages]:
         raise DataError(f"{folder}: is not fully prepared; give the same ffvit prepare command again to continue")
     for split in read_info(folder)[1].values():
         _check_shards(folder, split)
-    return open_index(folder, partial(ShardFolder, folder))
+    return open_index(folder, lambda split: ShardFolder(folder, split.filenames))
 
 
-def open_index(folder: Path, shards: Callable[[tuple[str, ...]], Shards]) -> dict[str, LabeledImages]:
+def open_index(folder: Path, shards: Callable[[Split], Shards]) -> dict[str, LabeledImages]:
     """The splits of a folder that holds an index, wherever the shards are.
 
     Args:
         folder: Where `_info.json`, indices and names are.
-        shards: Makes the shards of a split from their names.
+        shards: Makes the shards of a split.
 
     Raises:
         UserError: A file is missing, damaged, of another version or of other shards, or a label has no class.
@@ -152,7 +151,7 @@ def open_index(folder: Path, shards: Callable[[tuple[str, ...]], Shards]) -> dic
     opened = {}
     for name, split in splits.items():
         index = folder / f"{name}.index"
-        images = ShardImages(index, shards(split.filenames))
+        images = ShardImages(index, shards(split))
         if len(images) != split.num_samples or zlib.crc32(images.records.data) != split.index_checksum:
             raise unusable(index, f"is not the index that {folder / INFO} describes")
         _check_records(index, images.records, split)

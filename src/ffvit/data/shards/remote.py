@@ -14,9 +14,9 @@ from ffvit.data.images import Images, LabeledImages, Labels, Subset
 from ffvit.data.shards.addresses import expand_braces, join_address, printable_address
 from ffvit.data.shards.cache import ShardCache, default_folder, file_lock
 from ffvit.data.shards.download import download
-from ffvit.data.shards.index import INFO, Shard, read_info
+from ffvit.data.shards.index import INFO, Shard, Split, read_info
 from ffvit.data.shards.reader import ShardImages, open_index
-from ffvit.data.shards.tars import SkippedFiles, log_skipped, make_index, read_shard
+from ffvit.data.shards.tars import ClassNames, SkippedFiles, log_skipped, make_index, read_shard
 from ffvit.errors import DataError, UserError
 from ffvit.files.atomic_write import atomic_path
 from ffvit.terminal import track
@@ -74,10 +74,9 @@ def _open_prepared(address: str, root: Path | None) -> dict[str, LabeledImages]:
         for file in index_files:
             if not file.exists():
                 download(join_address(address, file.name), file)
-        sizes = {split.filenames: split.shard_bytes for split in splits.values()}
 
-        def shards(files: tuple[str, ...]) -> ShardCache:
-            return ShardCache(tuple(join_address(address, file) for file in files), folder, sizes[files])
+        def shards(split: Split) -> ShardCache:
+            return ShardCache(tuple(join_address(address, file) for file in split.filenames), folder, split.shard_bytes)
 
         try:
             return open_index(folder, shards)
@@ -92,29 +91,28 @@ def _open_tars(address: str, root: Path | None) -> dict[str, LabeledImages]:
     folder = _folder(root, *addresses)
 
     def open_indexed() -> dict[str, LabeledImages]:
-        (split,) = read_info(folder)[1].values()
-        return open_index(folder, lambda _: ShardCache(addresses, folder, split.shard_bytes))
+        return open_index(folder, lambda split: ShardCache(addresses, folder, split.shard_bytes))
 
     with file_lock(folder / ".info.lock"):  # one process indexes them, the others wait
         try:
             splits = open_indexed()
         except (UserError, ValueError):  # there is no index yet, or it is damaged
-            skipped = SkippedFiles()
-            shards = _read_shards(ShardCache(addresses, folder), name, skipped)
-            make_index(folder, name, {"train": shards}, skipped)
+            skipped, labels = SkippedFiles(), ClassNames()
+            shards = _read_shards(ShardCache(addresses, folder), name, skipped, labels)
+            make_index(folder, name, {"train": shards}, skipped, labels)
             splits = open_indexed()
     log_skipped(folder, name)
     return splits
 
 
-def _read_shards(cache: ShardCache, name: str, skipped: SkippedFiles) -> Iterator[Shard]:
+def _read_shards(cache: ShardCache, name: str, skipped: SkippedFiles, labels: ClassNames) -> Iterator[Shard]:
     """Download every tar file once and read its headers."""
     count = len(cache.addresses)
     for number in track(range(count), f"downloading and indexing {name}"):
         cache.prefetch(range(number, min(number + 1 + AHEAD, count)))
         descriptor = cache.open(number)  # while it is open, it is not removed
         try:
-            yield read_shard(cache.path(number), skipped)
+            yield read_shard(cache.path(number), skipped, labels)
         except UserError as error:
             reason = "a web page came, and no tar file" if _is_html(descriptor) else str(error)
             cache.discard(number)

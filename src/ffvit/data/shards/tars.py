@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import dataclasses
 import json
 import os
 import re
@@ -10,7 +10,7 @@ import tarfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from functools import cache, partial
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -18,73 +18,25 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from ffvit.config.base import short
-from ffvit.data.folders import SUFFIXES, visible
-from ffvit.data.images import MAX_FILE_BYTES, LabeledImages
-from ffvit.data.shards.index import (
-    INFO,
-    RECORD,
-    VERSION,
-    Shard,
-    Split,
-    is_plain_name,
-    read_info_file,
-    write_index,
-    write_info,
-)
-from ffvit.data.shards.reader import ShardFolder, open_index
-from ffvit.errors import DataError, OutputError, UserError
-from ffvit.terminal import Terminal, printable, track
+from ffvit.data.folders import SUFFIXES
+from ffvit.data.images import MAX_FILE_BYTES, Labels, natural_sort
+from ffvit.data.shards.index import RECORD, Shard, Split, read_info_file, write_index, write_info
+from ffvit.errors import DataError, UserError
+from ffvit.terminal import Terminal, printable
 
 MOST_CLASSES = 10_000_000
 """A label beyond is no class's number."""
+
+MOST_LETTERS = 255
+"""A label that is longer is no class's name."""
 
 _MOST_LABEL = _MOST_HEADER = 2**20
 _MOST_PADDING = 2**21
 """Bytes of a label's file, of a long name, and behind the end mark, where zeros fill a tar file up."""
 
-_SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-_LETTERS = re.compile(r"[a-z]+")
 _KEY = re.compile(rb"((?:.*/|)[^./]+)[.]([^/]*)", re.DOTALL)
 """WebDataset's: a sample is what shares its name up to the first dot."""
 _NUMBER = re.compile(r"[+-]?[0-9]{1,9}")
-
-
-def holds_tars(folder: Path) -> bool:
-    """Whether there are tar files in the folder, and no folders."""
-    inside = visible(folder)
-    return any(entry.name.endswith(".tar") for entry in inside) and not any(entry.is_dir() for entry in inside)
-
-
-def open_tars(folder: Path) -> dict[str, LabeledImages]:
-    """The images of a folder of tar files, in the splits that the files' names (or an `_info.json`) say.
-
-    The index is kept in ~/.cache/ffvit, and made again when a file was changed.
-
-    Raises:
-        UserError: A file is no tar file, is cut off, is empty, or holds an image without a label.
-    """
-    files = _files_of_splits(folder)
-    index = Path.home() / ".cache" / "ffvit" / "shards" / _fingerprint(folder, files)
-    try:
-        opened = open_index(index, partial(ShardFolder, folder))
-    except UserError:  # there is none yet, or it is damaged
-        try:
-            index.mkdir(parents=True, exist_ok=True)
-            skipped = SkippedFiles()
-            shards = {split: _read_shards(folder, names, skipped) for split, names in files.items()}
-            make_index(index, str(folder), shards, skipped)
-        except OSError as error:
-            raise OutputError(
-                f"{index}: the index of {folder} cannot be kept there ({error.strerror or error})"
-            ) from None
-        opened = open_index(index, partial(ShardFolder, folder))
-    log_skipped(index, folder)
-    return opened
-
-
-def _read_shards(folder: Path, files: list[str], skipped: SkippedFiles) -> Iterator[Shard]:
-    for file in track(files, f"indexing the tar files of {folder}"):
-        yield read_shard(folder / file, skipped)
 
 
 def log_skipped(index: Path, source: object) -> None:
@@ -101,7 +53,11 @@ def _say_once(sentence: str) -> None:
 
 
 def make_index(
-    folder: Path, source: str, shards_of_splits: Mapping[str, Iterable[Shard]], skipped: SkippedFiles
+    folder: Path,
+    source: str,
+    shards_of_splits: Mapping[str, Iterable[Shard]],
+    skipped: SkippedFiles,
+    labels: ClassNames,
 ) -> None:
     """Write the index of the shards of each split into a folder; a split whose labels are withheld is left out.
 
@@ -113,53 +69,28 @@ def make_index(
     highest = lowest = -1
     for name, shards in shards_of_splits.items():
         split = write_index(folder, name, shards, resume)
-        labels = np.load(folder / f"{name}.index", mmap_mode="r")["label"]
-        lowest = int(labels.min())
+        numbers = np.load(folder / f"{name}.index", mmap_mode="r")["label"]
+        lowest = int(numbers.min())
         if lowest >= 0:
             splits.append(split)
-            highest = max(highest, int(labels.max()))
+            highest = max(highest, int(numbers.max()))
     if not splits:
         raise DataError(f"{source}: holds images whose label is withheld ({lowest}); leave them out")
     made_of = {"source": source, "notes": skipped.sentences()}
-    write_info(folder, map(str, range(highest + 1)), splits, made_of, resume)
+    if labels.as_found:
+        classes, places = natural_sort(list(labels.as_found))
+        splits = [_renumber(folder, split, places) for split in splits]
+    else:
+        classes = labels.named or tuple(map(str, range(highest + 1)))
+    write_info(folder, classes, splits, made_of, resume)
 
 
-def _files_of_splits(folder: Path) -> dict[str, list[str]]:
-    """The files of each split: as an `_info.json` says, or else as their names do."""
-    if (folder / INFO).exists() and (info := read_info_file(folder).get("splits")) is not None:
-        try:
-            files = {_SPLITS[name]: list(split["filenames"]) for name, split in info.items() if name in _SPLITS}
-        except (KeyError, TypeError, AttributeError):
-            files = {"": []}
-        if not all(names and all(map(is_plain_name, names)) for names in files.values()):
-            raise DataError(
-                f"{folder / INFO}: is damaged: it does not give the files of each split; repair it, or move it away"
-            )
-        if files:
-            return files
-    files = {}
-    for name in sorted(entry.name for entry in visible(folder) if entry.name.endswith(".tar")):
-        words = (_SPLITS[word] for word in _LETTERS.findall(name.lower()) if word in _SPLITS)
-        files.setdefault(next(words, ""), []).append(name)
-    if "" in files and len(files) > 1:
-        raise DataError(
-            f"{folder}: {files[''][0]} does not say which split it belongs to, while others do; put train, val or test "
-            "into its name, or move it away"
-        )
-    return {split or "train": names for split, names in files.items()}
-
-
-def _fingerprint(folder: Path, files_of_splits: dict[str, list[str]]) -> str:
-    """A name for these files as they are now."""
-    values: list[Any] = [VERSION, os.fsencode(folder.resolve()).hex()]
-    for split, files in files_of_splits.items():
-        for file in files:
-            try:
-                status = (folder / file).stat()
-            except OSError as error:
-                raise DataError(f"{folder / file}: cannot be read ({error.strerror})") from None
-            values.append((split, file, status.st_size, status.st_mtime_ns))
-    return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:24]
+def _renumber(folder: Path, split: Split, places: Labels) -> Split:
+    """The split once its labels, numbered as they were found, are places among the sorted names."""
+    records = np.load(folder / f"{split.name}.index", mmap_mode="r+")
+    records["label"] = places[records["label"]]
+    records.flush()
+    return dataclasses.replace(split, index_checksum=zlib.crc32(records.data))
 
 
 class SkippedFiles:
@@ -185,21 +116,71 @@ class SkippedFiles:
         return [self._sentences[kind].format(count, self._first[kind]) for kind, count in self._counts.items()]
 
 
-def read_shard(path: Path, skipped: SkippedFiles | None = None) -> Shard:
+class ClassNames:
+    """The classes of a source: all its labels are numbers, or all are names.
+
+    Attributes:
+        as_found: The names that are labels, each with its number in the order in which they were found.
+        named: The names of the numbers, where the source gives them.
+    """
+
+    def __init__(self) -> None:
+        self.as_found: dict[str, int] = {}
+        self.named: tuple[str, ...] = ()
+        self._examples: dict[bool, str] = {}
+
+    def number(self, label: object, image: str) -> int | None:
+        """The number of a label, -1 if it is withheld; None if it is no label.
+
+        Raises:
+            DataError: The source has both numbers and names.
+        """
+        text = str(label)
+        is_number = _NUMBER.fullmatch(text) is not None
+        if is_number:
+            number = int(text)
+        elif isinstance(label, str) and _is_name(text):
+            number = self.as_found.setdefault(text, len(self.as_found))
+        else:
+            return None
+        if number >= 0:
+            self._examples.setdefault(is_number, f"{image} has {text!r}")
+        if len(self._examples) > 1:
+            raise DataError(
+                f"{'; '.join(self._examples.values())}: some labels are numbers and some are names; write all in one way"
+            )
+        return max(number, -1) if number < MOST_CLASSES else None
+
+
+def _is_name(text: str) -> bool:
+    if not text.isprintable() or not 0 < len(text) <= MOST_LETTERS:
+        return False
+    with suppress(ValueError):
+        float(text)  # a number, but of no class
+        return False
+    return True
+
+
+def read_shard(
+    path: Path, skipped: SkippedFiles | None = None, labels: ClassNames | None = None, plain: Path | None = None
+) -> Shard:
     """Read the headers of a tar file.
 
     Args:
         path: The file.
         skipped: Told what is left out of it.
+        labels: The classes of the files before it, to which those of this one are added.
+        plain: The plain tar file that it was unpacked into, if it is none.
 
     Raises:
-        UserError: As `open_tars`.
+        UserError: It is no tar file, is cut off, is empty, holds an image without a label, or both numbers and names.
     """
+    plain = plain or path
     try:
-        if path.exists() and not path.is_file():
+        if plain.exists() and not plain.is_file():
             raise tarfile.ReadError("it is no regular file")
-        with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:", tarinfo=_Member) as tar:
-            images = list(_images(path, tar, file.fileno(), skipped or SkippedFiles()))
+        with plain.open("rb") as file, tarfile.open(fileobj=file, mode="r:", tarinfo=_Member) as tar:
+            images = list(_images(path, tar, file.fileno(), skipped or SkippedFiles(), labels or ClassNames()))
             size = os.fstat(file.fileno()).st_size
     except UserError:
         raise
@@ -247,7 +228,9 @@ class _Image(NamedTuple):
     label: int
 
 
-def _images(path: Path, tar: tarfile.TarFile, descriptor: int, skipped: SkippedFiles) -> Iterator[_Image]:
+def _images(
+    path: Path, tar: tarfile.TarFile, descriptor: int, skipped: SkippedFiles, labels: ClassNames
+) -> Iterator[_Image]:
     """The images of a tar file with their labels; a sample's files follow each other."""
     named = (
         (match[1], os.fsdecode(match[2]).lower(), member)
@@ -255,7 +238,7 @@ def _images(path: Path, tar: tarfile.TarFile, descriptor: int, skipped: SkippedF
         if (match := _KEY.fullmatch(os.fsencode(member.name)))
     )
     for _, files in groupby(named, key=lambda item: item[0]):
-        image = _image(path, descriptor, [(suffix, member) for _, suffix, member in files], skipped)
+        image = _image(path, descriptor, [(suffix, member) for _, suffix, member in files], skipped, labels)
         if image is not None:
             yield image
 
@@ -289,10 +272,12 @@ def _check_end(descriptor: int, at: int) -> None:
 
 
 def _image(
-    path: Path, descriptor: int, files: list[tuple[str, tarfile.TarInfo]], skipped: SkippedFiles
+    path: Path, descriptor: int, files: list[tuple[str, tarfile.TarInfo]], skipped: SkippedFiles, classes: ClassNames
 ) -> _Image | None:
     """The image of a sample, if there is one; its files are given with what follows the first dot of their names."""
-    labels = {suffix: member for suffix, member in files if suffix.rsplit(".", 1)[-1] in ("cls", "json")}
+    labels = {
+        suffix: member for suffix, member in files if suffix.rsplit(".", 1)[-1] in ("cls", "json") or suffix == "txt"
+    }
     images = [(suffix, member) for suffix, member in files if f".{suffix}".endswith(SUFFIXES)]
     if not images:
         if "cls" in labels:
@@ -305,14 +290,20 @@ def _image(
             f"{path}: {name} has {image.size:,} bytes; an image has at most {MAX_FILE_BYTES:,}: leave it out"
         )
     label: object = None
-    for suffix, member in sorted(labels.items(), key=lambda item: ("." in item[0], item[0])):  # a.cls before a.b.cls
+    for suffix, member in sorted(labels.items(), key=_label_order):
         if label is None and member.size <= _MOST_LABEL:
             label = _read_label(suffix, os.pread(descriptor, member.size, member.offset_data))
-    number = int(str(label)) if label is not None and _NUMBER.fullmatch(str(label)) else MOST_CLASSES
-    if number >= MOST_CLASSES:
-        what = "has no label (.cls, or label or cls in .json)" if label is None else f"has {short(label)} as its label"
-        raise DataError(f"{path}: {name} {what}; a label is the number of a class")
-    return _Image(os.fsencode(image.name), image.offset_data, image.size, max(number, -1))
+    number = None if label is None else classes.number(label, f"{path}: {name}")
+    if number is None:
+        what = "has no label (.cls, .txt, or label or cls in .json)"
+        what = what if label is None else f"has {short(label)} as its label"
+        raise DataError(f"{path}: {name} {what}; a label is the number or the name of a class")
+    return _Image(os.fsencode(image.name), image.offset_data, image.size, number)
+
+
+def _label_order(item: tuple[str, tarfile.TarInfo]) -> tuple[bool, bool, str]:
+    """a.cls before a.b.cls, and a text, which may be a caption, last."""
+    return item[0] == "txt", "." in item[0], item[0]
 
 
 def _main_image(path: Path, images: list[tuple[str, tarfile.TarInfo]], skipped: SkippedFiles) -> tarfile.TarInfo:
@@ -338,8 +329,8 @@ def _main_image(path: Path, images: list[tuple[str, tarfile.TarInfo]], skipped: 
 
 
 def _read_label(suffix: str, text: bytes) -> object:
-    if suffix.endswith("cls"):
-        return text.decode(errors="replace").strip()
+    if suffix.endswith(("cls", "txt")):
+        return text.decode(errors="surrogateescape").strip()
     with suppress(ValueError, RecursionError):
         fields = json.loads(text)
         if isinstance(fields, dict):

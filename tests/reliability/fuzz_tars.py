@@ -34,10 +34,15 @@ def target(data: bytes) -> None:
 def seeds() -> list[bytes]:
     made = []
     for form in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
-        for name in ("a", "é" * 60, "n" * 120):
+        for name, label in (("a", b"1"), ("é" * 60, b"cat"), ("n" * 120, b"-1")):
             file = io.BytesIO()
             with tarfile.open(fileobj=file, mode="w", format=form) as tar:
-                for suffix, content in ((".jpg", b"1"), (".seg.png", b"2"), (".cls", b"1"), (".json", b'{"label": 2}')):
+                for suffix, content in (
+                    (".jpg", b"1"),
+                    (".seg.png", b"2"),
+                    (".cls", label),
+                    (".json", b'{"label": 2}'),
+                ):
                     with contextlib.suppress(ValueError):
                         member = tarfile.TarInfo(name + suffix)
                         member.size = len(content)

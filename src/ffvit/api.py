@@ -85,6 +85,7 @@ def config_of(command: commands.Train) -> Config:
         image=command.image,
         hardware=choose_hardware(command.hardware, base.hardware if base else None),
         seed=command.seed if command.seed is not None else (base.seed if base else 0),
+        loggers=command.loggers if command.loggers is not None else (base.loggers if base else ("tensorboard",)),
         start_from=command.start_from if command.start_from is not None else (base.start_from if base else None),
     )
 

@@ -206,8 +206,8 @@ def _with_option_names(text: str, options: list[Option]) -> str:
     renamed = []
     for line in text.splitlines():
         field, colon, rest = line.partition(": ")
-        of_pair = field.removesuffix(".0").removesuffix(".1")  # height or width
-        renamed.append(names.get(field, names.get(of_pair, field)) + colon + rest)
+        of_several, _, place = field.rpartition(".")  # height or width, a logger
+        renamed.append(names.get(of_several if place.isdecimal() else field, field) + colon + rest)
     return "\n".join(dict.fromkeys(renamed))
 
 

@@ -11,6 +11,8 @@
 | `split.csv.gz` | its images as they were when it began, and which split each was in |
 | `bad_images.csv` | images that could not be read, if any |
 | `tensorboard/` | curves |
+| `metrics.csv` | the metrics as a table, if `loggers` has csv |
+| `loggers.json` | what W&B and MLflow call the run, if they are told of it |
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from pydantic import Field
 
 from ffvit.config.architecture import Network
 from ffvit.config.base import Value, parse
+from ffvit.config.command_fields import LoggerName
 from ffvit.config.data import Data
 from ffvit.config.hardware import Hardware
 from ffvit.config.preprocess import Preprocess
@@ -51,6 +54,7 @@ class Config(Value):
     recipe: Recipe
     hardware: Hardware = Hardware()
     seed: int = Field(0, ge=0, lt=2**64, description="Reaches the initial weights, the order of images and every draw.")
+    loggers: tuple[LoggerName, ...] = Field(("tensorboard",), description="Where metrics go beside metrics.jsonl.")
     start_from: str | None = Field(None, description="Weights to start from: a file, a run folder, or `pretrained`.")
     preprocess: Preprocess | None = Field(
         None, description="How images are prepared, as the file in start_from said: a resumed run no longer reads it."
@@ -98,6 +102,7 @@ class Run:
     summary_file = property(lambda self: self.path / "summary.json")
     predictions_file = property(lambda self: self.path / "predictions.csv")
     split_file = property(lambda self: self.path / "split.csv.gz")
+    loggers_file = property(lambda self: self.path / "loggers.json")
     bad_images_file = property(lambda self: self.path / "bad_images.csv")
 
     @classmethod

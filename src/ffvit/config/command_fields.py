@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt
 from pydantic import SkipValidation as Unchecked
@@ -12,8 +12,10 @@ from pydantic import SkipValidation as Unchecked
 from ffvit.config.choices import DataChoice, HardwareChoice, RecipeChoice
 from ffvit.config.data import Data
 from ffvit.config.hardware import Hardware
-from ffvit.config.options import RARE, Nested
+from ffvit.config.options import COMMAS, RARE, Nested
 from ffvit.config.recipe import Recipe
+
+LoggerName = Literal["tensorboard", "csv", "wandb", "mlflow"]
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -21,11 +23,13 @@ if TYPE_CHECKING:
     Names = str | Sequence[str]
     Paths = str | Path | Sequence[str | Path]
     Size = int | tuple[int, int]
+    LoggerNames = str | Sequence[str]
 else:  # what they are once they are checked; PyTorch is not imported to read a command line
     Module = Any
     Names = tuple[str, ...]
     Paths = tuple[str | Path, ...]
     Size = tuple[PositiveInt, PositiveInt]
+    LoggerNames = tuple[LoggerName, ...]
 
 
 def option(description: str, **checks: Any) -> Any:
@@ -53,6 +57,10 @@ def comma_separated(given: object) -> object:
     return tuple(word.strip() for word in given.split(",") if word.strip()) if isinstance(given, str) else given
 
 
+def _none_or_several(given: object) -> object:
+    return () if given == "none" else comma_separated(given)
+
+
 # Options that several commands have.
 Weights = Annotated[str | Path | Module, Unchecked, option("A run folder or a file of weights.")]
 ModelName = Annotated[str | None, option("Name of the network, for weights that do not say.")]
@@ -66,6 +74,12 @@ Root = Annotated[
     Path | None, RARE, option("Where a data set that timm opens lies, and where remote shards are cached.")
 ]
 Source = Annotated[str | Path, option("Images, as for `ffvit train --data`.")]
+Loggers = Annotated[
+    LoggerNames | None,
+    COMMAS,
+    BeforeValidator(_none_or_several),
+    option("Where metrics go beside metrics.jsonl: several with commas, or none. Default: tensorboard."),
+]
 Overwrite = Annotated[bool, option("Replace what is in --out, if ffvit wrote it.")]
 
 Seconds = Annotated[PositiveFloat, option("Time of each measurement, about.")]

@@ -19,6 +19,7 @@ from ffvit.config.base import Value
 from ffvit.config.command_fields import (
     ImageSize,
     InferenceHardware,
+    Loggers,
     ModelName,
     Names,
     OneDevice,
@@ -99,6 +100,7 @@ ffvit train --out runs/photos --resume"""
     out: Annotated[Path | None, option("The run folder. Default: a new one in runs/.")] = None
     resume: Annotated[bool, option("Resume the run in --out from its last checkpoint.")] = False
     overwrite: Overwrite = False
+    loggers: Annotated[Loggers, RARE] = None
     hardware: TrainingHardware = None
 
 

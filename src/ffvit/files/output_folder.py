@@ -24,7 +24,7 @@ _ANYWHERE = r"(.+/)?(\.[^/]+\.\d+\.tmp|\.DS_Store|Thumbs\.db|desktop\.ini)"
 
 _RUN = (
     r"config\.yaml|metrics\.jsonl|summary\.json|evaluation\.json|predictions\.csv|bad_images\.csv|split\.csv\.gz|"
-    r"(best|last)\.safetensors|checkpoint/[^/]+\.pt|tensorboard/events\.out\.tfevents\.[^/]+"
+    r"loggers\.json|metrics\.csv|(best|last)\.safetensors|checkpoint/[^/]+\.pt|tensorboard/events\.out\.tfevents\.[^/]+"
 )
 _STUDY = (
     r"study\.yaml|arms\.yaml|ablation\.yaml|ledger\.jsonl|(baselines|costs)\.json|(failures|results)\.csv|"

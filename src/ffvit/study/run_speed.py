@@ -31,7 +31,6 @@ import psutil
 import torch
 from rich.console import Console
 from torch.nn.functional import cross_entropy
-from torch.utils.tensorboard import SummaryWriter
 
 from ffvit.config.architecture import Network
 from ffvit.config.hardware import Hardware
@@ -50,6 +49,7 @@ from ffvit.signals import WARNINGS, StopSignals, defer_signals
 from ffvit.study.matching import count_arm
 from ffvit.training.auto_tuning import STATE
 from ffvit.training.checkpoint import Progress
+from ffvit.training.loggers import open_loggers
 from ffvit.training.loop import Trainer
 from ffvit.training.progress import TrainingDisplay
 from ffvit.training.setup import Setup, set_up
@@ -205,8 +205,8 @@ def _measure(config: Config, splits: Splits, threads: int, folder: Path) -> Spee
     load = _seconds(lambda: evaluator.batches) / len(images)
     evaluator(setup.step.plain)
     predict = _seconds(partial(evaluator, setup.step.plain)) / len(images)
-    with SummaryWriter(str(run.path / "tensorboard")) as curves:
-        trainer = Trainer(setup, run, Progress(losses=[0.0]), display, StopSignals(display.say), curves)
+    with open_loggers(run, 0, display.say) as log:
+        trainer = Trainer(setup, run, Progress(losses=[0.0]), display, StopSignals(display.say), log)
         epoch_end = _seconds(partial(trainer.end_epoch, 1.0))
     takes = preprocess_of(model)
     inputs = torch.rand(batch, takes.in_chans, *takes.img_size, device=device)

@@ -8,13 +8,13 @@ from contextlib import nullcontext
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from ffvit.errors import ModelError, RunStoppedError
 from ffvit.hardware.ranks import all_gather
 from ffvit.run_folder import Run
 from ffvit.signals import StopSignals
 from ffvit.training.checkpoint import Progress, check_finite, gather_weights, save_checkpoint
+from ffvit.training.loggers import Log, open_loggers
 from ffvit.training.nonfinite import SkippedSteps
 from ffvit.training.progress import TrainingDisplay
 from ffvit.training.schedule import lr_at
@@ -40,11 +40,9 @@ def fit(setup: Setup, run: Run, progress: Progress, display: TrainingDisplay) ->
     Raises:
         RunStoppedError: Interrupted, a loss that is not finite, a full disk, or too many bad images.
     """
-    curves = None
-    if setup.fabric.is_global_zero:  # what a resumed run will draw again is cut off
-        curves = SummaryWriter(str(run.path / "tensorboard"), purge_step=progress.images + 1)
-    with curves or nullcontext(), StopSignals(display.say) as stop:
-        Trainer(setup, run, progress, display, stop, curves).train()
+    loggers = open_loggers(run, progress.images, display.say) if setup.fabric.is_global_zero else nullcontext()
+    with loggers as log, StopSignals(display.say) as stop:
+        Trainer(setup, run, progress, display, stop, log).train()
 
 
 class Trainer:
@@ -56,7 +54,7 @@ class Trainer:
         progress: How far it is; updated.
         display: Where to show progress.
         stop: Whether someone asked to stop.
-        curves: TensorBoard's curves, over images seen; on the first process only.
+        log: Takes the metrics of each epoch; on the first process only.
     """
 
     def __init__(
@@ -66,10 +64,10 @@ class Trainer:
         progress: Progress,
         display: TrainingDisplay,
         stop: StopSignals,
-        curves: SummaryWriter | None,
+        log: Log | None,
     ) -> None:
         self.setup, self.run, self.progress, self.display = setup, run, progress, display
-        self.stop, self.curves = stop, curves
+        self.stop, self.log = stop, log
         self.fabric, self.recipe, self.step = setup.fabric, setup.config.recipe, setup.step
         self.unreadable = UnreadableImages(setup, run, progress, display.say)
         self.skipped = SkippedSteps(progress, run, self.recipe.batch_size, display.say)
@@ -159,11 +157,10 @@ class Trainer:
         timing = {"images_per_second": images_per_second, "seconds": self.seconds()}
         row = {"epoch": progress.epoch + 1, "images": progress.images, **training, **scores, **timing}
         progress.epoch, progress.step, progress.losses = progress.epoch + 1, 0, []
-        if self.curves is not None:  # the first process
+        if self.log is not None:  # the first process
             self.run.append_metrics(row)
-            for group, values in {"training": training | timing, **scores}.items():
-                for name, value in values.items():
-                    self.curves.add_scalar(f"{group}/{name}", value, progress.images)
+            groups = {"training": training | timing, **scores}
+            self.log({f"{key}/{name}": value for key in groups for name, value in groups[key].items()}, progress.images)
         self.unreadable.write()
         self.save()
         epochs = self.recipe.epochs if self.recipe.minutes is None else None

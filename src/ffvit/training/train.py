@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from ffvit.signals import exit_on_signal
 from ffvit.terminal import Terminal
 from ffvit.training.checkpoint import Progress, load_checkpoint
 from ffvit.training.final_evaluation import evaluate_at_end
+from ffvit.training.loggers import check_loggers
 from ffvit.training.loop import fit
 from ffvit.training.progress import TrainingDisplay
 from ffvit.training.setup import Setup, set_up
@@ -54,6 +55,7 @@ def configure(
     hardware: Hardware | None = None,
     seed: int = 0,
     start_from: str | Path | None = None,
+    loggers: Sequence[str] = ("tensorboard",),
 ) -> Config:
     """The configuration of a training, with the defaults filled in.
 
@@ -65,6 +67,7 @@ def configure(
         hardware: Devices and precision. Default: one device, a GPU if there is one.
         seed: The same seed gives the same numbers.
         start_from: Weights to start from (a file or run folder), or `pretrained` for the published ones.
+        loggers: Where metrics go beside metrics.jsonl: some of tensorboard, csv, wandb, mlflow.
 
     Raises:
         UserError: The seed is no whole number from 0 on, or no recipe has that name.
@@ -93,6 +96,7 @@ def configure(
         "recipe": recipe,
         "hardware": hardware or Hardware(),
         "seed": seed,
+        "loggers": loggers,
         "start_from": absolute_path(str(start_from)) if start_from not in (None, "pretrained") else start_from,
     }
     return parse(Config, fields, "")
@@ -102,6 +106,7 @@ def run_config(
     config: Config, out: str | Path | None = None, overwrite: bool = False, console: Console | None = None
 ) -> Run:
     """Train what a configuration says, and evaluate on the test split."""
+    check_loggers(config.loggers)
     fabric = start_fabric(config.hardware)
     name = f"{config.network.title}-{Path(config.data.source).stem or 'data'}"
     path = Path(on_rank_zero(fabric, lambda: str(out if out is not None else free_folder(name))))
@@ -134,6 +139,7 @@ def resume(out: str | Path, hardware: Hardware | None = None, console: Console |
         config = config.replace(start_from=None)  # all weights come from it
     if hardware is not None:
         config = config.replace(hardware=hardware)
+    check_loggers(config.loggers)
     fabric = start_fabric(config.hardware)
     lock = FolderLock(run.path, "run")
     on_rank_zero(fabric, lock.acquire)

@@ -14,6 +14,7 @@ from unittest import mock
 import torch
 
 from ffvit.cli import main
+from ffvit.run_folder import Config
 
 
 def here(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -34,6 +35,15 @@ def here(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedPro
             code = int(left.code or 0)
     torch.set_num_threads(threads)
     return subprocess.CompletedProcess(sys.argv, code, out.getvalue(), err.getvalue())
+
+
+def asked(*arguments: object, cwd: Path | None = None) -> Config:
+    """The configuration of the run that `ffvit train ...` asks for; the run is not made."""
+    with mock.patch("ffvit.training.train.run_config") as run_config:
+        done = here("train", *arguments, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    config: Config = run_config.call_args.args[0]
+    return config
 
 
 def ffvit(*arguments: object, cwd: Path | None = None, timeout: float = 300) -> subprocess.CompletedProcess[str]:

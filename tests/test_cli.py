@@ -15,12 +15,10 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
-from commands import command, environment, here
+from commands import asked, command, environment, here
 from commands import ffvit as in_its_own_process
 from ffvit.cli import COMMANDS, cli_options
-from ffvit.config.recipe import Recipe
 from ffvit.run_folder import Run
 
 FAST = ("--recipe.epochs", 2, "--recipe.warmup-epochs", 1, "--recipe.batch-size", 128)
@@ -89,19 +87,9 @@ def test_train_prints_what_it_is_about_to_do_and_what_it_reached(digits):
     assert (digits.parent / "again" / "best.safetensors").read_bytes() == (digits / "best.safetensors").read_bytes()
 
 
-def test_dry_run_shows_the_whole_configuration_and_does_nothing(tmp_path):
-    done = here("train", "--recipe", "deit", "--recipe.ema-decay", "none", "--dry-run", cwd=tmp_path)
-    shown = yaml.safe_load(done.stdout)
-    assert shown["recipe"]["epochs"] == 300
-    assert shown["recipe"]["ema_decay"] is None
-    assert not list(tmp_path.iterdir())
-
-
 @pytest.mark.parametrize("recipe", ["deit", "small", "digits"])
 def test_fewer_epochs_than_the_warmup_shorten_it(recipe, tmp_path):
-    done = here("train", "--recipe", recipe, "--recipe.epochs", 3, "--dry-run", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert Recipe(**yaml.safe_load(done.stdout)["recipe"]).warmup == pytest.approx(0.6)
+    assert asked("--recipe", recipe, "--recipe.epochs", 3).recipe.warmup == pytest.approx(0.6)
     assert "warmup_epochs 5 and cooldown_epochs 0 leave nothing of 3 epochs" in refused(
         "train", "--recipe.epochs", 3, "--recipe.warmup-epochs", 5, cwd=tmp_path
     )
@@ -347,9 +335,8 @@ def test_a_loss_that_is_not_finite(tmp_path):
 
 
 def test_options_that_people_type_first_have_short_names(tmp_path):
-    done = here("train", "--epochs", 3, "--lr", 0.01, "--batch-size", 32, "--dry-run", cwd=tmp_path)
-    recipe = yaml.safe_load(done.stdout)["recipe"]
-    assert (recipe["epochs"], recipe["lr"], recipe["batch_size"]) == (3, 0.01, 32)
+    recipe = asked("--epochs", 3, "--lr", 0.01, "--batch-size", 32).recipe
+    assert (recipe.epochs, recipe.lr, recipe.batch_size) == (3, 0.01, 32)
     assert "specified multiple times" in here("train", "--epochs", 3, "--recipe.epochs", 4, cwd=tmp_path).stderr
 
 
@@ -359,30 +346,28 @@ def test_images_are_named_by_one_option(tmp_path):
     assert "Unknown option: --data.source" in done.stderr
 
 
-def test_a_boolean_with_a_value_means_it(tmp_path):
+def test_a_boolean_with_a_value_means_it():
     for words, late in (
         (("--recipe.schedule-late", "false"), False),
         (("--recipe.schedule-late",), True),
         (("--recipe.no-schedule-late",), False),
     ):
-        done = here("train", "--recipe", "deit", *words, "--dry-run", cwd=tmp_path)
-        shown = yaml.safe_load(done.stdout)
-        assert shown["recipe"]["schedule_late"] is late, done.stderr
-        assert shown["network"]["name"] == "ff_micro_patch2_8"
+        config = asked("--recipe", "deit", *words)
+        assert config.recipe.schedule_late is late
+        assert config.network.name == "ff_micro_patch2_8"
 
 
 @pytest.mark.parametrize(
     ("words", "precision"), [(["--amp"], "bf16"), (["--no-amp"], "fp32"), (["--amp", "false"], "fp32")]
 )
 def test_amp_is_short_for_a_precision(words, precision):
-    assert yaml.safe_load(here("train", *words, "--dry-run").stdout)["hardware"]["precision"] == precision
+    assert asked(*words).hardware.precision == precision
 
 
 def test_a_recipe_from_a_file_with_fields_over_it(tmp_path):
     (tmp_path / "mine.yaml").write_text("base: deit\nlr: 0.25\nepochs: 7\n")
-    done = here("train", "--recipe", "mine.yaml", "--epochs", 3, "--dry-run", cwd=tmp_path)
-    recipe = yaml.safe_load(done.stdout)["recipe"]
-    assert (recipe["lr"], recipe["epochs"], recipe["mixup"]) == (0.25, 3, 0.8)
+    recipe = asked("--recipe", "mine.yaml", "--epochs", 3, cwd=tmp_path).recipe
+    assert (recipe.lr, recipe.epochs, recipe.mixup) == (0.25, 3, 0.8)
     (tmp_path / "mine.yaml").write_text("lr: fast\n")
     assert "mine.yaml.lr: must be a number; got 'fast'" in refused("train", "--recipe", "mine.yaml", cwd=tmp_path)
 

@@ -47,7 +47,14 @@ OUTPUT = (
 )  # fmt: skip
 """Options of every command that say how much is printed."""
 
-DRY_RUN = Option(("dry_run",), ("--dry-run",), bool, "Print the whole configuration and stop.", "no", "Output")
+DRY_RUN = Option(
+    ("dry_run",),
+    ("--dry-run",),
+    bool,
+    "Check everything, predict time and memory, print the whole configuration, and stop.",
+    "no",
+    "Output",
+)
 
 GROUPS = ("Options", "Images", "Recipe", "Hardware", "Output")
 """Headings of options in the help, in this order."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ffvit import api
 from ffvit.config import commands, data_commands
-from ffvit.errors import DataError, OutputError
+from ffvit.errors import DataError, OutputError, UserError
 from ffvit.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -90,8 +90,16 @@ def _run(command: commands.Command) -> None:
     api.RUN[type(command)](command)
 
 
-def _print_config(command: commands.Train) -> None:
-    Terminal().say(api.config_of(command).to_yaml())
+def _print_run(command: commands.Train) -> None:
+    from ffvit.training.dry_run import forecast_run
+
+    if command.resume:
+        raise UserError("--dry-run checks a run that is to begin: leave out --resume")
+    config, console = api.config_of(command), Terminal()
+    forecast = forecast_run(config, command.out, command.overwrite, api.console_of(command))
+    if forecast is not None:
+        forecast.show(console)
+        console.say(f"\n{config.to_yaml()}")
 
 
 def _print_plan(command: commands.Compare) -> None:
@@ -118,7 +126,7 @@ SHOW: dict[type[commands.Command], Callable[[Any], int | None]] = {
 """Carries out a command and prints its result."""
 
 DRY_RUNS: dict[type[commands.Command], Callable[[Any], None]] = {
-    commands.Train: _print_config,
+    commands.Train: _print_run,
     commands.Compare: _print_plan,
 }
 """Prints what a command would do."""

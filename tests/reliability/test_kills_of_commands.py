@@ -22,7 +22,7 @@ from ffvit.run_folder import Run
 from ffvit.study.folder import Study
 from ffvit.study.ledger import Ledger
 from ffvit.study.plan import read_plan
-from ffvit.study.run_speed import _temporary_folder
+from ffvit.training.run_speed import _temporary_folder
 from reliability_cases import contents, plan_file
 
 PICTURES, SLOWLY = 150, 0.01
@@ -94,7 +94,7 @@ def assert_nothing_is_left(folder: Path) -> None:
 
 def undisturbed(arguments: list[object], folder: Path, changed=change, **options) -> float:
     """Give a command once, and hand back the seconds it took, the server's start aside."""
-    kills.run(["train", "--dry-run"], folder / "start.log")
+    kills.run(["models", "ff_micro*"], folder / "start.log")
     return kills.run(arguments, folder / "log", partial(changed, folder, **options))
 
 
@@ -183,7 +183,8 @@ def test_predict_killed_anywhere_predicts_the_same(tmp_path, trained, spoilt, pr
 
 def quickly(folder: Path, server: bool = False) -> None:
     """Measure in no time what a study's runs take, and fork its processes, if not `server`, with all imported."""
-    from ffvit.study import costs, executor, run_speed
+    from ffvit.study import costs, executor
+    from ffvit.training import run_speed
 
     change(folder)
     costs.ROUNDS, run_speed.TIMED = 1, 0.05
@@ -266,7 +267,7 @@ def test_a_study_off_a_fork_server_killed_anywhere_ends_with_the_same_bytes(tmp_
 
 
 def measure_for_ever(folder: Path) -> None:
-    from ffvit.study import run_speed
+    from ffvit.training import run_speed
 
     quickly(folder)
     run_speed.TIMED = 600.0

@@ -151,7 +151,6 @@ def test_a_terminal_that_is_not_utf_8_gets_no_traceback(encoding, images, run, t
         ("--help",),
         ("train", "--help"),
         ("models", "ff_*"),
-        ("train", "--dry-run", "--data", "\u00fc\u2192\udcff"),
         ("train", "--dat", "\u00fc\u2192\udcff"),
         ("predict", run, images),
         ("evaluate", run),

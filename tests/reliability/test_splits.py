@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 from PIL import Image
 
 import ffvit
-from commands import here
+from commands import asked, here
 from ffvit.config.data import Data
 from ffvit.data import split_record
 from ffvit.data.split_record import check_split, read_record, record_split, write_record
@@ -133,19 +132,16 @@ def test_one_image_fewer_would_have_moved_training_images_into_the_test_split(im
 
 
 def test_a_relative_path_is_kept_as_an_absolute_one(tmp_path, images):
-    done = here("train", NETWORK, "--data", "images", "--dry-run", *QUICK, cwd=tmp_path)
-    assert yaml.safe_load(done.stdout)["data"]["source"] == str(images)
+    assert asked(NETWORK, "--data", "images", *QUICK, cwd=tmp_path).data.source == str(images)
     (tmp_path / "link").symlink_to(images)
-    done = here("train", NETWORK, "--data", "link", "--dry-run", *QUICK, cwd=tmp_path)
-    assert yaml.safe_load(done.stdout)["data"]["source"] == str(images)
+    assert asked(NETWORK, "--data", "link", *QUICK, cwd=tmp_path).data.source == str(images)
 
 
 def test_a_list_that_is_a_link_keeps_the_folder_that_its_paths_begin_in(tmp_path, images):
     (tmp_path / "lists").mkdir()
     (tmp_path / "lists" / "all.csv").write_text("path,label\n")
     (images / "all.csv").symlink_to(tmp_path / "lists" / "all.csv")
-    done = here("train", NETWORK, "--data", "images/all.csv", "--dry-run", *QUICK, cwd=tmp_path)
-    assert yaml.safe_load(done.stdout)["data"]["source"] == str(images / "all.csv")
+    assert asked(NETWORK, "--data", "images/all.csv", *QUICK, cwd=tmp_path).data.source == str(images / "all.csv")
 
 
 def test_a_study_keeps_a_record_of_its_images(compared):

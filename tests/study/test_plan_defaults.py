@@ -22,8 +22,8 @@ from ffvit.study.matching import all_arms, count_arm
 from ffvit.study.plan import Plan, Search
 from ffvit.study.plan_defaults import FULL_EXTENT, fit_plan
 from ffvit.study.plan_options import make_plan
-from ffvit.study.run_speed import Speed
 from ffvit.study.time_estimate import estimate_study
+from ffvit.training.run_speed import Speed
 
 
 def made_up(side: int, images: int, classes: int = 9) -> Splits:

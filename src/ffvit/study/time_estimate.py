@@ -21,7 +21,7 @@ from ffvit.study.executor import Slots, slots_for
 from ffvit.study.jobs import make_runs, shorten
 from ffvit.study.matching import count_arm
 from ffvit.study.plan import Plan
-from ffvit.study.run_speed import RunEstimate, Speed, measure_speed
+from ffvit.training.run_speed import RunEstimate, Speed, measure_speed
 
 REPORT = 8.0
 """Seconds for a study's process to start, and for its report and figures."""

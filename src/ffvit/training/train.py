@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -106,17 +106,27 @@ def run_config(
     config: Config, out: str | Path | None = None, overwrite: bool = False, console: Console | None = None
 ) -> Run:
     """Train what a configuration says, and evaluate on the test split."""
-    check_loggers(config.loggers)
-    fabric = start_fabric(config.hardware)
-    name = f"{config.network.title}-{Path(config.data.source).stem or 'data'}"
-    path = Path(on_rank_zero(fabric, lambda: str(out if out is not None else free_folder(name))))
-    on_rank_zero(fabric, lambda: Run.check_writable(path, config, overwrite))
+    fabric, path = begin(config, out, overwrite)
     lock = FolderLock(path, "run")
 
     def make_folder(config: Config) -> Run:
         return on_rank_zero(fabric, lambda: Run.create(path, config, overwrite, lock))
 
     return _run(fabric, config, lock, make_folder, console, study=study_of(path))
+
+
+def begin(config: Config, out: str | Path | None, overwrite: bool) -> tuple[Fabric, Path]:
+    """Start the processes of a new run, and check that its folder may be made.
+
+    Raises:
+        UserError: It may not, or a device or a package is missing.
+    """
+    check_loggers(config.loggers)
+    fabric = start_fabric(config.hardware)
+    name = f"{config.network.title}-{Path(config.data.source).stem or 'data'}"
+    path = Path(on_rank_zero(fabric, lambda: str(out if out is not None else free_folder(name))))
+    on_rank_zero(fabric, lambda: Run.check_writable(path, config, overwrite))
+    return fabric, path
 
 
 def resume(out: str | Path, hardware: Hardware | None = None, console: Console | None = None) -> Run:
@@ -173,14 +183,7 @@ def _run(
             exit_on_signal(STOPPED, done=lambda: run is not None and run.summary_file.is_file()),
             TrainingDisplay(console or Terminal(), shown=fabric.is_global_zero) as display,
         ):
-            with fabric.rank_zero_first():  # one process downloads, the others find it done
-                splits = open_splits(config.data)
-            record: list[pd.DataFrame] = []  # the first process's alone: of a million images it is large
-            on_rank_zero(fabric, lambda: record.extend(_checked_images(config, splits, begun, study, display)))
-            torch.manual_seed(config.seed)
-            network, about = _network(config, len(splits.classes))
-            teacher = _teacher(config.recipe, len(splits.classes), preprocess_of(network).in_chans)
-            setup = set_up(fabric, config, network, teacher, splits, display.say)
+            setup, about, record = prepare(fabric, config, begun, study, display)
             if config.start_from not in (None, "pretrained"):
                 config = config.replace(preprocess=setup.preprocess)
             run = make_folder(config)
@@ -190,7 +193,7 @@ def _run(
             if begun is not None:
                 progress = _resume(setup, run, display)
                 about = f"as it was after {progress.images:,} images" if progress.images else about
-            display.say(_headline(setup, run, about))
+            display.say(as_table(headline(setup, run.path, about)))
             fit(setup, run, progress, display)
             display.say(evaluate_at_end(setup, run, progress, display))
     except OSError as error:
@@ -201,6 +204,28 @@ def _run(
         lock.release()
     assert run is not None
     return run
+
+
+def prepare(
+    fabric: Fabric, config: Config, begun: Run | None, study: Path | None, display: TrainingDisplay
+) -> tuple[Setup, str, list[pd.DataFrame]]:
+    """Open the images, build the network and set up; see `_run`.
+
+    Returns:
+        What the run trains with, words on where its initial weights came from, and on the first process the record of
+        its images that is to be written.
+
+    Raises:
+        UserError: Something that was asked for is not possible.
+    """
+    with fabric.rank_zero_first():  # one process downloads, the others find it done
+        splits = open_splits(config.data)
+    record: list[pd.DataFrame] = []  # the first process's alone: of a million images it is large
+    on_rank_zero(fabric, lambda: record.extend(_checked_images(config, splits, begun, study, display)))
+    torch.manual_seed(config.seed)
+    network, about = _network(config, len(splits.classes))
+    teacher = _teacher(config.recipe, len(splits.classes), preprocess_of(network).in_chans)
+    return set_up(fabric, config, network, teacher, splits, display.say), about, record
 
 
 def _resume(setup: Setup, run: Run, display: TrainingDisplay) -> Progress:
@@ -276,7 +301,7 @@ def _teacher(recipe: Recipe, classes: int, channels: int) -> nn.Module | None:
     return teacher
 
 
-def _headline(setup: Setup, run: Run, about: str) -> Table:
+def headline(setup: Setup, folder: Path, about: str) -> dict[str, str]:
     """What is about to happen, in a few lines."""
     config, fabric, step, takes = setup.config, setup.fabric, setup.step, setup.preprocess
     parameters = sum(weight.numel() for weight in step.plain.parameters())
@@ -285,14 +310,18 @@ def _headline(setup: Setup, run: Run, about: str) -> Table:
     if step.recomputed:
         how += f", {step.recomputed} recomputed in the backward pass: memory is short"
     where = f"{fabric.world_size} x {fabric.device.type}, {precision_of(fabric)}{how}"
-    rows = {
+    return {
         "network": f"{config.network.title}, {parameters / 1e6:.2f} M parameters, {about}",
         "images": f"{takes.img_size[0]} x {takes.img_size[1]} px, {takes.in_chans} channel{'s' * (takes.in_chans > 1)}; {setup.splits.account}",
         "classes": f"{shortened(setup.splits.classes, 10)} (numbered from 0, {config.data.class_order} order)",
         "recipe": f"{length}, {config.recipe.batch_size} images a step, rate {config.recipe.peak_lr:.1e}",
         "hardware": f"{where}, {setup.workers} loading processes each",
-        "run folder": str(run.path),
+        "run folder": str(folder),
     }
+
+
+def as_table(rows: Mapping[str, str]) -> Table:
+    """Lines with a word in front of each."""
     table = Table.grid(padding=(0, 2))
     for name, words in rows.items():
         table.add_row(Text(name, "bold"), Text(words))

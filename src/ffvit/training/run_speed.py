@@ -1,6 +1,6 @@
 """How fast a run is on this machine: a few of its steps are done and timed.
 
-They are done by a run's own step and loop, in as many processes at once as the study will have runs at once, because these
+They are done by a run's own step and loop, in as many processes at once as there will be runs at once, because these
 share the caches, the memory and often the clock of the CPU: two at once are each slower than one alone.
 """
 
@@ -43,10 +43,10 @@ from ffvit.hardware.launch import start_fabric
 from ffvit.hardware.precision import autocast, resolve_precision
 from ffvit.hardware.processes import fork_server, starting_processes
 from ffvit.models.create import create_model, preprocess_of
+from ffvit.profiling.count import count
 from ffvit.profiling.memory import activation_bytes
 from ffvit.run_folder import Config, Run
 from ffvit.signals import WARNINGS, StopSignals, defer_signals
-from ffvit.study.matching import count_arm
 from ffvit.training.auto_tuning import STATE
 from ffvit.training.checkpoint import Progress
 from ffvit.training.loggers import open_loggers
@@ -220,7 +220,9 @@ def _measure(config: Config, splits: Splits, threads: int, folder: Path) -> Spee
 def _batch_size(config: Config, splits: Splits, device: torch.device) -> int:
     """Images of the steps that are timed."""
     # Steps of a cheap network are all overhead, which the batch shares; others take long enough with few images.
-    cheap = device.type != "cpu" or count_arm(config.network, len(splits.classes)).flops < CHEAP
+    with torch.device("meta"):
+        flops = count(create_model(config.network, len(splits.classes))).flops
+    cheap = device.type != "cpu" or flops < CHEAP
     return min(config.recipe.batch_size, 64 if cheap else 8, len(splits.train) // 2 * 2)
 
 

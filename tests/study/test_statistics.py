@@ -4,7 +4,7 @@ from math import inf, sqrt
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
@@ -125,9 +125,19 @@ def test_one_seed_gives_mcnemars_test():
     its = difference(first, second)
     assert its.value == pytest.approx(0.09)
     assert its.p_value == pytest.approx(stats.binomtest(3, 15).pvalue)
-    assert its.low == pytest.approx(0.01, abs=0.01)  # Agresti and Min: about 0.088 - 1.96 x 0.038
-    assert its.high == pytest.approx(0.163, abs=0.005)
-    assert its.degrees == inf
+    # Agresti and Min: Wald's interval of the table with half a prediction more in each cell, so 12.5 against 3.5 of 102.
+    middle, error = 9 / 102, sqrt(12.5 + 3.5 - 9**2 / 102) / 102
+    assert its.standard_error == pytest.approx(error)
+    assert (its.low, its.high) == pytest.approx((middle - 1.959964 * error, middle + 1.959964 * error))
+    assert (its.degrees, its.run_variance, its.fixed_variance) == (inf, 0, its.standard_error**2)
+    assert (its.level, its.seeds, its.images, its.groups, its.folds) == (0.95, 1, 100, 0, 0)
+
+
+def test_one_seed_without_a_discordant_prediction_shows_no_difference():
+    same = np.ones((1, 100), dtype=bool)
+    its = difference(same, same)
+    assert (its.value, its.p_value) == (0, 1)
+    assert its.high == -its.low == pytest.approx(1.959964 / 102)
 
 
 def grouped(draw, groups: np.ndarray, seeds: int = 5):
@@ -200,6 +210,7 @@ def test_one_group_of_all_images_is_refused():
 answers = arrays(bool, st.tuples(st.integers(1, 5), st.integers(2, 30)))
 
 
+@settings(deadline=None)
 @given(answers, st.randoms(use_true_random=False))
 def test_intervals_contain_their_value_and_are_not_empty(first: np.ndarray, random):
     second = first.copy()
@@ -238,6 +249,8 @@ def test_intervals_never_go_beyond_a_hundred_points():
     draw = np.random.default_rng(0)
     first, second = draw.random((2, 6)) < 0.9, draw.random((2, 6)) < 0.4
     assert difference(first, second).high == 1  # two seeds: 12.7 standard errors
+    assert difference(first[:1] | True, first[:1] & False).high == 1
+    assert difference(first[:1] & False, first[:1] | True).low == -1
     values = np.array([[0.4], [0.9]])
     assert fold_difference(values, np.full_like(values, 0.01), SPLITS, 6).low == -1
 
@@ -303,10 +316,21 @@ def test_interval_covers_the_true_difference_when_training_sets_overlap(repetiti
         (0.05, 0.02, 0.01, "better", "larger"),
         (-0.05, 0.02, 0.01, "worse", "larger"),
         (0.013, 0.01, 0.01, "better", "not shown"),
+        (-0.013, 0.01, 0.01, "worse", "not shown"),
         (0.00, 0.01, 0.01, "not shown", "not shown"),  # the interval must lie strictly inside
         (0.007, 0.004, 0.01, "better", "not shown"),  # one-sided tests would call it equivalent
         (0.01, 0.005, 0.0, "better", "larger"),
         (0.00, 0.005, 0.0, "not shown", "not shown"),
+        (
+            0.25,
+            0.25,
+            0.5,
+            "not shown",
+            "not shown",
+        ),  # an end exactly at 0, and one exactly at the margin, shows nothing
+        (-0.25, 0.25, 0.5, "not shown", "not shown"),
+        (0.75, 0.25, 0.5, "better", "not shown"),
+        (-0.75, 0.25, 0.5, "worse", "not shown"),
     ],
 )
 def test_direction_and_size_follow_from_the_interval(
@@ -350,9 +374,11 @@ def test_failure_rate_has_a_clopper_pearson_interval():
     assert (one_of_five.value, one_of_five.low, one_of_five.high) == pytest.approx((0.2, 0.0051, 0.7164), abs=1e-4)
     none = failure_interval(0, 5)
     assert (none.low, none.high) == pytest.approx((0, 1 - 0.025**0.2))
-    draw = np.random.default_rng(0)
-    counts = draw.binomial(10, 0.1, 2000)
-    assert np.mean([covers(failure_interval(int(count), 10), 0.1) for count in counts]) >= 0.95
+    its = [failure_interval(failed, 10, 0.9) for failed in range(11)]
+    for share in (0.02, 0.1, 0.5, 0.83):  # the probability of all counts whose interval holds the truth
+        assert sum(stats.binom.pmf(failed, 10, share) for failed in range(11) if covers(its[failed], share)) >= 0.9
+    assert (its[3].value, its[3].level) == (0.3, 0.9)
+    assert its[0].high == pytest.approx(1 - 0.05**0.1)
 
 
 def test_main_comparison_has_the_full_level_and_the_others_share_it():

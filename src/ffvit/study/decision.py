@@ -75,7 +75,7 @@ def looks(first: int, most: int) -> tuple[int, ...]:
     """The numbers of seeds at which a sequential study may be looked at, each about 1.6 times the one before."""
     counts = [first]
     while counts[-1] < most:
-        counts.append(min(most, max(counts[-1] + 1, round(counts[-1] * 1.6))))
+        counts.append(min(most, round(counts[-1] * 1.6)))
     return tuple(counts)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from ffvit.study.power import seeds_until_conclusive
 from ffvit.study.statistics import (
     Difference,
     crossed_difference,
@@ -64,6 +65,16 @@ def test_a_conclusion_must_hold_over_images_and_over_runs(of_images: float, of_r
     assert bool(stats.t.ppf(0.975, 3) * by_run > stats.t.ppf(0.975, degrees) * its.standard_error) is runs_decide
     assert_by_both_tests(its, [(its.standard_error, degrees), (by_run, 3)])
     assert (its.level, its.seeds, its.images, its.groups, its.folds, its.runs) == (0.95, 4, 50, 0, 0, 4)
+
+
+def test_what_runs_agree_on_is_left_to_the_images():
+    """Further runs average nothing out where each has the same difference; no number of them is promised to help."""
+    row = arm(3.0, 0.0, runs=1).astype(float) - arm(1.0, 0.0, runs=1)[:, ::-1]
+    first, second = (row > 0).repeat(4, axis=0), (row < 0).repeat(4, axis=0)
+    its = difference(first, second)
+    assert (its.standard_error, its.degrees) == pytest.approx((row.std(ddof=1) / sqrt(50), 49))
+    assert (its.run_variance, its.fixed_variance) == pytest.approx((0.0, its.standard_error**2))
+    assert seeds_until_conclusive(its, 0.01) is None
 
 
 @pytest.mark.parametrize("discordant", [0, 1])

@@ -82,7 +82,7 @@ def outlook(
     if redrawn is None:
         lasting, residual = IMAGE_SHARE * image, (1 - IMAGE_SHARE) * image
         true = run / runs + lasting / images + residual / (runs * images)
-        error, degrees, run_error = crossed_errors(
+        error, degrees, run_error, _ = crossed_errors(
             mean_square(images * run + residual, runs - 1),
             mean_square(runs * lasting + residual, images - 1),
             mean_square(residual, (runs - 1) * (images - 1)),

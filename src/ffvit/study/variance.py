@@ -88,9 +88,8 @@ def crossed(table: Float[np.ndarray, "seeds units"]) -> Spread:
     squares = table.var() * table.size - (seeds - 1) * of_seeds - (units - 1) * of_images
     residual = max(squares, 0.0) / ((seeds - 1) * (units - 1))
     errors = crossed_errors(of_seeds, of_images, residual, seeds, units)
-    error, degrees, run_error = (figure.item() for figure in errors)
-    run_variance = seeds * (run_error or error) ** 2
-    return Spread(error, degrees, run_error, seeds - 1.0, run_variance, max(error**2 - run_variance / seeds, 0.0))
+    error, degrees, run_error, by_run = (figure.item() for figure in errors)
+    return Spread(error, degrees, run_error, seeds - 1.0, seeds * by_run * error**2, (1 - by_run) * error**2)
 
 
 def crossed_errors(
@@ -99,8 +98,11 @@ def crossed_errors(
     residual: Float[np.ndarray, ...],
     runs: int,
     images: int,
-) -> tuple[Float[np.ndarray, ...], Float[np.ndarray, ...], Float[np.ndarray, ...]]:
-    """From the mean squares of a crossed table: standard error, degrees of freedom, standard error by the runs alone."""
+) -> tuple[Float[np.ndarray, ...], Float[np.ndarray, ...], Float[np.ndarray, ...], Float[np.ndarray, ...]]:
+    """From the mean squares of a crossed table: standard error, degrees of freedom, error by the runs alone, their share.
+
+    The share is of the variance: what further runs average out.
+    """
     both = of_runs + np.maximum(of_images - residual, 0.0)
     # One discordant prediction more each way: the least that so many could have failed to show.
     least = 2.0 / (runs * images)
@@ -111,6 +113,7 @@ def crossed_errors(
         np.sqrt(np.maximum(both, least) / (runs * images)),
         degrees,
         np.sqrt(np.where(few, 0.0, of_runs) / (runs * images)),
+        by_run,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from unittest import mock
 
 import numpy as np
@@ -16,6 +17,7 @@ from ffvit.models.mixers import FeedForward, PatchLinear, build_mixer
 from ffvit.profiling.memory import activation_bytes
 from ffvit.profiling.op_profile import profile_ops
 
+DROPPING = ("feedforward", "attention", "gmlp")
 CASES = [(name, axis) for name, row in MIXERS.items() for axis in row.axes]
 
 
@@ -96,11 +98,42 @@ def test_pooling_by_hand():
     assert mix(x)[0, [0, 1, 4], 0].tolist() == [corner, edge, centre]
 
 
+@pytest.mark.parametrize("mixer", ["pooling", "convolution"])
+def test_a_kernel_of_five_sees_two_patches_each_way(mixer):
+    shape = architecture(mixer, "patches").replace(block=(Branch(mixer, "patches", kernel=5),))
+    mix = build_mixer(shape.block[0], shape, dropout=0.0)
+    corner = torch.zeros(1, 25, 7)
+    corner[:, 0] = 1.0
+    moved = (mix(corner) - mix(torch.zeros(1, 25, 7)))[0, :, 0].view(5, 5)
+    assert moved[:3, :3].all()
+    assert not moved[3:].any()
+    assert not moved[:, 3:].any()
+
+
 def test_fourier_is_numpys():
     x = torch.randn(2, 13, 7, dtype=torch.float32)
     shape = architecture("fourier", "patches")
     ours = build_mixer(shape.block[0], shape, dropout=0.0)(x)
     np.testing.assert_allclose(ours, np.fft.fft(x.numpy(), axis=1, norm="ortho").real, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_fourier_keeps_the_precision_of_what_it_reads(dtype):
+    shape = architecture("fourier", "patches")
+    x = torch.randn(2, 25, 7).to(dtype)
+    mixed = build_mixer(shape.block[0], shape, dropout=0.0)(x)
+    assert mixed.dtype == dtype
+    np.testing.assert_allclose(mixed.float(), np.fft.fft(x.float(), axis=1, norm="ortho").real, rtol=0.01, atol=0.02)
+
+
+@pytest.mark.parametrize(("mixer", "axis"), [(name, axis) for name, axis in CASES if name in DROPPING])
+def test_dropout_zeroes_its_share_of_what_a_mixer_adds(mixer, axis):
+    shape = architecture(mixer, axis)
+    mix = build_mixer(shape.block[0], shape, dropout=0.25)
+    x = torch.randn(200, 25, 7)
+    x = x.mT if axis == "features" else x
+    assert (mix(x) == 0).float().mean().item() == pytest.approx(0.25, abs=0.02)
+    assert torch.equal(mix.eval()(x), mix(x))
 
 
 def test_random_is_frozen_and_travels_with_the_weights():
@@ -182,6 +215,24 @@ def test_only_counters_and_tracers_see_plain_linear_layers():
         assert fast.call_count == 8
         profile_ops(net, images)  # ours counts what runs
         assert fast.call_count == 16
+
+
+@pytest.mark.parametrize(
+    ("module", "state", "plain"),
+    [(torch.compiler, "is_exporting", True), (torch.jit, "is_tracing", True), (torch.compiler, "is_compiling", False)],
+)
+def test_exporters_and_tracers_see_plain_linear_layers_and_the_compiler_the_fast_one(monkeypatch, module, state, plain):
+    layer, x = PatchLinear(25, 30), torch.randn(2, 25, 7)
+    expected = layer(x)
+    monkeypatch.setattr(module, state, lambda: True)
+    with Watching() if not plain else nullcontext(), mock.patch.object(torch, "baddbmm", wraps=torch.baddbmm) as fast:
+        torch.testing.assert_close(layer(x), expected)
+    assert fast.call_count == (not plain)
+
+
+def test_shapes_can_be_asked_for_without_numbers():
+    with torch.device("meta"), torch.autocast("cpu", torch.bfloat16):
+        assert PatchLinear(25, 30)(torch.empty(2, 25, 7)).shape == (2, 30, 7)
 
 
 def test_along_features_layers_are_pytorchs_own():

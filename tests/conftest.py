@@ -4,9 +4,16 @@ import os
 import signal
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from photos import write_photos
+
+# No test asserts a time; machines may be slow or busy.
+hypothesis.settings.register_profile(
+    "unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("unhurried")
 
 # Where a shell started the suite in the background, SIGINT is ignored, here and in every process that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import PIL.Image
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 from sklearn.datasets import load_sample_image
@@ -415,7 +415,6 @@ class TestBadInput:
         )  # fmt: skip
 
 
-@settings(deadline=None)
 @given(
     contents=st.lists(st.lists(st.integers(0, 8), min_size=3, max_size=3).filter(any), min_size=3, max_size=40),
     share=st.floats(0.05, 0.5),

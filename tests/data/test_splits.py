@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import PIL.Image
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import IterableDataset
 from torchvision.datasets import ImageFolder
@@ -484,7 +484,6 @@ class TestHoldOut:
         labels = np.random.default_rng(0).permutation(labels)
         return ArrayImages("some", np.zeros((len(labels), 1, 1), np.uint8), labels)
 
-    @settings(deadline=None)
     @given(
         sizes=st.lists(st.integers(3, 60), min_size=2, max_size=12),
         share=st.floats(0.01, 0.6),

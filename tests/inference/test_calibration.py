@@ -57,7 +57,7 @@ def test_temperature_on_paper():
     assert fit_temperature(logits, np.array([0, 0, 0, 1])) == pytest.approx(3 / np.log(3), rel=1e-3)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.floats(0.1, 10))
 def test_scaled_logits_scale_the_temperature(factor: float):
     logits, labels = calibrated(500)

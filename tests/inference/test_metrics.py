@@ -87,7 +87,7 @@ def test_loss_interval_is_students():
     assert loss.value == pytest.approx(answers.loss.mean())
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.data())
 def test_every_interval_holds_its_estimate(data: st.DataObject):
     classes = data.draw(st.integers(1, 7))
@@ -100,7 +100,7 @@ def test_every_interval_holds_its_estimate(data: st.DataObject):
     json.dumps(evaluation.to_dict(), allow_nan=False)
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(st.randoms(use_true_random=False))
 def test_the_order_of_images_does_not_matter(random):
     answers = random_answers(images=101)

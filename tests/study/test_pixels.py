@@ -39,7 +39,7 @@ def embedded_spread(pixels: np.ndarray, patch: int) -> float:
         return float(embedding(images).flatten(2).var(2, correction=0).mean().sqrt())
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 2**16), patch=st.sampled_from([2, 4, 8]), contrast=st.floats(0.1, 1))
 def test_the_spread_is_that_of_embedded_patches(seed: int, patch: int, contrast: float):
     draw = np.random.RandomState(seed)

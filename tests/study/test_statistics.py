@@ -4,7 +4,7 @@ from math import inf, sqrt
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
@@ -210,7 +210,6 @@ def test_one_group_of_all_images_is_refused():
 answers = arrays(bool, st.tuples(st.integers(1, 5), st.integers(2, 30)))
 
 
-@settings(deadline=None)
 @given(answers, st.randoms(use_true_random=False))
 def test_intervals_contain_their_value_and_are_not_empty(first: np.ndarray, random):
     second = first.copy()

@@ -158,7 +158,7 @@ image = st.tuples(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, suppress_health_check=list(HealthCheck))
 @given(st.lists(image, min_size=1, max_size=20), st.integers(1, 7), st.randoms(use_true_random=False))
 def test_whatever_is_packed_is_read_back(tmp_path_factory, given_images, per_shard, random):
     folder = tmp_path_factory.mktemp("any")

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import math
+import warnings
 
+import jaxtyping
 import pytest
 import timm
 import torch
@@ -207,3 +209,54 @@ def test_all_four_cells_of_attention_and_feedforward():
             block = (Branch(over_patches, "patches"), Branch(over_features, "features"))
             net = Backbone(Architecture(width=12, depth=1, block=block, img_size=8, patch=2, num_classes=3))
             assert net(torch.randn(2, 3, 8, 8)).shape == (2, 3)
+
+
+def test_dictionaries_of_intermediates_and_dinos_name_for_them():
+    theirs = timm.create_model(
+        "vit_tiny_patch16_224", img_size=8, patch_size=2, in_chans=1, embed_dim=64, depth=4, num_heads=2, num_classes=10
+    ).eval()
+    ours = timm.create_model("vit_micro_patch2_8").eval()
+    ours.load_state_dict(to_ours(theirs.state_dict()))
+    for options in ({}, {"return_prefix_tokens": True}, {"intermediates_only": True}):
+        mine, its = (net.forward_intermediates(EIGHT, output_dict=True, **options) for net in (ours, theirs))
+        torch.testing.assert_close(mine, dict(sorted(its.items())), rtol=1e-4, atol=1e-5)
+    for options in ({}, {"n": [0, 2], "reshape": True}, {"n": 2, "return_prefix_tokens": True, "norm": True}):
+        mine, its = (net.get_intermediate_layers(EIGHT, **options) for net in (ours, theirs))
+        torch.testing.assert_close(mine, its, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("init", ["paper", "pytorch"])
+def test_a_new_head_keeps_mode_place_and_initialization(init):
+    net = Backbone(ffvit.NAMED["ff_micro_patch2_8"].replace(init=init)).double().eval()
+    net.reset_classifier(1000)
+    assert net.head.weight.dtype == torch.double
+    assert not any(module.training for module in net.modules())
+    expected = 0.02 if init == "paper" else 1 / math.sqrt(3 * 64)  # PyTorch's: uniform within 1 / sqrt(width)
+    assert net.head.weight.std().item() == pytest.approx(expected, rel=0.05)
+    assert net.head.bias.any() == (init == "pytorch")
+    net.reset_classifier(0)
+    assert not net.head.training
+
+
+def test_made_on_a_device_and_in_a_precision(name):
+    net = timm.create_model(name, device="meta", dtype=torch.bfloat16, global_pool="avg")
+    assert {(each.device.type, each.dtype) for each in net.state_dict().values()} == {("meta", torch.bfloat16)}
+    assert timm.create_model("convnet_w8_s1", device="meta", dtype=torch.half).head.weight.is_meta
+
+
+def test_torch_fx_traces_it(name, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # its stand-ins for tensors have no shape
+    net = timm.create_model(name).eval()
+    traced = torch.fx.symbolic_trace(net)
+    torch.testing.assert_close(traced(EIGHT), net(EIGHT), rtol=1e-5, atol=1e-6)
+
+
+def test_the_older_onnx_exporter_takes_it(name, tmp_path):
+    import onnxruntime
+
+    net = timm.create_model(name).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of its age
+        torch.onnx.export(net, (EIGHT,), tmp_path / "w.onnx", dynamo=False, input_names=["images"])
+    logits = onnxruntime.InferenceSession(tmp_path / "w.onnx").run(None, {"images": EIGHT.numpy()})[0]
+    torch.testing.assert_close(torch.tensor(logits), net(EIGHT), rtol=1e-4, atol=1e-5)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 
 import pytest
+import timm
 import torch
 
 import ffvit
@@ -59,3 +60,23 @@ def test_other_tools_count_the_same(tool):
         options = {"as_strings": False, "print_per_layer_stat": False, "ost": io.StringIO()}
         found, _ = get_model_complexity_info(net, (3, 224, 224), backend=tool.split()[1], **options)
     assert found == pytest.approx(count(net).flops / 2, rel=0.01)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", [name for name in ffvit.NAMED if "micro" in name] + ["convnet_w8_s1"])
+def test_fvcore_by_itself_and_as_timms_benchmark_calls_it(name):
+    """Products to the last one. fvcore does not know fused attention, which timm can leave aside."""
+    from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis
+
+    ffvit.register_with_timm()
+
+    fused = timm.layers.use_fused_attn()
+    timm.layers.set_fused_attn(False)
+    try:
+        net = timm.create_model(name).eval()
+        images = torch.ones(1, *net.default_cfg["input_size"])
+        found = FlopCountAnalysis(net, images).by_operator()
+    finally:
+        timm.layers.set_fused_attn(fused)
+    assert sum(found[each] for each in ("linear", "matmul", "conv", "addmm")) == count(net).flops / 2
+    assert ActivationCountAnalysis(net, images).total() > 0

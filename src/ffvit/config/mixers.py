@@ -101,6 +101,11 @@ class Mixer:
             return None
         return f"{module}:{name}"
 
+    @property
+    def is_built_in(self) -> bool:
+        """Whether it is of this package."""
+        return self in _TABLE
+
     def read_axis(self, axis: Axis) -> Axis:
         """The axis whose vectors the first matrix reads, where the mixer runs along `axis`."""
         other: Axis = "features" if axis == "patches" else "patches"

@@ -10,82 +10,20 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from timm.layers import DropPath, build_sincos2d_pos_embed, calculate_drop_path_rates, trunc_normal_
+from timm.layers import DropPath, calculate_drop_path_rates, trunc_normal_
 from timm.models import checkpoint_seq
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
-from torch.nn import functional
+from torch.fx import Proxy
 
 from ffvit.config.architecture import Architecture, Branch
 from ffvit.config.mixers import load_part
+from ffvit.models.embedding import POSITIONS, PatchEmbedding, has_class_token
 from ffvit.models.mixers import build_mixer
+from ffvit.models.resize import resize
 
 EPSILON = 1e-6
 """LayerNorm's epsilon, as in the paper's code, ViT and DeiT."""
-
-
-class PatchEmbedding(nn.Module):
-    """One convolution with kernel = stride = patch, its output in rows as tokens."""
-
-    def __init__(self, architecture: Architecture) -> None:
-        super().__init__()
-        patch = architecture.patch
-        self.proj = nn.Conv2d(architecture.in_chans, architecture.width, kernel_size=patch, stride=patch)
-
-    def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch patches features"]:
-        return self.proj(images).flatten(2).mT
-
-
-class PositionMap(nn.Module):
-    """A learned map resized bilinearly to the patch grid, and a vector for the class token (the paper's code)."""
-
-    def __init__(self, architecture: Architecture) -> None:
-        super().__init__()
-        self.grid = architecture.grid
-        rows, columns = architecture.position_grid or architecture.grid
-        self.map = nn.Parameter(torch.empty(1, architecture.width, rows, columns))
-        self.class_token = (
-            nn.Parameter(torch.empty(1, 1, architecture.width)) if _has_class_token(architecture) else None
-        )
-
-    def forward(self, tokens: Float[Tensor, "batch tokens features"]) -> Float[Tensor, "batch tokens features"]:
-        resized = functional.interpolate(self.map, size=self.grid, mode="bilinear", align_corners=False).flatten(2).mT
-        return tokens + (resized if self.class_token is None else torch.cat((self.class_token, resized), dim=1))
-
-
-class PositionVectors(nn.Module):
-    """A learned vector for every token (ViT)."""
-
-    def __init__(self, architecture: Architecture) -> None:
-        super().__init__()
-        self.vectors = nn.Parameter(torch.empty(1, architecture.tokens, architecture.width))
-
-    def forward(self, tokens: Float[Tensor, "batch tokens features"]) -> Float[Tensor, "batch tokens features"]:
-        return tokens + self.vectors
-
-
-class SinCosPositions(nn.Module):
-    """Fixed 2-D sine-cosine vectors (MoCo v3, arXiv 2104.02057, section 4.2); zero for a class token, as there."""
-
-    vectors: Tensor
-
-    def __init__(self, architecture: Architecture) -> None:
-        super().__init__()
-        grid = build_sincos2d_pos_embed(list(architecture.grid), dim=architecture.width)[None]
-        if _has_class_token(architecture):
-            grid = torch.cat((grid.new_zeros(1, 1, architecture.width), grid), dim=1)
-        self.register_buffer("vectors", grid, persistent=False)
-
-    def forward(self, tokens: Float[Tensor, "batch tokens features"]) -> Float[Tensor, "batch tokens features"]:
-        return tokens + self.vectors
-
-
-POSITIONS = {
-    "map": PositionMap,
-    "vectors": PositionVectors,
-    "sincos": SinCosPositions,
-    "none": nn.Identity,  # which ignores its arguments
-}
 
 
 class ResidualBranch(nn.Module):
@@ -102,8 +40,9 @@ class ResidualBranch(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Float[Tensor, "batch tokens features"]) -> Float[Tensor, "batch tokens features"]:
-        y = self.norm(x.mT).mT if self.norm_over_patches else self.norm(x)
-        y = self.mixer(y.mT).mT if self.along_features else self.mixer(y)
+        # Not `.mT`, which PyTorch's older ONNX exporter does not know.
+        y = self.norm(x.transpose(1, 2)).transpose(1, 2) if self.norm_over_patches else self.norm(x)
+        y = self.mixer(y.transpose(1, 2)).transpose(1, 2) if self.along_features else self.mixer(y)
         return x + self.drop_path(y)
 
 
@@ -131,7 +70,7 @@ class Backbone(nn.Module):
         self.num_classes = architecture.num_classes
         self.in_chans = architecture.in_chans
         self.embed_dim = self.num_features = self.head_hidden_size = architecture.width
-        self.num_prefix_tokens = int(_has_class_token(architecture))
+        self.num_prefix_tokens = int(has_class_token(architecture))
         self.global_pool = "token" if self.num_prefix_tokens else "avg"
         self.grad_checkpointing = False
         self.feature_info = [
@@ -181,7 +120,8 @@ class Backbone(nn.Module):
 
     def embed(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch tokens features"]:
         """Patches as tokens, the class token in front, positions added."""
-        if images.shape[1:] != (self.in_chans, *self.architecture.img_size):
+        traced = isinstance(images, Proxy)  # torch.fx's stand-in, which has no size
+        if not traced and images.shape[1:] != (self.in_chans, *self.architecture.img_size):
             height, width = self.architecture.img_size
             raise ValueError(
                 f"this network takes images of {self.in_chans} x {height} x {width} (channels, height, width); "
@@ -245,6 +185,7 @@ class Backbone(nn.Module):
         if num_classes:
             self.head = nn.Linear(self.embed_dim, num_classes, device=anchor.device, dtype=anchor.dtype)
             self._init_linear(self.head)
+        self.head.train(self.training)
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
@@ -274,6 +215,7 @@ class Backbone(nn.Module):
         stop_early: bool = False,
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
+        output_dict: bool = False,
     ) -> Any:
         """The tokens after chosen blocks, as timm's ViT gives them.
 
@@ -285,6 +227,7 @@ class Backbone(nn.Module):
             stop_early: Stop after the last block asked for.
             output_fmt: `NCHW` for maps of the patch grid, `NLC` for rows of patches.
             intermediates_only: Return only the list, not the pair with the final tokens.
+            output_dict: Return `image_intermediates`, and as asked `image_intermediates_prefix` and `image_features`.
         """
         if output_fmt not in ("NCHW", "NLC"):
             raise ValueError(f"output_fmt must be 'NCHW' or 'NLC'; got {output_fmt!r}")
@@ -298,10 +241,38 @@ class Backbone(nn.Module):
         prefix = self.num_prefix_tokens
         maps = [tokens[:, prefix:] for tokens in kept]
         if output_fmt == "NCHW":
-            maps = [tokens.mT.unflatten(2, self.architecture.grid).contiguous() for tokens in maps]
-        if return_prefix_tokens and prefix:
-            maps = list(zip(maps, [tokens[:, :prefix] for tokens in kept], strict=True))
+            maps = [patches.transpose(1, 2).unflatten(2, self.architecture.grid).contiguous() for patches in maps]
+        class_tokens = [tokens[:, :prefix] for tokens in kept] if return_prefix_tokens and prefix else None
+        if output_dict:
+            named = {"image_intermediates": maps, "image_intermediates_prefix": class_tokens}
+            named |= {} if intermediates_only else {"image_features": self.norm(tokens)}
+            return {name: value for name, value in named.items() if value is not None}
+        if class_tokens is not None:
+            maps = list(zip(maps, class_tokens, strict=True))
         return maps if intermediates_only else (self.norm(tokens), maps)
+
+    def get_intermediate_layers(
+        self,
+        x: Float[Tensor, "batch channels height width"],
+        n: int | list[int] | tuple[int, ...] = 1,
+        reshape: bool = False,
+        return_prefix_tokens: bool = False,
+        norm: bool = False,
+    ) -> Any:
+        """The list of `forward_intermediates`, as DINO's code asks for it."""
+        return self.forward_intermediates(
+            x, n, return_prefix_tokens, norm, output_fmt="NCHW" if reshape else "NLC", intermediates_only=True
+        )
+
+    def set_input_size(
+        self, img_size: int | tuple[int, int] | None = None, patch_size: int | tuple[int, int] | None = None
+    ) -> None:
+        """Take images of another size, in pixels (see `ffvit.models.resize`).
+
+        Raises:
+            ValueError: The weights do not allow that size.
+        """
+        resize(self, img_size, patch_size)
 
     def prune_intermediate_layers(
         self, indices: int | list[int] | tuple[int, ...] = 1, prune_norm: bool = False, prune_head: bool = True
@@ -314,7 +285,3 @@ class Backbone(nn.Module):
         if prune_head:
             self.head = nn.Identity()
         return taken
-
-
-def _has_class_token(architecture: Architecture) -> bool:
-    return architecture.readout == "class_token"

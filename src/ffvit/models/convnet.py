@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -63,7 +64,9 @@ class ConvNet(nn.Module):
         if global_pool not in (None, "avg"):
             raise ValueError(f"global_pool: a ConvNet has 'avg' only; got {global_pool!r}")
         self.num_classes = num_classes
-        self.head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+        at: Any = {"device": self.stages[0].weight.device, "dtype": self.stages[0].weight.dtype}
+        self.head = nn.Linear(self.num_features, num_classes, **at) if num_classes else nn.Identity()
+        self.head.train(self.training)
 
     def get_classifier(self) -> nn.Module:
         """The head."""

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from timm.layers import Attention, GatedMlp
 from timm.models.mlp_mixer import SpatialGatingUnit
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn import functional
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 from torch.utils.checkpoint import checkpoint
@@ -29,8 +30,8 @@ class PatchLinear(nn.Linear):
     """
 
     def forward(self, x: Float[Tensor, "batch length width"]) -> Float[Tensor, "batch out width"]:
-        if _is_traced_or_counted():
-            return super().forward(x.mT).mT
+        if _is_traced_or_counted(x):
+            return super().forward(x.transpose(1, 2)).transpose(1, 2)
         weight: Tensor = self.weight
         bias: Tensor = self.bias
         # Autocast would cast the matrix, and so write it out, once an image.
@@ -39,9 +40,9 @@ class PatchLinear(nn.Linear):
         return torch.baddbmm(bias[:, None], weight.expand(x.shape[0], -1, -1), x)
 
 
-def _is_traced_or_counted() -> bool:
+def _is_traced_or_counted(x: object) -> bool:
     """Whether a tracer or an operation counter is active: exporters, fvcore and ptflops know `linear`, not `baddbmm`."""
-    if torch.compiler.is_exporting() or torch.jit.is_tracing():  # type: ignore[attr-defined]
+    if isinstance(x, Proxy) or torch.compiler.is_exporting() or torch.jit.is_tracing():  # type: ignore[attr-defined]
         return True
     return not torch.compiler.is_compiling() and is_in_torch_dispatch_mode(include_infra_modes=False)
 
@@ -67,12 +68,12 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch length width"]) -> Float[Tensor, "batch length width"]:
         # Features lie together in memory: transposed, one matrix product serves all images.
-        hidden = self.fc1(x.mT if self.along_features else x)
+        hidden = self.fc1(x.transpose(1, 2) if self.along_features else x)
         if self.recomputes:
             y = checkpoint(self._after, hidden, use_reentrant=False, preserve_rng_state=self.dropout.p > 0)
         else:
             y = self._after(hidden)
-        return y.mT if self.along_features else y
+        return y.transpose(1, 2) if self.along_features else y
 
     def _after(self, hidden: Float[Tensor, "batch rows columns"]) -> Float[Tensor, "batch rows_out columns_out"]:
         return self.dropout(self.fc2(self.dropout(functional.gelu(hidden))))
@@ -87,7 +88,7 @@ class Linear(nn.Module):
         self.fc = _linear(length, length, axis)
 
     def forward(self, x: Float[Tensor, "batch length width"]) -> Float[Tensor, "batch length width"]:
-        return self.fc(x.mT).mT if self.along_features else self.fc(x)
+        return self.fc(x.transpose(1, 2)).transpose(1, 2) if self.along_features else self.fc(x)
 
 
 class Pooling(nn.Module):
@@ -112,8 +113,8 @@ class OnPatchGrid(nn.Module):
     def forward(self, x: Float[Tensor, "batch length width"]) -> Float[Tensor, "batch length width"]:
         rows, columns = self.grid
         class_tokens = x.shape[1] - rows * columns
-        image = x[:, class_tokens:].mT.unflatten(2, (rows, columns))
-        return functional.pad(self.mixer(image).flatten(2).mT, (0, 0, class_tokens, 0))
+        image = x[:, class_tokens:].transpose(1, 2).unflatten(2, (rows, columns))
+        return functional.pad(self.mixer(image).flatten(2).transpose(1, 2), (0, 0, class_tokens, 0))
 
 
 class Fourier(nn.Module):

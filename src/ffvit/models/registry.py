@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import cache
 from typing import Any
 
+import torch
 from timm.models import build_model_with_cfg, register_model
 from torch import Tensor, nn
 
@@ -104,9 +106,15 @@ def _entry_point(name: str) -> Callable[..., nn.Module]:
         width, stride = CONVNETS[name]
         options = {"model_cls": ConvNet, "width": width, "stride": stride}
 
-    def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-        network: nn.Module = build_model_with_cfg(variant=name, pretrained=pretrained, **options, **kwargs)
-        return network
+    def create(
+        pretrained: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        **kwargs: Any,
+    ) -> nn.Module:
+        with nullcontext() if device is None else torch.device(device):
+            network: nn.Module = build_model_with_cfg(variant=name, pretrained=pretrained, **options, **kwargs)
+        return network if dtype is None else network.to(dtype)
 
     create.__name__ = create.__qualname__ = name
     return create

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ import ffvit
 from ffvit import Architecture, Branch
 from ffvit.config import recipe
 from ffvit.models.backbone import Backbone
-from ffvit.models.vit_conversion import architecture_of, to_ours
+from ffvit.models.hub import write_paper_file
+from ffvit.models.vit_conversion import architecture_of, to_layout, to_ours
 from ffvit.profiling.count import count
 from ffvit.training.optimizer import build_optimizer, parameter_groups
 
@@ -54,6 +56,49 @@ def test_features_and_logits(size):
         logits = net.forward_head(tokens)
     np.testing.assert_allclose(tokens[:, 0].numpy(), ARRAYS[f"{size}_features"], rtol=1e-9)
     np.testing.assert_allclose(logits.numpy(), ARRAYS[f"{size}_logits"], rtol=1e-9)
+
+
+@pytest.mark.parametrize("size", NAMES)
+def test_weights_go_back_into_the_released_class(size, tmp_path):
+    with (
+        torch.device("meta") if size == "large" else nullcontext()
+    ):  # what the class's strict load asks: names and shapes
+        net = ffvit.create_model(NAMES[size])
+    state = to_layout(net, "released")
+    assert {name: list(tensor.shape) for name, tensor in state.items()} == FACTS["state_dict_shapes"][size]
+    if size == "tiny":
+        write_paper_file(net, tmp_path / "linear-tiny-checkpoint.pth")
+        content = torch.load(tmp_path / "linear-tiny-checkpoint.pth", weights_only=True)["model"]
+        again = to_ours(content)
+        assert all(torch.equal(again[name], tensor) for name, tensor in net.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["deit_tiny_patch16_224", "vit_base_patch32_224"])
+def test_weights_go_back_into_timms_vit(name):
+    theirs = timm.create_model(name, num_classes=7)
+    ours = Backbone(architecture_of(theirs.state_dict()))
+    again = timm.create_model(name, num_classes=7)
+    again.load_state_dict(to_layout(ours, "timm ViT"))
+    back = to_ours(again.state_dict())
+    assert all(torch.equal(back[name], tensor) for name, tensor in ours.state_dict().items())
+
+
+def test_what_has_no_counterpart_is_refused(tmp_path):
+    cases = [
+        (ffvit.create_model("vit_micro_patch2_8"), "released", "the paper's class: feed-forward over features"),
+        (ffvit.create_model("ff_micro_patch2_8"), "released", "images of 224 x 224"),
+        (ffvit.create_model("attention_only_micro_patch2_8"), "timm ViT", "timm's ViT: attention over patches"),
+    ]
+    for net, layout, words in cases:
+        with pytest.raises(ffvit.UserError, match=f"no counterpart in .*{words}"):
+            to_layout(net, layout)
+    pooled = ffvit.create_model("vit_micro_patch2_8")
+    to_layout(pooled, "timm ViT")
+    pooled.reset_classifier(10, "avg")
+    with pytest.raises(ffvit.UserError, match="no counterpart in timm's ViT"):
+        to_layout(pooled, "timm ViT")
+    with pytest.raises(ffvit.UserError, match="no counterpart in the paper's class: it is timm's"):
+        write_paper_file(ffvit.create_model("test_vit"), tmp_path / "w.pth")
 
 
 def loss_of(net: Backbone) -> torch.Tensor:

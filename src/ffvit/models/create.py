@@ -13,7 +13,7 @@ from ffvit.config.architecture import NAMED, Architecture, Network
 from ffvit.config.preprocess import Preprocess
 from ffvit.errors import ModelError, UserError, did_you_mean
 from ffvit.models.backbone import Backbone
-from ffvit.models.registry import build, default_cfgs, input_config, register_with_timm
+from ffvit.models.registry import ANY_BACKBONE, build, default_cfgs, input_config, register_with_timm
 
 
 def create_model(
@@ -101,8 +101,29 @@ def _described(network: Any, built_from: Network) -> nn.Module:
     """The network, with notes on how it was built and how its images are prepared."""
     network.built_from = built_from
     set_preprocess(network, preprocess_of(network))
+    note_for_timm(network)
     described: nn.Module = network
     return described
+
+
+def note_for_timm(network: Any) -> None:
+    """Note on a network how timm builds it again, so that timm's `save_for_hf` and `push_to_hf_hub` take it.
+
+    An architecture without a name of its own, or changed since, is built as `ffvit_backbone`.
+    """
+    noted: Any = network
+    config = getattr(network, "pretrained_cfg", None) or input_config(network.architecture)
+    name, args = config.get("architecture"), dict(getattr(network, "_model_args", {}))
+    if isinstance(network, Backbone):
+        name = network_of(network).name or ""
+        own = NAMED.get(name)
+        sizes = {field: getattr(network.architecture, field) for field in ("num_classes", "in_chans", "img_size")}
+        args = {"img_size": network.architecture.img_size}
+        if own is None or own.replace(**sizes) != network.architecture:
+            name, args = ANY_BACKBONE, {"architecture": network.architecture.model_dump(mode="json")}
+        noted._traits = {**getattr(network, "_traits", {}), "img_size": network.architecture.img_size}
+    noted._model_args = args
+    noted.pretrained_cfg = {**config, "architecture": name or network_of(network).name}
 
 
 def check_name(name: str) -> None:
@@ -121,7 +142,7 @@ def list_models(pattern: str) -> list[str]:
     """The names that match a shell pattern, ours first, then timm's."""
     register_with_timm()
     ours = [name for name in NAMED if fnmatch(name, pattern)]
-    return ours + [name for name in timm.list_models(pattern) if name not in NAMED]
+    return ours + [name for name in timm.list_models(pattern) if name not in NAMED and name != ANY_BACKBONE]
 
 
 def network_of(network: nn.Module) -> Network:

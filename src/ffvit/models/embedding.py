@@ -64,10 +64,18 @@ class SinCosPositions(nn.Module):
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
-        grid = build_sincos2d_pos_embed(list(architecture.grid), dim=architecture.width)[None]
-        if has_class_token(architecture):
-            grid = torch.cat((grid.new_zeros(1, 1, architecture.width), grid), dim=1)
-        self.register_buffer("vectors", grid, persistent=False)
+        self.architecture = architecture
+        self.register_buffer("vectors", self._computed(), persistent=False)
+
+    def _computed(self) -> Tensor:
+        grid = build_sincos2d_pos_embed(list(self.architecture.grid), dim=self.architecture.width)[None]
+        if has_class_token(self.architecture):
+            grid = torch.cat((grid.new_zeros(1, 1, self.architecture.width), grid), dim=1)
+        return grid
+
+    def init_non_persistent_buffers(self) -> None:
+        """Compute the vectors again where they are, as timm's modules do and transformers asks for."""
+        self.vectors = self._computed().to(self.vectors)
 
     def forward(self, tokens: Float[Tensor, "batch tokens features"]) -> Float[Tensor, "batch tokens features"]:
         return tokens + self.vectors

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import cache
 from typing import Any
@@ -12,10 +12,16 @@ from timm.models import build_model_with_cfg, register_model
 from torch import Tensor, nn
 
 from ffvit.config.architecture import NAMED, Architecture
+from ffvit.config.base import parse
+from ffvit.config.mixers import refuse_imports
 from ffvit.config.preprocess import Preprocess
+from ffvit.errors import ModelError
 from ffvit.models.backbone import Backbone
 from ffvit.models.convnet import CONVNETS, ConvNet
 from ffvit.models.vit_conversion import to_ours
+
+ANY_BACKBONE = "ffvit_backbone"
+"""What timm builds from any `Architecture`, given as `architecture` in a Hub folder's `model_args`."""
 
 RELEASE = "https://github.com/lukemelas/do-you-even-need-attention/releases/download/v0.0.1/"
 RELEASED = {
@@ -68,7 +74,7 @@ def build(
     architecture: Architecture,
     num_classes: int | None = None,
     in_chans: int | None = None,
-    img_size: int | tuple[int, int] | None = None,
+    img_size: int | Sequence[int] | None = None,
     global_pool: str | None = None,
     drop_rate: float = 0.0,
     proj_drop_rate: float = 0.0,
@@ -83,25 +89,39 @@ def build(
     return network
 
 
+def _saved(architecture: Mapping[str, Any] | None = None, pretrained_cfg: Any = None, **options: Any) -> dict[str, Any]:
+    """What builds a backbone of an architecture that a file describes: its own sizes, unless others are given.
+
+    Raises:
+        UserError: It describes none, or one with a mixer that would have to be imported.
+    """
+    if architecture is None:
+        raise ModelError(f"{ANY_BACKBONE} needs an architecture, as a folder that ffvit wrote for the Hub has")
+    with refuse_imports():
+        saved = parse(Architecture, dict(architecture), "model_args.architecture")
+    sizes = {field: getattr(saved, field) for field in ("num_classes", "in_chans", "img_size")}
+    return {"architecture": saved, "pretrained_cfg": pretrained_cfg or input_config(saved), **sizes, **options}
+
+
 @cache
 def register_with_timm() -> None:
     """Register our named networks with timm: `timm.create_model` builds them, `timm.list_models` lists them.
 
     Importing ffvit registers nothing; `ffvit.create_model` and the commands call this themselves.
     """
-    for name in default_cfgs:
+    for name in (*default_cfgs, ANY_BACKBONE):
         register_model(_entry_point(name))
 
 
 def _entry_point(name: str) -> Callable[..., nn.Module]:
     options: dict[str, Any]
-    if name in NAMED:
+    if name in NAMED or name == ANY_BACKBONE:
         options = {
             "model_cls": build,
-            "architecture": NAMED[name],
             "pretrained_filter_fn": _released_to_ours,
             "feature_cfg": {"out_indices": 3, "feature_cls": "getter"},
         }
+        options |= {"architecture": NAMED[name]} if name in NAMED else {}
     else:
         width, stride = CONVNETS[name]
         options = {"model_cls": ConvNet, "width": width, "stride": stride}
@@ -112,6 +132,7 @@ def _entry_point(name: str) -> Callable[..., nn.Module]:
         dtype: torch.dtype | None = None,
         **kwargs: Any,
     ) -> nn.Module:
+        kwargs = _saved(**kwargs) if name == ANY_BACKBONE else kwargs
         with nullcontext() if device is None else torch.device(device):
             network: nn.Module = build_model_with_cfg(variant=name, pretrained=pretrained, **options, **kwargs)
         return network if dtype is None else network.to(dtype)

@@ -44,8 +44,12 @@ def resize(network: Backbone, img_size: Size, patch_size: Size) -> None:
         )
     if old.position == "map":
         new = new.replace(position_grid=old.position_grid or old.grid)
+    from ffvit.models.create import note_for_timm, preprocess_of, set_preprocess  # which builds backbones
+
     _resample(network, new)
     network.architecture = new
+    set_preprocess(network, preprocess_of(network))
+    note_for_timm(network)
     for info in network.feature_info:
         info["reduction"] = max(patch)
 
@@ -87,7 +91,8 @@ def _resample(network: Backbone, new: Architecture) -> None:
         )
         position.vectors = _like(position.vectors, vectors)
     elif isinstance(position, SinCosPositions):
-        position.vectors = SinCosPositions(new).vectors.to(position.vectors)
+        position.architecture = new
+        position.init_non_persistent_buffers()
     for module in network.modules():
         if isinstance(module, OnPatchGrid):
             module.grid = new.grid

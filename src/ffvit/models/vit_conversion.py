@@ -12,13 +12,16 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from typing import Literal
 
 import timm
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from ffvit.config.architecture import FF_ONLY, Architecture, transformer
+from ffvit.config.architecture import FF_ONLY, NAMED, Architecture, transformer
 from ffvit.config.preprocess import Preprocess
 from ffvit.errors import ModelError
+from ffvit.models.backbone import Backbone
 
 _RENAMED = {
     "released": (
@@ -69,22 +72,29 @@ def to_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def preprocess_of_vit(architecture: Architecture) -> Preprocess:
     """How timm prepares images for its plain ViT of this size (mean and deviation 0.5), or of no named size."""
+    config = timm.get_pretrained_cfg(_vit_name(architecture))
+    return Preprocess.from_timm(config.to_dict(), img_size=architecture.img_size, in_chans=architecture.in_chans)
+
+
+def _vit_name(architecture: Architecture) -> str:
+    """Timm's name for a plain ViT of this size, or of no named size."""
     size = {192: "tiny", 384: "small", 768: "base", 1024: "large"}.get(architecture.width)
     name = f"vit_{size}_patch{architecture.patch[0]}_{architecture.img_size[0]}"
-    config = timm.get_pretrained_cfg(name if timm.is_model(name) else "vit_base_patch16_224")
-    return Preprocess.from_timm(config.to_dict(), img_size=architecture.img_size, in_chans=architecture.in_chans)
+    return name if timm.is_model(name) else "vit_base_patch16_224"
 
 
 def architecture_of(state: Mapping[str, Tensor]) -> Architecture | None:
     """The architecture of weights in the paper's or timm ViT's layout, read off their shapes; none for others.
 
-    Shapes leave two things open: the image is assumed square, and a ViT's heads to have 64 features, as in all that
+    Weights under our names are those of a named network, or tell nothing. Of the other layouts, shapes leave two things open: the image is assumed square, and a ViT's heads to have 64 features, as in all that
     were released.
 
     Raises:
         UserError: The number of tokens is no square and a class token.
     """
     layout = layout_of(state)
+    if layout == "ours":
+        return _named_like(state)
     if layout not in ("released", "timm ViT"):
         return None
     depth = 1 + max(int(match[1]) for name in state if (match := re.match(r"blocks\.(\d+)\.", name)))
@@ -109,3 +119,89 @@ def architecture_of(state: Mapping[str, Tensor]) -> Architecture | None:
             block=FF_ONLY, position="map", position_grid=tuple(state["pos_encoding.pos_embed"].shape[-2:]), **common
         )
     return Architecture(block=transformer(heads=max(1, width // 64)), position="vectors", **common)
+
+
+def _named_like(state: Mapping[str, Tensor]) -> Architecture | None:
+    """The named network whose weights have these names and shapes, whatever its classes and channels."""
+    shapes = {name: tensor.shape for name, tensor in state.items()}
+    sizes = {
+        "num_classes": shapes["head.weight"][0] if "head.weight" in shapes else 0,
+        "in_chans": shapes["patch_embed.proj.weight"][1],
+    }
+    for named in NAMED.values():
+        architecture = named.replace(**sizes)
+        with torch.device("meta"):
+            outline = Backbone(architecture).state_dict()
+        if {name: tensor.shape for name, tensor in outline.items()} == shapes:
+            return architecture
+    return None
+
+
+def to_layout(network: Backbone, layout: Literal["released", "timm ViT"]) -> dict[str, Tensor]:
+    """The weights of a network of ours under the names of the paper's released class, or of timm's ViT and DeiT.
+
+    Raises:
+        UserError: No network of that kind computes the same.
+    """
+    plain, released = network.architecture, layout == "released"
+    if plain.position == "map" and plain.position_grid is None:
+        plain = plain.replace(position_grid=plain.grid)
+    counterpart = plain.replace(
+        block=FF_ONLY if released else transformer(heads=plain.block[0].heads or 1),
+        readout="class_token",
+        position="map" if released else "vectors",
+        position_grid=(14, 14) if released else None,
+        # The released class counts the tokens of 224 x 224 images, whatever it is given.
+        **({"img_size": (224, 224), "patch": (plain.patch[0],) * 2} if released else {}),
+    )
+    same_block = _spelled_out(plain) == _spelled_out(counterpart)
+    if not same_block or plain.replace(block=counterpart.block) != counterpart or network.global_pool != "token":
+        raise ModelError(f"this network has no counterpart in {_COUNTERPARTS[layout]}")
+    parts = {"0.mixer": "mlp1", "1.mixer": "mlp2"} if released else {"0.mixer": "attn", "1.mixer": "mlp"}
+    parts |= {"0.norm": "norm1", "1.norm": "norm2"}
+    positions = {
+        "position.map": "pos_encoding.pos_embed",
+        "position.class_token": "pos_encoding.cls_pos_embed",
+        "position.vectors": "pos_embed",
+    }
+    return {
+        re.sub(r"(?<=\.)[01]\.(norm|mixer)(?=\.)", lambda match: parts[match[0]], positions.get(name, name)): tensor
+        for name, tensor in network.state_dict().items()
+    }
+
+
+_COUNTERPARTS = {
+    "released": "the paper's class: feed-forward over features, then over patches; class token; a position map of "
+    "14 x 14; images of 224 x 224",
+    "timm ViT": "timm's ViT: attention over patches, then feed-forward over features; class token; a learned vector for "
+    "each position",
+}
+
+
+def _spelled_out(architecture: Architecture) -> list[tuple[object, ...]]:
+    """The block with every default filled in."""
+    return [
+        (branch.mixer, branch.axis, branch.normalised_axis, architecture.hidden(branch), branch.heads or 1)
+        for branch in architecture.block
+    ]
+
+
+def timm_vit_of(network: Backbone) -> nn.Module:
+    """Timm's ViT with the weights of a network of ours.
+
+    Raises:
+        UserError: As `to_layout`.
+    """
+    state, plain = to_layout(network, "timm ViT"), network.architecture
+    vit: nn.Module = timm.create_model(
+        _vit_name(plain),
+        img_size=plain.img_size,
+        patch_size=plain.patch,
+        in_chans=plain.in_chans,
+        num_classes=plain.num_classes,
+        embed_dim=plain.width,
+        depth=plain.depth,
+        num_heads=plain.block[0].heads or 1,
+    )
+    vit.load_state_dict(state)
+    return vit.train(network.training)

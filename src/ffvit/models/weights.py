@@ -21,7 +21,7 @@ from ffvit.models.weights_file import WeightsInfo, read_weights
 
 
 def save_weights(
-    path: Path,
+    path: str | Path,
     network: nn.Module,
     class_names: Sequence[str] | None,
     state: Mapping[str, Tensor] | None = None,
@@ -47,7 +47,7 @@ def save_weights(
     }
     state = network.state_dict() if state is None else state
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
-    with atomic_path(path) as temporary:
+    with atomic_path(Path(path)) as temporary:
         save_file(tensors, temporary, metadata={"ffvit": json.dumps(info)})  # one key: several come in random order
 
 
@@ -59,14 +59,18 @@ def load(
     dropout: float = 0.0,
     drop_path: float = 0.0,
 ) -> nn.Module:
-    """Load a network from a run folder, one of our files, the paper's released checkpoints, or DeiT's and timm's ViT.
+    """Load a network from a run folder, a Hub folder or repository, one of our files, or a checkpoint of others.
+
+    Checkpoints of others are the paper's released ones, DeiT's and timm's ViT, those of timm's train.py (which name their
+    network, and whose moving average is taken if they have one), and state dictionaries of our named networks, also as
+    DDP, torch.compile and Accelerate write them.
 
     The file's metadata, or the `config.json` of a folder from the Hub, says how images are prepared. A ViT without either
     is normalized as timm's ViTs are, by 0.5, unless it lies under `model` in its file, as DeiT's checkpoints do; with
     `model`, timm's preparation for that name is used.
 
     Args:
-        path: A file or folder; its content says what it is.
+        path: A file or folder; its content says what it is. `hf-hub:user/name`, or `hf-hub:user/name@revision`, downloads.
         model: The network, for weights that do not say (those of other timm networks): a name or an `Architecture`.
         num_classes: Another number of classes than the weights have: the head is then new (see `new_head`).
         dropout: As in `create_model`, for training on.
@@ -90,6 +94,11 @@ def load(
     _check_outline(network, saved_classes, state, path)
     built: Any = create_model(network, saved_classes, dropout=dropout, drop_path=drop_path)
     fit(built, state, str(path))
+    pool = getattr(built, "global_pool", None)
+    if info.global_pool is not None and isinstance(pool, str) and pool != info.global_pool:
+        raise ModelError(
+            f"{path}: its network pools by {info.global_pool!r}, and ffvit builds it with {pool!r}: use it with timm"
+        )
     if preprocess is not None:  # its image size is that of the network, which may have been asked for in another
         set_preprocess(built, preprocess.replace(img_size=preprocess_of(built).img_size))
     names, temperature = info.class_names, info.temperature
@@ -102,6 +111,8 @@ def load(
         built.reset_classifier(num_classes)
         names = temperature = None
     built.class_names = tuple(names) if names is not None else None
+    if names is not None:
+        built.pretrained_cfg |= {"label_names": list(names), "num_classes": len(names)}
     built.temperature = temperature
     loaded: nn.Module = built.eval()
     return loaded

@@ -12,7 +12,6 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,15 +22,16 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ffvit.config.architecture import Network
-from ffvit.config.base import Value, parse, short
+from ffvit.config.base import Value, parse
 from ffvit.config.mixers import refuse_imports
 from ffvit.config.preprocess import Preprocess
 from ffvit.config.strict_yaml import read_yaml
 from ffvit.errors import ModelError, UserError
+from ffvit.models.checkpoint_info import info_of_checkpoint, info_of_hub_config, state_in
+from ffvit.models.hub import CONFIG, HUB, WEIGHTS, download
 
-HUB_CONFIG = "config.json"
-HUB_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-"""What timm and the Hub call a folder's files."""
+HUB_WEIGHTS = (WEIGHTS, "pytorch_model.bin")
+"""What timm, Accelerate and the Hub call a folder's weights."""
 
 RUN_CONFIG = "config.yaml"
 WEIGHTS_OF_A_RUN = ("best.safetensors", "last.safetensors")
@@ -51,6 +51,7 @@ class WeightsInfo(Value):
         preprocess: How images are prepared for it.
         temperature: What its logits are divided by to calibrate its probabilities.
         wrapped: Whether the weights lie under `model` in their file.
+        global_pool: How the network pools its features, in timm's words, if that was noted.
     """
 
     network: Network | None = None
@@ -58,15 +59,16 @@ class WeightsInfo(Value):
     preprocess: Preprocess | None = None
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     wrapped: bool = False
+    global_pool: str | None = None
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], WeightsInfo]:
-    """The weights in a file or folder, and what the file or folder says of them.
+    """The weights in a file, a folder or a repository on the Hub (`hf-hub:user/name`), and what is said there of them.
 
     Raises:
         UserError: As `load`.
     """
-    path = _weights_file(path)
+    path = _weights_file(download(str(path)) if str(path).startswith(HUB) else path)
     try:
         with path.open("rb") as file:
             head = file.read(16)
@@ -74,16 +76,18 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], WeightsInfo]:
         raise ModelError(f"{path}: cannot be read: {error.strerror}") from None
     if not head:
         raise ModelError(f"{path}: the file is empty")
-    config = path.with_name(HUB_CONFIG)
-    from_hub = _hub_info(config) if path.name in HUB_WEIGHTS and config.is_file() else {}
+    config = path.with_name(CONFIG)
+    from_hub = info_of_hub_config(config) if path.name in HUB_WEIGHTS and config.is_file() else {}
     if head[8:9] == b"{":
         state, info = _read_safetensors(path)
         with refuse_imports():
             return state, parse(WeightsInfo, info or from_hub, f"{path}: metadata")
     if head[:2] == b"PK" or head[:1] == b"\x80":
         content = _read_pickle(path)
-        wrapped = isinstance(content, Mapping) and isinstance(content.get("model"), Mapping)
-        return _state_in(content, path), parse(WeightsInfo, from_hub or {"wrapped": wrapped}, str(config))
+        with refuse_imports():
+            if from_hub:
+                return state_in(content, path), parse(WeightsInfo, from_hub, str(config))
+            return state_in(content, path), parse(WeightsInfo, info_of_checkpoint(content, path), f"{path}: args")
     raise ModelError(f"{path}: neither a PyTorch nor a safetensors file")
 
 
@@ -114,34 +118,6 @@ def _import_mixers_of_run(config: Path) -> None:
     with suppress(UserError):  # a damaged configuration is nothing that weights need
         fields = read_yaml(config)
         parse(Network, fields.get("network") if isinstance(fields, dict) else None)
-
-
-def _hub_info(path: Path) -> dict[str, Any]:
-    """What timm's `config.json` says, as our metadata says it; nothing, if it is another library's."""
-    try:
-        with path.open("rb") as file:
-            content = json.loads(file.read(2**24))
-        if "architecture" not in content:
-            return {}
-        config = content.get("pretrained_cfg", content)
-        preprocess = Preprocess.from_timm(config, f"{path}: pretrained_cfg")
-        names = content.get("label_names") or config.get("label_names")
-        if isinstance(names, Mapping):  # by number
-            names = [names[str(number)] for number in range(len(names))]
-        return {
-            "network": {
-                "name": content["architecture"],
-                "num_classes": content.get("num_classes", config.get("num_classes")),
-                "in_chans": preprocess.in_chans,
-                "img_size": preprocess.img_size,
-            },
-            "class_names": names,
-            "preprocess": preprocess,
-        }
-    except UserError:
-        raise
-    except Exception as error:  # whatever its fields may be
-        raise ModelError(f"{path}: cannot be read as timm's description of a network: {short(error)}") from None
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -187,17 +163,3 @@ def _check_zip(path: Path) -> None:
         raise ModelError(
             f"{path}: not opened: its archive is compressed, as PyTorch's never are; unpack and pack it anew"
         )
-
-
-def _state_in(content: object, path: Path) -> dict[str, Tensor]:
-    """The state dictionary in what a checkpoint holds: itself, or under the usual names."""
-    for key in ("model", "state_dict", "model_state_dict"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    if (
-        not isinstance(content, Mapping)
-        or not content
-        or not all(isinstance(value, Tensor) for value in content.values())
-    ):
-        raise ModelError(f"{path}: no weights in this file (neither a state dictionary nor one under `model`)")
-    return {re.sub(r"^(module\.|_orig_mod\.)+", "", str(name)): tensor for name, tensor in content.items()}

@@ -144,3 +144,8 @@ def test_a_verbose_check_prints_what_it_found_and_a_silent_one_nothing(tmp_path,
     assert capsys.readouterr().out == ""
     ffvit.check(tmp_path / "photos", verbose=True)
     assert "cannot be read" in capsys.readouterr().out
+
+
+def test_train_says_what_it_takes_for_a_network():
+    with pytest.raises(ffvit.UserError, match=r"model: must be a name or an Architecture, .*; got Backbone"):
+        ffvit.train(ffvit.create_model("ff_micro_patch2_8"))

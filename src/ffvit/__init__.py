@@ -16,7 +16,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ffvit.api import benchmark, check, compare, evaluate, list_models, predict, prepare, report, resume, train
+    from ffvit.api import (
+        benchmark,
+        check,
+        compare,
+        evaluate,
+        list_models,
+        predict,
+        prepare,
+        push,
+        report,
+        resume,
+        train,
+    )
     from ffvit.config.architecture import NAMED, Architecture, Branch
     from ffvit.config.data import Data
     from ffvit.config.hardware import Hardware
@@ -37,7 +49,7 @@ if TYPE_CHECKING:
     from ffvit.study.plan import Plan
 
 _NAMES = {
-    "ffvit.api": "benchmark check compare evaluate list_models predict prepare report resume train",
+    "ffvit.api": "benchmark check compare evaluate list_models predict prepare push report resume train",
     "ffvit.config.architecture": "Architecture Branch NAMED",
     "ffvit.config.data": "Data",
     "ffvit.config.hardware": "Hardware",
@@ -91,6 +103,7 @@ __all__ = [
     "load",
     "predict",
     "prepare",
+    "push",
     "register_mixer",
     "register_with_timm",
     "report",

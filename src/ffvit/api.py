@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ffvit.command_function import RUN as RUN
 from ffvit.command_function import function_of
 from ffvit.config import commands, data_commands
+from ffvit.config.architecture import Architecture, Network
 from ffvit.config.choices import choose_data, choose_hardware, choose_recipe, fields_of
 from ffvit.config.data import Data
 from ffvit.config.hardware import Hardware
@@ -75,6 +76,12 @@ def config_of(command: commands.Train) -> Config:
     from ffvit.run_folder import read_config
     from ffvit.training.train import configure
 
+    model: Any = command.model
+    if not isinstance(model, str | Architecture | Network | None):
+        raise UserError(
+            f"model: must be a name or an Architecture, for a run must build its network again; got {type(model).__name__}. "
+            "Weights of a network go in by start_from, its code as a mixer (docs/custom_mixers.md)"
+        )
     base = read_config(command.config) if command.config is not None else None
     data = choose_data(command.data, base.data if base else None)
     recipe = base.recipe if base else named_recipe("digits" if data.source == "digits" else "small")
@@ -272,6 +279,18 @@ def prepare(command: data_commands.Prepare) -> Prepared:
     from ffvit.data.prepare.prepare import prepare
 
     return prepare(**fields_without(command), console=console_of(command))
+
+
+@function_of(commands.Push)
+def push(command: commands.Push) -> str:
+    """Returns: The address of the repository, or the folder that was written.
+
+    Raises:
+        UserError: The run is not finished, the name cannot be one, the folder is not empty, or the Hub refuses.
+    """
+    from ffvit.inference.push import push
+
+    return push(**fields_without(command), console=console_of(command))
 
 
 @function_of(commands.ListModels)

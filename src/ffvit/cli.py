@@ -36,6 +36,7 @@ COMMANDS: dict[str, type[commands.Command]] = {
     "prepare": data_commands.Prepare,
     "benchmark": commands.Benchmark,
     "benchmark data": data_commands.BenchmarkData,
+    "push": commands.Push,
     "models": commands.ListModels,
     "doctor": commands.Doctor,
 }

@@ -118,6 +118,7 @@ SHOW: dict[type[commands.Command], Callable[[Any], int | None]] = {
     commands.Report: _print_all,
     data_commands.Check: _check,
     data_commands.Prepare: _prepare,
+    commands.Push: _run,
     commands.ListModels: _models,
     commands.Benchmark: _print_all,
     data_commands.BenchmarkData: _benchmark_data,

@@ -322,6 +322,24 @@ ffvit benchmark data photos/          how fast images are loaded"""
 
 
 @dataclass(frozen=True, config=CHECKED)
+class Push(Command):
+    """Upload a finished run to the Hugging Face Hub, in timm's format and with a model card made of the run's figures."""
+
+    examples = """ffvit push runs/flowers user/flowers-ff --license cc-by-4.0
+ffvit push runs/flowers user/flowers-ff --out flowers-ff    write the folder, upload nothing"""
+
+    run: Annotated[Path, option("A finished run folder.")]
+    repository: Annotated[str, option("The repository: user/name. It is made if it is not there.")]
+    _: KW_ONLY
+    license: Annotated[
+        str | None,
+        option("Licence of the weights, as the Hub calls it: apache-2.0, cc-by-4.0, ... Default: none is stated."),
+    ] = None
+    private: Annotated[bool, option("Make a new repository private.")] = False
+    out: Annotated[Path | None, option("Write this folder instead, and upload nothing.")] = None
+
+
+@dataclass(frozen=True, config=CHECKED)
 class Doctor(Command):
     """Check this machine (device, libraries, memory, disk, processes), and say what is wrong and what to do.
 

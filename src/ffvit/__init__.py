@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from ffvit.data.check.check import Check
     from ffvit.data.images import BadImageError
     from ffvit.data.prepare.prepare import Prepared
+    from ffvit.data.torch_datasets import open_datasets
     from ffvit.errors import FfvitError, RunStoppedError, UserError
     from ffvit.inference.evaluate import Score
     from ffvit.inference.metrics import Evaluation
@@ -58,6 +59,7 @@ _NAMES = {
     "ffvit.data.check.check": "Check",
     "ffvit.data.images": "BadImageError",
     "ffvit.data.prepare.prepare": "Prepared",
+    "ffvit.data.torch_datasets": "open_datasets",
     "ffvit.errors": "FfvitError RunStoppedError UserError",
     "ffvit.inference.evaluate": "Score",
     "ffvit.inference.metrics": "Evaluation",
@@ -101,6 +103,7 @@ __all__ = [
     "evaluate",
     "list_models",
     "load",
+    "open_datasets",
     "predict",
     "prepare",
     "push",

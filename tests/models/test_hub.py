@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from importlib.util import find_spec
 
 import pytest
 import timm
@@ -74,6 +75,9 @@ def test_timm_and_ffvit_open_what_ffvit_writes(network, tmp_path, caplog):
         assert file.metadata() == {"format": "pt"}
 
 
+@pytest.mark.skipif(
+    find_spec("timm.models._input") is None, reason="an older timm does not note how a network was built"
+)
 def test_timm_writes_what_ffvit_loaded(network, tmp_path, caplog):
     ffvit.save_weights(str(tmp_path / "w.safetensors"), network, NAMES)
     save_for_hf(ffvit.load(tmp_path / "w.safetensors"), str(tmp_path / "hub"), safe_serialization=True)

@@ -80,7 +80,10 @@ def _by_name(name: str, sizes: dict[str, Any], pretrained: bool, dropout: float,
 
 def _by_timm(name: str, pretrained: bool, options: dict[str, Any]) -> Any:
     try:
-        return timm.create_model(name, pretrained=pretrained, **options)
+        network = timm.create_model(name, pretrained=pretrained, **options)
+        if not hasattr(network, "_model_args"):  # which newer versions of timm note
+            network._model_args = {size: options[size] for size in ("in_chans", "img_size") if size in options}
+        return network
     except TypeError as error:
         refused = [option for option in options if f"'{option}'" in str(error)]
         if refused == ["img_size"]:  # a convolutional network takes any size, and has no such argument

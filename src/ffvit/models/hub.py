@@ -105,7 +105,7 @@ def _write(network: nn.Module, folder: Path, info: dict[str, Any], class_names: 
         save_file(tensors, temporary, metadata={"format": "pt"})  # which transformers asks for
     config: dict[str, Any] = {"ffvit": info} | ({"label_names": list(class_names)} if class_names is not None else {})
     with atomic_path(folder / CONFIG) as temporary:
-        save_config_for_hf(network, str(temporary), config, dict(getattr(network, "_model_args", {})))
+        save_config_for_hf(network, temporary, config, dict(getattr(network, "_model_args", {})))
         written = json.loads(temporary.read_text(encoding="utf-8"))
         written.get("model_args", {}).pop("num_classes", None)  # said above; transformers gives it a second time
         temporary.write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")

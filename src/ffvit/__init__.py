@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         check,
         compare,
         evaluate,
+        export,
         list_models,
         predict,
         prepare,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from ffvit.data.prepare.prepare import Prepared
     from ffvit.data.torch_datasets import open_datasets
     from ffvit.errors import FfvitError, RunStoppedError, UserError
+    from ffvit.exporting.command import Export
     from ffvit.inference.evaluate import Score
     from ffvit.inference.metrics import Evaluation
     from ffvit.inference.predictor import Prediction, Predictor
@@ -50,7 +52,7 @@ if TYPE_CHECKING:
     from ffvit.study.plan import Plan
 
 _NAMES = {
-    "ffvit.api": "benchmark check compare evaluate list_models predict prepare push report resume train",
+    "ffvit.api": "benchmark check compare evaluate export list_models predict prepare push report resume train",
     "ffvit.config.architecture": "Architecture Branch NAMED",
     "ffvit.config.data": "Data",
     "ffvit.config.hardware": "Hardware",
@@ -61,6 +63,7 @@ _NAMES = {
     "ffvit.data.prepare.prepare": "Prepared",
     "ffvit.data.torch_datasets": "open_datasets",
     "ffvit.errors": "FfvitError RunStoppedError UserError",
+    "ffvit.exporting.command": "Export",
     "ffvit.inference.evaluate": "Score",
     "ffvit.inference.metrics": "Evaluation",
     "ffvit.inference.predictor": "Prediction Predictor",
@@ -82,6 +85,7 @@ __all__ = [
     "Check",
     "Data",
     "Evaluation",
+    "Export",
     "FfvitError",
     "Findings",
     "Hardware",
@@ -101,6 +105,7 @@ __all__ = [
     "compare",
     "create_model",
     "evaluate",
+    "export",
     "list_models",
     "load",
     "open_datasets",

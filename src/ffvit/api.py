@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ffvit.data.images import BadImageError
     from ffvit.data.loader_benchmark import Stages
     from ffvit.data.prepare.prepare import Prepared
+    from ffvit.exporting.command import Export
     from ffvit.inference.evaluate import Score
     from ffvit.inference.predictor import Prediction
     from ffvit.run_folder import Config, Run
@@ -168,6 +169,20 @@ def predict(command: commands.Predict) -> Iterator[Prediction | BadImageError]:
 
     fields = fields_without(command, "format", "hardware")
     return inference.predict(**fields, hardware=choose_hardware(command.hardware))
+
+
+@function_of(commands.Export)
+def export(command: commands.Export) -> Export:
+    """Returns: The file, and what was measured of it.
+
+    Raises:
+        UserError: The weights or images cannot be used, a package is missing, the format lacks something that the network
+            needs, the file exists, or it does not predict what the network predicts.
+        DiskFullError: The disk is full; nothing is left behind.
+    """
+    from ffvit.exporting.command import export
+
+    return export(**fields_without(command))
 
 
 @function_of(commands.Compare)

@@ -30,6 +30,7 @@ COMMANDS: dict[str, type[commands.Command]] = {
     "train": commands.Train,
     "evaluate": commands.Evaluate,
     "predict": commands.Predict,
+    "export": commands.Export,
     "compare": commands.Compare,
     "report": commands.Report,
     "check": data_commands.Check,
@@ -68,6 +69,7 @@ EXAMPLES = """Examples:
   ffvit train ff_small_patch16_224 --data photos/ --out runs/photos
   ffvit evaluate runs/photos --data photos/val
   ffvit predict runs/photos holiday.jpg --top 3
+  ffvit export runs/photos --format onnx   a file for other programs
   ffvit compare --data photos/ --minutes 30
   ffvit check photos/                      broken images, duplicates, leaks
   ffvit prepare photos/ shards/            a large data set as a few files

@@ -52,6 +52,12 @@ def _predict(command: commands.Predict) -> None:
         raise DataError("none of these images could be read")
 
 
+def _export(command: commands.Export) -> None:
+    from ffvit.exporting.report import report
+
+    Terminal().print(report(api.RUN[commands.Export](command)))
+
+
 def _check(command: data_commands.Check) -> int:
     check: Check = api.RUN[data_commands.Check](replace(command, out=command.out or Path("check.csv"), verbose=True))
     return int(check.serious)
@@ -114,6 +120,7 @@ SHOW: dict[type[commands.Command], Callable[[Any], int | None]] = {
     commands.Train: _run,
     commands.Evaluate: _evaluate,
     commands.Predict: _predict,
+    commands.Export: _export,
     commands.Compare: _run,
     commands.Report: _print_all,
     data_commands.Check: _check,

@@ -122,7 +122,11 @@ ffvit evaluate runs/photos --data new-photos/ --predictions new.csv
 ffvit evaluate linear-base-checkpoint.pth --data /data/imagenet/val"""
 
     weights: Annotated[
-        Weights, option("A run folder, or a file: ours, the paper's released checkpoints, DeiT's and timm's ViT.")
+        Weights,
+        option(
+            "A run folder, or a file: ours, one that `ffvit export` wrote, the paper's released checkpoints, DeiT's and "
+            "timm's ViT."
+        ),
     ]
     data: Annotated[
         str | Path | None,
@@ -175,12 +179,48 @@ ffvit predict runs/flowers folder/ --format csv > predictions.csv"""
     ] = "table"
     model: ModelName = None
     engine: Annotated[
-        Literal["torch", "compiled", "onnx", "openvino"],
+        Literal["torch", "compiled", "onnx", "onnx-int8", "openvino"],
         option(
-            "What computes: torch in fp32, as in evaluate. Others are faster for many images; `ffvit benchmark` compares them."
+            "What computes: torch in fp32, as in evaluate. Others are faster for many images; `ffvit benchmark` compares "
+            "them. onnx-int8 computes in 8-bit integers, calibrated on the run's training images."
         ),
     ] = "torch"
     hardware: OneDevice = None
+
+
+@dataclass(frozen=True, config=CHECKED)
+class Export(Command):
+    """Write a trained network as a file for other programs, proven on real images to predict the same.
+
+    Images go in as they are: resizing, crop and normalisation are inside the file, class names in its metadata.
+    """
+
+    examples = """ffvit export runs/flowers --format onnx --out flowers.onnx
+ffvit export runs/flowers --format onnx-int8    8-bit integers
+ffvit predict flowers.onnx photo.jpg
+ffvit evaluate flowers.onnx --data photos/"""
+
+    weights: Weights
+    _: KW_ONLY
+    format: Annotated[
+        Literal["onnx", "onnx-int8", "openvino", "pt2", "executorch"],
+        option("What the file is for: ONNX Runtime, also in 8-bit integers; OpenVINO; torch.export; ExecuTorch."),
+    ] = "onnx"
+    out: Annotated[
+        Path | None,
+        option("The file (.onnx, .xml, .pt2, .pte). Default: the name of the weights, in the working folder."),
+    ] = None
+    data: Annotated[
+        str | Path | None,
+        option(
+            "Images to prove it on, as for `ffvit train --data`. Default: the validation split of the run that the "
+            "weights are from."
+        ),
+    ] = None
+    root: Root = None
+    model: ModelName = None
+    max_loss: Annotated[NonNegativeFloat, option("Points of top-1 that onnx-int8 may lose on these images.")] = 0.5
+    overwrite: Overwrite = False
 
 
 @dataclass(frozen=True, config=CHECKED)

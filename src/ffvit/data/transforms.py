@@ -7,6 +7,7 @@ needs, resizes once, and works on arrays of bytes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -143,15 +144,44 @@ def evaluation_transform(preprocess: Preprocess) -> Transform:
     Raises:
         UserError: Another number of channels than 3 or 1.
     """
-    channels = preprocess.in_chans
+    channels, steps = preprocess.in_chans, _evaluation_steps(preprocess)
     check_channels(channels)
-    made = create_transform(
-        preprocess.shape, interpolation=preprocess.interpolation, crop_pct=preprocess.crop_pct
-    ).transforms
-    steps = [step for step in made if isinstance(step, Resize | ResizeKeepRatio | CenterCrop | CenterCropOrPad)]
     if preprocess.pixel_backend == "pillow":
         return _PillowTransform(Compose(steps), channels)
     return _FastEvaluation(steps, preprocess.interpolation, channels)
+
+
+def _evaluation_steps(preprocess: Preprocess) -> list[Any]:
+    """Timm's resize and central crop."""
+    made = create_transform(
+        preprocess.shape, interpolation=preprocess.interpolation, crop_pct=preprocess.crop_pct
+    ).transforms
+    return [step for step in made if isinstance(step, Resize | ResizeKeepRatio | CenterCrop | CenterCropOrPad)]
+
+
+class ResizeForCrop:
+    """Resize with Pillow, in colour, and cut to one size, whose central crop is that of the whole resized image.
+
+    So images become batches for a network that crops by itself. Resizing them again leaves them as they are.
+
+    Attributes:
+        size: Height and width of what comes out.
+    """
+
+    def __init__(self, preprocess: Preprocess) -> None:
+        self.resize, self.crop = _evaluation_steps(preprocess)
+        self.size = tuple(math.floor(side / preprocess.crop_pct) for side in preprocess.img_size)
+
+    def __call__(self, image: LazyImage) -> TransformedImage:
+        """Raises BadImageError for an image that cannot be decoded."""
+        pixels = np.asarray(self.resize(image.image))
+        # Half a pixel is rounded to the even one, here and by the crop inside.
+        first = [
+            round((side - crop) / 2) - round((cut - crop) / 2)
+            for side, cut, crop in zip(pixels.shape, self.size, self.crop.size, strict=False)
+        ]
+        (top, left), (height, width) = first, self.size
+        return TransformedImage(pixels[top : top + height, left : left + width], NOTHING)
 
 
 class _PillowTransform:

@@ -6,6 +6,7 @@ import importlib.util
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -84,7 +85,7 @@ def build(
             f"{engine}: the network's {size / 2**30:.1f} GiB in fp32 are more than the 2 GiB of a graph in one piece; "
             "the engines torch and compiled have no such limit"
         )
-    from ffvit.inference.onnx_export import export_onnx, quantize
+    from ffvit.inference.onnx_export import IMAGES, export_onnx, quantize
 
     graph = export_onnx(network)
     if precision == "int8":
@@ -93,7 +94,11 @@ def build(
             calibration = torch.randn(16, takes.in_chans, *takes.img_size, generator=torch.Generator().manual_seed(0))
         graph = quantize(graph, calibration)
     written = graph.SerializeToString()
-    return _OfArrays(_onnxruntime(written, device) if engine == "onnx" else _openvino(written, precision)).eval()
+    if engine == "openvino":
+        _, compiled = compiled_openvino(written, precision)
+        return _OfArrays(lambda images: np.array(compiled(images)[0])).eval()
+    session = onnxruntime_session(written, device)
+    return _OfArrays(lambda images: session.run(None, {IMAGES: images})[0]).eval()
 
 
 class _Torch(nn.Module):
@@ -132,7 +137,12 @@ class _OfArrays(nn.Module):
         return torch.from_numpy(self.run(images.float().contiguous().cpu().numpy())).to(images.device)
 
 
-def _onnxruntime(graph: bytes, device: torch.device) -> Callable[[np.ndarray], np.ndarray]:
+def onnxruntime_session(graph: bytes, device: torch.device) -> Any:
+    """ONNX Runtime with a graph, on as many threads as PyTorch has.
+
+    Raises:
+        UserError: The device is a GPU, and ONNX Runtime cannot use it.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -148,11 +158,11 @@ def _onnxruntime(graph: bytes, device: torch.device) -> Callable[[np.ndarray], n
         raise DeviceError(
             "onnx: ONNX Runtime found no CUDA libraries of the version it was built for, and would use the processor"
         )
-    name = session.get_inputs()[0].name
-    return lambda images: session.run(None, {name: images})[0]
+    return session
 
 
-def _openvino(graph: bytes, precision: str) -> Callable[[np.ndarray], np.ndarray]:
+def compiled_openvino(graph: bytes | Path, precision: str) -> tuple[Any, Any]:
+    """A graph in ONNX or OpenVINO's own format, as a model and as what runs it, on as many threads as PyTorch has."""
     # OpenVINO reports its use to its makers unless this package is missing; what is measured here is nobody's business.
     cast("dict[str, Any]", sys.modules).setdefault("openvino_telemetry", None)
     import openvino
@@ -163,5 +173,5 @@ def _openvino(graph: bytes, precision: str) -> Callable[[np.ndarray], np.ndarray
         "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
     }
     core = openvino.Core()
-    model = core.compile_model(core.read_model(graph), "CPU", settings)
-    return lambda images: np.array(model(images)[0])
+    model = core.read_model(graph)
+    return model, core.compile_model(model, "CPU", settings)

@@ -19,6 +19,7 @@ from ffvit.errors import DataError, UserError
 from ffvit.hardware.devices import keep_freed_memory
 from ffvit.hardware.launch import start_fabric
 from ffvit.inference.evaluator import BATCH, Evaluator, evaluation_mode, readable_names
+from ffvit.inference.exported import Exported, is_exported
 from ffvit.inference.metrics import Evaluation, compute_metrics
 from ffvit.inference.predictions import Predictions
 from ffvit.inference.run_images import run_of, splits_of
@@ -82,7 +83,7 @@ def evaluate(
     """Score weights on images in float32; classes are matched to the network's by name.
 
     Args:
-        weights: A run folder, a file of weights, or a network, whose mode and device stay as they are.
+        weights: A run folder, a file of weights, a file that `ffvit export` wrote, or a network, whose mode and device stay as they are.
         data: A folder, a list, `digits` (its test split) or a data set that timm opens. The data of the run that the
             weights are from, which is the default, are scored on its own test split.
         model: The network's name, for weights that do not say.
@@ -103,15 +104,22 @@ def evaluate(
         raise UserError(
             "evaluation is always in float32, so that figures compare across machines: leave out --precision"
         )
-    network = weights if isinstance(weights, nn.Module) else load(weights, model)
+    exported = Exported(Path(str(weights))) if is_exported(weights) else None
+    network = exported or (weights if isinstance(weights, nn.Module) else load(weights, model))
     run = None if isinstance(weights, nn.Module) else run_of(Path(weights))
     images, words, used = _images(network, run, None if data is None else str(data), root)
     given = {"crop_pct": crop, "interpolation": interpolation, "pixel_backend": pixel_backend}
-    preprocess = preprocess_of(network).replace(**{name: value for name, value in given.items() if value is not None})
-    fabric = start_fabric(hardware.replace(precision="fp32"))
+    given = {name: value for name, value in given.items() if value is not None}
+    if exported is not None and (given or hardware.accelerator == "cuda"):
+        raise UserError(
+            f"{weights}: an exported file prepares images by itself, on the processor: leave out "
+            f"{', '.join(given) or '--device'}"
+        )
+    preprocess = exported.info.preprocess if exported else preprocess_of(network).replace(**given)
+    fabric = start_fabric(hardware.replace(precision="fp32", accelerator="cpu" if exported else hardware.accelerator))
     if fabric.device.type == "cpu":
         keep_freed_memory()
-    evaluator = Evaluator(fabric, images, preprocess, class_names_of(network), batch_size, hardware.workers)
+    evaluator = Evaluator(fabric, images, preprocess, class_names_of(network), batch_size, hardware.workers, exported)
     with evaluation_mode(network, fabric.device):
         predictions, bad = evaluator(network)
     temperature: float | None = getattr(network, "temperature", None)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 import torch.distributed
-from torch import nn
+from torch import Tensor, nn
 
 from ffvit.data.images import BadImageError, Images
 from ffvit.data.loader import NormalizeOnDevice, evaluation_loader, worker_count
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from ffvit.config.preprocess import Preprocess
     from ffvit.data.loader import Batch
+    from ffvit.inference.exported import Exported
 
 KEPT_LOGITS = 100_000_000
 """At most so many logits are kept (400 MB) to fit a temperature on; of a larger set, those of evenly spaced images."""
@@ -79,6 +80,7 @@ class Evaluator:
         classes: Names, in the order of the logits.
         batch_size: Images at once on each device.
         workers: Loading processes of each device. Default: `worker_count`.
+        exported: The network that is scored, if it is an exported file, which prepares images by itself.
     """
 
     def __init__(
@@ -89,29 +91,35 @@ class Evaluator:
         classes: tuple[str, ...],
         batch_size: int,
         workers: int | None = None,
+        exported: Exported | None = None,
     ) -> None:
-        self.fabric, self.images, self.preprocess, self.classes = fabric, images, preprocess, classes
+        self.fabric, self.images, self.classes = fabric, images, classes
         self.batch_size, self.workers = batch_size, workers
-        self.normalize = NormalizeOnDevice(preprocess)
+        if exported is None:
+            self.shape, self.transform = preprocess.shape, evaluation_transform(preprocess)
+            self.prepare: Callable[[Batch], Tensor] = NormalizeOnDevice(preprocess)
+        else:
+            self.shape, self.transform = exported.shape, exported.transform
+            self.prepare = lambda batch: batch.images
 
     @cached_property
     def batches(self) -> Iterable[Batch]:
         """This process's batches, for any number of times."""
-        fabric, images, shape = self.fabric, self.images, self.preprocess.shape
+        fabric, images = self.fabric, self.images
         workers = self.workers
         if workers is None:
             workers = worker_count(images, local_world_size(fabric), fabric.device)
         loader = evaluation_loader(
             images,
-            evaluation_transform(self.preprocess),
-            shape,
+            self.transform,
+            self.shape,
             self.batch_size,
             workers,
             fabric.global_rank,
             fabric.world_size,
             fabric.device,
         )
-        if len(images) * prod(shape) <= KEPT_IMAGES:
+        if len(images) * prod(self.shape) <= KEPT_IMAGES:
             # As copies: what a worker hands over occupies /dev/shm, which may be small.
             return [deepcopy(batch) for batch in loader]
         return loader
@@ -134,7 +142,7 @@ class Evaluator:
         network.eval()
         for batch in self.batches:
             with float32(self.fabric.device):
-                logits = network(self.normalize(batch.to(self.fabric.device)))
+                logits = network(self.prepare(batch.to(self.fabric.device)))
             bad.extend(batch.bad)
             advance(len(batch.indices) * self.fabric.world_size)
             read = batch.weights > 0

@@ -1,10 +1,13 @@
-"""A share of images, and the interval in which the share among all such images lies."""
+"""A share of images, or the difference of two, and the interval in which that among all such images lies."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from math import sqrt
 from statistics import NormalDist
+
+import numpy as np
+from jaxtyping import Bool
 
 _Z = NormalDist().inv_cdf(0.975)
 
@@ -42,3 +45,33 @@ class Proportion:
         """
         jaccard = cls.of(both, either)
         return cls(*(2 * share / (1 + share) for share in (jaccard.value, jaccard.low, jaccard.high)))
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """The difference of two shares of the same images, first less second, -1 to 1, with its interval.
+
+    Attributes:
+        value: Of these images.
+        low: End of the interval.
+        high: End of the interval.
+        standard_error: Of the value.
+    """
+
+    value: float
+    low: float
+    high: float
+    standard_error: float
+
+    @classmethod
+    def of(
+        cls, first: Bool[np.ndarray, " images"], second: Bool[np.ndarray, " images"], level: float = 0.95
+    ) -> PairedDifference:
+        """Agresti and Min's (2005) interval: one discordant image added each way, and half of it to the rest."""
+        only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+        padded = len(first) + 2
+        value, middle = (only_first - only_second) / len(first), (only_first - only_second) / padded
+        error = sqrt((only_first + only_second + 1) / padded - middle**2) / sqrt(padded)
+        half = NormalDist().inv_cdf((1 + level) / 2) * error
+        low, high = min(middle - half, value), max(middle + half, value)
+        return cls(value, max(low, -1.0), min(high, 1.0), error)

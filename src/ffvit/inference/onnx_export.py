@@ -8,10 +8,11 @@ import io
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 IMAGES, LOGITS = "images", "logits"
+QUANTIZED = ["MatMul", "Gemm", "Conv"]
+"""Kinds of nodes that become 8-bit integers."""
+
 AT_ONCE = 16
 """Images at once while calibrating."""
 
@@ -30,22 +34,42 @@ def export_onnx(network: nn.Module) -> ModelProto:
     """The network's graph: `images` (batch channels height width, normalised) to `logits`, for any batch."""
     takes = preprocess_of(network)
     plain = copy.deepcopy(network).float().cpu().eval()
-    batch = torch.export.Dim("batch", min=1, max=2**20)
-    with _quietly(), torch.no_grad():
+    return to_onnx(
+        plain,
+        torch.zeros(2, takes.in_chans, *takes.img_size),
+        {0: torch.export.Dim("batch", min=1, max=2**20)},
+        [LOGITS],
+    )
+
+
+def to_onnx(module: nn.Module, example: Tensor, dynamic: dict[int, Any], outputs: Sequence[str]) -> ModelProto:
+    """The graph of a module with one input, `images`.
+
+    Args:
+        module: In evaluation mode.
+        example: An input.
+        dynamic: The axes of the input that may have any length, as `torch.export.Dim`.
+        outputs: What the outputs are called.
+    """
+    with quietly(), torch.no_grad():
         program = torch.onnx.export(
-            plain,
-            (torch.zeros(2, takes.in_chans, *takes.img_size),),
+            module,
+            (example,),
             dynamo=True,
-            dynamic_shapes=({0: batch},),
+            dynamic_shapes=(dynamic,),
             input_names=[IMAGES],
-            output_names=[LOGITS],
+            output_names=list(outputs),
             verbose=False,
         )
     assert program is not None
     return program.model_proto
 
 
-def quantize(graph: ModelProto, images: Float[Tensor, "images channels height width"]) -> ModelProto:
+def quantize(
+    graph: ModelProto,
+    images: Float[Tensor, "images channels height width"] | Sequence[np.ndarray],
+    layers: Sequence[str] | None = None,
+) -> ModelProto:
     """The graph with the inputs and weights of its matrix products and convolutions as 8-bit integers.
 
     Weights have a scale a channel; activations a scale each, from the lowest to the highest value on these images
@@ -53,35 +77,52 @@ def quantize(graph: ModelProto, images: Float[Tensor, "images channels height wi
 
     Args:
         graph: In fp32.
-        images: Normalised, such as the network will see.
+        images: Such as the network will see: normalised, or batches as the graph takes them.
+        layers: The nodes that become integers. Default: all of those kinds.
     """
-    import onnx
-    from onnxruntime import quantization
+    batches = [part.cpu().numpy() for part in images.split(AT_ONCE)] if isinstance(images, Tensor) else images
+    with tempfile.TemporaryDirectory() as folder, quietly():
+        return quantized(graph, activation_ranges(graph, batches, Path(folder)), layers)
 
-    class Images(quantization.CalibrationDataReader):  # type: ignore[misc]
+
+def activation_ranges(graph: ModelProto, batches: Sequence[np.ndarray], folder: Path) -> Any:
+    """The lowest and highest value of each activation on batches of images, as ONNX Runtime keeps them."""
+    import onnx
+    from onnxruntime.quantization import CalibrationDataReader, create_calibrator
+
+    class Images(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
-            self.batches: Iterator[Tensor] = iter(images.cpu().split(AT_ONCE))
+            self.batches = iter(batches)
 
         def get_next(self) -> dict[str, Any] | None:
             batch = next(self.batches, None)
-            return None if batch is None else {IMAGES: batch.numpy()}
+            return None if batch is None else {IMAGES: batch}
 
-    with tempfile.TemporaryDirectory() as folder, _quietly():
-        source, target = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
-        onnx.save(graph, source)
-        quantization.quantize_static(
-            source,
-            target,
-            Images(),
-            quant_format=quantization.QuantFormat.QDQ,
-            op_types_to_quantize=["MatMul", "Gemm", "Conv"],
-            activation_type=quantization.QuantType.QUInt8,
-            weight_type=quantization.QuantType.QInt8,
-            per_channel=True,
-            reduce_range=_saturates(),
-            extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
-        )
-        return onnx.load(target)
+    onnx.save(graph, folder / "fp32.onnx")
+    augmented = str(folder / "augmented.onnx")
+    calibrator = create_calibrator(folder / "fp32.onnx", QUANTIZED, augmented_model_path=augmented)
+    calibrator.collect_data(Images())
+    return calibrator.compute_data()
+
+
+def quantized(graph: ModelProto, ranges: Any, layers: Sequence[str] | None) -> ModelProto:
+    """As `quantize`, by ranges that were found before."""
+    import onnx
+    from onnxruntime.quantization import QDQQuantizer, QuantType
+
+    quantizer = QDQQuantizer(
+        onnx.ModelProto.FromString(graph.SerializeToString()),  # it changes what it is given
+        per_channel=True,
+        reduce_range=_saturates(),
+        weight_qType=QuantType.QInt8,
+        activation_qType=QuantType.QUInt8,
+        tensors_range=ranges,
+        nodes_to_quantize=list(layers or ()),
+        nodes_to_exclude=[],
+        op_types_to_quantize=QUANTIZED,
+        extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
+    )
+    return quantizer.quantize_model()
 
 
 def _saturates() -> bool:
@@ -91,8 +132,8 @@ def _saturates() -> bool:
 
 
 @contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """What exporters and quantizers say about themselves is not for those who want an answer."""
+def quietly() -> Iterator[None]:
+    """In this context exporters say nothing: what exporters and quantizers say about themselves is not for those who want an answer."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -23,6 +23,9 @@ from ffvit.inference.predictor import BATCH, Prediction, Predictor
 from ffvit.inference.report import percent
 from ffvit.terminal import Terminal, printable
 
+INT8 = "onnx-int8"
+"""The engine that computes in 8-bit integers, by one name."""
+
 
 def predict(
     weights: str | Path | nn.Module,
@@ -38,12 +41,12 @@ def predict(
     Probabilities are calibrated with the temperature that the weights bring from their run, if they do.
 
     Args:
-        weights: A run folder, a file of weights, or a network, which is copied.
+        weights: A run folder, a file of weights, a file that `ffvit export` wrote, or a network, which is copied.
         images: Image files, and folders of them at any depth.
         top: How many classes an image gets.
         model: The network's name, for weights that do not say.
         hardware: Where to compute.
-        engine: What computes: one of `ffvit.inference.engines.ENGINES`. The default computes as `evaluate` does,
+        engine: What computes: one of `ffvit.inference.engines.ENGINES`, or onnx-int8. The default computes as `evaluate` does,
             with PyTorch in fp32; other engines and a `hardware.precision` are faster and differ by rounding.
 
     Yields:
@@ -56,13 +59,16 @@ def predict(
     paths = [path for given in images for path in _paths(Path(given))]
     if not paths:
         raise DataError(f"there is no image in {', '.join(map(str, images)) or 'nothing'}")
-    predictor = Predictor(weights, model=model, engine=engine, hardware=hardware)
+    precision = "int8" if engine == INT8 else None
+    engine = "onnx" if engine == INT8 else engine
+    predictor = Predictor(weights, model=model, engine=engine, precision=precision, hardware=hardware)
     files = FileImages(Path(), paths, np.zeros(len(paths), dtype=np.int64))
     workers = (hardware or Hardware()).workers
     if workers is None:
         workers = worker_count(files, 1) if len(paths) > 2 * BATCH else 0
-    shape = predictor.preprocess.shape
-    for batch in evaluation_loader(files, predictor.transform, shape, BATCH, workers, device=predictor.device):
+    for batch in evaluation_loader(
+        files, predictor.transform, predictor.shape, BATCH, workers, device=predictor.device
+    ):
         logits = predictor.run(batch.images.permute(0, 2, 3, 1).numpy())
         predictions = predictor.predictions(logits, [paths[index] for index in batch.indices], top)
         bad = iter(batch.bad)

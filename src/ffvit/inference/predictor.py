@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,15 +17,17 @@ from timm.data import ImageNetInfo
 from torch import Tensor, nn
 
 from ffvit.config.hardware import Hardware
+from ffvit.config.preprocess import Preprocess
 from ffvit.data.images import StoredImage, read_file
 from ffvit.data.jpeg import Pixels
 from ffvit.data.loader import NormalizeOnDevice
-from ffvit.data.transforms import LazyImage, evaluation_transform
+from ffvit.data.transforms import LazyImage, Transform, evaluation_transform
 from ffvit.errors import DataError, ModelError, UserError
 from ffvit.hardware.devices import keep_freed_memory
 from ffvit.hardware.launch import start_fabric
 from ffvit.hardware.precision import float32
 from ffvit.inference.engines import build
+from ffvit.inference.exported import Exported, is_exported
 from ffvit.inference.run_images import calibration_images, run_of
 from ffvit.models.create import class_names_of, preprocess_of
 from ffvit.models.weights import load
@@ -61,9 +63,10 @@ class Predictor:
         temperature: What logits are divided by, so that probabilities are calibrated; 1 where nothing was fitted.
         device: Where it computes.
         transform: Decodes, resizes and crops an image.
+        shape: Channels, height and width of what comes out of it.
 
     Args:
-        weights: A run folder, a file of weights, or a network, which is copied.
+        weights: A run folder, a file of weights, a file that `ffvit export` wrote, or a network, which is copied.
         model: The network's name, for weights that do not say.
         engine: What computes: one of `ffvit.inference.engines.ENGINES`.
         precision: fp32, bf16, fp16 or int8; int8 is calibrated on training images of the run. Default: `hardware`'s.
@@ -87,23 +90,38 @@ class Predictor:
             raise UserError("predicting uses one device: leave out --devices and --nodes")
         if precision is None:
             precision = "fp32" if hardware.precision == "auto" else hardware.precision  # as evaluation does
-        network: Any = deepcopy(weights) if isinstance(weights, nn.Module) else load(weights, model)
-        self.class_names = _readable(class_names_of(network))
-        self.preprocess = preprocess_of(network)
-        self.temperature: float = getattr(network, "temperature", None) or 1.0
         self.device = start_fabric(hardware.replace(precision="fp32")).device
         if self.device.type == "cpu":
             keep_freed_memory()
-        self.transform = evaluation_transform(self.preprocess)
-        self._normalize = NormalizeOnDevice(self.preprocess)
+        self._computing = threading.Lock()
+        self.transform: Transform
+        self.shape: tuple[int, int, int]
+        self._compute: Callable[[Tensor], Tensor]
+        if is_exported(weights):
+            if (engine, precision) != ("torch", "fp32"):
+                raise UserError(f"{weights}: an exported file has its own engine and precision: name none")
+            exported = Exported(Path(str(weights)))
+            self._describe(exported, exported.info.preprocess)
+            self.device, self.transform, self.shape = torch.device("cpu"), exported.transform, exported.shape
+            self._compute = exported
+            return
+        network = deepcopy(weights) if isinstance(weights, nn.Module) else load(weights, model)
+        preprocess = preprocess_of(network)
+        self._describe(network, preprocess)
+        self.transform, self.shape = evaluation_transform(preprocess), preprocess.shape
         calibration = None
         if precision == "int8":
             run = None if isinstance(weights, nn.Module) else run_of(Path(weights))
             if run is None:
                 raise UserError("int8 is calibrated on the images of a run: give its run folder, or a file made of it")
-            calibration = calibration_images(run, self.preprocess)
-        self._network = build(network, engine, precision, self.device, calibration)
-        self._computing = threading.Lock()
+            calibration = calibration_images(run, preprocess)
+        normalize, runner = NormalizeOnDevice(preprocess), build(network, engine, precision, self.device, calibration)
+        self._compute = lambda levels: runner(normalize.normalized(levels))
+
+    def _describe(self, network: nn.Module, preprocess: Preprocess) -> None:
+        self.class_names = _readable(class_names_of(network))
+        self.preprocess = preprocess
+        self.temperature: float = getattr(network, "temperature", None) or 1.0
 
     def __call__(self, images: OneImage | Iterable[OneImage], top: int = 5) -> list[Prediction]:
         """The likeliest classes of each image.
@@ -148,7 +166,7 @@ class Predictor:
         levels = torch.from_numpy(images).permute(0, 3, 1, 2)
         # One batch at a time: it has all cores, and not every engine may be called twice at once.
         with self._computing, torch.inference_mode(), float32(self.device):
-            logits: np.ndarray = self._network(self._normalize.normalized(levels.to(self.device))).float().cpu().numpy()
+            logits: np.ndarray = self._compute(levels.to(self.device)).float().cpu().numpy()
         if not np.isfinite(logits).all():
             raise ModelError(
                 "the network's logits are NaN or infinite: its training diverged, or its weights are damaged"

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Shaped
 from scipy import stats
 
+from ffvit.inference.intervals import PairedDifference
 from ffvit.study.variance import Redrawn, Spread, by_group, crossed, image_variance, quantile, resampled
 
 
@@ -108,16 +109,12 @@ def difference(
     table = first.astype(np.float64) - second
     if len(table) > 1 or groups is not None:
         return crossed_difference(table, level, groups)
-    images, value = table.size, table.mean().item()
     only_first, only_second = int((table > 0).sum()), int((table < 0).sum())
-    discordant, padded = only_first + only_second, images + 2
-    p_value = stats.binomtest(only_first, discordant).pvalue if discordant else 1.0
-    middle = (only_first - only_second) / padded
-    error = sqrt((discordant + 1) / padded - middle**2) / sqrt(padded)
-    half = quantile(level, inf) * error
-    low, high = min(middle - half, value), max(middle + half, value)
+    p_value = stats.binomtest(only_first, only_first + only_second).pvalue if only_first + only_second else 1.0
+    paired = PairedDifference.of(first[0], second[0], level)
+    error = paired.standard_error
     return Difference(
-        value, max(low, -1.0), min(high, 1.0), level, error, inf, float(p_value), 1, images, 0.0, error**2
+        paired.value, paired.low, paired.high, level, error, inf, float(p_value), 1, table.size, 0.0, error**2
     )
 
 

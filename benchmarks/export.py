@@ -1,0 +1,78 @@
+"""The table of docs/export.md: every format for networks with four ways of mixing, trained shortly on the digits.
+
+python benchmarks/export.py --out runs/export
+
+Top-1 and agreement are on the validation split of the run. The latency is the CPU time of one call on one thread for one
+image of 8 x 8 pixels, as it is; the median of many calls, all files of a network in turns.
+"""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+from statistics import median
+from time import process_time
+
+import numpy as np
+import torch
+from script import run
+from sklearn.datasets import load_digits
+
+import ffvit
+from ffvit import Branch
+from ffvit.config.architecture import NAMED
+from ffvit.exporting.formats import FORMATS
+from ffvit.inference.exported import open_runner
+
+FEATURES = NAMED["ff_micro_patch2_8"].block[-1]
+NETWORKS = {
+    "FF only": "ff_micro_patch2_8",
+    "attention": "vit_micro_patch2_8",
+    **{
+        name: NAMED["ff_micro_patch2_8"].replace(block=(Branch(mixer=name, axis="patches"), FEATURES))
+        for name in ("convolution", "gmlp")
+    },
+}
+
+
+def main(
+    *, out: Path = Path("runs/export"), epochs: int = 15, calls: int = 300, formats: str = ",".join(FORMATS)
+) -> None:
+    """Train, export, prove and time."""
+    torch.set_num_threads(1)
+    print(f"PyTorch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, 1 thread\n")
+    print("| network | format | runs | same class, in batches and alone | largest logit difference | top-1 before | top-1 after "
+          "| size | latency |\n|---|---|---|---|---|---|---|---|---|", flush=True)  # fmt: skip
+    images = np.repeat((load_digits().images[:8] * 15).astype(np.uint8)[..., None], 3, axis=3)
+    for name, network in NETWORKS.items():
+        folder = out / name.replace(" ", "-")
+        if not (folder / "summary.json").exists():
+            recipe = {"base": "digits", "epochs": epochs, "warmup_epochs": 2}
+            ffvit.train(network, "digits", recipe, out=folder, hardware={"accelerator": "cpu", "precision": "fp32"})
+        done = {}
+        for form in formats.split(","):
+            file = folder / f"{form}{FORMATS[form].suffix}"
+            try:
+                done[form] = ffvit.export(folder, format=form, out=file, overwrite=True)
+            except ffvit.UserError as error:
+                print(f"| {name} | {form} | no: {error} | | | | | | |", flush=True)
+        runners = {form: open_runner(export.path)[1] for form, export in done.items()}
+        times: dict[str, list[float]] = {form: [] for form in runners}
+        for call in range(calls):
+            for form, runner in runners.items():
+                start = process_time()
+                runner(images[call % 8][None])
+                times[form].append(process_time() - start)
+        for form, export in done.items():
+            proof, scale = export.proof, export.proof.scale
+            before, after = (f"{100 * proof.top1(logits).value:.1f} %" for logits in (proof.before, proof.after))
+            largest = max(proof.difference, proof.single_difference)
+            print(f"| {name} | {form} | {FORMATS[form].engine} | {proof.agree} of {proof.images}, {proof.single_agree} of "
+                  f"{proof.singles} | {largest:.1e} of {scale:.0f} | {before} | {after} | {export.size / 2**20:.2f} MiB "
+                  f"| {1000 * median(times[form]):.2f} ms |", flush=True)  # fmt: skip
+        del runners
+        gc.collect()
+
+
+if __name__ == "__main__":
+    run(main)

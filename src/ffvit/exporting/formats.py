@@ -1,0 +1,121 @@
+"""The formats that a network is exported to: a row each. What runs their files is in `inference.exported`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ffvit.inference.exported import INFO
+from ffvit.inference.onnx_export import quietly, to_onnx
+
+MOST = 2**14
+"""Pixels of a side, and images at once, beyond which no file is asked."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """What is written.
+
+    Attributes:
+        program: With levels of images as its input.
+        outputs: What its outputs are called.
+        info: Metadata, as text.
+        path: Where to.
+    """
+
+    program: nn.Module
+    outputs: Sequence[str]
+    info: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format.
+
+    Attributes:
+        suffix: Of its files.
+        packages: What writing takes.
+        extra: Which brings them.
+        write: Writes a file.
+        engine: What runs it, in words.
+        max_batch: Images that a file takes at once.
+        max_side: Pixels that the sides of an image may have.
+    """
+
+    suffix: str
+    packages: tuple[str, ...]
+    extra: str
+    write: Callable[[Written, Format], None]
+    engine: str
+    max_batch: int = MOST
+    max_side: int = MOST
+
+    def dynamic(self) -> dict[int, Any]:
+        """The axes that may have any length."""
+        limits = {"batch": self.max_batch, "height": self.max_side, "width": self.max_side}
+        return {axis: torch.export.Dim(name, min=1, max=most) for axis, (name, most) in enumerate(limits.items())}
+
+
+EXAMPLE = (2, 37, 53, 3)
+"""Batch, height, width and channels of the example that is traced: numbers that nothing else here has."""
+
+
+def _graph(written: Written, of: Format) -> Any:
+    graph = to_onnx(written.program, torch.zeros(EXAMPLE, dtype=torch.uint8), of.dynamic(), written.outputs)
+    graph.metadata_props.add(key=INFO, value=written.info)
+    return graph
+
+
+def _write_onnx(written: Written, of: Format) -> None:
+    import onnx
+
+    onnx.save(_graph(written, of), written.path)
+
+
+def _write_openvino(written: Written, of: Format) -> None:
+    import openvino
+
+    model = openvino.Core().read_model(_graph(written, of).SerializeToString())
+    model.set_rt_info(written.info, [INFO])
+    openvino.save_model(model, written.path, compress_to_fp16=False)
+
+
+def _exported(written: Written, of: Format) -> torch.export.ExportedProgram:
+    with torch.no_grad():
+        example = (torch.zeros(EXAMPLE, dtype=torch.uint8),)
+        return torch.export.export(written.program, example, dynamic_shapes=(of.dynamic(),))
+
+
+def _write_pt2(written: Written, of: Format) -> None:
+    with quietly():
+        torch.export.save(_exported(written, of), written.path, extra_files={INFO: written.info})
+
+
+def _write_executorch(written: Written, of: Format) -> None:
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+
+    with quietly():
+        lowered = to_edge_transform_and_lower(
+            _exported(written, of), partitioner=[XnnpackPartitioner()], constant_methods={INFO: written.info}
+        )
+        written.path.write_bytes(lowered.to_executorch().buffer)
+
+
+_ONNX = ("onnx", "onnxscript", "onnxruntime")
+
+FORMATS = {
+    "onnx": Format(".onnx", _ONNX, "export", _write_onnx, "ONNX Runtime"),
+    "onnx-int8": Format(".onnx", _ONNX, "export", _write_onnx, "ONNX Runtime, 8-bit integers"),
+    "openvino": Format(".xml", ("onnx", "onnxscript", "openvino"), "export", _write_openvino, "OpenVINO"),
+    "pt2": Format(".pt2", (), "", _write_pt2, "PyTorch (torch.export)"),
+    # Memory for the largest input is set aside when the file is opened: about 120 MB for each image of a batch.
+    "executorch": Format(".pte", ("executorch",), "executorch", _write_executorch, "ExecuTorch, XNNPACK", 4, 1024),
+}
+"""A row for each format. The file of onnx-int8 is that of onnx, quantized afterwards (`exporting.int8`)."""

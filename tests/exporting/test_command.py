@@ -1,0 +1,341 @@
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import ffvit
+from ffvit.config.architecture import FF_ONLY
+from ffvit.config.recipe import named_recipe
+from ffvit.exporting import command
+from ffvit.exporting.formats import FORMATS, Written
+from ffvit.exporting.program import Program, Stages
+from ffvit.exporting.proof import Reference, Sample, find_stage
+from ffvit.inference import exported
+from ffvit.inference.exported import check_archive
+from ffvit.models.create import preprocess_of
+
+CPU = ffvit.Hardware(accelerator="cpu")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, photos) -> Path:
+    """Its images are resized and cropped, and its logits have some size."""
+    recipe = named_recipe("small").replace(epochs=1, warmup_epochs=0, batch_size=8, evaluation_crop=0.6, exact="always")
+    architecture = ffvit.Architecture(width=12, depth=2, block=FF_ONLY, img_size=24, patch=8, init="pytorch")
+    out = tmp_path_factory.mktemp("export") / "run"
+    return ffvit.train(architecture, photos, recipe, hardware=CPU, out=out).path
+
+
+@pytest.fixture(scope="module")
+def pt2(run, tmp_path_factory) -> Path:
+    return ffvit.export(run, format="pt2", out=tmp_path_factory.mktemp("pt2") / "network.pt2").path
+
+
+@pytest.mark.parametrize("form", ["onnx", "openvino", "pt2", "executorch"])
+def test_a_file_predicts_and_is_scored_as_its_run(run, photos, tmp_path, form):
+    if form == "executorch":
+        pytest.importorskip("executorch")
+    done = ffvit.export(run, format=form, out=tmp_path / f"network{FORMATS[form].suffix}")
+    proof = done.proof
+    assert (proof.images, proof.agree) == (5, 5)
+    assert proof.difference < 1e-5
+    assert proof.level_difference < 1.01
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == sorted(path.suffix for path in done.files)
+    of_file, of_run = (list(ffvit.predict(weights, [photos / "val"], hardware=CPU)) for weights in (done.path, run))
+    for one, other in zip(of_file, of_run, strict=True):
+        assert (one.image, one.classes) == (other.image, other.classes)
+        assert one.probabilities == pytest.approx(other.probabilities, abs=1e-5)
+    scores = [ffvit.evaluate(weights, photos, hardware=CPU) for weights in (done.path, run)]
+    assert scores[0].evaluation.top1 == scores[1].evaluation.top1
+    assert scores[0].evaluation.temperature == scores[1].evaluation.temperature
+    np.testing.assert_allclose(scores[0].predictions.logits, scores[1].predictions.logits, atol=1e-5)
+
+
+def test_eight_bits_are_calibrated_ranked_and_refused_where_they_lose_too_much(run, tmp_path):
+    out = tmp_path / "int8.onnx"
+    done = ffvit.export(run, format="onnx-int8", out=out, max_loss=100)
+    layers = [one.layer for one in done.sensitivities]
+    parts = [f"blocks.{block}.{branch}.mixer.fc{layer}" for block in (0, 1) for branch in (0, 1) for layer in (1, 2)]
+    assert sorted(layers) == sorted(["head", "patch_embed.proj", *parts])
+    changes = [one.change for one in done.sensitivities]
+    assert changes == sorted(changes, reverse=True)
+    assert 0 < changes[0] < 0.2
+    before = np.eye(100, 10, dtype=np.float32)
+    after = np.concatenate([1 - before[:2], before[2:]])
+    worse = command.Proof(before.argmax(1), before, after, 1, 0.0, 1, 0.0)
+    with pytest.raises(
+        ffvit.UserError, match=r"it loses 2\.00 points .* more than 0\.5; .* --max-loss 2 lets it through"
+    ):
+        command._check_loss(worse, 0.5, done.sensitivities)
+    command._check_loss(worse, 2.0, done.sensitivities)
+
+
+def broken(network: torch.nn.Module, part: str) -> Program:
+    """A program with a fault in one stage."""
+    preprocess = preprocess_of(network).replace(pixel_backend="pillow")
+    if part == "mean":
+        preprocess = preprocess.replace(mean=(0.5, 0.456, 0.406))
+    elif part == "interpolation":
+        preprocess = preprocess.replace(interpolation="bilinear")
+    elif part:
+        with torch.no_grad():
+            network.get_submodule(part).weight[0, 0] += 0.1
+    return Program(network, preprocess).eval()
+
+
+@pytest.mark.parametrize(
+    ("part", "stage"),
+    [
+        ("mean", "preprocessing"),
+        ("interpolation", "preprocessing"),
+        ("patch_embed.proj", "embedding"),
+        ("blocks.1.0.mixer.fc1", "block 2"),
+        ("head", "head"),
+    ],
+)
+def test_the_stage_where_a_file_goes_wrong_is_named(run, photos, tmp_path, part, stage):
+    network = ffvit.load(run)
+    reference = Reference(network, preprocess_of(network).replace(pixel_backend="pillow"))
+    sample = Sample.of(ffvit.evaluate(run, hardware=CPU).images, reference.preprocess, 1000, 2)
+
+    def write(module: torch.nn.Module, names: list[str]) -> Path:
+        FORMATS["pt2"].write(Written(module, names, "", tmp_path / "stages.pt2"), FORMATS["pt2"])
+        return tmp_path / "stages.pt2"
+
+    assert Stages(Program(network, reference.preprocess)).names == [
+        "preprocessing",
+        "embedding",
+        "block 1",
+        "block 2",
+        "head",
+    ]
+    assert find_stage(write, broken(ffvit.load(run), part), reference, sample) == stage
+
+
+def test_wrong_preprocessing_writes_nothing_and_is_named(run, tmp_path, monkeypatch):
+    def wrong(network, preprocess):
+        return Program(network, preprocess.replace(mean=(0.5, 0.456, 0.406)))
+
+    monkeypatch.setattr(command, "Program", wrong)
+    with pytest.raises(ffvit.UserError, match=r"not written: .* The difference begins in: preprocessing"):
+        ffvit.export(run, format="pt2", out=tmp_path / "network.pt2")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_exists_is_kept_unless_it_is_ours_and_may_go(run, pt2, tmp_path):
+    theirs = tmp_path / "theirs.pt2"
+    theirs.write_bytes(b"mine")
+    for overwrite in (False, True):
+        with pytest.raises(ffvit.UserError, match=r"theirs.pt2: is there, and is no file that --overwrite may replace"):
+            ffvit.export(run, format="pt2", out=theirs, overwrite=overwrite)
+    with pytest.raises(ffvit.UserError, match="is there"):
+        ffvit.export(run, format="pt2", out=pt2)
+    assert command._output(run, "pt2", FORMATS["pt2"], pt2, True) == pt2
+    assert theirs.read_bytes() == b"mine"
+
+
+def test_the_name_of_the_file_follows_the_run_and_the_format(run):
+    assert command._output(run, "onnx-int8", FORMATS["onnx-int8"], None, False) == Path("run-int8.onnx")
+    with pytest.raises(ffvit.UserError, match=r"--out a.onnx: files of the format pt2 end in .pt2"):
+        ffvit.export(run, format="pt2", out=Path("a.onnx"))
+
+
+def test_a_full_disk_leaves_nothing(pt2, tmp_path, monkeypatch):
+    def full(*_args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(ffvit.RunStoppedError, match=r"the disk is full .* then export again"):
+        command._place(pt2, tmp_path / "network.pt2")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_exported_is_told_before_any_work(run, tmp_path, monkeypatch):
+    network = ffvit.load(run)
+    with pytest.raises(ffvit.UserError, match="these weights bring no validation split: give --data"):
+        ffvit.export(network, out=tmp_path / "a.onnx")
+    network.pretrained_cfg = {**network.pretrained_cfg, "interpolation": "nearest"}
+    with pytest.raises(ffvit.UserError, match="images resized by nearest cannot be exported: only bicubic"):
+        ffvit.export(network, out=tmp_path / "a.onnx")
+    network.head.weight.data[0, 0] = torch.nan
+    with pytest.raises(ffvit.UserError, match=r"the weights are NaN or infinite \(head.weight\)"):
+        ffvit.export(network, out=tmp_path / "a.onnx")
+    empty = tmp_path / "begun"
+    empty.mkdir()
+    shutil.copy(run / "config.yaml", empty)
+    with pytest.raises(ffvit.UserError, match="begun: no weights in this folder"):
+        ffvit.export(empty, out=tmp_path / "a.onnx")
+    monkeypatch.setattr(exported, "find_spec", lambda _: None)
+    with pytest.raises(
+        ffvit.UserError, match=r"--format executorch needs executorch: pip install 'ffvit\[executorch\]'"
+    ):
+        ffvit.export(run, format="executorch", out=tmp_path / "a.pte")
+    with pytest.raises(ffvit.UserError, match="there is no such file"):
+        ffvit.Predictor(tmp_path / "nowhere.onnx")
+
+
+def test_a_mixer_that_a_format_lacks_is_named(run, tmp_path, monkeypatch):
+    def without_norms(written, _):
+        if any(isinstance(module, torch.nn.GELU | torch.nn.LayerNorm) for module in written.program.modules()):
+            raise RuntimeError("no operator")
+
+    row = FORMATS["onnx"]
+    monkeypatch.setitem(command.FORMATS, "onnx", type(row)(**{**vars(row), "write": without_norms}))
+    with pytest.raises(
+        ffvit.UserError,
+        match=r"--format onnx has no operator for the mixer feedforward along features and feedforward along patches; "
+        r"--format pt2 has all",
+    ):
+        ffvit.export(run, out=tmp_path / "a.onnx")
+
+
+def tampered(content: bytes, change) -> bytes:
+    """An archive whose JSON files are changed."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as before, zipfile.ZipFile(out, "w") as after:
+        for member in before.infolist():
+            data = before.read(member)
+            if member.filename.endswith(".json"):
+                data = json.dumps(change(member.filename, json.loads(data))).encode()
+            after.writestr(member, data)
+    return out.getvalue()
+
+
+def _in_graph(change):
+    def apply(name, content):
+        if name.endswith("model.json"):
+            change(content["graph_module"]["graph"]["nodes"], content)
+        return content
+
+    return apply
+
+
+CODE = "__import__('os').system('touch ran')"
+
+
+def _weights_as(field, value):
+    def apply(name, content):
+        if "weights_config" in name:
+            next(iter(content["config"].values()))[field] = value
+        return content
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (_in_graph(lambda nodes, _: nodes[0].update(target="torch.os.system")), "target: 'torch.os.system'"),
+        (
+            _in_graph(lambda nodes, _: nodes[0].update(target="torch.ops.aten.from_file.default")),
+            "target: 'torch.ops.aten.from",
+        ),
+        (_in_graph(lambda _, whole: whole.update(guards_code=[CODE])), "guards_code"),
+        (_in_graph(lambda _, whole: whole.update(expr_str=CODE)), "expr_str"),
+        (_in_graph(lambda _, whole: whole["range_constraints"].update({CODE: {}})), "key of range_constraints"),
+        (
+            _in_graph(lambda nodes, _: nodes[0].update(arg={"as_operator": "torch.os.system"})),
+            "key of arg: 'as_operator'",
+        ),
+        (_weights_as("use_pickle", True), "use_pickle"),
+        (_weights_as("path_name", "custom_obj_0"), "path_name"),
+    ],
+)
+def test_an_archive_that_may_run_code_is_not_opened(pt2, tmp_path, monkeypatch, change, words):
+    monkeypatch.chdir(tmp_path)
+    content = pt2.read_bytes()
+    check_archive(tampered(content, lambda _, whole: whole), "")
+    file = tmp_path / "bad.pt2"
+    file.write_bytes(tampered(content, change))
+    with pytest.raises(ffvit.UserError, match=f"not opened: it may run code \\({words}"):
+        ffvit.Predictor(file)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_an_archive_with_a_pickle_or_a_library_is_not_opened(pt2):
+    class Evil:
+        def __reduce__(self):
+            return os.system, ("touch ran",)
+
+    example = io.BytesIO()
+    torch.save(Evil(), example)
+    for name, data, words in (
+        ("x/data/sample_inputs/more.pt", example.getvalue(), "is a pickle that asks to run code"),
+        ("x/data/aotinductor/model.so", b"", "which `ffvit export` does not write"),
+    ):
+        content = io.BytesIO(pt2.read_bytes())
+        with zipfile.ZipFile(content, "a") as archive:
+            archive.writestr(name, data)
+        with pytest.raises(ffvit.UserError, match=words):
+            check_archive(content.getvalue(), "")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "does not say its classes and preprocessing: `ffvit export` did not write it"),
+        ("{", "its metadata is no JSON"),
+        ('{"format": "pt2"}', "metadata.network: is needed"),
+        (" " * (exported.MOST_INFO + 1), "bytes of metadata, and is not read"),
+    ],
+)
+def test_metadata_is_checked(monkeypatch, text, words):
+    monkeypatch.setattr(exported, "open_runner", lambda _: (text, lambda images: [images]))
+    with pytest.raises(ffvit.UserError, match=words):
+        exported.Exported(Path("a.pt2"))
+
+
+def test_a_damaged_file_is_told(pt2, tmp_path):
+    for suffix in (".pt2", ".onnx", ".xml"):
+        file = tmp_path / f"cut{suffix}"
+        file.write_bytes(pt2.read_bytes()[:1000])
+        with pytest.raises(ffvit.UserError, match="truncated, damaged, or not of the kind that its name says"):
+            ffvit.Predictor(file)
+
+
+def test_an_exported_file_has_its_own_engine_and_preparation(pt2, photos):
+    with pytest.raises(ffvit.UserError, match="has its own engine and precision: name none"):
+        ffvit.Predictor(pt2, engine="onnx")
+    with pytest.raises(ffvit.UserError, match="prepares images by itself, on the processor: leave out crop_pct"):
+        ffvit.evaluate(pt2, photos, crop=0.5)
+
+
+@pytest.mark.slow
+def test_the_command_line_exports_and_predicts(run, photos, tmp_path):
+    def ffvit_command(*words: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "ffvit", *words],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    said = ffvit_command("export", str(run), "--format", "pt2")
+    assert "5 of 5 images in batches, 5 of 5 alone" in said
+    image = str(sorted((photos / "val").rglob("*.jpg"))[0])
+    assert ffvit_command("predict", "run.pt2", image, "--format", "csv") == ffvit_command(
+        "predict", str(run), image, "--format", "csv"
+    )

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         push,
         report,
         resume,
+        serve,
         train,
     )
     from ffvit.config.architecture import NAMED, Architecture, Branch
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
     from ffvit.study.plan import Plan
 
 _NAMES = {
-    "ffvit.api": "benchmark check compare evaluate export list_models predict prepare push report resume train",
+    "ffvit.api": "benchmark check compare evaluate export list_models predict prepare push report resume serve train",
     "ffvit.config.architecture": "Architecture Branch NAMED",
     "ffvit.config.data": "Data",
     "ffvit.config.hardware": "Hardware",
@@ -117,6 +118,7 @@ __all__ = [
     "report",
     "resume",
     "save_weights",
+    "serve",
     "train",
 ]
 

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ffvit.command_function import RUN as RUN
-from ffvit.command_function import function_of
-from ffvit.config import commands, data_commands
+from ffvit.command_function import console_of, fields_without, function_of
+from ffvit.config import commands, data_commands, deploy_commands
 from ffvit.config.architecture import Architecture, Network
 from ffvit.config.choices import choose_data, choose_hardware, choose_recipe, fields_of
 from ffvit.config.data import Data
 from ffvit.config.hardware import Hardware
 from ffvit.config.recipe import Recipe, named_recipe
 from ffvit.errors import UserError
-from ffvit.terminal import Terminal
 
 if TYPE_CHECKING:
     from ffvit.data.check.check import Check
@@ -30,21 +28,6 @@ if TYPE_CHECKING:
     from ffvit.run_folder import Config, Run
     from ffvit.study.findings import Findings
     from ffvit.study.plan import Plan
-
-
-def console_of(command: commands.Command) -> Any:
-    """Where a command prints."""
-    if not isinstance(command.verbose, bool):
-        return command.verbose
-    console = Terminal()
-    console.quiet = not command.verbose
-    return console
-
-
-def fields_without(command: commands.Command, *names: str) -> dict[str, Any]:
-    """The fields of a command but for some, and for where it prints."""
-    fields = {field.name: getattr(command, field.name) for field in dataclasses.fields(command)}
-    return {name: value for name, value in fields.items() if name not in ("verbose", *names)}
 
 
 @function_of(commands.Train)
@@ -171,8 +154,8 @@ def predict(command: commands.Predict) -> Iterator[Prediction | BadImageError]:
     return inference.predict(**fields, hardware=choose_hardware(command.hardware))
 
 
-@function_of(commands.Export)
-def export(command: commands.Export) -> Export:
+@function_of(deploy_commands.Export)
+def export(command: deploy_commands.Export) -> Export:
     """Returns: The file, and what was measured of it.
 
     Raises:
@@ -183,6 +166,18 @@ def export(command: commands.Export) -> Export:
     from ffvit.exporting.command import export
 
     return export(**fields_without(command))
+
+
+@function_of(deploy_commands.Serve)
+def serve(command: deploy_commands.Serve) -> None:
+    """Returns: When the process was asked to end (SIGTERM, Ctrl-C) and what it had accepted is answered.
+
+    Raises:
+        UserError: The weights, the address or the token cannot be used.
+    """
+    from ffvit.serving.command import run
+
+    run(command, console_of(command))
 
 
 @function_of(commands.Compare)
@@ -296,8 +291,8 @@ def prepare(command: data_commands.Prepare) -> Prepared:
     return prepare(**fields_without(command), console=console_of(command))
 
 
-@function_of(commands.Push)
-def push(command: commands.Push) -> str:
+@function_of(deploy_commands.Push)
+def push(command: deploy_commands.Push) -> str:
     """Returns: The address of the repository, or the folder that was written.
 
     Raises:

@@ -20,7 +20,7 @@ from ffvit import __version__
 from ffvit.cli_output import DRY_RUNS, SHOW
 from ffvit.closed_pipe import survive_closed_pipe
 from ffvit.command_function import checked
-from ffvit.config import commands, data_commands
+from ffvit.config import commands, data_commands, deploy_commands
 from ffvit.config.options import Option, options_of
 from ffvit.errors import SYNONYMS, ConfigError, FfvitError, UserError
 from ffvit.signals import reraise_lost_signals
@@ -30,14 +30,15 @@ COMMANDS: dict[str, type[commands.Command]] = {
     "train": commands.Train,
     "evaluate": commands.Evaluate,
     "predict": commands.Predict,
-    "export": commands.Export,
+    "export": deploy_commands.Export,
+    "serve": deploy_commands.Serve,
     "compare": commands.Compare,
     "report": commands.Report,
     "check": data_commands.Check,
     "prepare": data_commands.Prepare,
     "benchmark": commands.Benchmark,
     "benchmark data": data_commands.BenchmarkData,
-    "push": commands.Push,
+    "push": deploy_commands.Push,
     "models": commands.ListModels,
     "doctor": commands.Doctor,
 }
@@ -70,6 +71,7 @@ EXAMPLES = """Examples:
   ffvit evaluate runs/photos --data photos/val
   ffvit predict runs/photos holiday.jpg --top 3
   ffvit export runs/photos --format onnx   a file for other programs
+  ffvit serve runs/photos                  a page and an API on this machine
   ffvit compare --data photos/ --minutes 30
   ffvit check photos/                      broken images, duplicates, leaks
   ffvit prepare photos/ shards/            a large data set as a few files

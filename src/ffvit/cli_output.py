@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ffvit import api
-from ffvit.config import commands, data_commands
+from ffvit.command_function import console_of
+from ffvit.config import commands, data_commands, deploy_commands
 from ffvit.errors import DataError, OutputError, UserError
 from ffvit.terminal import Terminal
 
@@ -52,10 +53,10 @@ def _predict(command: commands.Predict) -> None:
         raise DataError("none of these images could be read")
 
 
-def _export(command: commands.Export) -> None:
+def _export(command: deploy_commands.Export) -> None:
     from ffvit.exporting.report import report
 
-    Terminal().print(report(api.RUN[commands.Export](command)))
+    Terminal().print(report(api.RUN[deploy_commands.Export](command)))
 
 
 def _check(command: data_commands.Check) -> int:
@@ -92,7 +93,7 @@ def _print_all(command: commands.Command) -> None:
 
 
 def _run(command: commands.Command) -> None:
-    """Carry out a command whose result is a folder."""
+    """Carry out a command that returns nothing to print."""
     api.RUN[type(command)](command)
 
 
@@ -102,7 +103,7 @@ def _print_run(command: commands.Train) -> None:
     if command.resume:
         raise UserError("--dry-run checks a run that is to begin: leave out --resume")
     config, console = api.config_of(command), Terminal()
-    forecast = forecast_run(config, command.out, command.overwrite, api.console_of(command))
+    forecast = forecast_run(config, command.out, command.overwrite, console_of(command))
     if forecast is not None:
         forecast.show(console)
         console.say(f"\n{config.to_yaml()}")
@@ -120,12 +121,13 @@ SHOW: dict[type[commands.Command], Callable[[Any], int | None]] = {
     commands.Train: _run,
     commands.Evaluate: _evaluate,
     commands.Predict: _predict,
-    commands.Export: _export,
+    deploy_commands.Export: _export,
+    deploy_commands.Serve: _run,
     commands.Compare: _run,
     commands.Report: _print_all,
     data_commands.Check: _check,
     data_commands.Prepare: _prepare,
-    commands.Push: _run,
+    deploy_commands.Push: _run,
     commands.ListModels: _models,
     commands.Benchmark: _print_all,
     data_commands.BenchmarkData: _benchmark_data,

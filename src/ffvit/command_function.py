@@ -1,7 +1,11 @@
-"""Makes a function of a command: the command's fields are its keywords, checked and documented as there."""
+"""Makes a function of a command: the command's fields are its keywords, checked and documented as there.
+
+What those functions ask of a command is here, too.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Mapping
@@ -12,6 +16,7 @@ from pydantic import ValidationError
 from ffvit.config import commands
 from ffvit.config.base import error_sentences
 from ffvit.errors import UserError
+from ffvit.terminal import Terminal
 
 P = ParamSpec("P")
 C = TypeVar("C", bound=commands.Command)
@@ -52,3 +57,18 @@ def checked(command: type[C], fields: Mapping[str, Any]) -> C:
         return command(**fields)
     except ValidationError as error:
         raise UserError(error_sentences(error, command, "")) from None
+
+
+def console_of(command: commands.Command) -> Any:
+    """Where a command prints."""
+    if not isinstance(command.verbose, bool):
+        return command.verbose
+    console = Terminal()
+    console.quiet = not command.verbose
+    return console
+
+
+def fields_without(command: commands.Command, *names: str) -> dict[str, Any]:
+    """The fields of a command but for some, and for where it prints."""
+    fields = {field.name: getattr(command, field.name) for field in dataclasses.fields(command)}
+    return {name: value for name, value in fields.items() if name not in ("verbose", *names)}

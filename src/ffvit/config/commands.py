@@ -189,41 +189,6 @@ ffvit predict runs/flowers folder/ --format csv > predictions.csv"""
 
 
 @dataclass(frozen=True, config=CHECKED)
-class Export(Command):
-    """Write a trained network as a file for other programs, proven on real images to predict the same.
-
-    Images go in as they are: resizing, crop and normalisation are inside the file, class names in its metadata.
-    """
-
-    examples = """ffvit export runs/flowers --format onnx --out flowers.onnx
-ffvit export runs/flowers --format onnx-int8    8-bit integers
-ffvit predict flowers.onnx photo.jpg
-ffvit evaluate flowers.onnx --data photos/"""
-
-    weights: Weights
-    _: KW_ONLY
-    format: Annotated[
-        Literal["onnx", "onnx-int8", "openvino", "pt2", "executorch"],
-        option("What the file is for: ONNX Runtime, also in 8-bit integers; OpenVINO; torch.export; ExecuTorch."),
-    ] = "onnx"
-    out: Annotated[
-        Path | None,
-        option("The file (.onnx, .xml, .pt2, .pte). Default: the name of the weights, in the working folder."),
-    ] = None
-    data: Annotated[
-        str | Path | None,
-        option(
-            "Images to prove it on, as for `ffvit train --data`. Default: the validation split of the run that the "
-            "weights are from."
-        ),
-    ] = None
-    root: Root = None
-    model: ModelName = None
-    max_loss: Annotated[NonNegativeFloat, option("Points of top-1 that onnx-int8 may lose on these images.")] = 0.5
-    overwrite: Overwrite = False
-
-
-@dataclass(frozen=True, config=CHECKED)
 class Compare(Command):
     """Compare networks in a controlled study: a table, a verdict with its uncertainty, and a report."""
 
@@ -359,24 +324,6 @@ ffvit benchmark data photos/          how fast images are loaded"""
         bool, option("Instead, time each operation of one network, and draw it below the hardware's roofline.")
     ] = False
     out: Annotated[Path, option("The picture of --roofline, a .png file.")] = Path("roofline.png")
-
-
-@dataclass(frozen=True, config=CHECKED)
-class Push(Command):
-    """Upload a finished run to the Hugging Face Hub, in timm's format and with a model card made of the run's figures."""
-
-    examples = """ffvit push runs/flowers user/flowers-ff --license cc-by-4.0
-ffvit push runs/flowers user/flowers-ff --out flowers-ff    write the folder, upload nothing"""
-
-    run: Annotated[Path, option("A finished run folder.")]
-    repository: Annotated[str, option("The repository: user/name. It is made if it is not there.")]
-    _: KW_ONLY
-    license: Annotated[
-        str | None,
-        option("Licence of the weights, as the Hub calls it: apache-2.0, cc-by-4.0, ... Default: none is stated."),
-    ] = None
-    private: Annotated[bool, option("Make a new repository private.")] = False
-    out: Annotated[Path | None, option("Write this folder instead, and upload nothing.")] = None
 
 
 @dataclass(frozen=True, config=CHECKED)

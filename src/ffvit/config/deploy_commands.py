@@ -1,0 +1,131 @@
+"""The commands that bring a trained network to its users, as those of `commands`."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic.dataclasses import dataclass
+
+from ffvit.config.command_fields import (
+    ModelName,
+    Names,
+    Overwrite,
+    Paths,
+    Root,
+    Weights,
+    comma_separated,
+    option,
+    several,
+)
+from ffvit.config.commands import CHECKED, Command
+from ffvit.config.options import COMMAS, RARE
+
+
+@dataclass(frozen=True, config=CHECKED)
+class Export(Command):
+    """Write a trained network as a file for other programs, proven on real images to predict the same.
+
+    Images go in as they are: resizing, crop and normalisation are inside the file, class names in its metadata.
+    """
+
+    examples = """ffvit export runs/flowers --format onnx --out flowers.onnx
+ffvit export runs/flowers --format onnx-int8    8-bit integers
+ffvit predict flowers.onnx photo.jpg
+ffvit evaluate flowers.onnx --data photos/"""
+
+    weights: Weights
+    _: KW_ONLY
+    format: Annotated[
+        Literal["onnx", "onnx-int8", "openvino", "pt2", "executorch"],
+        option("What the file is for: ONNX Runtime, also in 8-bit integers; OpenVINO; torch.export; ExecuTorch."),
+    ] = "onnx"
+    out: Annotated[
+        Path | None,
+        option("The file (.onnx, .xml, .pt2, .pte). Default: the name of the weights, in the working folder."),
+    ] = None
+    data: Annotated[
+        str | Path | None,
+        option(
+            "Images to prove it on, as for `ffvit train --data`. Default: the validation split of the run that the "
+            "weights are from."
+        ),
+    ] = None
+    root: Root = None
+    model: ModelName = None
+    max_loss: Annotated[NonNegativeFloat, option("Points of top-1 that onnx-int8 may lose on these images.")] = 0.5
+    overwrite: Overwrite = False
+
+
+@dataclass(frozen=True, config=CHECKED)
+class Serve(Command):
+    """Serve networks over HTTP: a page to try them, and an API. Ends when it is interrupted or terminated."""
+
+    examples = """ffvit serve runs/flowers                  then open http://127.0.0.1:7860
+ffvit serve runs/flowers runs/flowers-vit --engine onnx
+FFVIT_TOKEN=... ffvit serve runs/flowers --host 0.0.0.0"""
+
+    weights: Annotated[
+        Paths, BeforeValidator(several), option("Run folders or files of weights; several answer side by side.")
+    ]
+    _: KW_ONLY
+    host: Annotated[
+        str, option("Address to listen on. The default is reached from this machine alone; 0.0.0.0: from everywhere.")
+    ] = "127.0.0.1"
+    port: Annotated[int, option("Port to listen on; 0: any free one.", ge=0, le=65535)] = 7860
+    engine: Annotated[
+        Literal["torch", "compiled", "onnx", "openvino"],
+        option("What computes, as in predict; `ffvit benchmark` compares them."),
+    ] = "torch"
+    precision: Annotated[
+        Literal["fp32", "bf16", "fp16", "int8"],
+        option("fp32 as in evaluate; int8 is calibrated on the run's images (engine onnx)."),
+    ] = "fp32"
+    accelerator: Annotated[
+        Literal["auto", "cpu", "cuda"], option("Kind of device. auto: the first GPU, if there is one.")
+    ] = "auto"
+    token_file: Annotated[
+        Path | None,
+        option("File with the bearer token that requests need. Default: that of the variable FFVIT_TOKEN, else none."),
+    ] = None
+    batch_size: Annotated[PositiveInt | None, RARE, option("Images per batch at most. Default: 16; on a GPU 64.")] = (
+        None
+    )
+    max_mib: Annotated[PositiveInt, RARE, option("MiB per request at most.", le=1024)] = 32
+    max_files: Annotated[PositiveInt, RARE, option("Images per request at most.")] = 32
+    queue: Annotated[PositiveInt, RARE, option("Images in work at one time; requests beyond get status 503.")] = 256
+    seconds: Annotated[PositiveFloat, RARE, option("Seconds until an answer; then the status is 504.")] = 30.0
+    rate: Annotated[
+        PositiveFloat | None,
+        RARE,
+        option(
+            "Requests per second from one address; beyond, the status is 429. Default: 20; on loopback, any number."
+        ),
+    ] = None
+    allowed_hosts: Annotated[
+        Names,
+        COMMAS,
+        RARE,
+        BeforeValidator(comma_separated),
+        option("Names in the Host header, with commas. Default: any; on loopback, localhost and its addresses."),
+    ] = ()
+
+
+@dataclass(frozen=True, config=CHECKED)
+class Push(Command):
+    """Upload a finished run to the Hugging Face Hub, in timm's format and with a model card made of the run's figures."""
+
+    examples = """ffvit push runs/flowers user/flowers-ff --license cc-by-4.0
+ffvit push runs/flowers user/flowers-ff --out flowers-ff    write the folder, upload nothing"""
+
+    run: Annotated[Path, option("A finished run folder.")]
+    repository: Annotated[str, option("The repository: user/name. It is made if it is not there.")]
+    _: KW_ONLY
+    license: Annotated[
+        str | None,
+        option("Licence of the weights, as the Hub calls it: apache-2.0, cc-by-4.0, ... Default: none is stated."),
+    ] = None
+    private: Annotated[bool, option("Make a new repository private.")] = False
+    out: Annotated[Path | None, option("Write this folder instead, and upload nothing.")] = None

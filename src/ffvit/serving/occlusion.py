@@ -1,0 +1,81 @@
+"""The patches that speak for an answer: how the answer changes as each of them is covered.
+
+Zeiler and Fergus, Visualizing and Understanding Convolutional Networks, section 4.2. It asks the network itself, so it
+is exact, and holds for every network and engine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from ffvit.config.preprocess import Preprocess
+from ffvit.data.jpeg import Pixels
+
+SIDES = (7, 8, 6, 5, 4, 3, 2)
+"""Patches along each side: the first that divides the image into patches of 2 pixels or more. At most 64 patches."""
+
+
+@dataclass(frozen=True)
+class Occlusion:
+    """What covering each patch does to one class.
+
+    Attributes:
+        class_index: The class.
+        probability: Of the class, for the whole image.
+        covered: The same with each patch covered, row by row.
+        evidence: By how much the log-odds of the class fall as a patch is covered, in nats: above 0, it speaks for it.
+    """
+
+    class_index: int
+    probability: float
+    covered: list[list[float]]
+    evidence: list[list[float]]
+
+
+def grid_side(height: int, width: int) -> int:
+    """Patches along each side."""
+    return next(
+        (side for side in SIDES if not height % side and not width % side and min(height, width) >= 2 * side), 1
+    )
+
+
+def covered(pixels: Pixels, preprocess: Preprocess) -> UInt8[np.ndarray, "images height width channels"]:
+    """The image, and behind it the image with each patch in turn covered by the mean colour."""
+    height, width = pixels.shape[:2]
+    side = grid_side(height, width)
+    images = np.repeat(pixels[None], 1 + side * side, axis=0)
+    colour = np.round(255 * np.array(preprocess.mean)).astype(np.uint8)
+    for number in range(side * side):
+        row, column = divmod(number, side)
+        images[
+            1 + number,
+            row * height // side : (row + 1) * height // side,
+            column * width // side : (column + 1) * width // side,
+        ] = colour
+    return images
+
+
+def occlusion(logits: Float32[np.ndarray, "images classes"], temperature: float, class_index: int | None) -> Occlusion:
+    """What the logits of `covered` images say.
+
+    Args:
+        logits: Of the image, then of it with each patch covered.
+        temperature: What logits are divided by.
+        class_index: The class. Default: the likeliest one of the whole image.
+    """
+    scaled = logits.astype(np.float64) / temperature
+    shares = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    shares /= shares.sum(axis=1, keepdims=True)
+    index = int(shares[0].argmax()) if class_index is None else class_index
+    probability = shares[:, index]
+    odds = np.log(np.clip(probability, 1e-12, None)) - np.log(np.clip(1 - probability, 1e-12, None))
+    side = round((len(logits) - 1) ** 0.5)
+    return Occlusion(
+        index,
+        float(probability[0]),
+        probability[1:].reshape(side, side).tolist(),
+        (odds[0] - odds[1:]).reshape(side, side).tolist(),
+    )

@@ -26,7 +26,7 @@ from ffvit.serving.service import Service
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 BATCH_SIZES = {"cpu": 16, "cuda": 64}
-"""Images in a batch at most: more do not make a processor faster (docs/serve.md), and all of them wait for its end."""
+"""Images in a batch at most: all of them wait for its end."""
 
 TOKEN_LENGTH = 16
 """Characters of a token at least."""

@@ -146,7 +146,7 @@ def test_what_exists_is_kept_unless_it_is_ours_and_may_go(run, pt2, tmp_path):
     theirs = tmp_path / "theirs.pt2"
     theirs.write_bytes(b"mine")
     for overwrite in (False, True):
-        with pytest.raises(ffvit.UserError, match=r"theirs.pt2: is there, and is no file that --overwrite may replace"):
+        with pytest.raises(ffvit.UserError, match=r"theirs.pt2: is there, and is no file that ffvit export wrote"):
             ffvit.export(run, format="pt2", out=theirs, overwrite=overwrite)
     with pytest.raises(ffvit.UserError, match="is there"):
         ffvit.export(run, format="pt2", out=pt2)

@@ -153,7 +153,9 @@ def _output(weights: object, format: str, row: Format, out: Path | None, overwri
     if out.suffix != row.suffix:
         raise OutputError(f"--out {out}: files of the format {format} end in {row.suffix}")
     for path in (out, out.with_suffix(".bin")) if row.suffix == ".xml" else (out,):
-        check_output(path, "--out", "file that --overwrite may replace", lambda _: overwrite and _is_ours(out))
+        check_output(path, "--out", "file that ffvit export wrote", lambda _: _is_ours(out))
+    if out.exists() and not overwrite:
+        raise OutputError(f"--out {out}: is there; --overwrite replaces it")
     return out
 
 

@@ -50,7 +50,9 @@ def pt2(run, tmp_path_factory) -> Path:
     return ffvit.export(run, format="pt2", out=tmp_path_factory.mktemp("pt2") / "network.pt2").path
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:executorch", "ignore:read_text is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning:executorch", "ignore:read_text is deprecated:DeprecationWarning"
+)
 @pytest.mark.parametrize("form", ["onnx", "openvino", "pt2", "executorch"])
 def test_a_file_predicts_and_is_scored_as_its_run(run, photos, tmp_path, form):
     if form == "executorch":

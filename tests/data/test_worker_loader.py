@@ -57,6 +57,8 @@ def test_the_process_that_forks_still_hears(capfd):
 
 
 def start_workers_interrupted() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # another test may have started the server with signals held back
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     make = dataloader._MultiProcessingDataLoaderIter.__init__
 
     def interrupted(*arguments):

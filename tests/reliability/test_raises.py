@@ -96,6 +96,7 @@ def test_a_folder_that_is_no_run(tmp_path: Path):
 
 
 def test_predicting_on_two_devices(tmp_path: Path):
+    (tmp_path / "x.png").touch()
     with pytest.raises(UserError, match="predicting uses one device: leave out --devices and --nodes"):
         list(predict(nn.Identity(), [tmp_path], hardware=Hardware(devices=2)))
 
@@ -390,7 +391,7 @@ def test_an_engine_without_the_libraries_of_its_gpu(monkeypatch: pytest.MonkeyPa
     onnxruntime = SimpleNamespace(SessionOptions=SimpleNamespace, InferenceSession=lambda *_, **__: session)
     monkeypatch.setitem(sys.modules, "onnxruntime", onnxruntime)
     with pytest.raises(DeviceError, match="ONNX Runtime found no CUDA libraries"):
-        engines._onnxruntime(b"", torch.device("cuda"))
+        engines.onnxruntime_session(b"", torch.device("cuda"))
 
 
 @pytest.mark.parametrize(("name", "image"), [("xcit_nano_12_p16_224", 5), ("mvitv2_tiny", 2)])

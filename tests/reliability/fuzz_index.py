@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import zlib
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +60,7 @@ def target(data: bytes) -> None:
         (folder / name).unlink()  # what is mapped stays what it was
         (folder / name).write_bytes(content)
     with contextlib.suppress(UserError):
-        for images, classes in open_index(folder, partial(ShardFolder, folder)).values():
+        for images, classes in open_index(folder, lambda split: ShardFolder(folder, split.filenames)).values():
             assert 0 <= images.labels.min() <= images.labels.max() < len(classes)
             for index in range(min(len(images), 5)):
                 assert isinstance(images.name(index), str)

@@ -406,3 +406,12 @@ def test_quiet_says_nothing_and_verbose_shows_where_an_error_was_raised(tmp_path
 
 def test_completion_can_be_installed():
     assert "--install-completion" in here("--help").stdout
+
+
+def test_ctrl_c_before_a_command_begins_is_no_traceback(monkeypatch):
+    def interrupted(**_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ffvit.cli.make_app", interrupted)
+    done = here("models")
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "ffvit: interrupted\n")

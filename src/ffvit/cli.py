@@ -250,10 +250,10 @@ def main() -> None:
     # OpenMP's threads burn their time slice while they wait; where other programs share the processor, that is the
     # time the next step needs. Must be set before PyTorch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    words = _with_joined_flags(sys.argv[1:])
-    app = make_app(brief="--help" in words or "-h" in words)
-    words = ["--help" if word == "--help-all" else word for word in words]
     try:
+        words = _with_joined_flags(sys.argv[1:])
+        app = make_app(brief="--help" in words or "-h" in words)
+        words = ["--help" if word == "--help-all" else word for word in words]
         with reraise_lost_signals():
             code = app(words, console=Terminal(), exit_on_error=False, print_error=False)
     except FfvitError as error:

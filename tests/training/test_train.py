@@ -362,7 +362,7 @@ def test_without_a_selection_part_the_last_weights_are_the_result(tmp_path):
 def test_a_budget_in_minutes_fits_the_schedule_to_the_clock(tmp_path):
     run = quick(tmp_path / "run", recipe=QUICK.replace(minutes=0.05, epochs=50, warmup_epochs=5))
     rates = [row["lr"] for row in run.metrics()]
-    assert 3 <= run.summary()["seconds"] < 30  # the time is a budget of training, not a promise about the machine
+    assert 2 < run.summary()["seconds"] < 30  # the time is a budget of training, not a promise about the machine
     assert rates[-1] < 0.1 * QUICK.peak_lr
 
 

@@ -27,7 +27,7 @@ def reference() -> str:
     for name, command in COMMANDS.items():
         parts += [f"## ffvit {name}", inspect.cleandoc(command.__doc__ or "")]
         if command.examples:
-            parts.append(f"```sh\n{command.examples}\n```")
+            parts.append(f"```text\n{command.examples}\n```")
         parts.append(table([option for option in cli_options(command) if option not in OUTPUT]))
     return "\n\n".join([*parts, "## Options of every command", table(list(OUTPUT))]) + "\n"
 

@@ -40,7 +40,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    REACHED.update(tuple(place) for place in node.workeroutput["reached"])
+    output = getattr(node, "workeroutput", {})  # none of a process that crashed
+    REACHED.update(tuple(place) for place in output.get("reached", ()))
 
 
 def _ours(frame: FrameType) -> bool:

@@ -18,7 +18,7 @@ types: .venv/.ready
 	$(BIN)/mypy
 
 unit: .venv/.ready
-	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(BIN)/pytest
 
 reliability: .venv/.ready
 	$(BIN)/pytest tests/reliability -m 'reliability or not reliability'

@@ -46,7 +46,8 @@ from ffvit.benchmarking.report import digits
 from ffvit.benchmarking.targets import Target
 from ffvit.benchmarking.workload import build_predictor, train_step_call
 from ffvit.hardware.devices import keep_freed_memory
-from ffvit.models.create import check_name, classes_of
+from ffvit.models.create import check_name
+from ffvit.models.description import classes_of
 from ffvit.profiling.count import count
 from ffvit.profiling.hardware_peak import machine_name, slow_precision_reason
 from ffvit.profiling.timing import default_device, forward_call, random_images

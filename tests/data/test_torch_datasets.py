@@ -8,7 +8,7 @@ import ffvit
 from ffvit.config.hardware import Hardware
 from ffvit.hardware.launch import start_fabric
 from ffvit.inference.evaluator import Evaluator
-from ffvit.models.create import preprocess_of
+from ffvit.models.description import preprocess_of
 
 
 def test_images_are_those_of_an_evaluation():

@@ -23,7 +23,7 @@ from ffvit.exporting.program import Program, Stages
 from ffvit.exporting.proof import Reference, Sample, find_stage
 from ffvit.inference import exported
 from ffvit.inference.exported import check_archive
-from ffvit.models.create import preprocess_of
+from ffvit.models.description import preprocess_of
 
 CPU = ffvit.Hardware(accelerator="cpu")
 

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from timm.utils import CheckpointSaver, ModelEmaV3
 
 import ffvit
-from ffvit.models.create import preprocess_of
+from ffvit.models.description import preprocess_of
 
 ffvit.register_with_timm()
 

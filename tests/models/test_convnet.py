@@ -5,7 +5,8 @@ import timm
 import torch
 
 from ffvit.models.convnet import CONVNETS, convnet_by_flops
-from ffvit.models.create import create_model, network_of, preprocess_of
+from ffvit.models.create import create_model
+from ffvit.models.description import network_of, preprocess_of
 from ffvit.profiling.count import count
 
 

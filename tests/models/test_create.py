@@ -9,7 +9,8 @@ import ffvit
 from ffvit import UserError
 from ffvit.config.preprocess import Preprocess
 from ffvit.models import weights
-from ffvit.models.create import create_model, list_models, network_of, preprocess_of, set_preprocess
+from ffvit.models.create import create_model, list_models
+from ffvit.models.description import network_of, preprocess_of, set_preprocess
 from ffvit.models.weights import save_weights
 
 ffvit.register_with_timm()

@@ -16,7 +16,7 @@ import ffvit
 from ffvit import Architecture, Branch
 from ffvit.config.architecture import FF_ONLY, transformer
 from ffvit.errors import OutputError
-from ffvit.models.create import preprocess_of, set_preprocess
+from ffvit.models.description import preprocess_of, set_preprocess
 from ffvit.models.hub import write_hub_folder, write_timm_folder
 
 ffvit.register_with_timm()

@@ -20,7 +20,7 @@ from ffvit.config.architecture import FF_ONLY, transformer
 from ffvit.config.preprocess import Preprocess
 from ffvit.models import weights
 from ffvit.models.backbone import Backbone
-from ffvit.models.create import preprocess_of, set_preprocess
+from ffvit.models.description import preprocess_of, set_preprocess
 from ffvit.models.vit_conversion import preprocess_of_vit
 
 FF = Architecture(width=12, depth=2, block=FF_ONLY, img_size=(6, 6), patch=2, num_classes=5, position_grid=(4, 3))

@@ -23,7 +23,7 @@ from commands import ffvit as run_command
 from commands import started
 from ffvit.config import recipe as recipes
 from ffvit.config.architecture import FF_ONLY
-from ffvit.models.create import preprocess_of, set_preprocess
+from ffvit.models.description import preprocess_of, set_preprocess
 from ffvit.run_folder import Run
 from ffvit.training import loop, train
 from ffvit.training.ema import EMA

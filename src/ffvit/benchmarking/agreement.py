@@ -12,7 +12,7 @@ from ffvit.benchmarking.targets import Target
 from ffvit.config.hardware import Hardware
 from ffvit.hardware.launch import start_fabric
 from ffvit.inference.evaluator import Evaluator
-from ffvit.models.create import class_names_of, preprocess_of
+from ffvit.models.description import class_names_of, preprocess_of
 
 
 @dataclass(frozen=True)

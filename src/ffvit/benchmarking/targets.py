@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from ffvit.data.splits import Splits
 from ffvit.errors import UserError
 from ffvit.inference.run_images import calibration_images, splits_of
-from ffvit.models.create import check_name, create_model, preprocess_of
+from ffvit.models.create import check_name, create_model
+from ffvit.models.description import preprocess_of
 from ffvit.models.weights import load
 from ffvit.run_folder import Run
 

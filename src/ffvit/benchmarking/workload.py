@@ -16,7 +16,7 @@ from ffvit.data.images import ArrayImages
 from ffvit.data.splits import Splits
 from ffvit.hardware.launch import start_fabric
 from ffvit.models.compiling import compile_unavailable_reason
-from ffvit.models.create import classes_of, preprocess_of
+from ffvit.models.description import classes_of, preprocess_of
 from ffvit.profiling.timing import forward_call, random_images
 from ffvit.run_folder import Config
 from ffvit.training.setup import set_up

@@ -18,7 +18,7 @@ from ffvit.data.random_erasing import erase
 from ffvit.data.splits import open_splits
 from ffvit.data.transforms import LazyImage, Transform, evaluation_transform, training_transform
 from ffvit.errors import DataError
-from ffvit.models.create import classes_of, preprocess_of, set_preprocess
+from ffvit.models.description import classes_of, preprocess_of, set_preprocess
 
 
 class ImageDataset(Dataset[tuple[Tensor, int]]):

@@ -28,7 +28,8 @@ from ffvit.files.output_file import check_output
 from ffvit.inference.exported import ExportInfo, check_packages, open_runner
 from ffvit.inference.run_images import CALIBRATION_IMAGES, run_of, splits_of
 from ffvit.models.backbone import Backbone
-from ffvit.models.create import class_names_of, create_model, network_of, preprocess_of
+from ffvit.models.create import create_model
+from ffvit.models.description import class_names_of, network_of, preprocess_of
 from ffvit.models.weights import load
 
 ONE_FILE = 2**31

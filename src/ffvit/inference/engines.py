@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ffvit.errors import DeviceError
 from ffvit.hardware.devices import has_bf16_matmul
 from ffvit.models.compiling import allow_variants, compile_unavailable_reason
-from ffvit.models.create import preprocess_of
+from ffvit.models.description import preprocess_of
 
 ENGINES = ("torch", "compiled", "onnx", "openvino")
 PRECISIONS = ("fp32", "bf16", "int8")

@@ -23,7 +23,7 @@ from ffvit.inference.exported import Exported, is_exported
 from ffvit.inference.metrics import Evaluation, compute_metrics
 from ffvit.inference.predictions import Predictions
 from ffvit.inference.run_images import run_of, splits_of
-from ffvit.models.create import class_names_of, preprocess_of
+from ffvit.models.description import class_names_of, preprocess_of
 from ffvit.models.weights import load
 from ffvit.run_folder import Run
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from ffvit.config.strict_yaml import read_yaml
 from ffvit.inference.report import percent
-from ffvit.models.create import class_names_of
+from ffvit.models.description import class_names_of
 from ffvit.profiling.count import count
 from ffvit.run_folder import Config, Run
 

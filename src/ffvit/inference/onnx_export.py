@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ffvit.models.create import preprocess_of
+from ffvit.models.description import preprocess_of
 
 if TYPE_CHECKING:
     from onnx import ModelProto

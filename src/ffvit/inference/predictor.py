@@ -29,7 +29,7 @@ from ffvit.hardware.precision import float32
 from ffvit.inference.engines import build
 from ffvit.inference.exported import Exported, is_exported
 from ffvit.inference.run_images import calibration_images, run_of
-from ffvit.models.create import class_names_of, preprocess_of
+from ffvit.models.description import class_names_of, preprocess_of
 from ffvit.models.weights import load
 
 BATCH = 32

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from ffvit.errors import OutputError, RunFolderError, UserError
 from ffvit.inference.model_card import OURS, write_card
-from ffvit.models.create import class_names_of
+from ffvit.models.description import class_names_of
 from ffvit.models.hub import check_empty, write_hub_folder
 from ffvit.models.weights import load
 from ffvit.run_folder import Run

@@ -19,7 +19,8 @@ from torch import Tensor
 from ffvit.config.base import short
 from ffvit.config.preprocess import Preprocess
 from ffvit.errors import ModelError, UserError
-from ffvit.models.registry import ANY_BACKBONE, register_with_timm
+from ffvit.models.description import ANY_BACKBONE
+from ffvit.models.registry import register_with_timm
 
 STATES = ("model", "state_dict_ema", "state_dict", "model_state_dict")
 """Where checkpoints keep their weights: DeiT's; timm's, whose moving average timm prefers too; Lightning's and others'."""

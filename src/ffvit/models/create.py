@@ -1,19 +1,18 @@
-"""Build a network from a name or an `Architecture`, ours or timm's; how it was built and how its images are prepared."""
+"""Build a network from a name or an `Architecture`, ours or timm's."""
 
 from __future__ import annotations
 
 from fnmatch import fnmatch
-from typing import Any, cast
+from typing import Any
 
 import timm
 import torch
 from torch import nn
 
 from ffvit.config.architecture import NAMED, Architecture, Network
-from ffvit.config.preprocess import Preprocess
 from ffvit.errors import ModelError, UserError, did_you_mean
-from ffvit.models.backbone import Backbone
-from ffvit.models.registry import ANY_BACKBONE, build, default_cfgs, input_config, register_with_timm
+from ffvit.models.description import ANY_BACKBONE, input_config, note_for_timm, preprocess_of, set_preprocess
+from ffvit.models.registry import build, default_cfgs, register_with_timm
 
 
 def create_model(
@@ -109,26 +108,6 @@ def _described(network: Any, built_from: Network) -> nn.Module:
     return described
 
 
-def note_for_timm(network: Any) -> None:
-    """Note on a network how timm builds it again, so that timm's `save_for_hf` and `push_to_hf_hub` take it.
-
-    An architecture without a name of its own, or changed since, is built as `ffvit_backbone`.
-    """
-    noted: Any = network
-    config = getattr(network, "pretrained_cfg", None) or input_config(network.architecture)
-    name, args = config.get("architecture"), dict(getattr(network, "_model_args", {}))
-    if isinstance(network, Backbone):
-        name = network_of(network).name or ""
-        own = NAMED.get(name)
-        sizes = {field: getattr(network.architecture, field) for field in ("num_classes", "in_chans", "img_size")}
-        args = {"img_size": network.architecture.img_size}
-        if own is None or own.replace(**sizes) != network.architecture:
-            name, args = ANY_BACKBONE, {"architecture": network.architecture.model_dump(mode="json")}
-        noted._traits = {**getattr(network, "_traits", {}), "img_size": network.architecture.img_size}
-    noted._model_args = args
-    noted.pretrained_cfg = {**config, "architecture": name or network_of(network).name}
-
-
 def check_name(name: str) -> None:
     """Check that there is a network of that name, ours or timm's.
 
@@ -146,62 +125,3 @@ def list_models(pattern: str) -> list[str]:
     register_with_timm()
     ours = [name for name in NAMED if fnmatch(name, pattern)]
     return ours + [name for name in timm.list_models(pattern) if name not in NAMED and name != ANY_BACKBONE]
-
-
-def network_of(network: nn.Module) -> Network:
-    """How to build this network again.
-
-    Raises:
-        UserError: It was made neither by `create_model` nor by `load`, nor is it one of our backbones.
-    """
-    built_from: Network | None = getattr(network, "built_from", None)
-    if isinstance(network, Backbone):
-        return Network(name=built_from.name if built_from else None, architecture=network.architecture)
-    if built_from is not None:
-        return built_from.replace(num_classes=classes_of(network))
-    config = getattr(network, "pretrained_cfg", None)
-    if config and config.get("architecture"):  # straight from timm.create_model
-        _, *size = config["input_size"]
-        own = timm.get_pretrained_cfg(config["architecture"])
-        return Network(
-            name=config["architecture"],
-            num_classes=classes_of(network),
-            in_chans=getattr(network, "in_chans", None),
-            img_size=tuple(size) if own and tuple(own.input_size[1:]) != tuple(size) else None,
-        )
-    raise ModelError("this network cannot be named, so it could not be built again: make it with ffvit.create_model")
-
-
-def classes_of(network: nn.Module) -> int:
-    """How many classes the network has."""
-    return cast("int", network.num_classes)
-
-
-def class_names_of(network: nn.Module) -> tuple[str, ...]:
-    """The names of the classes in the order of the logits; numbers, where they have no names."""
-    return getattr(network, "class_names", None) or tuple(map(str, range(classes_of(network))))
-
-
-def preprocess_of(network: nn.Module) -> Preprocess:
-    """How images become what the network takes: by its timm `pretrained_cfg`, for the channels that it takes.
-
-    Raises:
-        UserError: It does not say.
-    """
-    config = getattr(network, "pretrained_cfg", None) or {}
-    known: dict[str, Any] = {"pixel_backend": getattr(network, "pixel_backend", "pillow")}
-    if isinstance(network, Backbone):
-        config = config or input_config(network.architecture)
-        known |= {"img_size": network.architecture.img_size, "in_chans": network.in_chans}
-    elif "input_size" not in config:
-        raise ModelError("this network does not say what images it takes: make it with ffvit.create_model")
-    else:
-        known["in_chans"] = getattr(network, "in_chans", config["input_size"][0])
-    return Preprocess.from_timm(config, **known)
-
-
-def set_preprocess(network: nn.Module, preprocess: Preprocess) -> None:
-    """Note on the network how its images are prepared, for us and for timm."""
-    noted: Any = network
-    noted.pretrained_cfg = {**(getattr(network, "pretrained_cfg", None) or {}), **preprocess.to_timm()}
-    noted.pixel_backend = preprocess.pixel_backend

@@ -22,7 +22,7 @@ from ffvit.errors import ModelError, OutputError
 from ffvit.files.atomic_write import atomic_path
 from ffvit.models.backbone import Backbone
 from ffvit.models.convnet import ConvNet
-from ffvit.models.create import network_of, note_for_timm, preprocess_of, set_preprocess
+from ffvit.models.description import network_of, note_for_timm, preprocess_of, set_preprocess
 from ffvit.models.vit_conversion import timm_vit_of, to_layout
 
 HUB = "hf-hub:"

@@ -18,10 +18,8 @@ from ffvit.config.preprocess import Preprocess
 from ffvit.errors import ModelError
 from ffvit.models.backbone import Backbone
 from ffvit.models.convnet import CONVNETS, ConvNet
+from ffvit.models.description import ANY_BACKBONE, input_config, timm_config
 from ffvit.models.vit_conversion import to_ours
-
-ANY_BACKBONE = "ffvit_backbone"
-"""What timm builds from any `Architecture`, given as `architecture` in a Hub folder's `model_args`."""
 
 RELEASE = "https://github.com/lukemelas/do-you-even-need-attention/releases/download/v0.0.1/"
 RELEASED = {
@@ -29,25 +27,6 @@ RELEASED = {
     "ff_base_patch16_224": RELEASE + "linear-base-checkpoint.pth",
 }
 """The weights the paper released."""
-
-
-def input_config(architecture: Architecture) -> dict[str, Any]:
-    """Timm's `default_cfg` of a network: its input, how that is normalized, its first and last layers."""
-    preprocess = Preprocess(img_size=architecture.img_size, in_chans=architecture.in_chans)
-    return _config(preprocess, architecture.num_classes, "patch_embed.proj", fixed_input_size=True)
-
-
-def _config(preprocess: Preprocess, num_classes: int, first_conv: str, **fields: Any) -> dict[str, Any]:
-    return {
-        "url": "",
-        "num_classes": num_classes,
-        **preprocess.to_timm(),
-        "pool_size": None,
-        "crop_mode": "center",
-        "first_conv": first_conv,
-        "classifier": "head",
-        **fields,
-    }
 
 
 PAPER = {
@@ -59,7 +38,7 @@ PAPER = {
 default_cfgs: dict[str, dict[str, Any]] = {
     name: input_config(architecture) | {"url": RELEASED.get(name, "")} | PAPER for name, architecture in NAMED.items()
 }
-_CONVNET_CONFIG = _config(
+_CONVNET_CONFIG = timm_config(
     Preprocess(img_size=(32, 32)),
     10,
     "stages.0",

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from timm.layers import resample_abs_pos_embed, resample_patch_embed
 from torch import Tensor, nn
 
 from ffvit.config.architecture import Architecture
+from ffvit.models.description import note_for_timm, preprocess_of, set_preprocess
 from ffvit.models.embedding import PositionMap, PositionVectors, SinCosPositions
 from ffvit.models.mixers import OnPatchGrid
 
-if TYPE_CHECKING:
-    from ffvit.models.backbone import Backbone
+Backbone = Any
+"""A `ffvit.models.backbone.Backbone`, which uses this module."""
 
 Size = int | tuple[int, int] | None
 
@@ -44,8 +45,6 @@ def resize(network: Backbone, img_size: Size, patch_size: Size) -> None:
         )
     if old.position == "map":
         new = new.replace(position_grid=old.position_grid or old.grid)
-    from ffvit.models.create import note_for_timm, preprocess_of, set_preprocess  # which builds backbones
-
     _resample(network, new)
     network.architecture = new
     set_preprocess(network, preprocess_of(network))

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from ffvit.config.architecture import Architecture, Network
 from ffvit.errors import ModelError
 from ffvit.files.atomic_write import atomic_path
-from ffvit.models.create import create_model, network_of, preprocess_of, set_preprocess
+from ffvit.models.create import create_model
+from ffvit.models.description import network_of, preprocess_of, set_preprocess
 from ffvit.models.vit_conversion import architecture_of, layout_of, preprocess_of_vit, to_ours
 from ffvit.models.weights_file import WeightsInfo, read_weights
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from ffvit.models.create import preprocess_of
+from ffvit.models.description import preprocess_of
 
 
 @dataclass(frozen=True)

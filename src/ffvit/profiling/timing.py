@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ffvit.models.create import preprocess_of
+from ffvit.models.description import preprocess_of
 
 WARMUP_CALLS = 3
 """Calls that are not counted, at most: they load code and fill caches."""

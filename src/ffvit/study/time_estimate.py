@@ -13,7 +13,8 @@ from ffvit.config.hardware import Hardware
 from ffvit.config.recipe import Recipe
 from ffvit.data.splits import Splits
 from ffvit.hardware.devices import available_cores, device_type
-from ffvit.models.create import create_model, preprocess_of
+from ffvit.models.create import create_model
+from ffvit.models.description import preprocess_of
 from ffvit.profiling.memory import activation_bytes
 from ffvit.study.arms import Arm
 from ffvit.study.baselines import predicted_seconds

@@ -17,7 +17,7 @@ from ffvit.hardware.devices import free_memory
 from ffvit.hardware.precision import autocast, precision_of
 from ffvit.hardware.ranks import all_gather
 from ffvit.models.compiling import compile_unavailable_reason
-from ffvit.models.create import preprocess_of
+from ffvit.models.description import preprocess_of
 from ffvit.models.mixers import FeedForward
 from ffvit.profiling.count import count
 from ffvit.profiling.memory import activation_bytes

@@ -42,7 +42,8 @@ from ffvit.hardware.devices import device_type
 from ffvit.hardware.launch import start_fabric
 from ffvit.hardware.precision import autocast, resolve_precision
 from ffvit.hardware.processes import fork_server, starting_processes
-from ffvit.models.create import create_model, preprocess_of
+from ffvit.models.create import create_model
+from ffvit.models.description import preprocess_of
 from ffvit.profiling.count import count
 from ffvit.profiling.memory import activation_bytes
 from ffvit.run_folder import Config, Run

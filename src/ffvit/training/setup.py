@@ -20,7 +20,7 @@ from ffvit.data.transforms import training_transform
 from ffvit.errors import ConfigError
 from ffvit.hardware.ranks import local_world_size
 from ffvit.inference.evaluator import BATCH, Evaluator
-from ffvit.models.create import preprocess_of, set_preprocess
+from ffvit.models.description import preprocess_of, set_preprocess
 from ffvit.run_folder import Config
 from ffvit.training.step import TrainStep
 

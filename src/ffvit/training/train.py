@@ -31,7 +31,8 @@ from ffvit.files.output_folder import study_of
 from ffvit.hardware.launch import start_fabric
 from ffvit.hardware.precision import precision_of
 from ffvit.hardware.ranks import name_lost_ranks, on_rank_zero
-from ffvit.models.create import classes_of, create_model, preprocess_of, set_preprocess
+from ffvit.models.create import create_model
+from ffvit.models.description import classes_of, preprocess_of, set_preprocess
 from ffvit.models.weights import load
 from ffvit.run_folder import Config, Run, free_folder
 from ffvit.signals import exit_on_signal

@@ -23,28 +23,33 @@ from ffvit.config.preprocess import Preprocess
 from ffvit.errors import ModelError
 from ffvit.models.backbone import Backbone
 
-_RENAMED = {
-    "released": (
-        (r"^pos_encoding\.pos_embed$", "position.map"),
-        (r"^pos_encoding\.cls_pos_embed$", "position.class_token"),
-        (r"^blocks\.(\d+)\.norm1\.", r"blocks.\1.0.norm."),
-        (r"^blocks\.(\d+)\.mlp1\.", r"blocks.\1.0.mixer."),
-        (r"^blocks\.(\d+)\.norm2\.", r"blocks.\1.1.norm."),
-        (r"^blocks\.(\d+)\.mlp2\.", r"blocks.\1.1.mixer."),
-    ),
-    "timm ViT": (
-        (r"^pos_embed$", "position.vectors"),
-        (r"^blocks\.(\d+)\.norm1\.", r"blocks.\1.0.norm."),
-        (r"^blocks\.(\d+)\.attn\.", r"blocks.\1.0.mixer."),
-        (r"^blocks\.(\d+)\.norm2\.", r"blocks.\1.1.norm."),
-        (r"^blocks\.(\d+)\.mlp\.", r"blocks.\1.1.mixer."),
-    ),
+Layout = Literal["released", "timm ViT"]
+
+_OUR_NAMES: dict[str, dict[str, str]] = {
+    "released": {
+        "pos_encoding.pos_embed": "position.map",
+        "pos_encoding.cls_pos_embed": "position.class_token",
+        "norm1": "0.norm",
+        "mlp1": "0.mixer",
+        "norm2": "1.norm",
+        "mlp2": "1.mixer",
+    },
+    "timm ViT": {
+        "pos_embed": "position.vectors",
+        "norm1": "0.norm",
+        "attn": "0.mixer",
+        "norm2": "1.norm",
+        "mlp": "1.mixer",
+    },
 }
+"""What each layout calls parameters of ours: positions, and the parts of a block."""
+
 _MARKER_NAMES = {
     "ours": {"blocks.0.0.norm.weight", "patch_embed.proj.weight"},
     "released": {"pos_encoding.pos_embed", "blocks.0.mlp1.fc1.weight", "blocks.0.mlp2.fc1.weight"},
     "timm ViT": {"pos_embed", "cls_token", "blocks.0.attn.qkv.weight", "blocks.0.mlp.fc1.weight"},
 }
+_BLOCK = re.compile(r"(blocks\.\d+\.)?(.*)", re.DOTALL)
 _NOT_PLAIN_VIT = re.compile(
     r"dist_token|reg_token|\.ls1\.|q_norm|fc_norm|norm_pre|relative_position|\.norm3\.|attn_pool"
 )
@@ -62,12 +67,17 @@ def layout_of(names: Mapping[str, object]) -> str | None:
 
 def to_ours(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The same weights under our names; unchanged if they have those already or are of another kind of network."""
-    renamed = {}
-    for name, tensor in state.items():
-        for pattern, ours in _RENAMED.get(layout_of(state) or "", ()):
-            name = re.sub(pattern, ours, name)
-        renamed[name] = tensor
-    return renamed
+    names = _OUR_NAMES.get(layout_of(state) or "", {})
+    return {_renamed(name, names): tensor for name, tensor in state.items()}
+
+
+def _renamed(name: str, names: Mapping[str, str]) -> str:
+    """The name with the first part that stands in the table, of a block or of the whole network, replaced."""
+    block, rest = _BLOCK.fullmatch(name).groups("")  # type: ignore[union-attr]
+    for old, new in names.items():
+        if rest == old or (block and rest.startswith(f"{old}.")):
+            return block + new + rest.removeprefix(old)
+    return name
 
 
 def preprocess_of_vit(architecture: Architecture) -> Preprocess:
@@ -86,8 +96,8 @@ def _vit_name(architecture: Architecture) -> str:
 def architecture_of(state: Mapping[str, Tensor]) -> Architecture | None:
     """The architecture of weights in the paper's or timm ViT's layout, read off their shapes; none for others.
 
-    Weights under our names are those of a named network, or tell nothing. Of the other layouts, shapes leave two things open: the image is assumed square, and a ViT's heads to have 64 features, as in all that
-    were released.
+    Weights under our names are those of a named network, or tell nothing. Of the other layouts, shapes leave two things
+    open: the image is assumed square, and a ViT's heads to have 64 features, as in all that were released.
 
     Raises:
         UserError: The number of tokens is no square and a class token.
@@ -137,7 +147,7 @@ def _named_like(state: Mapping[str, Tensor]) -> Architecture | None:
     return None
 
 
-def to_layout(network: Backbone, layout: Literal["released", "timm ViT"]) -> dict[str, Tensor]:
+def to_layout(network: Backbone, layout: Layout) -> dict[str, Tensor]:
     """The weights of a network of ours under the names of the paper's released class, or of timm's ViT and DeiT.
 
     Raises:
@@ -157,17 +167,8 @@ def to_layout(network: Backbone, layout: Literal["released", "timm ViT"]) -> dic
     same_block = _spelled_out(plain) == _spelled_out(counterpart)
     if not same_block or plain.replace(block=counterpart.block) != counterpart or network.global_pool != "token":
         raise ModelError(f"this network has no counterpart in {_COUNTERPARTS[layout]}")
-    parts = {"0.mixer": "mlp1", "1.mixer": "mlp2"} if released else {"0.mixer": "attn", "1.mixer": "mlp"}
-    parts |= {"0.norm": "norm1", "1.norm": "norm2"}
-    positions = {
-        "position.map": "pos_encoding.pos_embed",
-        "position.class_token": "pos_encoding.cls_pos_embed",
-        "position.vectors": "pos_embed",
-    }
-    return {
-        re.sub(r"(?<=\.)[01]\.(norm|mixer)(?=\.)", lambda match: parts[match[0]], positions.get(name, name)): tensor
-        for name, tensor in network.state_dict().items()
-    }
+    names = {ours: theirs for theirs, ours in _OUR_NAMES[layout].items()}
+    return {_renamed(name, names): tensor for name, tensor in network.state_dict().items()}
 
 
 _COUNTERPARTS = {

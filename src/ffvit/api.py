@@ -298,7 +298,7 @@ def push(command: deploy_commands.Push) -> str:
     Raises:
         UserError: The run is not finished, the name cannot be one, the folder is not empty, or the Hub refuses.
     """
-    from ffvit.inference.push import push
+    from ffvit.exporting.push import push
 
     return push(**fields_without(command), console=console_of(command))
 

@@ -13,7 +13,7 @@ import ffvit
 from ffvit.config.data import Data
 from ffvit.config.recipe import named_recipe
 from ffvit.errors import ModelError, OutputError, RunFolderError, UserError
-from ffvit.inference.model_card import OURS, public_config
+from ffvit.exporting.model_card import OURS, public_config
 from ffvit.run_folder import Config, Run, read_config
 from hub_server import Hub, hub
 

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from ffvit.errors import OutputError, RunFolderError, UserError
-from ffvit.inference.model_card import OURS, write_card
+from ffvit.exporting.model_card import OURS, write_card
 from ffvit.models.description import class_names_of
 from ffvit.models.hub import check_empty, write_hub_folder
 from ffvit.models.weights import load

@@ -5,9 +5,9 @@ import pytest
 from ffvit.config.architecture import Network
 from ffvit.errors import UserError
 from ffvit.models.create import create_model
-from ffvit.profiling.count import count
+from ffvit.profiling.count import count, count_described
 from ffvit.study.arms import make_arms
-from ffvit.study.matching import LATENCY_TOLERANCE, TOLERANCE, _relative_latency, count_arm, match_arms
+from ffvit.study.matching import LATENCY_TOLERANCE, TOLERANCE, _relative_latency, match_arms
 from ffvit.study.plan import Plan
 
 BODY = {
@@ -47,7 +47,7 @@ def matched(match: str, **fields):
 
 def test_parameters_are_equal_within_three_percent():
     result = matched("parameters")
-    sizes = {arm.name: count_arm(arm.network, 10).parameters for arm in result.arms if arm.role == "arm"}
+    sizes = {arm.name: count_described(arm.network, 10).parameters for arm in result.arms if arm.role == "arm"}
     assert all(abs(size / sizes["attention"] - 1) <= TOLERANCE for size in sizes.values())
     assert result.arm("attention") == next(arm for arm in matched("epochs").arms if arm.name == "attention")
     assert len({arm.network.architecture.width for arm in result.arms}) > 1
@@ -57,7 +57,9 @@ def test_parameters_are_equal_within_three_percent():
 
 def test_training_operations_are_equal_within_three_percent():
     result = matched("flops")
-    spent = {arm.name: count_arm(arm.network, 10).flops * arm.recipe.epochs for arm in result.arms if arm.role == "arm"}
+    spent = {
+        arm.name: count_described(arm.network, 10).flops * arm.recipe.epochs for arm in result.arms if arm.role == "arm"
+    }
     assert all(abs(each / spent["attention"] - 1) <= TOLERANCE for each in spent.values())
     assert len({arm.recipe.epochs for arm in result.arms}) > 1
     assert {arm.network for arm in result.arms} == {arm.network for arm in matched("epochs").arms}
@@ -92,7 +94,7 @@ def test_latency_is_brought_near_by_measuring(monkeypatch):
     monkeypatch.setattr("ffvit.study.matching._relative_latency", lambda one, two: count(one).flops / count(two).flops)
     result = matched("latency", factors={"mixer": {name: MIXERS[name] for name in ("FF", "attention")}})
     assert "Latency of one image, measured here" in result.notes[0]
-    sizes = {name: count_arm(result.arm(name).network, 10).flops for name in ("FF", "attention")}
+    sizes = {name: count_described(result.arm(name).network, 10).flops for name in ("FF", "attention")}
     assert sizes["FF"] == pytest.approx(sizes["attention"], rel=LATENCY_TOLERANCE)
     assert result.arm("FF").network.architecture.width != BODY["width"]
 

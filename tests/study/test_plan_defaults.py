@@ -13,12 +13,13 @@ from ffvit.config.hardware import Hardware
 from ffvit.data.images import ArrayImages
 from ffvit.data.splits import Splits
 from ffvit.errors import UserError
+from ffvit.profiling.count import count_described
 from ffvit.study import default_backbone, plan_defaults, time_estimate
 from ffvit.study.arms import make_arms
 from ffvit.study.default_backbone import COARSE, FINE, backbone, sizes_for
 from ffvit.study.executor import Slots
 from ffvit.study.jobs import main_arms, make_runs
-from ffvit.study.matching import all_arms, count_arm
+from ffvit.study.matching import all_arms
 from ffvit.study.plan import Plan, Search
 from ffvit.study.plan_defaults import FULL_EXTENT, fit_plan
 from ffvit.study.plan_options import make_plan
@@ -38,7 +39,7 @@ def made_up(side: int, images: int, classes: int = 9) -> Splits:
 
 def speed_by_flops(network: Network, *_: object) -> Speed:
     """As on a core of 30 GFLOP/s, of which a step costs three predictions and half a millisecond an image."""
-    flops = count_arm(network, 9).flops
+    flops = count_described(network, 9).flops
     return Speed(0.3, 3 * flops / 3e10 + 5e-4, 2e-4, flops / 3e10 + 5e-5, 0.02, 3e5, 5e6)
 
 
@@ -123,7 +124,7 @@ def test_bodies_grow_from_the_smallest(side: int):
     its = sizes_for(side, 10**6)
     assert its[-1][2:] == FINE[-1]
     assert {each[2:] for each in its} <= {*COARSE, *FINE}
-    flops = [count_arm(Network(architecture=backbone(each, positions=0.5)), 9).flops for each in its]
+    flops = [count_described(Network(architecture=backbone(each, positions=0.5)), 9).flops for each in its]
     assert flops == sorted(flops)
 
 
@@ -137,7 +138,7 @@ def test_more_minutes_never_buy_less(a_set):
     plans = [chosen(minutes)[0] for minutes in (5, 10, 20, 40, 80, 160, 320)]
     for less, more in pairwise(plans):
         assert len(less.seeds) <= len(more.seeds)
-        small, large = (count_arm(plan.network, 9).flops for plan in (less, more))
+        small, large = (count_described(plan.network, 9).flops for plan in (less, more))
         assert small <= large
     assert len(plans[0].seeds) < FULL_EXTENT.seeds <= len(plans[-1].seeds)
     assert plans[-1].network.architecture.patches == 64

@@ -7,11 +7,11 @@ import pytest
 from ffvit.config.data import Data
 from ffvit.config.hardware import Hardware
 from ffvit.data.splits import open_splits
+from ffvit.profiling.count import count_described
 from ffvit.study import time_estimate
 from ffvit.study.arms import make_arms
 from ffvit.study.default_backbone import mixer_levels
 from ffvit.study.executor import Slots
-from ffvit.study.matching import count_arm
 from ffvit.study.plan import Plan, Search
 from ffvit.study.plan_options import make_plan
 from ffvit.study.time_estimate import estimate_study, speeds_of
@@ -63,12 +63,12 @@ def test_large_networks_are_scaled_from_the_largest_that_was_timed(monkeypatch):
     arms, timed = make_arms(plan), []
     monkeypatch.setattr(time_estimate, "measure_speed", lambda network, *_: timed.append(network) or SPEED)
     speeds = speeds_of(arms, splits, 1, Hardware(accelerator="cpu"), 1)
-    assert all(count_arm(network, 10).parameters < time_estimate.LARGE for network in timed)
+    assert all(count_described(network, 10).parameters < time_estimate.LARGE for network in timed)
     assert timed
     assert set(speeds) == {arm.name for arm in arms}
-    flops = {arm.name: count_arm(arm.network, 10).flops for arm in arms}
-    largest = max(timed, key=lambda network: count_arm(network, 10).parameters)
-    ratio = flops["FF only, base"] / count_arm(largest, 10).flops
+    flops = {arm.name: count_described(arm.network, 10).flops for arm in arms}
+    largest = max(timed, key=lambda network: count_described(network, 10).parameters)
+    ratio = flops["FF only, base"] / count_described(largest, 10).flops
     assert speeds["FF only, base"].predict == pytest.approx(SPEED.predict * ratio)
     assert speeds["FF only, base"].train == pytest.approx(SPEED.load + (SPEED.train - SPEED.load) * ratio)
     assert speeds["FF only, base"].activations > 2**26  # counted on the network itself

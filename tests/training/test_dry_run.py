@@ -42,7 +42,8 @@ def test_it_foresees_the_steps_that_the_run_then_makes(tmp_path, here_measured):
         "ff_micro_patch2_8, 0.14 M parameters, random initial weights (seed 0); 0.00565 G"
     )
     assert forecast.rows["steps"] == "20 in all, 10 an epoch; 128 images at once on a device"
-    assert forecast.rows["classes"] == "10: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9"
+    digits = ", ".join(f"'{digit}'" for digit in range(10))
+    assert forecast.rows["classes"] == f"10: {digits} (numbered from 0, natural order)"
 
 
 SPEED = run_speed.Speed(1.0, 0.01, 0.002, 0.001, 0.1, activations=2.0**20, state=2.0**21)

@@ -8,12 +8,12 @@ import tempfile
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 from torch import nn
 
-from ffvit import __version__
 from ffvit.config.base import short
 from ffvit.config.preprocess import Preprocess
 from ffvit.data.images import Images
@@ -25,15 +25,13 @@ from ffvit.exporting.program import FILTERS, Program
 from ffvit.exporting.proof import Proof, Reference, Sample, find_stage, is_faithful, prove
 from ffvit.files.atomic_write import atomic_path, is_disk_full
 from ffvit.files.output_file import check_output
+from ffvit.inference.engines import ONE_FILE
 from ffvit.inference.exported import ExportInfo, check_packages, open_runner
 from ffvit.inference.run_images import CALIBRATION_IMAGES, run_of, splits_of
 from ffvit.models.backbone import Backbone
 from ffvit.models.create import create_model
 from ffvit.models.description import class_names_of, network_of, preprocess_of
 from ffvit.models.weights import load
-
-ONE_FILE = 2**31
-"""Bytes that a graph of ONNX may take in one piece, a limit of protobuf's."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +130,7 @@ def _info(network: nn.Module, preprocess: Preprocess, format: str, row: Format) 
         class_names=class_names_of(network),
         preprocess=preprocess,
         temperature=getattr(network, "temperature", None),
-        ffvit=__version__,
+        ffvit=version("ffvit"),
         max_batch=row.max_batch,
         max_side=row.max_side,
     )
@@ -204,7 +202,7 @@ def _write(row: Format, format: str, info: str, folder: Path, name: str, module:
 
 
 def _mixers_without(row: Format, folder: Path, module: nn.Module) -> list[str]:
-    """The mixers of a network that a format cannot write, each tried in a block of its own."""
+    """The mixers of a network that a format cannot write, each tried alone in one block."""
     network = getattr(module, "network", None)
     missing = []
     if isinstance(network, Backbone):
@@ -240,8 +238,8 @@ def _check_loss(proof: Proof, max_loss: float, sensitivities: list[Sensitivity])
 
 def _place(file: Path, out: Path) -> tuple[Path, ...]:
     """Give a file, and what belongs to it, its place; the file itself last."""
-    files = sorted(file.parent.glob(f"{file.stem}.*"), key=lambda each: each == file)
-    for each in files:
-        with atomic_path(out.with_suffix(each.suffix), "export again") as temporary:
-            shutil.copyfile(each, temporary)
-    return tuple(out.with_suffix(each.suffix) for each in files)
+    parts = sorted(file.parent.glob(f"{file.stem}.*"), key=lambda part: part == file)
+    for part in parts:
+        with atomic_path(out.with_suffix(part.suffix), "export again") as temporary:
+            shutil.copyfile(part, temporary)
+    return tuple(out.with_suffix(part.suffix) for part in parts)

@@ -34,8 +34,8 @@ SINGLE = 16
 
 BATCH = 32
 TOLERANCE = 1e-3
-"""Largest difference of a logit, or of a number between two stages, as a share of the largest one there: ten times what
-other orders of summing in float32 made (docs/export.md)."""
+"""Largest difference of a logit, or of a number between two stages, as a share of the largest one there: far above the
+rounding that docs/export.md shows, far below what a wrong stage makes."""
 
 LEVELS = 1.01
 """Largest difference of a level from Pillow's, of 255, and some rounding."""
@@ -106,7 +106,7 @@ class Sample:
     Attributes:
         batches: Resized, not cropped, so that the file leaves their size: uint8 arrays of batch x height x width x 3.
         labels: Of the images in the batches.
-        whole: Some of them as they are: uint8 arrays of 1 x height x width x 3, each of its own size.
+        whole: Some of them as they are: uint8 arrays of 1 x height x width x 3, of different sizes.
     """
 
     batches: list[np.ndarray]

@@ -83,7 +83,8 @@ def evaluate(
     """Score weights on images in float32; classes are matched to the network's by name.
 
     Args:
-        weights: A run folder, a file of weights, a file that `ffvit export` wrote, or a network, whose mode and device stay as they are.
+        weights: A run folder, a file of weights, a file that `ffvit export` wrote, or a network, whose mode and device stay
+            as they are.
         data: A folder, a list, `digits` (its test split) or a data set that timm opens. The data of the run that the
             weights are from, which is the default, are scored on its own test split.
         model: The network's name, for weights that do not say.

@@ -65,11 +65,7 @@ def to_onnx(module: nn.Module, example: Tensor, dynamic: dict[int, Any], outputs
     return program.model_proto
 
 
-def quantize(
-    graph: ModelProto,
-    images: Float[Tensor, "images channels height width"] | Sequence[np.ndarray],
-    layers: Sequence[str] | None = None,
-) -> ModelProto:
+def quantize(graph: ModelProto, images: Float[Tensor, "images channels height width"]) -> ModelProto:
     """The graph with the inputs and weights of its matrix products and convolutions as 8-bit integers.
 
     Weights have a scale a channel; activations a scale each, from the lowest to the highest value on these images
@@ -77,12 +73,11 @@ def quantize(
 
     Args:
         graph: In fp32.
-        images: Such as the network will see: normalised, or batches as the graph takes them.
-        layers: The nodes that become integers. Default: all of those kinds.
+        images: Normalised, such as the network will see.
     """
-    batches = [part.cpu().numpy() for part in images.split(AT_ONCE)] if isinstance(images, Tensor) else images
+    batches = [part.cpu().numpy() for part in images.split(AT_ONCE)]
     with tempfile.TemporaryDirectory() as folder, quietly():
-        return quantized(graph, activation_ranges(graph, batches, Path(folder)), layers)
+        return quantized(graph, activation_ranges(graph, batches, Path(folder)))
 
 
 def activation_ranges(graph: ModelProto, batches: Sequence[np.ndarray], folder: Path) -> Any:
@@ -105,8 +100,8 @@ def activation_ranges(graph: ModelProto, batches: Sequence[np.ndarray], folder: 
     return calibrator.compute_data()
 
 
-def quantized(graph: ModelProto, ranges: Any, layers: Sequence[str] | None) -> ModelProto:
-    """As `quantize`, by ranges that were found before."""
+def quantized(graph: ModelProto, ranges: Any, layers: Sequence[str] = ()) -> ModelProto:
+    """As `quantize`, by ranges that were found before; only the nodes of these names, if any are given."""
     import onnx
     from onnxruntime.quantization import QDQQuantizer, QuantType
 
@@ -117,7 +112,7 @@ def quantized(graph: ModelProto, ranges: Any, layers: Sequence[str] | None) -> M
         weight_qType=QuantType.QInt8,
         activation_qType=QuantType.QUInt8,
         tensors_range=ranges,
-        nodes_to_quantize=list(layers or ()),
+        nodes_to_quantize=list(layers),
         nodes_to_exclude=[],
         op_types_to_quantize=QUANTIZED,
         extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
@@ -133,7 +128,7 @@ def _saturates() -> bool:
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """In this context exporters say nothing: what exporters and quantizers say about themselves is not for those who want an answer."""
+    """Inside, exporters and quantizers print nothing."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,8 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from ffvit.config.architecture import Network
+from ffvit.models.create import create_model
 from ffvit.models.description import preprocess_of
 
 
@@ -34,3 +37,10 @@ def count(network: nn.Module) -> Count:
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         network_on_meta(image)
     return Count(sum(parameter.numel() for parameter in network.parameters()), counter.get_total_flops())
+
+
+@functools.cache
+def count_described(network: Network, classes: int) -> Count:
+    """As `count`, for a network that is not built, on data of so many classes."""
+    with torch.device("meta"):
+        return count(create_model(network, classes))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from contextlib import asynccontextmanager
+from importlib.metadata import version
 from importlib.resources import files
 from typing import Annotated, Any
 
@@ -15,7 +16,6 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
-from ffvit import __version__
 from ffvit.errors import FfvitError
 from ffvit.serving.bodies import Base64Images, read_images
 from ffvit.serving.gate import Gate, problem
@@ -142,7 +142,7 @@ def make_app(service: Service, *, token: str | None = None, hosts: Collection[st
 
     app = FastAPI(
         title="ffvit",
-        version=__version__,
+        version=version("ffvit"),
         summary="Image classification.",
         lifespan=lifespan,
         docs_url=None,  # these pages load their scripts from elsewhere

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float32, UInt8
+from scipy.special import logit, softmax
 
 from ffvit.config.preprocess import Preprocess
 from ffvit.data.jpeg import Pixels
@@ -66,12 +67,10 @@ def occlusion(logits: Float32[np.ndarray, "images classes"], temperature: float,
         temperature: What logits are divided by.
         class_index: The class. Default: the likeliest one of the whole image.
     """
-    scaled = logits.astype(np.float64) / temperature
-    shares = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    shares /= shares.sum(axis=1, keepdims=True)
+    shares = softmax(logits.astype(np.float64) / temperature, axis=1)
     index = int(shares[0].argmax()) if class_index is None else class_index
     probability = shares[:, index]
-    odds = np.log(np.clip(probability, 1e-12, None)) - np.log(np.clip(1 - probability, 1e-12, None))
+    odds = logit(np.clip(probability, 1e-12, 1 - 1e-12))
     side = round((len(logits) - 1) ** 0.5)
     return Occlusion(
         index,

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ffvit.config.architecture import Architecture
+from ffvit.profiling.count import count_described
 from ffvit.study.analysis import Analysis
 from ffvit.study.arms import Arm
 from ffvit.study.findings import ArmFinding, Cost, Epoch, RunFinding, SearchFinding, TrialFinding
 from ffvit.study.folder import Study
 from ffvit.study.jobs import Job, Searches
-from ffvit.study.matching import count_arm
 from ffvit.study.plan import Plan
 from ffvit.study.results import Result
 
@@ -27,7 +27,7 @@ def arm_finding(
     jobs: Sequence[Job],
 ) -> ArmFinding:
     """One arm of a study: its runs, its search, its settings and costs."""
-    plan, count = analysis.plan, count_arm(arm.network, analysis.ground.classes)
+    plan, count = analysis.plan, count_described(arm.network, analysis.ground.classes)
     cost = costs.get("arms", {}).get(arm.name)
     published = plan.published.get(arm.name)
     own = [job for job in jobs if job.arm == arm.name]

@@ -12,10 +12,11 @@ from rich.text import Text
 from ffvit.data.split_record import check_split
 from ffvit.data.splits import Splits, open_splits
 from ffvit.errors import ConfigError
+from ffvit.profiling.count import count_described
 from ffvit.study.conclude import outlook_of
 from ffvit.study.folder import Study, StudyInputs, fixed_fields
 from ffvit.study.jobs import differences, make_runs
-from ffvit.study.matching import all_arms, count_arm, match_arms
+from ffvit.study.matching import all_arms, match_arms
 from ffvit.study.plan import Plan
 from ffvit.study.time_estimate import LARGE, StudyEstimate, estimate_study, scaled_arms, threads_of
 from ffvit.terminal import build_table
@@ -113,7 +114,7 @@ def show_forecast(plan: Plan, forecast: Forecast, console: Console) -> None:
 def _arm_table(inputs: StudyInputs, estimate: StudyEstimate, runs: list[str]) -> Table:
     table = build_table(("arm", "parameters", "GFLOPs", "epochs", "runs", "time a run", "memory a run"))
     for arm in inputs.matched.arms:
-        count, run = count_arm(arm.network, inputs.classes), estimate.runs[arm.name]
+        count, run = count_described(arm.network, inputs.classes), estimate.runs[arm.name]
         table.add_row(
             Text.assemble(arm.name, (f" ({arm.role})", "dim") if arm.role != "arm" else ""),
             f"{count.parameters / 1e6:.2f} M",

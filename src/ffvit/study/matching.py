@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from bisect import bisect_left
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from ffvit.errors import ConfigError
 from ffvit.hardware.devices import device_type
 from ffvit.models.convnet import convnet_by_flops
 from ffvit.models.create import create_model
-from ffvit.profiling.count import Count, count
+from ffvit.profiling.count import count_described
 from ffvit.profiling.timing import latency
 from ffvit.study.arms import Arm, first_body, make_arms, make_comparisons
 from ffvit.study.plan import Plan
@@ -53,16 +52,9 @@ def all_arms(plan: Plan, classes: int) -> tuple[Arm, ...]:
     if not plan.controls or body is None or body.network.architecture is None:
         return arms
     channels, image = body.network.architecture.in_chans, body.network.architecture.img_size
-    name = convnet_by_flops(count_arm(body.network, classes).flops, image, channels, classes)
+    name = convnet_by_flops(count_described(body.network, classes).flops, image, channels, classes)
     network = Network(name=name, in_chans=channels, img_size=image)
     return (*arms, Arm(name=CONVNET, role="control", network=network, recipe=body.recipe))
-
-
-@functools.cache
-def count_arm(network: Network, classes: int) -> Count:
-    """Parameters and FLOPs of a network on data of so many classes; nothing is computed."""
-    with torch.device("meta"):
-        return count(create_model(network, classes))
 
 
 def match_arms(plan: Plan, arms: tuple[Arm, ...], classes: int) -> MatchedArms:
@@ -109,7 +101,7 @@ def _match_each(
 
 def _match_flops(arms: tuple[Arm, ...], reference: Arm, classes: int) -> MatchedArms:
     """Epochs in inverse proportion to the FLOPs of an image (a training step is three forward passes for all)."""
-    flops = {arm.name: count_arm(arm.network, classes).flops for arm in arms}
+    flops = {arm.name: count_described(arm.network, classes).flops for arm in arms}
     ratio = {arm.name: flops[reference.name] / flops[arm.name] for arm in arms if arm.role != "control"}
 
     def off(name: str, epochs: int) -> float:
@@ -138,7 +130,7 @@ def _match_parameters(arms: tuple[Arm, ...], reference: Arm, classes: int) -> Ma
     """Widths by bisection, as the size rises with the width; where a step is too coarse, the hidden size fills up."""
 
     def size(arm: Arm) -> int:
-        return count_arm(arm.network, classes).parameters
+        return count_described(arm.network, classes).parameters
 
     target = size(reference)
 

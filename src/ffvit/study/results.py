@@ -15,12 +15,12 @@ from ffvit.errors import RunFolderError
 from ffvit.files.atomic_write import atomic_path
 from ffvit.files.csv_formulas import escape_formula, unescape_formula
 from ffvit.files.json_file import AnyObject, read_json
+from ffvit.profiling.count import count_described
 from ffvit.run_folder import Run
 from ffvit.study.arms import Arm
 from ffvit.study.findings import Key
 from ffvit.study.folder import Study
 from ffvit.study.jobs import Job
-from ffvit.study.matching import count_arm
 from ffvit.study.plan import Plan
 from ffvit.terminal import printable
 
@@ -144,7 +144,7 @@ def write_results(study: Study, plan: Plan, arms: Sequence[Arm], results: Sequen
             "epochs": recipe.epochs if recipe.minutes is None else None,
             "images_seen": summary["images_seen"],
             "parameters": summary["parameters"],
-            "flops": count_arm(arm.network, classes).flops,
+            "flops": count_described(arm.network, classes).flops,
         }
         if plan.search is not None:
             row |= {field: getattr(recipe, field) for field in plan.search.fields}

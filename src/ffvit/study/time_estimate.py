@@ -15,12 +15,12 @@ from ffvit.data.splits import Splits
 from ffvit.hardware.devices import available_cores, device_type
 from ffvit.models.create import create_model
 from ffvit.models.description import preprocess_of
+from ffvit.profiling.count import count_described
 from ffvit.profiling.memory import activation_bytes
 from ffvit.study.arms import Arm
 from ffvit.study.baselines import predicted_seconds
 from ffvit.study.executor import Slots, slots_for
 from ffvit.study.jobs import make_runs, shorten
-from ffvit.study.matching import count_arm
 from ffvit.study.plan import Plan
 from ffvit.training.run_speed import RunEstimate, Speed, measure_speed
 
@@ -91,7 +91,7 @@ def speeds_of(arms: Sequence[Arm], splits: Splits, threads: int, hardware: Hardw
     """How fast a run of each arm is; on a CPU large networks are not built, but scaled from the largest that was."""
     classes = len(splits.classes)
     scaled = scaled_arms(arms, classes, hardware)
-    by_size = sorted(arms, key=lambda arm: count_arm(arm.network, classes).parameters)
+    by_size = sorted(arms, key=lambda arm: count_described(arm.network, classes).parameters)
     built = [arm for arm in by_size if arm.name not in scaled]
     speeds = {arm.name: measure_speed(arm.network, arm.recipe, splits, threads, hardware, at_once) for arm in built}
     largest = built[-1]
@@ -104,13 +104,13 @@ def scaled_arms(arms: Sequence[Arm], classes: int, hardware: Hardware) -> frozen
     """The names of the arms that are too large to be timed; the smallest never is."""
     if device_type(hardware) != "cpu":
         return frozenset()
-    size = {arm.name: count_arm(arm.network, classes).parameters for arm in arms}
+    size = {arm.name: count_described(arm.network, classes).parameters for arm in arms}
     return frozenset(name for name in size if size[name] > max(LARGE, min(size.values())))
 
 
 def _scale(speed: Speed, timed: Arm, arm: Arm, classes: int) -> Speed:
     """The speed of an arm from that of one that was timed: times follow the FLOPs, what is written the parameters."""
-    before, after = count_arm(timed.network, classes), count_arm(arm.network, classes)
+    before, after = count_described(timed.network, classes), count_described(arm.network, classes)
     time, size = after.flops / before.flops, after.parameters / before.parameters
     with torch.device("meta"):
         network = create_model(arm.network, classes)

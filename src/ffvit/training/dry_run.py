@@ -11,17 +11,13 @@ from rich.console import Console
 
 from ffvit.files.output_folder import study_of
 from ffvit.hardware.ranks import name_lost_ranks
-from ffvit.models.create import create_model
-from ffvit.profiling.count import count
+from ffvit.profiling.count import count_described
 from ffvit.run_folder import Config
 from ffvit.terminal import Terminal
 from ffvit.training.progress import TrainingDisplay, format_duration
 from ffvit.training.run_speed import measure_speed
 from ffvit.training.setup import Setup
 from ffvit.training.train import as_table, begin, headline, prepare
-
-CLASSES = 10
-"""Names of classes that are shown, at most."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +65,7 @@ def _predict(setup: Setup, folder: Path, about: str) -> RunForecast:
     sharded = config.hardware.strategy == "fsdp"
     if not sharded:
         setup.step.plain.to("cpu")
-    with torch.device("meta"):
-        flops = count(create_model(config.network, len(setup.splits.classes))).flops
+    flops = count_described(config.network, len(setup.splits.classes)).flops
     hardware = config.hardware.replace(devices=processes, nodes=1, workers=setup.workers)
     speed = measure_speed(config.network, recipe, setup.splits, torch.get_num_threads(), hardware)
     seconds = speed.run(recipe, setup.splits).seconds
@@ -79,12 +74,9 @@ def _predict(setup: Setup, folder: Path, about: str) -> RunForecast:
     steps = setup.order.steps * recipe.epochs
     if recipe.minutes is not None:
         steps = int(recipe.minutes * 60 / (recipe.batch_size * speed.train))
-    names = setup.splits.classes
-    shown = ", ".join(names[:CLASSES]) + ", ..." * (len(names) > CLASSES)
     differs = ", without compilation" * setup.step.compiled
     differs += f", without recomputing {setup.step.recomputed}" * (setup.step.recomputed is not None)
     rows["network"] += f"; {flops / 1e9:.3g} GFLOPs an image"
-    rows["classes"] = f"{len(names):,}: {shown}"
     rows["steps"] = f"{steps:,} in all, {setup.order.steps:,} an epoch; {at_once:,} images at once on a device"
     rows["time"] = f"about {format_duration(seconds)}, from a few steps that were timed on these images{differs}"
     rows["memory"] = (

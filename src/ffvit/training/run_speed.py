@@ -44,7 +44,7 @@ from ffvit.hardware.precision import autocast, resolve_precision
 from ffvit.hardware.processes import fork_server, starting_processes
 from ffvit.models.create import create_model
 from ffvit.models.description import preprocess_of
-from ffvit.profiling.count import count
+from ffvit.profiling.count import count_described
 from ffvit.profiling.memory import activation_bytes
 from ffvit.run_folder import Config, Run
 from ffvit.signals import WARNINGS, StopSignals, defer_signals
@@ -221,9 +221,7 @@ def _measure(config: Config, splits: Splits, threads: int, folder: Path) -> Spee
 def _batch_size(config: Config, splits: Splits, device: torch.device) -> int:
     """Images of the steps that are timed."""
     # Steps of a cheap network are all overhead, which the batch shares; others take long enough with few images.
-    with torch.device("meta"):
-        flops = count(create_model(config.network, len(splits.classes))).flops
-    cheap = device.type != "cpu" or flops < CHEAP
+    cheap = device.type != "cpu" or count_described(config.network, len(splits.classes)).flops < CHEAP
     return min(config.recipe.batch_size, 64 if cheap else 8, len(splits.train) // 2 * 2)
 
 

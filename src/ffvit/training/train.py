@@ -314,9 +314,9 @@ def headline(setup: Setup, folder: Path, about: str) -> dict[str, str]:
     return {
         "network": f"{config.network.title}, {parameters / 1e6:.2f} M parameters, {about}",
         "images": f"{takes.img_size[0]} x {takes.img_size[1]} px, {takes.in_chans} channel{'s' * (takes.in_chans > 1)}; {setup.splits.account}",
-        "classes": f"{shortened(setup.splits.classes, 10)} (numbered from 0, {config.data.class_order} order)",
+        "classes": f"{len(setup.splits.classes):,}: {shortened(setup.splits.classes, 10)} (numbered from 0, {config.data.class_order} order)",
         "recipe": f"{length}, {config.recipe.batch_size} images a step, rate {config.recipe.peak_lr:.1e}",
-        "hardware": f"{where}, {setup.workers} loading processes each",
+        "hardware": f"{where}, {setup.workers} loading processes per device",
         "run folder": str(folder),
     }
 

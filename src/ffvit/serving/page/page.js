@@ -171,7 +171,7 @@ function words(found) {
   if (!(flat[at] > 0.05)) return `No single patch speaks for ${found.class_name}: covering any one leaves the answer as it is.`;
   const columns = found.evidence[0].length;
   const where = `row ${Math.floor(at / columns) + 1}, column ${(at % columns) + 1}`;
-  return `Most for ${found.class_name}: the patch in ${where}. With it covered, ${percent(found.probability)} become ${percent(after)}.`;
+  return `The patch in ${where} matters most for ${found.class_name}. With it covered, ${percent(found.probability)} falls to ${percent(after)}.`;
 }
 
 // What the network sees of the image: resized and cropped about its middle.

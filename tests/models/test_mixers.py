@@ -57,7 +57,9 @@ def test_shape_is_kept_and_every_trainable_parameter_learns(mixer, axis):
     assert not {name for name in still if "gate" not in name}
 
 
-@pytest.mark.parametrize("mixer", ["feedforward", "linear", "fourier", "random", "pooling", "convolution", "identity"])
+@pytest.mark.parametrize(
+    "mixer", ["feedforward", "linear", "fourier", "random", "pooling", "convolution", "toeplitz", "identity"]
+)
 def test_along_patches_no_feature_touches_another(mixer):
     moved = influence(mixer, "patches")
     between_features = moved.any(dim=2).any(dim=0)

@@ -37,7 +37,8 @@ class Branch(Value):
         hidden: Hidden size as a number instead. Along patches a fixed number makes the cost linear in the number of
             patches (the paper, section 3.5).
         heads: Attention heads; they divide the vectors, which along patches are the features.
-        kernel: Side of the square of patches that pooling or a convolution sees (default 3), odd.
+        kernel: Side of the square of patches that pooling or a convolution sees (default 3; Toeplitz: the whole grid from
+            every patch), odd.
     """
 
     mixer: str
@@ -183,6 +184,10 @@ class Architecture(Value):
     def tokens(self) -> int:
         """Number of tokens: the patches and, with that readout, the class token in front of them."""
         return self.patches + (self.readout == "class_token")
+
+    def kernel(self, branch: Branch) -> int:
+        """Side of the square of patches that a branch sees in this network, in patches."""
+        return branch.kernel or branch.row.kernel or 2 * max(self.grid) - 1
 
     def hidden(self, branch: Branch) -> int:
         """Hidden size of a branch in this network."""

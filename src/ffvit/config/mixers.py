@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 import pkgutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 Axis = Literal["patches", "features"]
+TokenUse = Literal["read", "write", "mix", "values", "hidden"]
 SETTINGS = ("hidden", "ratio", "heads", "kernel")
 """The fields of a `Branch` that a mixer may read."""
 
@@ -68,7 +69,11 @@ class Mixer:
         is_attention: Whether it counts as attention when a study asks which arms have it.
         hidden_ratio: The hidden size by default, as a multiple of what its first matrix reads.
         hidden_multiple: What must divide the hidden size.
+        kernel: The kernel by default; None: one that sees every patch from every patch.
         initialize: Runs on the module after the backbone's initialization, or where to find it.
+        token_weights: What `ffvit resize` does with the weights along patches whose size goes by the number of tokens. By name,
+            what they do with tokens: `read` (hidden x tokens), `write` (tokens x hidden), `mix` (tokens x tokens),
+            `values` (one for each token), `hidden` (one for each hidden unit). Empty: no weight does. None: not known.
     """
 
     name: str
@@ -81,7 +86,9 @@ class Mixer:
     is_attention: bool = False
     hidden_ratio: float = 4.0
     hidden_multiple: int = 1
+    kernel: int | None = 3
     initialize: Callable[[Any], object] | str | None = None
+    token_weights: Mapping[str, TokenUse] | None = None
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.settings if name not in SETTINGS]
@@ -119,18 +126,31 @@ class Mixer:
 
 _LAYERS = "ffvit.models.mixers"
 _TABLE = (
-    Mixer("feedforward", f"{_LAYERS}:feed_forward", ("hidden", "ratio"), reads="own", mixes_all=True),
-    Mixer("attention", f"{_LAYERS}:attention", ("heads",), reads="other", mixes_all=True, is_attention=True),
-    Mixer("linear", f"{_LAYERS}:linear", reads="own", mixes_all=True),
+    Mixer(
+        "feedforward", f"{_LAYERS}:feed_forward", ("hidden", "ratio"), reads="own", mixes_all=True,
+        token_weights={"fc1.weight": "read", "fc1.bias": "hidden", "fc2.weight": "write", "fc2.bias": "values"},
+    ),
+    Mixer(
+        "attention", f"{_LAYERS}:attention", ("heads",), reads="other", mixes_all=True, is_attention=True,
+        token_weights={},
+    ),
+    Mixer(
+        "linear", f"{_LAYERS}:linear", reads="own", mixes_all=True,
+        token_weights={"fc.weight": "mix", "fc.bias": "values"},
+    ),
     Mixer(
         "gmlp", f"{_LAYERS}:gmlp", ("hidden", "ratio"), reads="other", mixes_all=True,
         hidden_ratio=6.0, hidden_multiple=2, initialize=f"{_LAYERS}:open_gate",
+        token_weights={"gate.proj.weight": "mix", "gate.proj.bias": "values"},
     ),
-    Mixer("pooling", f"{_LAYERS}:pooling", ("kernel",), axes=("patches",), on_grid=True),
-    Mixer("convolution", f"{_LAYERS}:convolution", ("kernel",), axes=("patches",), on_grid=True),
-    Mixer("fourier", f"{_LAYERS}:fourier", mixes_all=True),
-    Mixer("random", f"{_LAYERS}:random", reads="own", mixes_all=True),
-    Mixer("identity", f"{_LAYERS}:identity"),
+    Mixer("pooling", f"{_LAYERS}:pooling", ("kernel",), axes=("patches",), on_grid=True, token_weights={}),
+    Mixer("convolution", f"{_LAYERS}:convolution", ("kernel",), axes=("patches",), on_grid=True, token_weights={}),
+    Mixer(
+        "toeplitz", f"{_LAYERS}:toeplitz", ("kernel",), axes=("patches",), on_grid=True, kernel=None, token_weights={}
+    ),
+    Mixer("fourier", f"{_LAYERS}:fourier", mixes_all=True, token_weights={}),
+    Mixer("random", f"{_LAYERS}:random", reads="own", mixes_all=True, token_weights={"matrix": "mix"}),
+    Mixer("identity", f"{_LAYERS}:identity", token_weights={}),
 )  # fmt: skip
 
 MIXERS: dict[str, Mixer] = {row.name: row for row in _TABLE}

@@ -20,7 +20,8 @@ from ffvit.config.architecture import Architecture, Branch
 from ffvit.config.mixers import load_part
 from ffvit.models.embedding import POSITIONS, PatchEmbedding, has_class_token
 from ffvit.models.mixers import build_mixer
-from ffvit.models.resize import resize
+from ffvit.models.resize import call_at_size, resize
+from ffvit.models.token_resize import Method
 
 EPSILON = 1e-6
 """LayerNorm's epsilon, as in the paper's code, ViT and DeiT."""
@@ -73,6 +74,7 @@ class Backbone(nn.Module):
         self.num_prefix_tokens = int(has_class_token(architecture))
         self.global_pool = "token" if self.num_prefix_tokens else "avg"
         self.grad_checkpointing = False
+        self.takes_other_sizes = False  # resizes its weights for images of another size, in training at several sizes
         self.feature_info = [
             {"module": f"blocks.{i}", "num_chs": architecture.width, "reduction": max(architecture.patch)}
             for i in range(architecture.depth)
@@ -158,6 +160,8 @@ class Backbone(nn.Module):
         return tokens if pre_logits else self.head(tokens)
 
     def forward(self, images: Float[Tensor, "batch channels height width"]) -> Tensor:
+        if self.takes_other_sizes and images.shape[2:] != self.architecture.img_size:
+            return call_at_size(self, images)
         return self.forward_head(self.forward_features(images))
 
     # The rest of timm's model interface.
@@ -265,14 +269,17 @@ class Backbone(nn.Module):
         )
 
     def set_input_size(
-        self, img_size: int | tuple[int, int] | None = None, patch_size: int | tuple[int, int] | None = None
+        self,
+        img_size: int | tuple[int, int] | None = None,
+        patch_size: int | tuple[int, int] | None = None,
+        method: Method = "pinv",
     ) -> None:
         """Take images of another size, in pixels (see `ffvit.models.resize`).
 
         Raises:
             ValueError: The weights do not allow that size.
         """
-        resize(self, img_size, patch_size)
+        resize(self, img_size, patch_size, method)
 
     def prune_intermediate_layers(
         self, indices: int | list[int] | tuple[int, ...] = 1, prune_norm: bool = False, prune_head: bool = True

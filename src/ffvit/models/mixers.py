@@ -102,6 +102,19 @@ class Pooling(nn.Module):
         return functional.avg_pool2d(x, self.kernel, 1, self.kernel // 2, count_include_pad=False) - x
 
 
+class Toeplitz(nn.Conv2d):
+    """One matrix over patches for all features, with an entry for each offset of two patches: `Linear`, but moved with the image.
+
+    So it is a convolution with a large kernel (a two-level Toeplitz matrix), and fits every patch grid.
+    """
+
+    def __init__(self, kernel: int) -> None:
+        super().__init__(1, 1, kernel, padding=kernel // 2)
+
+    def forward(self, x: Float[Tensor, "batch width rows columns"]) -> Float[Tensor, "batch width rows columns"]:
+        return super().forward(x.flatten(0, 1)[:, None]).view_as(x)
+
+
 class OnPatchGrid(nn.Module):
     """Lays the patches out as an image for a mixer that needs neighbours; adds nothing to a class token in front."""
 
@@ -147,7 +160,7 @@ def build_mixer(branch: Branch, architecture: Architecture, dropout: float) -> n
         length, width = width, length
     args = MixerArgs(
         length, width, branch.axis, architecture.grid, architecture.hidden(branch), branch.heads or 1,
-        branch.kernel or 3, dropout,
+        architecture.kernel(branch), dropout,
     )  # fmt: skip
     mixer: nn.Module = load_part(row.build)(args)
     return OnPatchGrid(mixer, architecture.grid) if row.on_grid else mixer
@@ -190,6 +203,11 @@ def pooling(args: MixerArgs) -> nn.Module:
 def convolution(args: MixerArgs) -> nn.Module:
     """A depthwise convolution over the patch grid."""
     return nn.Conv2d(args.width, args.width, args.kernel, padding=args.kernel // 2, groups=args.width)
+
+
+def toeplitz(args: MixerArgs) -> nn.Module:
+    """One kernel for all features."""
+    return Toeplitz(args.kernel)
 
 
 def fourier(_args: MixerArgs) -> nn.Module:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from itertools import chain, product
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from timm.layers import resample_abs_pos_embed, resample_patch_embed
 from torch import Tensor, nn
+from torch.func import functional_call
 
-from ffvit.config.architecture import Architecture
+from ffvit.config.architecture import Architecture, Branch
+from ffvit.config.mixers import SETTINGS
 from ffvit.models.description import note_for_timm, preprocess_of, set_preprocess
-from ffvit.models.embedding import PositionMap, PositionVectors, SinCosPositions
+from ffvit.models.embedding import PositionMap, PositionVectors, SinCosPositions, has_class_token
 from ffvit.models.mixers import OnPatchGrid
+from ffvit.models.token_resize import Method, TokenResize
 
 Backbone = Any
 """A `ffvit.models.backbone.Backbone`, which uses this module."""
@@ -19,83 +24,136 @@ Backbone = Any
 Size = int | tuple[int, int] | None
 
 
-def resize(network: Backbone, img_size: Size, patch_size: Size) -> None:
+def resize(network: Backbone, img_size: Size, patch_size: Size = None, method: Method = "pinv") -> None:
     """Make a backbone take images of another size, in pixels.
 
-    Attention, pooling and convolution over patches serve any number of patches: the patch stays, and learned positions are
-    resampled to the new grid, as timm does. The weights of a feed-forward layer over patches are tied to their number: the
-    grid stays, and the patch grows with the image, its embedding resampled so that an enlarged image gives the same
-    tokens (FlexiViT, arXiv 2212.08013, section 3.4).
+    The patch keeps its size unless another is given; then its embedding is resampled so that an image that is enlarged with it gives
+    the same tokens (FlexiViT, arXiv 2212.08013, section 3.4). Weights over patches are resized to the new grid
+    (`TokenResize`), learned positions as timm does.
 
     Raises:
-        ValueError: The image is no multiple of the patch, or the weights are tied to another number of patches.
+        ValueError: The image is no multiple of the patch, the method does not know this grid, or a mixer is tied to the number
+            of patches.
     """
-    old = network.architecture
-    image = _pair(img_size) or old.img_size
-    patch = _pair(patch_size) or old.patch
-    tied = _is_tied(network)
-    if tied and patch_size is None:
-        patch = max(1, image[0] // old.grid[0]), max(1, image[1] // old.grid[1])
-    new = old.replace(img_size=image, patch=patch)
-    if tied and new.grid != old.grid:
-        rows, columns = old.grid
-        raise ValueError(
-            f"the weights over patches are tied to {rows} x {columns} patches, and images of {image[0]} x {image[1]} in "
-            f"patches of {patch[0]} x {patch[1]} have {new.grid[0]} x {new.grid[1]}: choose sizes with {rows} x {columns} patches"
-        )
-    if old.position == "map":
-        new = new.replace(position_grid=old.position_grid or old.grid)
-    _resample(network, new)
-    network.architecture = new
+    new = resized_architecture(network.architecture, img_size, patch_size, method)
+    with torch.no_grad():
+        weights = _resized_weights(network, new, method)
+    for name, tensor in weights.items():
+        *path, last = name.split(".")
+        module = network.get_submodule(".".join(path))
+        old = getattr(module, last)
+        new_tensor = nn.Parameter(tensor, old.requires_grad) if isinstance(old, nn.Parameter) else tensor
+        setattr(module, last, new_tensor)
+        if isinstance(module, nn.Linear) and last == "weight":
+            module.out_features, module.in_features = tensor.shape
+    _set_sizes(network, new)
     set_preprocess(network, preprocess_of(network))
     note_for_timm(network)
     for info in network.feature_info:
-        info["reduction"] = max(patch)
+        info["reduction"] = max(new.patch)
+
+
+def call_at_size(network: Backbone, images: Float[Tensor, "batch channels height width"]) -> Tensor:
+    """What a backbone computes of images of another size with weights that are resized for this call; gradients reach its own."""
+    old = network.architecture
+    new = resized_architecture(old, (images.shape[2], images.shape[3]))
+    with torch.autocast(images.device.type, enabled=False):  # weights are resized in their own precision
+        weights = _resized_weights(network, new, "pinv")
+    _set_sizes(network, new)
+    try:
+        return functional_call(network, weights, (images,))
+    finally:
+        _set_sizes(network, old)
+
+
+def resized_architecture(
+    old: Architecture, img_size: Size, patch_size: Size = None, method: Method = "pinv"
+) -> Architecture:
+    """What `resize` makes of an architecture.
+
+    Raises:
+        ValueError: As `resize`.
+    """
+    new = old.replace(img_size=_pair(img_size) or old.img_size, patch=_pair(patch_size) or old.patch)
+    if old.position == "map":
+        new = new.replace(position_grid=old.position_grid or old.grid)
+    if new.grid == old.grid:
+        return new
+    tokens = TokenResize(old.grid, new.grid, int(has_class_token(old)), method)
+    return new.replace(block=tuple(_resized(branch, old, tokens) for branch in old.block))
 
 
 def _pair(size: Size) -> tuple[int, int] | None:
     return (size, size) if isinstance(size, int) else size
 
 
-def _is_tied(network: Backbone) -> bool:
-    """Whether a mixer depends on the number of patches. What a mixer of somebody else depends on is not known."""
-    old = network.architecture
-    if any(branch.axis == "patches" and not branch.row.is_built_in for branch in old.block):
-        return True
-    rows, columns = old.grid
-    # Any other grid would do for this; the size that is asked for may be no multiple of the patch.
-    other = old.replace(img_size=(old.patch[0] * (rows + 1), old.patch[1] * columns))
-    with torch.device("meta"):
-        outline = type(network)(other)
-    return _shapes(outline.blocks) != _shapes(network.blocks)
+def _resized(branch: Branch, old: Architecture, tokens: TokenResize) -> Branch:
+    """A branch whose sizes are numbers, no longer multiples of the grid.
+
+    Raises:
+        ValueError: Its weights are tied to the number of patches.
+    """
+    row = branch.row
+    if branch.axis == "features":
+        if row.read_axis("features") == "patches" or row.token_weights is None:
+            raise ValueError(
+                f"{row.name} along features has weights for {old.grid[0]} x {old.grid[1]} patches, which cannot be resized: "
+                "change the patch with the image"
+            )
+        return branch
+    if row.token_weights is None:
+        raise ValueError(
+            f"how the weights of the mixer {row.name!r} go by the number of patches is not known: its row says so in "
+            "token_weights (docs/custom_mixers.md)"
+        )
+    sizes: dict[str, Any] = {name: None for name in SETTINGS if name not in ("heads",)}
+    if "kernel" in row.settings:
+        sizes["kernel"] = old.kernel(branch)
+    if "hidden" in row.settings:
+        grows = "hidden" in row.token_weights.values()
+        sizes["hidden"] = old.hidden(branch) * (tokens.copies if grows else 1)
+    return branch.replace(**sizes)
 
 
-def _shapes(module: nn.Module) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in module.state_dict().items()}
-
-
-@torch.no_grad()
-def _resample(network: Backbone, new: Architecture) -> None:
-    old = network.architecture
-    conv = network.patch_embed.proj
+def _resized_weights(network: Backbone, new: Architecture, method: Method) -> dict[str, Tensor]:
+    """The weights that another size changes, by their names."""
+    old, state = network.architecture, dict(chain(network.named_parameters(), network.named_buffers()))
+    weights: dict[str, Tensor] = {}
     if new.patch != old.patch:
-        conv.weight = _like(conv.weight, resample_patch_embed(conv.weight, list(new.patch)))
-        conv.kernel_size = conv.stride = new.patch
-    position = network.position
+        name = "patch_embed.proj.weight"
+        weights[name] = resample_patch_embed(state[name], list(new.patch))
+    if new.grid == old.grid:
+        return weights
+    if isinstance(network.position, PositionVectors):
+        name, prefix = "position.vectors", network.num_prefix_tokens
+        grids = list(new.grid), list(old.grid)
+        weights[name] = resample_abs_pos_embed(state[name], *grids, num_prefix_tokens=prefix)
+    tokens = TokenResize(old.grid, new.grid, network.num_prefix_tokens, method)
+    for block, (number, branch) in product(range(old.depth), enumerate(old.block)):
+        uses: dict[str, str] = {}
+        if branch.normalised_axis == "patches":
+            uses |= {"norm.weight": "values", "norm.bias": "values"}
+        if branch.axis == "patches":
+            uses |= {f"mixer.{name}": use for name, use in (branch.row.token_weights or {}).items()}
+        for name, use in uses.items():
+            full = f"blocks.{block}.{number}.{name}"
+            weights[full] = getattr(tokens, use)(state[full])
+    return weights
+
+
+def _set_sizes(network: Backbone, new: Architecture) -> None:
+    """Note the sizes in every module that knows them."""
+    network.architecture = new
+    conv, position = network.patch_embed.proj, network.position
+    conv.kernel_size = conv.stride = new.patch
     if isinstance(position, PositionMap):
         position.grid = new.grid
-    elif isinstance(position, PositionVectors):
-        vectors = resample_abs_pos_embed(
-            position.vectors, list(new.grid), list(old.grid), num_prefix_tokens=network.num_prefix_tokens
-        )
-        position.vectors = _like(position.vectors, vectors)
     elif isinstance(position, SinCosPositions):
         position.architecture = new
         position.init_non_persistent_buffers()
-    for module in network.modules():
-        if isinstance(module, OnPatchGrid):
-            module.grid = new.grid
-
-
-def _like(parameter: Tensor, values: Tensor) -> nn.Parameter:
-    return nn.Parameter(values, requires_grad=parameter.requires_grad)
+    for block in network.blocks:
+        for branch, layer in zip(new.block, block, strict=True):
+            if branch.normalised_axis == "patches":
+                layer.norm.normalized_shape = (new.tokens,)
+            if isinstance(layer.mixer, OnPatchGrid):
+                layer.mixer.grid = new.grid

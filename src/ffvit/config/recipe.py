@@ -95,6 +95,11 @@ class Recipe(Value):
         description="When images are decoded, resized and augmented by Pillow and timm, as DeiT does it, to the bit. "
         "Else faster, with the same draws and pixels that differ by their rounding.",
     )
+    image_scales: tuple[Annotated[float, Field(gt=0, le=16)], ...] = Field(
+        (),
+        description="Train at several image sizes in turn, one each step: multiples of the image size (0.5,1,1.5), in whole patches. "
+        "Empty: at the image size alone.",
+    )
     flip: Share = Field(0.5, description="Probability of a horizontal flip.")
     auto_augment: str | None = Field(None, description="timm's RandAugment or AutoAugment, as timm spells it.")
     random_erase_prob: Share = Field(0.0, description="Probability of erasing a random rectangle with noise.")
@@ -151,6 +156,8 @@ class Recipe(Value):
                 f"warmup_epochs {self.warmup:g} and cooldown_epochs {self.cooldown_epochs:g} leave nothing of "
                 f"{self.epochs} epochs; lower them (--recipe.warmup-epochs {self.epochs / 5:g}) or raise epochs"
             )
+        if self.image_scales and self.teacher is not None:
+            raise ValueError("image_scales: a teacher sees images of one size; leave out one of the two")
         if self.mixes and (self.batch_size % 2 or self.mixup_group_size % 2):
             raise ValueError("mixup and CutMix mix images in pairs: batch_size and mixup_group_size must be even")
         return self

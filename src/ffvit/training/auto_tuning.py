@@ -47,6 +47,8 @@ def should_compile(hardware: Hardware, network: nn.Module, recipe: Recipe, image
         UserError: It was asked for, and is not possible here.
     """
     reason = compile_unavailable_reason(device)
+    if recipe.image_scales:
+        reason = "recipe.image_scales changes the weights' shapes at each step"
     if hardware.compile == "always" and reason is not None:
         raise DeviceError(f"--compile always: {reason}; or leave it out")
     if hardware.compile != "auto" or reason is not None or not hasattr(network, "blocks"):

@@ -26,6 +26,7 @@ from ffvit.training.losses import Criterion, class_weights
 from ffvit.training.mixup import MixupCutmix
 from ffvit.training.nonfinite import NonfiniteGuard
 from ffvit.training.optimizer import build_optimizer
+from ffvit.training.several_sizes import SeveralSizes
 from ffvit.training.stochastic_depth import DropPathSampler
 
 
@@ -73,12 +74,13 @@ class TrainStep:
             cast("Any", network).set_distilled_training(True)
 
         self.plain = network
+        self.resize = SeveralSizes(network, recipe.image_scales)
         self.drop_path = DropPathSampler(network, recipe.batch_size)
         self.ema = EMA(network, recipe.ema_decay, recipe.ema_warmup) if recipe.ema_decay is not None else None
         if not sharded:  # a network that has to be sharded is estimated where it is
             network.to(fabric.device)
         per_device = -(-recipe.batch_size // (fabric.world_size * order.micro_batches))
-        self.recomputed = should_recompute(network, per_device, fabric)
+        self.recomputed = None if recipe.image_scales else should_recompute(network, per_device, fabric)
         if self.recomputed is None and has_free_memory(network, per_device, fabric):
             keep_freed_memory()
         self.compiled = should_compile(config.hardware, network, recipe, len(splits.train), fabric.device)
@@ -163,6 +165,7 @@ class TrainStep:
             batch = loaded.to(self.fabric.device)
             images = self.normalize(batch)
             images, targets, weights = self.mixup(images, batch.labels, batch.weights, batch.groups, epoch, step)
+            images = self.resize(images, epoch * self.steps_per_epoch + step)
             whole = (images, targets, weights, torch.tensor(batch.positions))
             pieces = list(zip(*(tensor.tensor_split(self.pieces) for tensor in whole), strict=True))
             for piece, (some, some_targets, some_weights, positions) in enumerate(pieces):

@@ -62,10 +62,14 @@ def test_evaluate_writes_what_it_was_told_to_write_alone(tmp_path):
 
 
 def test_python_and_the_command_line_ask_for_the_same(tmp_path):
-    typed = asked("--recipe", "deit", "--recipe.ema-decay", "none", "--image", 8, "--seed", 3, "--workers", 2,
+    typed = asked("--recipe", "deit", "--recipe.ema-decay", "none", "--image-size", 8, "--seed", 3, "--workers", 2,
                  "--data.validation", 0.25, cwd=tmp_path)  # fmt: skip
     command = commands.Train(
-        recipe={"base": "deit", "ema_decay": None}, image=8, seed=3, hardware={"workers": 2}, data={"validation": 0.25}
+        recipe={"base": "deit", "ema_decay": None},
+        image_size=8,
+        seed=3,
+        hardware={"workers": 2},
+        data={"validation": 0.25},
     )
     assert typed == api.config_of(command)
 
@@ -74,7 +78,7 @@ def test_python_and_the_command_line_ask_for_the_same(tmp_path):
     ("call", "sentence"),
     [
         (lambda: ffvit.train(seed=-1), "seed: input should be greater than or equal to 0; got -1"),
-        (lambda: ffvit.train(image=(8, 8, 8)), "image: give one number for a square, or height and width; got 3 numbers"),
+        (lambda: ffvit.train(image_size=(8, 8, 8)), "image_size: give one number for a square, or height and width; got 3 numbers"),
         (lambda: ffvit.train(recipe="diet"), "recipe: none is called 'diet', did you mean 'deit'?"),
         (lambda: ffvit.train(recipe={"epoch": 3}), "recipe.epoch: there is no such field, did you mean 'epochs'?"),
         (lambda: ffvit.train(hardware={"accelerator": "gpu"}), "got 'gpu', did you mean 'cuda'?"),

@@ -37,7 +37,7 @@ def digits(tmp_path_factory) -> Path:
 def flowers(tmp_path_factory, photos) -> Path:
     """A timm network trained by name on photographs."""
     out = tmp_path_factory.mktemp("runs") / "flowers"
-    done = here("train", "resmlp_12_224", "--data", photos, "--image", 32, "--out", out, *FEW)
+    done = here("train", "resmlp_12_224", "--data", photos, "--image-size", 32, "--out", out, *FEW)
     assert done.returncode == 0, done.stderr
     return out
 
@@ -115,7 +115,7 @@ def test_a_timm_network_by_name_is_trained_evaluated_and_predicts(flowers, photo
         "resmlp_12_224",
         "--data",
         photos,
-        "--image",
+        "--image-size",
         32,
         "--start-from",
         flowers,
@@ -224,8 +224,8 @@ def test_models_lists_what_it_costs_and_what_was_published():
         (["train", "--accelerator", "gpu"], "--accelerator: must be 'auto', 'cpu', 'cuda' or 'mps'; got 'gpu', did you mean 'cuda'?"),
         (["train", "--recipe", "nowhere.yaml"], "nowhere.yaml: cannot be read"),
         (["train", "--recipe.auto-augment", "brand-m9"], "timm does not know 'brand-m9'"),
-        (["train", "ff_tiny_patch16_224", "--image", 225], "img_size: height 225 is no multiple of the patch's 16; the nearest is 224 or 240"),
-        (["train", "--image", 8, 8, 8], "--image: give one number for a square, or height and width; got 3 numbers"),
+        (["train", "ff_tiny_patch16_224", "--image-size", 225], "img_size: height 225 is no multiple of the patch's 16; the nearest is 224 or 240"),
+        (["train", "--image-size", 8, 8, 8], "--image-size: give one number for a square, or height and width; got 3 numbers"),
         (["train", "--resume"], "--resume needs the run folder to resume: --out FOLDER"),
         (["train", "--resume", "--out", "x", "--seed", 3], "--resume continues the run with its own settings"),
         (["train", "--seed", -1], "--seed: input should be greater than or equal to 0; got '-1'"),

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         prepare,
         push,
         report,
+        resize,
         resume,
         serve,
         train,
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
     from ffvit.study.plan import Plan
 
 _NAMES = {
-    "ffvit.api": "benchmark check compare evaluate export list_models predict prepare push report resume serve train",
+    "ffvit.api": "benchmark check compare evaluate export list_models predict prepare push report resize resume serve train",
     "ffvit.config.architecture": "Architecture Branch NAMED",
     "ffvit.config.data": "Data",
     "ffvit.config.hardware": "Hardware",
@@ -116,6 +117,7 @@ __all__ = [
     "register_mixer",
     "register_with_timm",
     "report",
+    "resize",
     "resume",
     "save_weights",
     "serve",

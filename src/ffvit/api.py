@@ -73,7 +73,7 @@ def config_of(command: commands.Train) -> Config:
         command.model if command.model is not None else (base.network if base else None),
         data,
         choose_recipe(command.recipe, recipe),
-        image=command.image,
+        image_size=command.image_size,
         hardware=choose_hardware(command.hardware, base.hardware if base else None),
         seed=command.seed if command.seed is not None else (base.seed if base else 0),
         loggers=command.loggers if command.loggers is not None else (base.loggers if base else ("tensorboard",)),
@@ -168,6 +168,18 @@ def export(command: deploy_commands.Export) -> Export:
     return export(**fields_without(command))
 
 
+@function_of(deploy_commands.Resize)
+def resize(command: deploy_commands.Resize) -> Path:
+    """Returns: The file.
+
+    Raises:
+        UserError: The weights cannot be used, cannot be resized so, or the file exists.
+    """
+    from ffvit.exporting.resize import resize
+
+    return resize(**fields_without(command))
+
+
 @function_of(deploy_commands.Serve)
 def serve(command: deploy_commands.Serve) -> None:
     """Returns: When the process was asked to end (SIGTERM, Ctrl-C) and what it had accepted is answered.
@@ -218,11 +230,11 @@ def plan_of(command: commands.Compare) -> Plan:
 
     changes = ("seeds", "side_seeds", "folds", "match", "margin", "controls", "search", "sequential", "max_seeds")
     if isinstance(command.study, Plan):
-        planned = ("networks", "data", "recipe", "image", "minutes", "hardware", *changes)
+        planned = ("networks", "data", "recipe", "image_size", "minutes", "hardware", *changes)
         if given := [name for name in planned if getattr(command, name) not in (None, ())]:
             raise UserError(f"study: a Plan holds all of this: change it instead of giving {', '.join(given)}")
         return command.study
-    assert not isinstance(command.image, int)  # a square is a pair by now
+    assert not isinstance(command.image_size, int)  # a square is a pair by now
     study = Path(command.study) if isinstance(command.study, str | Path) else None
     if command.resume and command.out is None and (study is None or not study.is_dir()):
         raise UserError("--resume needs the study to resume: --study FOLDER")
@@ -237,7 +249,7 @@ def plan_of(command: commands.Compare) -> Plan:
         recipe=recipe.pop("base", None),
         recipe_fields=Recipe.model_construct(**recipe) if recipe else None,
         data_fields=Data.model_construct(**data) if data else None,
-        image=command.image,
+        image_size=command.image_size,
         hardware=Hardware.model_construct(**hardware) if hardware else None,
         minutes=command.minutes,
         changes={name: getattr(command, name) for name in changes},
@@ -341,5 +353,5 @@ def benchmark_data(command: data_commands.BenchmarkData) -> Stages:
 
     splits = open_splits(choose_data(command.data))
     console_of(command).print(splits.account, markup=False, highlight=False, soft_wrap=True)
-    recipe, size = choose_recipe(command.recipe, named_recipe("small")), (command.image, command.image)
+    recipe, size = choose_recipe(command.recipe, named_recipe("small")), (command.image_size, command.image_size)
     return measure(splits.train, recipe, size, command.workers, command.seconds)

@@ -30,6 +30,7 @@ COMMANDS: dict[str, type[commands.Command]] = {
     "train": commands.Train,
     "evaluate": commands.Evaluate,
     "predict": commands.Predict,
+    "resize": deploy_commands.Resize,
     "export": deploy_commands.Export,
     "serve": deploy_commands.Serve,
     "compare": commands.Compare,
@@ -70,6 +71,7 @@ EXAMPLES = """Examples:
   ffvit train ff_small_patch16_224 --data photos/ --out runs/photos
   ffvit evaluate runs/photos --data photos/val
   ffvit predict runs/photos holiday.jpg --top 3
+  ffvit resize runs/photos --image-size 384
   ffvit export runs/photos --format onnx   a file for other programs
   ffvit serve runs/photos                  a page and an API on this machine
   ffvit compare --data photos/ --minutes 30

@@ -32,7 +32,7 @@ def _evaluate(command: commands.Evaluate) -> None:
     console.print(report(score.evaluation, f"{command.weights} on {score.data}", score.warnings))
     for bad in score.bad:
         stderr.say(f"not read: {bad}")
-    if json_file is None and folder.is_dir():
+    if json_file is None and folder.is_dir() and command.image_size is None:
         json_file = folder / "evaluation.json"
         try:
             check_output(json_file, "--json", "file with figures of an evaluation", is_evaluation)
@@ -57,6 +57,10 @@ def _export(command: deploy_commands.Export) -> None:
     from ffvit.exporting.report import report
 
     Terminal().print(report(api.RUN[deploy_commands.Export](command)))
+
+
+def _resize(command: deploy_commands.Resize) -> None:
+    Terminal().say(f"weights in {api.RUN[deploy_commands.Resize](command)}")
 
 
 def _check(command: data_commands.Check) -> int:
@@ -121,6 +125,7 @@ SHOW: dict[type[commands.Command], Callable[[Any], int | None]] = {
     commands.Train: _run,
     commands.Evaluate: _evaluate,
     commands.Predict: _predict,
+    deploy_commands.Resize: _resize,
     deploy_commands.Export: _export,
     deploy_commands.Serve: _run,
     commands.Compare: _run,

@@ -241,7 +241,7 @@ def test_tables_fit_80_columns_with_every_number_whole():
         (["--roofline", "--out", "nowhere/r.png"], "--out nowhere/r.png: there is no folder nowhere"),
         (["--roofline", "ff_micro_patch2_8", "vit_micro_patch2_8"], "--roofline draws one network"),
         (["--roofline", "--precisions", "int8"], "--precisions int8: --roofline measures fp32 and bf16"),
-        (["--image", 225], "height 225 is no multiple of the patch's 16"),
+        (["--image-size", 225], "height 225 is no multiple of the patch's 16"),
     ],
 )  # fmt: skip
 def test_a_users_mistake_gets_one_sentence(arguments, sentence):
@@ -259,7 +259,7 @@ def test_a_file_of_another_kind_is_not_replaced(option, kind, tmp_path):
 
 
 def test_weights_keep_their_image_size(digits):
-    assert "fix the image size: leave out --image" in refused(digits, "--image", 16)
+    assert "fix the image size: leave out --image-size" in refused(digits, "--image-size", 16)
 
 
 def test_a_gpu_that_is_not_there(monkeypatch):

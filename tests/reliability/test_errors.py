@@ -80,7 +80,7 @@ def spoilt(folder: Path, share: float) -> Path:
     return folder
 
 
-TRAIN = ("train", "ff_micro_patch2_8", "--image", 8, "--recipe.epochs", 2, "--recipe.warmup-epochs", 0)
+TRAIN = ("train", "ff_micro_patch2_8", "--image-size", 8, "--recipe.epochs", 2, "--recipe.warmup-epochs", 0)
 TRAIN = (*TRAIN, "--recipe.batch-size", 8, "--workers", 0)
 
 

@@ -193,7 +193,7 @@ def limited(*arguments):
     fit(*arguments)
 train.fit = limited
 step.keep_freed_memory = lambda: None
-sys.argv = ["ffvit", "train", "ff_tiny_patch16_224", "--image", "64", "--data", "{tmp_path}/photos", "--workers", "0", "--out",
+sys.argv = ["ffvit", "train", "ff_tiny_patch16_224", "--image-size", "64", "--data", "{tmp_path}/photos", "--workers", "0", "--out",
             "{tmp_path}/run", "--recipe.epochs", "1", "--recipe.warmup-epochs", "0.1", "--recipe.batch-size", "128",
             "--recipe.aug-repeats", "3", "--precision", "fp32"]
 main()
@@ -331,7 +331,7 @@ def test_what_goes_through_pipes_takes_no_shared_memory(monkeypatch):
 def test_a_run_in_a_container_with_little_shared_memory_ends(tmp_path, photos, size, instead):
     script = f"""
 mount -t tmpfs -o size={size} none /dev/shm || exit 99
-exec timeout 200 {sys.executable} -m ffvit train --data {photos} --image 64 --out {tmp_path}/run --workers 2 \
+exec timeout 200 {sys.executable} -m ffvit train --data {photos} --image-size 64 --out {tmp_path}/run --workers 2 \
     --recipe.epochs 2 --recipe.warmup-epochs 0.5 --recipe.batch-size 16
 """
     done = subprocess.run(["unshare", "-m", "sh", "-c", script], env=environment(), capture_output=True, text=True)

@@ -56,7 +56,7 @@ def images(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def run(images, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "run"
-    done = here("train", "ff_micro_patch2_8", "--data", images, "--image", 8, "--out", out, *FAST)
+    done = here("train", "ff_micro_patch2_8", "--data", images, "--image-size", 8, "--out", out, *FAST)
     assert done.returncode == 0, done.stderr
     assert "\x1b" not in done.stdout
     assert r"caf\xe9" in done.stdout

@@ -437,7 +437,7 @@ def test_a_study_asked_for_in_ways_that_cannot_be(tmp_path: Path):
     for arguments, words in [
         (["--study", tmp_path / "study"], "is a study that was begun: resume it (--resume)"),
         (["--study", tmp_path / "study", "--resume"], "not a study folder: it holds no study.yaml"),
-        (["--image", 8, 8, 8], "--image: give one number for a square, or height and width; got 3 numbers"),
+        (["--image-size", 8, 8, 8], "--image-size: give one number for a square, or height and width; got 3 numbers"),
     ]:
         told = commands.here("compare", *arguments)
         assert told.returncode == 2

@@ -22,7 +22,7 @@ from ffvit.study.folder import Study
 from ffvit.study.plan import read_plan
 from reliability_cases import plan_file
 
-QUICK = ("--recipe.epochs", 2, "--recipe.warmup-epochs", 0, "--recipe.batch-size", 8, "--workers", 0, "--image", 8)
+QUICK = ("--recipe.epochs", 2, "--recipe.warmup-epochs", 0, "--recipe.batch-size", 8, "--workers", 0, "--image-size", 8)
 NETWORK = "ff_micro_patch2_8"
 
 
@@ -303,7 +303,7 @@ class TestOneFileTwice:
     ("arguments", "sentence"),
     [
         (["train", "--seed", 1.5], "--seed: must be a whole number; got '1.5'"),
-        (["train", "--image", 32.7], "--image: must be a whole number; got '32.7'"),
+        (["train", "--image-size", 32.7], "--image-size: must be a whole number; got '32.7'"),
         (["train", "--data", ""], "--data: is empty; give a folder"),
         (["train", "--data", " "], "--data: is empty; give a folder"),
         (["check", ""], "data.source: is empty; give a folder"),

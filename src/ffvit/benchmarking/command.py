@@ -30,7 +30,7 @@ def benchmark(
     engines: Sequence[str],
     precisions: Sequence[str] | None,
     batch: int | None,
-    image: int | None,
+    image_size: int | None,
     rounds: int,
     seconds: float,
     train: bool,
@@ -55,7 +55,7 @@ def benchmark(
         keep_freed_memory()  # as in `ffvit train` and `ffvit predict`
     batch = batch or BATCH[device.type]
     names = networks or (NETWORKS if drawing is None else ROOFLINE)
-    targets = [Target(name, image) for name in dict.fromkeys(names)]
+    targets = [Target(name, image_size) for name in dict.fromkeys(names)]
     if drawing is not None:
         figures = _roofline(targets, precisions or ["fp32"], device, batch, drawing, console)
     else:

@@ -23,17 +23,17 @@ class Target:
 
     Attributes:
         name: A network's name, a run folder or a weights file.
-        image: Side of the images in pixels, if not the network's own.
+        image_size: Side of the images in pixels, if not the network's own.
     """
 
     name: str
-    image: int | None = None
+    image_size: int | None = None
 
     def __post_init__(self) -> None:
         if not self.is_weights:
             check_name(self.name)
-        elif self.image is not None:
-            raise UserError(f"the weights in {self.name} fix the image size: leave out --image")
+        elif self.image_size is not None:
+            raise UserError(f"the weights in {self.name} fix the image size: leave out --image-size")
 
     @property
     def is_weights(self) -> bool:
@@ -53,7 +53,7 @@ class Target:
         """
         if self.is_weights:
             return load(self.name)
-        return create_model(self.name, img_size=self.image).eval()
+        return create_model(self.name, img_size=self.image_size).eval()
 
     def splits(self) -> Splits:
         """The run's images.

@@ -37,7 +37,7 @@ def option(description: str, **checks: Any) -> Any:
     return Field(description=description, **checks)
 
 
-def _size(given: object) -> object:
+def size(given: object) -> object:
     """Height and width; one number is a square."""
     sides = (given,) if isinstance(given, int | str) else tuple(given) if isinstance(given, Sequence) else given
     if not isinstance(sides, tuple):
@@ -66,7 +66,7 @@ Weights = Annotated[str | Path | Module, Unchecked, option("A run folder or a fi
 ModelName = Annotated[str | None, option("Name of the network, for weights that do not say.")]
 ImageSize = Annotated[
     Size | None,
-    BeforeValidator(_size),
+    BeforeValidator(size),
     option("Image size in pixels: one number for a square, or height and width. Default: the network's."),
 ]
 Seed = Annotated[int | None, option("The same seed gives the same numbers. Default: 0.", ge=0, lt=2**64)]
@@ -79,6 +79,15 @@ Loggers = Annotated[
     COMMAS,
     BeforeValidator(_none_or_several),
     option("Where metrics go beside metrics.jsonl: several with commas, or none. Default: tensorboard."),
+]
+ResizeMethod = Annotated[
+    Literal["pinv", "bilinear", "interpolate", "block"],
+    RARE,
+    option(
+        "How weights over patches are resized: input fields by the pseudo-inverse and output fields by areas (pinv) or "
+        "bilinearly (bilinear); both fields bilinearly (interpolate); or the old network on each part of a larger image "
+        "(block)."
+    ),
 ]
 Overwrite = Annotated[bool, option("Replace what is in --out, if ffvit wrote it.")]
 

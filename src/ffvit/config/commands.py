@@ -25,6 +25,7 @@ from ffvit.config.command_fields import (
     OneDevice,
     Overwrite,
     Paths,
+    ResizeMethod,
     Root,
     Seconds,
     Seed,
@@ -90,7 +91,7 @@ ffvit train --out runs/photos --resume"""
     data: TrainingData = None
     recipe: TrainingRecipe = None
     _: KW_ONLY
-    image: ImageSize = None
+    image_size: ImageSize = None
     seed: Seed = None
     start_from: Annotated[
         str | Path | None,
@@ -138,6 +139,8 @@ ffvit evaluate linear-base-checkpoint.pth --data /data/imagenet/val"""
     _: KW_ONLY
     model: ModelName = None
     batch_size: Annotated[PositiveInt, option("Images per batch on each device.")] = 256
+    image_size: Annotated[ImageSize, RARE] = None
+    resize_method: ResizeMethod = "pinv"
     crop: Annotated[
         float | None,
         RARE,
@@ -217,7 +220,7 @@ ffvit compare --study studies/photos --resume"""
     out: Annotated[Path | None, option("The study folder. Default: a new one in studies/.")] = None
     resume: Annotated[bool, option("Resume the study in --study or --out; finished runs are kept.")] = False
     overwrite: Overwrite = False
-    image: Annotated[ImageSize, RARE] = None
+    image_size: Annotated[ImageSize, RARE] = None
     seeds: Annotated[
         PositiveInt | None,
         option(
@@ -310,7 +313,9 @@ ffvit benchmark data photos/          how fast images are loaded"""
         option("fp32, bf16, int8; several with commas. Default: fp32, and bf16 where the hardware is fast at it."),
     ] = None
     batch_size: Annotated[PositiveInt | None, option("Images per batch. Default: 8; on a GPU 128.")] = None
-    image: Annotated[PositiveInt | None, option("Side of the square image in pixels. Default: the network's.")] = None
+    image_size: Annotated[PositiveInt | None, option("Side of the square image in pixels. Default: the network's.")] = (
+        None
+    )
     rounds: Annotated[
         PositiveInt, RARE, option("Each round measures everything once; medians over rounds are printed.")
     ] = 5

@@ -90,6 +90,6 @@ class BenchmarkData(Command):
     data: Annotated[DataChoice, Unchecked, option("Images, as for `ffvit train --data`.")]
     _: KW_ONLY
     recipe: Annotated[str | Path | Recipe, Unchecked, option("The recipe that augments them.")] = "small"
-    image: Annotated[PositiveInt, option("Side of the network's square image in pixels.")] = 224
+    image_size: Annotated[PositiveInt, option("Side of the network's square image in pixels.")] = 224
     workers: Annotated[NonNegativeInt | None, option("Loading processes. Default: one per core.")] = None
     seconds: Seconds = 1.0

@@ -14,11 +14,14 @@ from ffvit.config.command_fields import (
     Names,
     Overwrite,
     Paths,
+    ResizeMethod,
     Root,
+    Size,
     Weights,
     comma_separated,
     option,
     several,
+    size,
 )
 from ffvit.config.commands import CHECKED, Command
 from ffvit.config.options import COMMAS, RARE
@@ -56,6 +59,34 @@ ffvit evaluate flowers.onnx --data photos/"""
     root: Root = None
     model: ModelName = None
     max_loss: Annotated[NonNegativeFloat, option("Points of top-1 that onnx-int8 may lose on these images.")] = 0.5
+    overwrite: Overwrite = False
+
+
+@dataclass(frozen=True, config=CHECKED)
+class Resize(Command):
+    """Write weights for images of another size, without training. Weights over patches are resized to the new patch grid.
+
+    The file is one that every command takes; `ffvit train --start-from` trains it on.
+    """
+
+    examples = """ffvit resize runs/flowers --image-size 384 --out flowers-384.safetensors
+ffvit evaluate flowers-384.safetensors --data photos/
+ffvit evaluate runs/flowers --image-size 384    the same, without a file"""
+
+    weights: Weights
+    _: KW_ONLY
+    image_size: Annotated[
+        Size, BeforeValidator(size), option("New image size in pixels: one number for a square, or height and width.")
+    ]
+    patch_size: Annotated[
+        Size | None, BeforeValidator(size), option("New size of a patch in pixels. Default: as it is.")
+    ] = None
+    method: ResizeMethod = "pinv"
+    out: Annotated[
+        Path | None,
+        option("The file (.safetensors). Default: name of the weights and the size, in the working folder."),
+    ] = None
+    model: ModelName = None
     overwrite: Overwrite = False
 
 

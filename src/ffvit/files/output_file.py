@@ -29,6 +29,11 @@ def is_plot(beginning: bytes) -> bool:
     return beginning.startswith(b"\x89PNG") and b"Software\0ffvit" in beginning
 
 
+def is_weights(beginning: bytes) -> bool:
+    """Whether a file that begins so holds weights that ffvit wrote."""
+    return beginning[8:].startswith(b'{"__metadata__":{"ffvit":')
+
+
 def check_output(path: Path, option: str, kind: str, is_ours: Callable[[bytes], bool]) -> None:
     """Check, before any work, that a file can be written and replaces nothing but one of its kind.
 

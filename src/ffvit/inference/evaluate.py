@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from ffvit.inference.metrics import Evaluation, compute_metrics
 from ffvit.inference.predictions import Predictions
 from ffvit.inference.run_images import run_of, splits_of
 from ffvit.models.description import class_names_of, preprocess_of
+from ffvit.models.image_size import set_image_size
+from ffvit.models.token_resize import Method
 from ffvit.models.weights import load
 from ffvit.run_folder import Run
 
@@ -75,6 +78,8 @@ def evaluate(
     model: str | None = None,
     hardware: Hardware | None = None,
     batch_size: int = BATCH,
+    image_size: tuple[int, int] | None = None,
+    resize_method: Method = "pinv",
     crop: float | None = None,
     interpolation: str | None = None,
     pixel_backend: PixelBackend | None = None,
@@ -90,6 +95,8 @@ def evaluate(
         model: The network's name, for weights that do not say.
         hardware: Where to compute.
         batch_size: Images at once on each device.
+        image_size: Height and width of the images in pixels, if not the network's (`set_image_size`).
+        resize_method: How weights over patches are then resized.
         crop: Share of the resized image that the central crop keeps. Default: as the weights say.
         interpolation: How images are resized. Default: likewise.
         pixel_backend: What decodes and resizes images. Default: likewise.
@@ -108,9 +115,14 @@ def evaluate(
     exported = Exported(Path(str(weights))) if is_exported(weights) else None
     network = exported or (weights if isinstance(weights, nn.Module) else load(weights, model))
     run = None if isinstance(weights, nn.Module) else run_of(Path(weights))
+    if image_size is not None and exported is None:
+        network = deepcopy(network) if network is weights else network
+        set_image_size(network, image_size, method=resize_method)
     images, words, used = _images(network, run, None if data is None else str(data), root)
-    given = {"crop_pct": crop, "interpolation": interpolation, "pixel_backend": pixel_backend}
+    given: dict[str, Any] = {"crop_pct": crop, "interpolation": interpolation, "pixel_backend": pixel_backend}
     given = {name: value for name, value in given.items() if value is not None}
+    if exported is not None and image_size is not None:
+        given["image_size"] = image_size
     if exported is not None and (given or hardware.accelerator == "cuda"):
         raise UserError(
             f"{weights}: an exported file prepares images by itself, on the processor: leave out "

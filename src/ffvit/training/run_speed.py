@@ -156,7 +156,7 @@ def _measure_at_once(processes: int, config: Config, splits: Splits, threads: in
     except BrokenProcessPool:
         raise OutOfMemoryError(
             "the process that timed a few steps was ended by the system, as it does when memory runs out: use fewer "
-            "--workers, a smaller --batch-size or a smaller --image"
+            "--workers, a smaller --batch-size or a smaller --image-size"
         ) from None
 
 

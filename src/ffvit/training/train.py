@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
@@ -13,7 +12,6 @@ from lightning_fabric import Fabric
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from torch import nn
 
 from ffvit.config import recipe as recipes
 from ffvit.config.architecture import Architecture, Network
@@ -24,21 +22,20 @@ from ffvit.config.recipe import Recipe
 from ffvit.data.sources import shortened
 from ffvit.data.split_record import check_split, record_split, write_record
 from ffvit.data.splits import Splits, open_splits
-from ffvit.errors import DiskFullError, ModelError, RunFolderError
+from ffvit.errors import DiskFullError, RunFolderError
 from ffvit.files.atomic_write import is_disk_full, remove_leftovers
 from ffvit.files.lock import FolderLock
 from ffvit.files.output_folder import study_of
 from ffvit.hardware.launch import start_fabric
 from ffvit.hardware.precision import precision_of
 from ffvit.hardware.ranks import name_lost_ranks, on_rank_zero
-from ffvit.models.create import create_model
-from ffvit.models.description import classes_of, preprocess_of, set_preprocess
-from ffvit.models.weights import load
+from ffvit.models.description import preprocess_of
 from ffvit.run_folder import Config, Run, free_folder
 from ffvit.signals import exit_on_signal
 from ffvit.terminal import Terminal
 from ffvit.training.checkpoint import Progress, load_checkpoint
 from ffvit.training.final_evaluation import evaluate_at_end
+from ffvit.training.initial_network import initial_network, network_to_start_from, teacher_network
 from ffvit.training.loggers import check_loggers
 from ffvit.training.loop import fit
 from ffvit.training.progress import TrainingDisplay
@@ -52,7 +49,7 @@ def configure(
     data: str | Path | Data | None = None,
     recipe: str | Recipe | None = None,
     *,
-    image: int | tuple[int, int] | None = None,
+    image_size: int | tuple[int, int] | None = None,
     hardware: Hardware | None = None,
     seed: int = 0,
     start_from: str | Path | None = None,
@@ -61,10 +58,11 @@ def configure(
     """The configuration of a training, with the defaults filled in.
 
     Args:
-        model: A name of ours or of timm's, or an `Architecture`. Default: ff_micro for the digits, else ff_tiny.
+        model: A name of ours or of timm's, or an `Architecture`. Default: what the weights to start from say of their
+            network, else ff_micro for the digits, else ff_tiny.
         data: A folder, a list, a data set that timm opens, or a `Data` that also says how it is split.
         recipe: A name or a `Recipe`. Default: `digits` for the digits, else `small`.
-        image: Image size in pixels, (height, width) or one number for a square. Default: the network's own.
+        image_size: Image size in pixels, (height, width) or one number for a square. Default: the network's own.
         hardware: Devices and precision. Default: one device, a GPU if there is one.
         seed: The same seed gives the same numbers.
         start_from: Weights to start from (a file or run folder), or `pretrained` for the published ones.
@@ -83,14 +81,20 @@ def configure(
         recipe = recipes.named_recipe(recipe)
     if recipe.teacher is not None:
         recipe = recipe.replace(teacher=absolute_path(recipe.teacher))
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if start_from not in (None, "pretrained"):
+        start_from = absolute_path(str(start_from))
+        own = network_to_start_from(start_from, size)
+        if own is not None and (model is None or (size is not None and model == own.name)):
+            model, size = own, None
     if model is None:
         model = "ff_micro_patch2_8" if digits else "ff_tiny_patch16_224"
     if isinstance(model, Architecture):
         model = Network(architecture=model)
     elif isinstance(model, str):
         model = Network(name=model)
-    if image is not None:
-        model = model.replace(img_size=(image, image) if isinstance(image, int) else image)
+    if size is not None:
+        model = model.replace(img_size=size)
     fields = {
         "network": model,
         "data": data,
@@ -98,7 +102,7 @@ def configure(
         "hardware": hardware or Hardware(),
         "seed": seed,
         "loggers": loggers,
-        "start_from": absolute_path(str(start_from)) if start_from not in (None, "pretrained") else start_from,
+        "start_from": start_from,
     }
     return parse(Config, fields, "")
 
@@ -224,8 +228,8 @@ def prepare(
     record: list[pd.DataFrame] = []  # the first process's alone: of a million images it is large
     on_rank_zero(fabric, lambda: record.extend(_checked_images(config, splits, begun, study, display)))
     torch.manual_seed(config.seed)
-    network, about = _network(config, len(splits.classes))
-    teacher = _teacher(config.recipe, len(splits.classes), preprocess_of(network).in_chans)
+    network, about = initial_network(config, len(splits.classes))
+    teacher = teacher_network(config.recipe, len(splits.classes), preprocess_of(network).in_chans)
     return set_up(fabric, config, network, teacher, splits, display.say), about, record
 
 
@@ -264,42 +268,6 @@ def _checked_images(
         advice = "All runs of a study need the same: put them back as they were, or begin a new study"
         check_split(study / "split.csv.gz", splits, source, advice, same_split=False)
     return [record]
-
-
-def _network(config: Config, classes: int) -> tuple[nn.Module, str]:
-    """The network with its initial weights, and words on where they came from."""
-    dropout, drop_path = config.recipe.dropout, config.recipe.drop_path
-    if config.start_from is None or config.start_from == "pretrained":
-        pretrained = config.start_from == "pretrained"
-        network: Any = create_model(
-            config.network, classes, pretrained=pretrained, dropout=dropout, drop_path=drop_path
-        )
-        if config.preprocess is not None:
-            set_preprocess(network, config.preprocess)
-        return network, "published weights" if pretrained else f"random initial weights (seed {config.seed})"
-    network = load(config.start_from, config.network, classes, dropout=dropout, drop_path=drop_path)
-    head = f", with a new head for {classes} classes" if network.new_head else ""
-    return network.train(), f"weights of {config.start_from}{head}"
-
-
-def _teacher(recipe: Recipe, classes: int, channels: int) -> nn.Module | None:
-    if recipe.teacher is None:
-        return None
-    if Path(recipe.teacher).exists():
-        teacher = load(recipe.teacher)
-    else:
-        teacher = create_model(recipe.teacher, pretrained=True).eval()
-    if classes_of(teacher) != classes:
-        raise ModelError(
-            f"recipe.teacher: {recipe.teacher} predicts {classes_of(teacher)} classes, the data has {classes}; "
-            "train it on this data first and give its run folder"
-        )
-    if preprocess_of(teacher).in_chans != channels:
-        raise ModelError(
-            f"recipe.teacher: {recipe.teacher} takes images of {preprocess_of(teacher).in_chans} channels, the network of "
-            f"{channels}: they must see the same"
-        )
-    return teacher
 
 
 def headline(setup: Setup, folder: Path, about: str) -> dict[str, str]:

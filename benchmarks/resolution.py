@@ -83,24 +83,25 @@ def main(
     picture_out
         Draw the accuracies there (PNG).
     """
-    rows = []
-    jobs = [(size, name, seed) for size in sizes for name in BLOCKS for seed in range(seeds)]
-    for size, name, seed in track(jobs, "training and evaluating"):
-        run = _trained(data, out, name, size, patch, seed, epochs)
-        for factor in FACTORS:
-            other = round(size * factor / patch) * patch
-            for method, share in _scores(run, data / "val", name, other).items():
-                rows.append({"size": size, "factor": factor, "method": method, "seed": seed, "top1": share})
-            if factor in AGAIN and name not in SCALES:
-                again = _trained_on(run, out, other, epochs)
-                rows.append(
-                    {"size": size, "factor": factor, "method": f"{name}, trained on", "seed": seed, "top1": again}
-                )
-    table = pd.DataFrame(rows)
     console = Console(width=130, highlight=False)
     console.print(f"{machine_name(default_device())}; {data.name}; {seeds} seeds; top-1 in %, mean (95 % interval)\n")
+    tables = []
     for size in sizes:
-        console.print(f"trained at {size} px\n\n{_markdown(table[table['size'] == size], size, patch)}\n")
+        rows = []
+        for name, seed in track([(name, seed) for name in BLOCKS for seed in range(seeds)], f"{size} px"):
+            run = _trained(data, out, name, size, patch, seed, epochs)
+            for factor in FACTORS:
+                other = round(size * factor / patch) * patch
+                scores = _scores(run, data / "val", name, other)
+                if factor in AGAIN and name not in SCALES:
+                    scores[f"{name}, trained on"] = _trained_on(run, out, other, epochs)
+                rows += [
+                    {"size": size, "factor": factor, "method": method, "seed": seed, "top1": share}
+                    for method, share in scores.items()
+                ]
+        tables.append(pd.DataFrame(rows))
+        console.print(f"trained at {size} px\n\n{_markdown(tables[-1], size, patch)}\n")
+    table = pd.concat(tables)
     if picture_out is not None:
         _draw(table, sizes, picture_out)
 

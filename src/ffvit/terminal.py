@@ -30,6 +30,7 @@ from ffvit.errors import OutputError
 Item = TypeVar("Item")
 
 LOG = logging.getLogger("ffvit")
+_SHOW_WARNING = warnings.showwarning
 """All that is printed, where `log_to` was called."""
 
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -230,20 +231,22 @@ def log_to(path: Path) -> None:
     LOG.addHandler(handler)
     LOG.setLevel(logging.INFO)
     LOG.propagate = False
-    show = warnings.showwarning
-
-    def shown_and_logged(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-        show(message, category, *where, **more)
-        log(f"{category.__name__}: {message}", logging.WARNING)
-
-    warnings.showwarning = shown_and_logged
+    warnings.showwarning = _show_and_log
 
 
 def close_log() -> None:
-    """Log no more."""
+    """Log no more, and leave logging and warnings as they were."""
     for handler in LOG.handlers[:]:
         LOG.removeHandler(handler)
         handler.close()
+    LOG.setLevel(logging.NOTSET)
+    LOG.propagate = True
+    warnings.showwarning = _SHOW_WARNING
+
+
+def _show_and_log(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+    _SHOW_WARNING(message, category, *where, **more)
+    log(f"{category.__name__}: {message}", logging.WARNING)
 
 
 def log(text: str, level: int = logging.INFO) -> None:

@@ -285,6 +285,8 @@ def test_readiness_ends_as_the_server_is_about_to(client, service, monkeypatch):
 def test_requests_are_counted_and_logged_without_their_content(client, caplog):
     caplog.set_level(logging.INFO, "ffvit.serve")
     name = "line\nbreak\x1b[31m.png"
+    client.post("/predict", files={"file": png()})
+    caplog.clear()
     client.post("/predict", json={"images": []})
     client.post("/predict", files={"file": (name, b"secret content")})
     client.get("/secret/path")

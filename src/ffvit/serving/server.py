@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from ipaddress import ip_address
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import uvicorn
 
@@ -161,13 +160,16 @@ def logging_json(wanted: bool) -> Iterator[None]:
     """Inside, the server's log goes to stderr, uvicorn's warnings with it."""
     handler: logging.Handler = logging.StreamHandler(sys.stderr) if wanted else logging.NullHandler()
     handler.setFormatter(JsonLines())
-    loggers: list[tuple[logging.Logger, Any]] = [(LOG, logging.INFO), (logging.getLogger("uvicorn"), logging.ERROR)]
-    for logger, level in loggers:
+    levels = {LOG: logging.INFO, logging.getLogger("uvicorn"): logging.ERROR}
+    before = [(logger, logger.level, logger.propagate) for logger in levels]
+    for logger, level in levels.items():
         logger.addHandler(handler)
         logger.setLevel(level)
         logger.propagate = False
     try:
         yield
     finally:
-        for logger, _ in loggers:
+        for logger, old_level, propagate in before:
             logger.removeHandler(handler)
+            logger.setLevel(old_level)
+            logger.propagate = propagate

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
 import signal
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -25,6 +29,18 @@ def pytest_configure(config: pytest.Config) -> None:
     """Tests hold what a processor promises, to the bit; those of a GPU run by themselves: `pytest -m gpu`."""
     if config.option.markexpr != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _memory_goes_back() -> Iterator[None]:
+    """What training made this process keep (`keep_freed_memory`): over a whole suite, gigabytes in pieces."""
+    yield
+    if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "malloc_trim"):
+        library, trim_threshold, blocks_of_their_own = ctypes.CDLL(None), -1, -4
+        library.mallopt(trim_threshold, 128 * 1024)
+        library.mallopt(blocks_of_their_own, 65536)
+        gc.collect()
+        library.malloc_trim(0)
 
 
 @pytest.fixture(scope="session")

@@ -48,7 +48,7 @@ def initial_network(config: Config, classes: int) -> tuple[nn.Module, str]:
         if config.preprocess is not None:
             set_preprocess(network, config.preprocess)
         return network, "published weights" if pretrained else f"random initial weights (seed {config.seed})"
-    own = _smaller_or_larger(config)
+    own = _network_to_resize(config)
     network = load(config.start_from, own or config.network, classes, dropout=dropout, drop_path=drop_path)
     resized = ""
     if own is not None:
@@ -59,7 +59,7 @@ def initial_network(config: Config, classes: int) -> tuple[nn.Module, str]:
     return network.train(), f"weights of {config.start_from}{resized}{head}"
 
 
-def _smaller_or_larger(config: Config) -> Network | None:
+def _network_to_resize(config: Config) -> Network | None:
     """What the weights say of their network, if that becomes the run's when it is resized; else None."""
     own = network_to_start_from(str(config.start_from), None)
     size = _image_size(config.network)

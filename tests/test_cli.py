@@ -83,7 +83,7 @@ def test_train_prints_what_it_is_about_to_do_and_what_it_reached(digits):
         "epoch 2/2",
     ):
         assert word in done.stdout
-    assert "95 % interval" in done.stdout.splitlines()[-1]
+    assert "95 % interval" in done.stdout.strip().splitlines()[-1]
     assert (digits.parent / "again" / "best.safetensors").read_bytes() == (digits / "best.safetensors").read_bytes()
 
 

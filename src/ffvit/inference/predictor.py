@@ -124,6 +124,11 @@ class Predictor:
         self.preprocess = preprocess
         self.temperature: float = getattr(network, "temperature", None) or 1.0
 
+    @property
+    def crop(self) -> float:
+        """Share of the shorter side that a prepared image shows; an exported file crops by itself."""
+        return min(1.0, self.preprocess.crop_pct * self.shape[1] / self.preprocess.img_size[0])
+
     def __call__(self, images: OneImage | Iterable[OneImage], top: int = 5) -> list[Prediction]:
         """The likeliest classes of each image.
 

@@ -80,7 +80,7 @@ class Model(BaseModel):
     name: str
     classes: list[str]
     image_size: tuple[int, int] = Field(description="Height and width in pixels.")
-    crop: float = Field(description="Share of the shorter side that the network sees.")
+    crop: float = Field(description="Share of the shorter side that is in there; an exported file crops by itself.")
     temperature: float = Field(description="What logits are divided by, so that probabilities are calibrated.")
 
 
@@ -231,8 +231,8 @@ def _add_state(app: FastAPI, service: Service) -> None:
                 {
                     "name": served.name,
                     "classes": served.predictor.class_names,
-                    "image_size": served.predictor.preprocess.img_size,
-                    "crop": served.predictor.preprocess.crop_pct,
+                    "image_size": served.predictor.shape[1:],
+                    "crop": served.predictor.crop,
                     "temperature": served.predictor.temperature,
                 }
                 for served in service.served.values()

@@ -27,6 +27,10 @@ DECODERS = 4
 """Images decoded at one time, at most: each may take as much memory as `data.images.MAX_PIXELS` says."""
 
 
+Way = tuple[type, Preprocess]
+"""How an image is prepared; the networks that have it in common share the pixels."""
+
+
 @dataclass(frozen=True)
 class Served:
     """A network with its batches."""
@@ -34,6 +38,11 @@ class Served:
     name: str
     predictor: Predictor
     batcher: Batcher
+
+    @property
+    def way(self) -> Way:
+        """How its images are prepared: an exported file takes more of them than the network that it was made of."""
+        return type(self.predictor.transform), self.predictor.preprocess
 
 
 class Service:
@@ -75,7 +84,7 @@ class Service:
             UserError: A network cannot compute, or its logits are not finite.
         """
         for served in self.served.values():
-            channels, height, width = served.predictor.preprocess.shape
+            channels, height, width = served.predictor.shape
             noise = np.random.default_rng(0).integers(0, 256, (height, width, channels), np.uint8)
             served.batcher.warm(noise)
 
@@ -116,10 +125,7 @@ class Service:
         async def answer() -> list[list[Prediction]]:
             prepared = await asyncio.gather(*(self._prepare(image, name, chosen) for name, image in images))
             logits = await asyncio.gather(
-                *(
-                    served.batcher.logits([pixels[served.predictor.preprocess] for pixels in prepared])
-                    for served in chosen
-                )
+                *(served.batcher.logits([pixels[served.way] for pixels in prepared]) for served in chosen)
             )
             return [served.predictor.predictions(rows, names, top) for served, rows in zip(chosen, logits, strict=True)]
 
@@ -144,17 +150,17 @@ class Service:
         index = predictor.class_names.index(class_name) if class_name is not None else None
 
         async def answer() -> Occlusion:
-            pixels = (await self._prepare(image, name, [served]))[predictor.preprocess]
+            pixels = (await self._prepare(image, name, [served]))[served.way]
             logits = await served.batcher.logits(covered(pixels, predictor.preprocess), later=True)
             return occlusion(logits, predictor.temperature, index)
 
         return await self._in_time(answer())
 
-    async def _prepare(self, image: bytes, name: str, chosen: Sequence[Served]) -> dict[Preprocess, Pixels]:
+    async def _prepare(self, image: bytes, name: str, chosen: Sequence[Served]) -> dict[Way, Pixels]:
         """An image as each of the networks takes it."""
 
-        def prepare() -> dict[Preprocess, Pixels]:
-            ways = {served.predictor.preprocess: served.predictor for served in chosen}
+        def prepare() -> dict[Way, Pixels]:
+            ways = {served.way: served.predictor for served in chosen}
             return {way: predictor.prepare(image, name) for way, predictor in ways.items()}
 
         try:

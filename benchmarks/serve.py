@@ -110,7 +110,9 @@ def main(
         if peers is not None:
             for name, script in PEERS.items():
                 port = free_port()
-                command = [sys.executable, "-c", script, str(weights), str(port), engine, str(size)]
+                file = Path(folder, f"{name}.py")  # LitServe's processes import it again
+                file.write_text(script, encoding="utf-8")
+                command = [sys.executable, str(file), str(weights), str(port), engine, str(size)]
                 request = gradio_request() if name == "Gradio" else predict_request(content, b"content")
                 environment = {"PYTHONPATH": f"{peers}:{os.environ.get('PYTHONPATH', '')}"}
                 measured[name] = measure(command, port, request, seconds / 10, clients, environment)
@@ -181,7 +183,7 @@ def measure(
     try:
         return asyncio.run(load(port, request, seconds, clients, psutil.Process(process.pid)))
     except (OSError, asyncio.IncompleteReadError, TimeoutError, RuntimeError) as error:
-        print(f"not measured: {command[2][:40]!r}: {error!r}")
+        print(f"not measured: {' '.join(command[1:4])}: {error!r}")
         return {}
     finally:
         process.send_signal(signal.SIGTERM)
@@ -193,7 +195,7 @@ def measure(
 
 async def load(port: int, request: bytes, seconds: float, clients: int, process: psutil.Process) -> dict[str, float]:
     """Ask from several clients for some time."""
-    for _ in range(1200):
+    for _ in range(6000):
         try:
             if await ask(*await asyncio.open_connection("127.0.0.1", port), request) == 200:
                 break

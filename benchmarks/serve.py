@@ -113,8 +113,13 @@ def main(
                 file = Path(folder, f"{name}.py")  # LitServe's processes import it again
                 file.write_text(script, encoding="utf-8")
                 command = [sys.executable, str(file), str(weights), str(port), engine, str(size)]
-                request = gradio_request() if name == "Gradio" else predict_request(content, b"content")
-                environment = {"PYTHONPATH": f"{peers}:{os.environ.get('PYTHONPATH', '')}"}
+                request = (
+                    gradio_request(Path(folder), content) if name == "Gradio" else predict_request(content, b"content")
+                )
+                environment = {
+                    "PYTHONPATH": f"{peers}:{os.environ.get('PYTHONPATH', '')}",
+                    "GRADIO_TEMP_DIR": folder,
+                }
                 measured[name] = measure(command, port, request, seconds / 10, clients, environment)
         after = offline(predictor, content, size)
         files, alone = (max(pair) for pair in zip(before, after, strict=True))
@@ -154,10 +159,10 @@ def predict_request(content: bytes, field: bytes = b"file") -> bytes:
     return post(b"/predict", b"multipart/form-data; boundary=frontier", body)
 
 
-def gradio_request() -> bytes:
-    """Gradio takes the address of an image; its data: addresses are not taken by every version, a local file is."""
-    path = Path(tempfile.gettempdir(), "ffvit-serve-benchmark.jpg")
-    path.write_bytes(photograph())
+def gradio_request(folder: Path, content: bytes) -> bytes:
+    """Gradio takes the path of an image that was uploaded: of one in the folder of uploads."""
+    path = folder / "photo.jpg"
+    path.write_bytes(content)
     body = {"data": [{"path": str(path), "meta": {"_type": "gradio.FileData"}}]}
     return post(b"/gradio_api/run/predict", b"application/json", json.dumps(body).encode())
 

@@ -191,11 +191,14 @@ def measure(
         print(f"not measured: {' '.join(command[1:4])}: {error!r}")
         return {}
     finally:
+        children = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGTERM)
         try:
             process.wait(60)
         except subprocess.TimeoutExpired:
             process.kill()
+        for child in psutil.wait_procs(children, timeout=5)[1]:  # LitServe's outlive it, and would take from the next
+            child.kill()
 
 
 async def load(port: int, request: bytes, seconds: float, clients: int, process: psutil.Process) -> dict[str, float]:

@@ -24,6 +24,7 @@ from ffvit.config.architecture import NAMED
 from ffvit.exporting.formats import FORMATS
 from ffvit.inference.exported import open_runner
 
+PROGRAMS = [name for name, row in FORMATS.items() if row.read is None]
 FEATURES = NAMED["ff_micro_patch2_8"].block[-1]
 NETWORKS = {
     "FF only": "ff_micro_patch2_8",
@@ -36,7 +37,7 @@ NETWORKS = {
 
 
 def main(
-    *, out: Path = Path("runs/export"), epochs: int = 15, calls: int = 300, formats: str = ",".join(FORMATS)
+    *, out: Path = Path("runs/export"), epochs: int = 15, calls: int = 300, formats: str = ",".join(PROGRAMS)
 ) -> None:
     """Train, export, prove and time."""
     torch.set_num_threads(1)

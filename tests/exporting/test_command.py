@@ -19,6 +19,7 @@ from ffvit.config.architecture import FF_ONLY
 from ffvit.config.recipe import named_recipe
 from ffvit.exporting import command
 from ffvit.exporting.formats import FORMATS, Written
+from ffvit.exporting.output import free_output
 from ffvit.exporting.program import Program, Stages
 from ffvit.exporting.proof import Reference, Sample, find_stage
 from ffvit.inference import exported
@@ -152,12 +153,13 @@ def test_what_exists_is_kept_unless_it_is_ours_and_may_go(run, pt2, tmp_path):
             ffvit.export(run, format="pt2", out=theirs, overwrite=overwrite)
     with pytest.raises(ffvit.UserError, match="is there"):
         ffvit.export(run, format="pt2", out=pt2)
-    assert command._output(run, "pt2", FORMATS["pt2"], pt2, True) == pt2
+    assert free_output("run", "pt2", pt2, True) == pt2
     assert theirs.read_bytes() == b"mine"
 
 
 def test_the_name_of_the_file_follows_the_run_and_the_format(run):
-    assert command._output(run, "onnx-int8", FORMATS["onnx-int8"], None, False) == Path("run-int8.onnx")
+    names = {form: str(free_output("run", form, None, False)) for form in ("onnx-int8", "timm", "paper")}
+    assert names == {"onnx-int8": "run-int8.onnx", "timm": "run-timm", "paper": "run.pth"}
     with pytest.raises(ffvit.UserError, match=r"--out a.onnx: files of the format pt2 end in .pt2"):
         ffvit.export(run, format="pt2", out=Path("a.onnx"))
 

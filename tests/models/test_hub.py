@@ -17,7 +17,7 @@ from ffvit import Architecture, Branch
 from ffvit.config.architecture import FF_ONLY, transformer
 from ffvit.errors import OutputError
 from ffvit.models.description import preprocess_of, set_preprocess
-from ffvit.models.hub import write_hub_folder, write_timm_folder
+from ffvit.models.hub import write_hub_folder
 
 ffvit.register_with_timm()
 NAMES = ["ant", "bee", "cat", "dog", "[eel]"]
@@ -93,18 +93,9 @@ def test_a_new_head_is_described(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["vit", "test_vit"])
-def test_a_folder_for_timm_alone_names_a_network_of_timms(kind, tmp_path, caplog):
-    network = made(kind)
-    write_timm_folder(network, tmp_path / "hub", NAMES)
-    check(tmp_path / "hub", network, caplog)
+def test_a_vit_is_written_as_timms_own_class(kind, tmp_path):
+    write_hub_folder(made(kind), tmp_path / "hub", NAMES)
     assert type(timm.create_model(f"local-dir:{tmp_path / 'hub'}")).__name__ == "VisionTransformer"
-
-
-@pytest.mark.parametrize(("kind", "words"), [("cell", "no counterpart in timm's ViT"), ("convnet_w8_s1", "no network like this ConvNet")])  # fmt: skip
-def test_what_timm_alone_has_not_is_refused(kind, words, tmp_path):
-    with pytest.raises(ffvit.UserError, match=words):
-        write_timm_folder(made(kind), tmp_path / "hub", NAMES)
-    assert not (tmp_path / "hub").exists()
 
 
 def test_nothing_is_replaced(tmp_path):

@@ -29,25 +29,33 @@ from ffvit.config.options import COMMAS, RARE
 
 @dataclass(frozen=True, config=CHECKED)
 class Export(Command):
-    """Write a trained network as a file for other programs, proven on real images to predict the same.
+    """Write a trained network for other programs, proven on real images to predict the same.
 
-    Images go in as they are: resizing, crop and normalisation are inside the file, class names in its metadata.
+    Images go in as they are: resizing, crop and normalisation are inside the file, class names in its metadata. The
+    formats timm and paper hold weights alone.
     """
 
     examples = """ffvit export runs/flowers --format onnx --out flowers.onnx
 ffvit export runs/flowers --format onnx-int8    8-bit integers
+ffvit export runs/flowers --format timm --out flowers-timm    a folder for timm and transformers
 ffvit predict flowers.onnx photo.jpg
 ffvit evaluate flowers.onnx --data photos/"""
 
     weights: Weights
     _: KW_ONLY
     format: Annotated[
-        Literal["onnx", "onnx-int8", "openvino", "pt2", "executorch"],
-        option("What the file is for: ONNX Runtime, also in 8-bit integers; OpenVINO; torch.export; ExecuTorch."),
+        Literal["onnx", "onnx-int8", "openvino", "pt2", "executorch", "timm", "paper"],
+        option(
+            "What it is for: ONNX Runtime, also in 8-bit integers; OpenVINO; torch.export; ExecuTorch; timm's folder "
+            "(config.json, model.safetensors); the paper's released code."
+        ),
     ] = "onnx"
     out: Annotated[
         Path | None,
-        option("The file (.onnx, .xml, .pt2, .pte). Default: the name of the weights, in the working folder."),
+        option(
+            "The file (.onnx, .xml, .pt2, .pte, .pth); a folder for timm. Default: the name of the weights, in the "
+            "working folder."
+        ),
     ] = None
     data: Annotated[
         str | Path | None,

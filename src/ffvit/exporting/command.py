@@ -1,4 +1,4 @@
-"""Writing a trained network as a file of another format, which is proven before it takes its name."""
+"""Writing a trained network in another format, which is proven before it takes its name."""
 
 from __future__ import annotations
 
@@ -18,28 +18,29 @@ from ffvit.config.base import short
 from ffvit.config.preprocess import Preprocess
 from ffvit.data.images import Images
 from ffvit.data.splits import open_images
-from ffvit.errors import DiskFullError, FfvitError, ModelError, OutputError, UserError
+from ffvit.errors import DiskFullError, FfvitError, ModelError, UserError
 from ffvit.exporting.formats import FORMATS, Format, Written
 from ffvit.exporting.int8 import Sensitivity, quantize_layers
+from ffvit.exporting.output import free_output
 from ffvit.exporting.program import FILTERS, Program
-from ffvit.exporting.proof import Proof, Reference, Sample, find_stage, is_faithful, prove
+from ffvit.exporting.proof import LEVELS, Opened, Proof, Reference, Sample, find_stage, is_faithful, prove
 from ffvit.files.atomic_write import atomic_path, is_disk_full
-from ffvit.files.output_file import check_output
 from ffvit.inference.engines import ONE_FILE
-from ffvit.inference.exported import ExportInfo, check_packages, open_runner
+from ffvit.inference.exported import ExportInfo, check_packages
 from ffvit.inference.run_images import CALIBRATION_IMAGES, run_of, splits_of
 from ffvit.models.backbone import Backbone
 from ffvit.models.create import create_model
 from ffvit.models.description import class_names_of, network_of, preprocess_of
+from ffvit.models.hub import CONFIG, WEIGHTS
 from ffvit.models.weights import load
 
 
 @dataclass(frozen=True)
 class Export:
-    """A file that was written.
+    """What was written.
 
     Attributes:
-        path: The file.
+        path: The file, or the folder of timm's format.
         files: All files that belong to it.
         format: Its format.
         proof: What it was compared with.
@@ -74,7 +75,7 @@ def export(
     Args:
         weights: A run folder, a file of weights, or a network.
         format: One of `FORMATS`.
-        out: The file. Default: the name of the weights, with the format's suffix, in the working folder.
+        out: The file; a folder for timm. Default: the name of the weights, with the format's suffix, in the working folder.
         data: Images to prove it on. Default: the run's validation split.
         root: Where a data set that timm opens lies.
         model: The network's name, for weights that do not say.
@@ -87,7 +88,8 @@ def export(
         DiskFullError: The disk is full; nothing is left behind.
     """
     row = FORMATS[format]
-    out = _output(weights, format, row, out, overwrite)
+    stem = "network" if isinstance(weights, nn.Module) else Path(str(weights)).absolute().stem
+    out = free_output(stem, format, out, overwrite)
     check_packages(row.packages, row.extra, f"--format {format}")
     network = deepcopy(weights) if isinstance(weights, nn.Module) else load(weights, model)
     network = network.cpu().float().eval()
@@ -107,17 +109,23 @@ def export(
     program, reference = Program(network, preprocess).eval(), Reference(network, preprocess)
     with tempfile.TemporaryDirectory() as folder:
         write = partial(_write, row, format, info, Path(folder))
-        file, pixels = write("file", program, ["logits"]), write("pixels", program.preprocessing, ["pixels"])
-        sensitivities: list[Sensitivity] = []
+        file, sensitivities = write("file", program, ["logits"]), list[Sensitivity]()
         if format == "onnx-int8":
             assert run is not None
             train = Sample.of(splits_of(run).train, preprocess, row.max_side, CALIBRATION_IMAGES).batches
             sensitivities = _quantize(file, train)
-        proof = prove(file, pixels, reference, sample)
+        if row.read is not None:
+            opened = row.read(file, reference)
+        else:
+            opened = Opened.of_program(file, write("pixels", program.preprocessing, ["pixels"]))
+        proof = prove(opened, reference, sample)
         if format == "onnx-int8":
             _check_loss(proof, max_loss, sensitivities)
         elif not is_faithful(proof):
-            raise _unfaithful(out, proof, find_stage(partial(write, "stages"), program, reference, sample))
+            stage = "preprocessing" if proof.level_difference > LEVELS else "the weights"
+            if row.read is None:
+                stage = find_stage(partial(write, "stages"), program, reference, sample)
+            raise _unfaithful(out, proof, stage)
         files = _place(file, out)
     return Export(out, files, format, proof, sensitivities)
 
@@ -144,33 +152,13 @@ def _unfaithful(out: Path, proof: Proof, stage: str) -> ModelError:
     )
 
 
-def _output(weights: object, format: str, row: Format, out: Path | None, overwrite: bool) -> Path:  # noqa: A002
-    """Where to write, which is free."""
-    if out is None:
-        stem = "network" if isinstance(weights, nn.Module) else Path(str(weights)).absolute().stem
-        out = Path(stem + ("-int8" if format == "onnx-int8" else "") + row.suffix)
-    if out.suffix != row.suffix:
-        raise OutputError(f"--out {out}: files of the format {format} end in {row.suffix}")
-    for path in (out, out.with_suffix(".bin")) if row.suffix == ".xml" else (out,):
-        check_output(path, "--out", "file that ffvit export wrote", lambda _: _is_ours(out))
-    if out.exists() and not overwrite:
-        raise OutputError(f"--out {out}: is there; --overwrite replaces it")
-    return out
-
-
-def _is_ours(path: Path) -> bool:
-    """Whether `ffvit export` wrote a file."""
-    try:
-        return open_runner(path)[0] is not None
-    except FfvitError:
-        return False
-
-
 def _check(network: nn.Module, format: str, row: Format) -> None:  # noqa: A002
     """Check that a network can be exported at all."""
     bad = [name for name, tensor in network.state_dict().items() if not tensor.isfinite().all()]
     if bad:
         raise ModelError(f"the weights are NaN or infinite ({bad[0]}): its training diverged, or its file is damaged")
+    if row.read is not None:
+        return
     preprocess = preprocess_of(network)
     if preprocess.interpolation not in FILTERS:
         raise ModelError(f"images resized by {preprocess.interpolation} cannot be exported: only {', '.join(FILTERS)}")
@@ -194,6 +182,8 @@ def _write(row: Format, format: str, info: str, folder: Path, name: str, module:
             raise DiskFullError(
                 f"{folder}: the disk is full; nothing was written. Free some space, then export again"
             ) from None
+        if row.read is not None:
+            raise
         mixers = _mixers_without(row, folder, module)
         what = f"the mixer {' and '.join(mixers)}" if mixers else "something in this network"
         offer = "" if format == "pt2" else "; --format pt2 has all of PyTorch's operators"
@@ -237,9 +227,20 @@ def _check_loss(proof: Proof, max_loss: float, sensitivities: list[Sensitivity])
 
 
 def _place(file: Path, out: Path) -> tuple[Path, ...]:
-    """Give a file, and what belongs to it, its place; the file itself last."""
-    parts = sorted(file.parent.glob(f"{file.stem}.*"), key=lambda part: part == file)
-    for part in parts:
-        with atomic_path(out.with_suffix(part.suffix), "export again") as temporary:
-            shutil.copyfile(part, temporary)
-    return tuple(out.with_suffix(part.suffix) for part in parts)
+    """Give a file, and what belongs to it, its place; the file itself last, of a folder the description."""
+    new_folder = file.is_dir() and not out.exists()
+    if file.is_dir():
+        out.mkdir(exist_ok=True)
+        places = {file / name: out / name for name in (WEIGHTS, CONFIG)}
+    else:
+        parts = sorted(file.parent.glob(f"{file.stem}.*"), key=lambda part: part == file)
+        places = {part: out.with_suffix(part.suffix) for part in parts}
+    try:
+        for part, place in places.items():
+            with atomic_path(place, "export again") as temporary:
+                shutil.copyfile(part, temporary)
+    except BaseException:
+        if new_folder:
+            shutil.rmtree(out)
+        raise
+    return tuple(places.values())

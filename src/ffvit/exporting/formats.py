@@ -10,8 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from ffvit.errors import ModelError
+from ffvit.exporting.program import Program
+from ffvit.exporting.proof import Opened, Reference
 from ffvit.inference.exported import INFO
 from ffvit.inference.onnx_export import quietly, to_onnx
+from ffvit.models.hub import write_hub_folder, write_paper_file
 
 MOST = 2**14
 """Pixels of a side, and images at once, beyond which no file is asked."""
@@ -39,13 +43,14 @@ class Format:
     """A format.
 
     Attributes:
-        suffix: Of its files.
+        suffix: Of its files; none for a folder.
         packages: What writing takes.
         extra: Which brings them.
         write: Writes a file.
         engine: What runs it, in words.
         max_batch: Images that a file takes at once.
         max_side: Pixels that the sides of an image may have.
+        read: Opens a file again, for formats that hold weights and no program.
     """
 
     suffix: str
@@ -55,6 +60,7 @@ class Format:
     engine: str
     max_batch: int = MOST
     max_side: int = MOST
+    read: Callable[[Path, Reference], Opened] | None = None
 
     def dynamic(self) -> dict[int, Any]:
         """The axes that may have any length."""
@@ -108,6 +114,24 @@ def _write_executorch(written: Written, of: Format) -> None:
         written.path.write_bytes(lowered.to_executorch().buffer)
 
 
+def _write_timm(written: Written, _: Format) -> None:
+    network = _network(written)
+    names, temperature = (getattr(network, noted, None) for noted in ("class_names", "temperature"))
+    write_hub_folder(network, written.path, names, temperature)
+
+
+def _write_paper(written: Written, _: Format) -> None:
+    try:
+        write_paper_file(_network(written), written.path)
+    except ModelError as error:
+        raise ModelError(f"{error}; --format timm holds every network") from None
+
+
+def _network(written: Written) -> nn.Module:
+    assert isinstance(written.program, Program)
+    return written.program.network
+
+
 _ONNX = ("onnx", "onnxscript", "onnxruntime")
 
 FORMATS = {
@@ -117,5 +141,13 @@ FORMATS = {
     "pt2": Format(".pt2", (), "", _write_pt2, "PyTorch (torch.export)"),
     # Memory for the largest input is set aside when the file is opened: about 120 MB for each image of a batch.
     "executorch": Format(".pte", ("executorch",), "executorch", _write_executorch, "ExecuTorch, XNNPACK", 4, 1024),
-}
+    "timm": Format(
+        "", (), "", _write_timm, "timm, transformers (networks of ffvit's own after ffvit.register_with_timm())",
+        read=lambda folder, _: Opened.by_timm(folder),
+    ),
+    "paper": Format(
+        ".pth", (), "", _write_paper, "the paper's released code (weights alone: no class names, no preprocessing)",
+        read=lambda path, reference: Opened.of_weights(path, reference.preprocess),
+    ),
+}  # fmt: skip
 """A row for each format. The file of onnx-int8 is that of onnx, quantized afterwards (`exporting.int8`)."""

@@ -25,6 +25,8 @@ from ffvit.hardware.precision import float32
 from ffvit.inference.exported import Exported, open_runner
 from ffvit.inference.intervals import PairedDifference, Proportion
 from ffvit.inference.run_images import evenly_spaced
+from ffvit.models.registry import register_with_timm
+from ffvit.models.weights import load
 
 IMAGES = 1000
 """Images that a file is proven on, at most, in batches."""
@@ -157,25 +159,62 @@ class Reference:
 
     def logits(self, images: UInt8[np.ndarray, "batch height width 3"]) -> Float32[np.ndarray, "batch classes"]:
         """The network's logits."""
-        with torch.inference_mode(), float32(CPU):
-            return self.network(self.pixels(images)).numpy()
+        return _logits(self.network, self.pixels(images))
 
 
-def prove(path: Path, pixels: Path, reference: Reference, sample: Sample) -> Proof:
+@dataclass(frozen=True)
+class Opened:
+    """A file that was written, as its readers open it: what makes normalised pixels of images, and what makes logits."""
+
+    pixels: Callable[[UInt8[np.ndarray, "batch height width 3"]], torch.Tensor]
+    logits: Callable[[UInt8[np.ndarray, "batch height width 3"]], Float32[np.ndarray, "batch classes"]]
+
+    @classmethod
+    def of_program(cls, path: Path, pixels: Path) -> Opened:
+        """A file that holds the whole program, and one of the same format whose output is the preprocessing alone."""
+        exported, (_, prepare) = Exported(path), open_runner(pixels)
+        return cls(
+            lambda images: torch.from_numpy(prepare(images)[0]),
+            lambda images: exported(torch.from_numpy(images).permute(0, 3, 1, 2)).numpy(),
+        )
+
+    @classmethod
+    def by_timm(cls, folder: Path) -> Opened:
+        """A folder of timm's format, opened by timm, which prepares the images too."""
+        import PIL.Image
+        import timm
+        from timm.data import create_transform, resolve_data_config
+
+        register_with_timm()
+        network = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+        config = resolve_data_config(model=network)
+        transform, mode = create_transform(**config), "L" if config["input_size"][0] == 1 else "RGB"
+
+        def pixels(images: np.ndarray) -> torch.Tensor:
+            return torch.stack([transform(PIL.Image.fromarray(image).convert(mode)) for image in images])
+
+        return cls(pixels, lambda images: _logits(network, pixels(images)))
+
+    @classmethod
+    def of_weights(cls, path: Path, preprocess: Preprocess) -> Opened:
+        """A file of weights alone, read by `load`; the images are prepared as its network's were."""
+        own = Reference(load(path), preprocess)
+        return cls(own.pixels, own.logits)
+
+
+def prove(opened: Opened, reference: Reference, sample: Sample) -> Proof:
     """Run a file on images, beside its network.
 
     Args:
-        path: The file.
-        pixels: A file of the same format whose output is the preprocessing alone.
+        opened: The file.
         reference: Its network.
         sample: The images.
     """
-    exported, (_, prepare) = Exported(path), open_runner(pixels)
     before = np.concatenate([reference.logits(batch) for batch in sample.batches])
-    after = np.concatenate([_logits(exported, batch) for batch in sample.batches])
-    singles = [(reference.logits(image), _logits(exported, image)) for image in sample.whole]
+    after = np.concatenate([opened.logits(batch) for batch in sample.batches])
+    singles = [(reference.logits(image), opened.logits(image)) for image in sample.whole]
     of_level = 255 * torch.tensor(reference.preprocess.std).view(-1, 1, 1)
-    levels = [((torch.from_numpy(prepare(image)[0]) - reference.pixels(image)) * of_level) for image in sample.whole]
+    levels = [(opened.pixels(image) - reference.pixels(image)) * of_level for image in sample.whole]
     return Proof(
         sample.labels,
         before,
@@ -187,8 +226,10 @@ def prove(path: Path, pixels: Path, reference: Reference, sample: Sample) -> Pro
     )
 
 
-def _logits(exported: Exported, images: np.ndarray) -> np.ndarray:
-    return exported(torch.from_numpy(images).permute(0, 3, 1, 2)).numpy()
+def _logits(network: nn.Module, pixels: torch.Tensor) -> np.ndarray:
+    with torch.inference_mode(), float32(CPU):
+        logits: np.ndarray = network(pixels).numpy()
+    return logits
 
 
 def is_faithful(proof: Proof) -> bool:

@@ -1,7 +1,7 @@
 """Folders in the format of timm and the Hugging Face Hub, `config.json` beside `model.safetensors`: written, downloaded.
 
-timm opens such a folder as `local-dir:FOLDER` or `hf-hub:user/name`, transformers by its path or repository; both after
-`ffvit.register_with_timm()`, where the network is ours.
+timm opens such a folder as `local-dir:FOLDER` or `hf-hub:user/name`, transformers by its path or repository. A ViT is
+written as timm's own class; other networks of ours take `ffvit.register_with_timm()` first.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ from torch import nn
 from ffvit.errors import ModelError, OutputError
 from ffvit.files.atomic_write import atomic_path
 from ffvit.models.backbone import Backbone
-from ffvit.models.convnet import ConvNet
 from ffvit.models.description import network_of, note_for_timm, preprocess_of, set_preprocess
 from ffvit.models.vit_conversion import timm_vit_of, to_layout
 
@@ -33,7 +33,7 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 def write_hub_folder(
     network: nn.Module, folder: Path, class_names: Sequence[str] | None, temperature: float | None = None
 ) -> None:
-    """Write a network as the Hub keeps it; `ffvit.load` reads the folder as it reads a run.
+    """Write a network as timm and the Hub keep it; `ffvit.load` reads the folder as it reads a run.
 
     Args:
         network: Made by `create_model` or `load`, or a `Backbone`.
@@ -44,38 +44,27 @@ def write_hub_folder(
     Raises:
         UserError: The folder is not empty, or the network cannot be described.
     """
-    note_for_timm(network)
-    _write(network, folder, _info(network, class_names, temperature), class_names)
-
-
-def write_timm_folder(
-    network: nn.Module, folder: Path, class_names: Sequence[str] | None, temperature: float | None = None
-) -> None:
-    """Write a network of timm's, or one of ours that is a ViT, as a folder that timm opens without ffvit.
-
-    Args:
-        network: As in `write_hub_folder`.
-        folder: Likewise.
-        class_names: Likewise.
-        temperature: Likewise.
-
-    Raises:
-        UserError: timm has no such network, or as `write_hub_folder`.
-    """
-    if isinstance(network, ConvNet):
-        raise ModelError(
-            "timm has no network like this ConvNet of ffvit's: use the Hub's format, which ffvit registers"
-        )
     info = _info(network, class_names, temperature)
-    if isinstance(network, Backbone):
-        vit = timm_vit_of(network)
-        set_preprocess(vit, preprocess_of(network))
-        network = vit
-    _write(network, folder, info, class_names)
+    _write(_for_timm(network), folder, info, class_names)
+
+
+def _for_timm(network: nn.Module) -> nn.Module:
+    """Timm's own class with the same weights, where there is one; else the network, described for timm."""
+    try:
+        vit = timm_vit_of(network) if isinstance(network, Backbone) else None
+    except ModelError:  # no ViT
+        vit = None
+    if vit is None:
+        note_for_timm(network)
+        return network
+    set_preprocess(vit, preprocess_of(network))
+    return vit
 
 
 def write_paper_file(network: nn.Module, path: Path) -> None:
     """Write a network as the paper's checkpoints are: a pickle with the weights under `model`, by the released names.
+
+    Under `ffvit` it says which version wrote it; the released code ignores other entries, as those of DeiT's training.
 
     Raises:
         UserError: The released class is another network.
@@ -84,7 +73,7 @@ def write_paper_file(network: nn.Module, path: Path) -> None:
         raise ModelError("this network has no counterpart in the paper's class: it is timm's")
     state = {name: tensor.detach().cpu().clone() for name, tensor in to_layout(network, "released").items()}
     with atomic_path(path) as temporary:
-        torch.save({"model": state}, temporary)
+        torch.save({"model": state, "ffvit": version("ffvit")}, temporary)
 
 
 def _info(network: nn.Module, class_names: Sequence[str] | None, temperature: float | None) -> dict[str, Any]:

@@ -35,6 +35,7 @@ def benchmark(
     seconds: float,
     train: bool,
     accelerator: str,
+    formats: Sequence[str] | None,
     json_file: Path | None,
     drawing: Path | None,
     console: Console,
@@ -53,10 +54,16 @@ def benchmark(
         raise DeviceError("--device cuda: PyTorch sees no CUDA device on this machine; use cpu")
     if device.type == "cpu":
         keep_freed_memory()  # as in `ffvit train` and `ffvit predict`
-    batch = batch or BATCH[device.type]
+    asked, batch = batch, batch or BATCH[device.type]
     names = networks or (NETWORKS if drawing is None else ROOFLINE)
     targets = [Target(name, image_size) for name in dict.fromkeys(names)]
-    if drawing is not None:
+    if formats is not None:
+        if drawing is not None or len(targets) != 1 or not networks:
+            raise UserError("--formats measures the formats of one run folder: name it, without --roofline")
+        if accelerator == "cuda":
+            raise DeviceError("--formats: exported files run on processors here: leave out --device cuda")
+        figures = _formats(targets[0], formats, asked, rounds, seconds, console)
+    elif drawing is not None:
         figures = _roofline(targets, precisions or ["fp32"], device, batch, drawing, console)
     else:
         if train and batch < 2:
@@ -74,6 +81,16 @@ def benchmark(
             temporary.write_text(json.dumps(figures, indent=1) + "\n")
         console.print(f"figures in {json_file}", highlight=False, markup=False)
     return figures
+
+
+def _formats(
+    target: Target, formats: Sequence[str], batch: int | None, rounds: int, seconds: float, console: Console
+) -> dict[str, Any]:
+    from ffvit.benchmarking.formats import formats_to_json, measure_formats, print_formats
+
+    measured = measure_formats(target, formats, batch=batch, rounds=rounds, seconds=seconds, console=console)
+    print_formats(measured, console)
+    return formats_to_json(measured)
 
 
 def _roofline(

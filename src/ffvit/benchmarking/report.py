@@ -67,7 +67,7 @@ def _table(benchmark: Benchmark, rows: Sequence[Row]) -> Table:
     cells = [
         [
             *(getattr(row, key) for key in keys),
-            _range(row.images_per_second),
+            with_range(row.images_per_second),
             *_latency(row),
             "-" if row.peak_memory is None else f"{row.peak_memory / 2**20:,.0f}",
             *([digits(row.flops / 1e9)] if networks else []),
@@ -171,7 +171,8 @@ def digits(value: float) -> str:
     return f"{value:,.{min(3, max(0, 2 - math.floor(math.log10(value))))}f}" if value > 0 else "0"
 
 
-def _range(values: Sequence[float]) -> str:
+def with_range(values: Sequence[float]) -> str:
+    """The median, the lowest and the highest."""
     return f"{digits(median(values))} ({digits(min(values))}-{digits(max(values))})"
 
 

@@ -290,6 +290,7 @@ class Benchmark(Command):
 
     examples = """ffvit benchmark ff_base_patch16_224 deit_base_patch16_224 mixer_b16_224
 ffvit benchmark runs/flowers --engines torch,onnx --precisions fp32,int8
+ffvit benchmark runs/flowers --formats all      each file of `ffvit export`, proven and timed
 ffvit benchmark --roofline            a picture of where the time goes
 ffvit benchmark data photos/          how fast images are loaded"""
 
@@ -312,7 +313,15 @@ ffvit benchmark data photos/          how fast images are loaded"""
         BeforeValidator(comma_separated),
         option("fp32, bf16, int8; several with commas. Default: fp32, and bf16 where the hardware is fast at it."),
     ] = None
-    batch_size: Annotated[PositiveInt | None, option("Images per batch. Default: 8; on a GPU 128.")] = None
+    formats: Annotated[
+        Names | None,
+        COMMAS,
+        BeforeValidator(comma_separated),
+        option("Instead, prove and time the formats of `ffvit export` for one run: all, or several with commas."),
+    ] = None
+    batch_size: Annotated[
+        PositiveInt | None, option("Images per batch. Default: 8; on a GPU 128; with --formats the fastest of 1 to 64.")
+    ] = None
     image_size: Annotated[PositiveInt | None, option("Side of the square image in pixels. Default: the network's.")] = (
         None
     )

@@ -22,7 +22,7 @@ def weights(tmp_path_factory):
     for parameter in net.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     path = tmp_path_factory.mktemp("weights") / "small.safetensors"
-    ffvit.save_weights(path, net, ["a", "b", "c"], temperature=2.0)
+    ffvit.save_weights(path, net, ["a", "b", "c"], temperature=2.0, ood_threshold=1.0)
     return path
 
 
@@ -44,7 +44,7 @@ def test_a_file_of_another_size_scores_as_the_weights_do_on_the_fly(weights, ima
     net = ffvit.load(file)
     assert preprocess_of(net).img_size == net.architecture.img_size == (16, 16)
     assert net.class_names == ("a", "b", "c")
-    assert net.temperature is None  # it was fitted for 8 px
+    assert (net.temperature, net.ood_threshold) == (None, None)  # they were fitted for 8 px
     from_file = ffvit.evaluate(file, images, hardware=CPU).predictions.loss
     there = ffvit.evaluate(weights, images, image_size=16, hardware=CPU).predictions.loss
     torch.testing.assert_close(torch.as_tensor(from_file), torch.as_tensor(there), rtol=0, atol=0)

@@ -36,7 +36,7 @@ def drawn(network: str | ffvit.Architecture, **settings) -> torch.nn.Module:
     for parameter in made.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     set_preprocess(made, preprocess_of(made).replace(crop_pct=0.7, interpolation="bilinear"))
-    made.class_names, made.temperature = NAMES, 1.5
+    made.class_names, made.temperature, made.ood_threshold = NAMES, 1.5, -2.5
     return made.eval()
 
 
@@ -56,7 +56,7 @@ def test_timm_opens_what_was_exported_and_prepares_images_alike(network, setting
     assert proof.single_difference < (1e-2 if grey else 1e-5) * proof.scale
     assert proof.level_difference < (1.01 if grey else 1e-3)
     loaded = ffvit.load(done.path)
-    assert (loaded.class_names, loaded.temperature) == (NAMES, 1.5)
+    assert (loaded.class_names, loaded.temperature, loaded.ood_threshold) == (NAMES, 1.5, -2.5)
     assert preprocess_of(loaded) == preprocess_of(own)
 
 
@@ -100,14 +100,14 @@ def test_what_the_papers_class_cannot_hold_is_refused_with_another_format(networ
     assert list(tmp_path.iterdir()) == []
 
 
-def _other_weights(network, folder, names, temperature):
+def _other_weights(network, *rest):
     network.head.weight.data[0, 0] += 1
-    write_hub_folder(network, folder, names, temperature)
+    write_hub_folder(network, *rest)
 
 
-def _other_preprocess(network, folder, names, temperature):
+def _other_preprocess(network, *rest):
     set_preprocess(network, preprocess_of(network).replace(crop_pct=1.0))
-    write_hub_folder(network, folder, names, temperature)
+    write_hub_folder(network, *rest)
 
 
 @pytest.mark.parametrize(("write", "stage"), [(_other_weights, "the weights"), (_other_preprocess, "preprocessing")])

@@ -83,6 +83,13 @@ def test_a_file_is_predicted_as_the_predictor_does(client, predictors):
     assert [said["model"] for said in image["predictions"]] == ["first", "second"]
 
 
+def test_an_image_of_none_of_the_classes_is_told(client, predictors, monkeypatch):
+    monkeypatch.setattr(predictors["second"], "ood_threshold", 1e9)
+    image = client.post("/predict", content=png(), headers={"content-type": "image/png"}).json()["images"][0]
+    assert [said["none_of_these"] for said in image["predictions"]] == [None, True]
+    assert [model["ood_threshold"] for model in client.get("/models").json()] == [None, 1e9]
+
+
 def test_several_files_base64_and_the_image_itself_say_the_same(client):
     def first(response):
         assert response.status_code == 200, response.text

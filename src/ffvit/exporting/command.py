@@ -138,6 +138,7 @@ def _info(network: nn.Module, preprocess: Preprocess, format: str, row: Format) 
         class_names=class_names_of(network),
         preprocess=preprocess,
         temperature=getattr(network, "temperature", None),
+        ood_threshold=getattr(network, "ood_threshold", None),
         ffvit=version("ffvit"),
         max_batch=row.max_batch,
         max_side=row.max_side,

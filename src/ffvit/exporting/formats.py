@@ -116,8 +116,8 @@ def _write_executorch(written: Written, of: Format) -> None:
 
 def _write_timm(written: Written, _: Format) -> None:
     network = _network(written)
-    names, temperature = (getattr(network, noted, None) for noted in ("class_names", "temperature"))
-    write_hub_folder(network, written.path, names, temperature)
+    noted = (getattr(network, name, None) for name in ("class_names", "temperature", "ood_threshold"))
+    write_hub_folder(network, written.path, *noted)
 
 
 def _write_paper(written: Written, _: Format) -> None:

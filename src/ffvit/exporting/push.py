@@ -70,7 +70,7 @@ def push(
 
 def _write(run: Run, folder: Path, repository: str, license: str | None) -> None:  # noqa: A002
     network: Any = load(run.path)
-    write_hub_folder(network, folder, class_names_of(network), network.temperature)
+    write_hub_folder(network, folder, class_names_of(network), network.temperature, network.ood_threshold)
     write_card(run, network, folder, repository, license)
 
 

@@ -47,6 +47,7 @@ class ExportInfo(Value):
         class_names: In the order of the logits.
         preprocess: How images are prepared, inside the file.
         temperature: What logits are divided by to calibrate probabilities.
+        ood_threshold: Energy score below which an image is of none of the classes.
         ffvit: The version that wrote it.
         max_batch: Images that it takes at once.
         max_side: Pixels that the sides of an image may have.
@@ -57,6 +58,7 @@ class ExportInfo(Value):
     class_names: tuple[InstanceOf[str], ...]
     preprocess: Preprocess
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    ood_threshold: Annotated[float, Field(allow_inf_nan=False)] | None = None
     ffvit: str
     max_batch: Annotated[int, Field(gt=0)]
     max_side: Annotated[int, Field(gt=0)]
@@ -180,6 +182,7 @@ class Exported(nn.Module):
             raise ModelError(f"{path}: its metadata is no JSON: {error}") from None
         self.info = parse(ExportInfo, fields, f"{path}: metadata")
         self.class_names, self.temperature = self.info.class_names, self.info.temperature
+        self.ood_threshold = self.info.ood_threshold
         self.num_classes = len(self.class_names)
         self.transform = ResizeForCrop(self.info.preprocess)
         height, width = self.transform.size

@@ -26,6 +26,8 @@ from ffvit.terminal import Terminal, printable
 INT8 = "onnx-int8"
 """The engine that computes in 8-bit integers, by one name."""
 
+_WORDS = {True: "yes", False: "no", None: ""}
+
 
 def predict(
     weights: str | Path | nn.Module,
@@ -99,7 +101,7 @@ def write_predictions(
     writer, stderr = csv.writer(_CsvOutput(), lineterminator="\n"), Terminal(stderr=True)
     bar = "█" if console.encoding.startswith("utf") else "#"
     if form == "csv":
-        writer.writerow(("image", "rank", "class", "probability"))
+        writer.writerow(("image", "rank", "class", "probability", "none_of_these"))
     read = bad = 0
     for prediction in predictions:
         if isinstance(prediction, BadImageError):
@@ -109,14 +111,17 @@ def write_predictions(
         read += 1
         pairs = list(zip(prediction.classes, prediction.probabilities, strict=True))
         if form == "csv":
-            image = escape_formula(prediction.image)
+            image, none = escape_formula(prediction.image), _WORDS[prediction.none_of_these]
             for rank, (name, probability) in enumerate(pairs, start=1):
-                writer.writerow((image, rank, escape_formula(name), f"{probability:.6f}"))
+                writer.writerow((image, rank, escape_formula(name), f"{probability:.6f}", none))
         elif form == "json":
             classes = [{"class": name, "probability": probability} for name, probability in pairs]
-            print(json.dumps({"image": prediction.image, "classes": classes}))
+            fields = {"image": prediction.image, "classes": classes, "none_of_these": prediction.none_of_these}
+            print(json.dumps(fields))
         else:
             console.print(prediction.image, style="bold", highlight=False, markup=False)
+            if prediction.none_of_these:
+                console.print("  probably none of these classes; the nearest:", highlight=False, markup=False)
             for name, probability in pairs:
                 line = f"  {percent(probability):>7}  {bar * round(20 * probability):<20} {name}"
                 console.print(line, highlight=False, markup=False)

@@ -29,6 +29,7 @@ from ffvit.hardware.launch import start_fabric
 from ffvit.hardware.precision import float32
 from ffvit.inference.engines import build
 from ffvit.inference.exported import Exported, is_exported
+from ffvit.inference.ood import energy_score
 from ffvit.inference.run_images import calibration_images, run_of
 from ffvit.models.description import class_names_of, preprocess_of
 from ffvit.models.weights import load
@@ -44,11 +45,15 @@ _CHANNELS = (1, 3, 4)
 
 @dataclass(frozen=True)
 class Prediction:
-    """The likeliest classes of an image, likeliest first, with their probabilities (0 to 1)."""
+    """The likeliest classes of an image, likeliest first, with their probabilities (0 to 1).
+
+    `none_of_these` says whether the image is likely of none of the classes (`Predictor.ood_threshold`); None if unknown.
+    """
 
     image: str
     classes: tuple[str, ...]
     probabilities: tuple[float, ...]
+    none_of_these: bool | None = None
 
 
 class Predictor:
@@ -62,6 +67,8 @@ class Predictor:
         class_names: In the order of the logits; ImageNet's WordNet ids in words.
         preprocess: How images are prepared.
         temperature: What logits are divided by, so that probabilities are calibrated; 1 where nothing was fitted.
+        ood_threshold: Energy score (`ffvit.inference.ood`) below which an image is said to be of none of the classes; None
+            where nothing was fitted.
         device: Where it computes.
         transform: Decodes, resizes and crops an image.
         shape: Channels, height and width of what comes out of it.
@@ -123,6 +130,7 @@ class Predictor:
         self.class_names = _readable(class_names_of(network))
         self.preprocess = preprocess
         self.temperature: float = getattr(network, "temperature", None) or 1.0
+        self.ood_threshold: float | None = getattr(network, "ood_threshold", None)
 
     @property
     def crop(self) -> float:
@@ -186,9 +194,12 @@ class Predictor:
         shares = softmax(logits / self.temperature, axis=1)
         likeliest = np.argsort(-shares, axis=1, kind="stable")[:, :top]
         probabilities = np.take_along_axis(shares, likeliest, axis=1)
+        none: list[bool | None] = [None] * len(logits)
+        if self.ood_threshold is not None:
+            none = (energy_score(logits) < self.ood_threshold).tolist()
         return [
-            Prediction(name, tuple(self.class_names[number] for number in numbers), tuple(row))
-            for name, numbers, row in zip(names, likeliest.tolist(), probabilities.tolist(), strict=True)
+            Prediction(name, tuple(self.class_names[number] for number in numbers), tuple(row), of_none)
+            for name, numbers, row, of_none in zip(names, likeliest.tolist(), probabilities.tolist(), none, strict=True)
         ]
 
 

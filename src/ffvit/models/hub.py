@@ -31,7 +31,11 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
 def write_hub_folder(
-    network: nn.Module, folder: Path, class_names: Sequence[str] | None, temperature: float | None = None
+    network: nn.Module,
+    folder: Path,
+    class_names: Sequence[str] | None,
+    temperature: float | None = None,
+    ood_threshold: float | None = None,
 ) -> None:
     """Write a network as timm and the Hub keep it; `ffvit.load` reads the folder as it reads a run.
 
@@ -40,11 +44,12 @@ def write_hub_folder(
         folder: Made if it is not there.
         class_names: In the order of the logits; `config.json` calls them `label_names`.
         temperature: What its logits are divided by to calibrate its probabilities, if it was fitted.
+        ood_threshold: Energy score below which an image is of none of the classes, likewise.
 
     Raises:
         UserError: The folder is not empty, or the network cannot be described.
     """
-    info = _info(network, class_names, temperature)
+    info = _info(network, class_names, temperature) | {"ood_threshold": ood_threshold}
     _write(_for_timm(network), folder, info, class_names)
 
 

@@ -19,7 +19,7 @@ def set_image_size(
     patch_size: tuple[int, int] | None = None,
     method: Method = "pinv",
 ) -> None:
-    """Make a network take images of another size; its temperature, which was fitted for the old one, is dropped.
+    """Make a network take images of another size; its temperature and threshold, fitted for the old one, are dropped.
 
     Args:
         network: Made by `ffvit.load` or `create_model`.
@@ -50,7 +50,7 @@ def set_image_size(
             changed._model_args = {**getattr(network, "_model_args", {}), "img_size": img_size}
     set_preprocess(network, preprocess_of(network).replace(img_size=img_size))
     note_for_timm(network)
-    changed.temperature = None
+    changed.temperature = changed.ood_threshold = None
 
 
 def resized_network(network: Network, img_size: tuple[int, int]) -> Network:

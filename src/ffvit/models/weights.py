@@ -28,10 +28,12 @@ def save_weights(
     state: Mapping[str, Tensor] | None = None,
     *,
     temperature: float | None = None,
+    ood_threshold: float | None = None,
 ) -> None:
     """Write weights as safetensors, whole or not at all.
 
-    The metadata holds the network, its class names, how images are prepared for it (`preprocess_of`) and its temperature.
+    The metadata holds the network, its class names, how images are prepared for it (`preprocess_of`), its temperature
+    and its threshold.
 
     Args:
         path: The file.
@@ -39,12 +41,14 @@ def save_weights(
         class_names: In the order of the logits.
         state: The weights, where they are not simply the network's (sharded over processes).
         temperature: What its logits are divided by to calibrate its probabilities, if it was fitted for these weights.
+        ood_threshold: Energy score (`ffvit.inference.ood`) below which an image is of none of the classes, likewise.
     """
     info = {
         "network": network_of(network).model_dump(mode="json"),
         "class_names": list(class_names) if class_names is not None else None,
         "preprocess": preprocess_of(network).model_dump(mode="json"),
         "temperature": temperature,
+        "ood_threshold": ood_threshold,
     }
     state = network.state_dict() if state is None else state
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
@@ -79,8 +83,8 @@ def load(
 
     Returns:
         The network in evaluation mode. `class_names` is a tuple in the order of the logits (ImageNet's WordNet ids for
-        1,000 classes without names), or None; `temperature` is what its run fitted to calibrate it, or None; `new_head`
-        is True if `num_classes` asked for a fresh head. `pretrained_cfg` tells how images are prepared, as in timm.
+        1,000 classes without names), or None; `temperature` and `ood_threshold` are what its run fitted on validation
+        images, or None; `new_head` is True if `num_classes` asked for a fresh head. `pretrained_cfg` tells how images are prepared, as in timm.
 
     Raises:
         UserError: There is no such file; it is truncated, would run code or import a mixer, or holds no weights; or it
@@ -102,7 +106,7 @@ def load(
         )
     if preprocess is not None:  # its image size is that of the network, which may have been asked for in another
         set_preprocess(built, preprocess.replace(img_size=preprocess_of(built).img_size))
-    names, temperature = info.class_names, info.temperature
+    names, temperature, ood_threshold = info.class_names, info.temperature, info.ood_threshold
     if names is not None and len(names) != built.num_classes:
         raise ModelError(f"{path}: it names {len(names):,} classes, and its network has {built.num_classes:,}")
     if names is None and saved_classes == 1000:
@@ -110,11 +114,11 @@ def load(
     built.new_head = num_classes is not None and num_classes != built.num_classes
     if built.new_head:
         built.reset_classifier(num_classes)
-        names = temperature = None
+        names = temperature = ood_threshold = None
     built.class_names = tuple(names) if names is not None else None
     if names is not None:
         built.pretrained_cfg |= {"label_names": list(names), "num_classes": len(names)}
-    built.temperature = temperature
+    built.temperature, built.ood_threshold = temperature, ood_threshold
     loaded: nn.Module = built.eval()
     return loaded
 

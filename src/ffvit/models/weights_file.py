@@ -50,6 +50,7 @@ class WeightsInfo(Value):
         class_names: In the order of the logits.
         preprocess: How images are prepared for it.
         temperature: What its logits are divided by to calibrate its probabilities.
+        ood_threshold: Energy score below which an image is of none of the classes.
         wrapped: Whether the weights lie under `model` in their file.
         global_pool: How the network pools its features, in timm's words, if that was noted.
     """
@@ -58,6 +59,7 @@ class WeightsInfo(Value):
     class_names: tuple[InstanceOf[str], ...] | None = None  # of folders, whose bytes may be no text
     preprocess: Preprocess | None = None
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    ood_threshold: Annotated[float, Field(allow_inf_nan=False)] | None = None
     wrapped: bool = False
     global_pool: str | None = None
 

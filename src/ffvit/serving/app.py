@@ -45,6 +45,9 @@ class ModelPrediction(BaseModel):
 
     model: str
     classes: list[ClassProbability] = Field(description="Likeliest first.")
+    none_of_these: bool | None = Field(
+        description="Whether the image is likely of none of the classes; null where the weights bring no threshold."
+    )
 
 
 class ImagePrediction(BaseModel):
@@ -82,6 +85,9 @@ class Model(BaseModel):
     image_size: tuple[int, int] = Field(description="Height and width in pixels.")
     crop: float = Field(description="Share of the shorter side that is in there; an exported file crops by itself.")
     temperature: float = Field(description="What logits are divided by, so that probabilities are calibrated.")
+    ood_threshold: float | None = Field(
+        description="Energy score below which an image is likely of none of the classes."
+    )
 
 
 class Problem(BaseModel):
@@ -184,6 +190,7 @@ def _add_predict(app: FastAPI, service: Service) -> None:
                             {"name": label, "probability": probability}
                             for label, probability in zip(rows[number].classes, rows[number].probabilities, strict=True)
                         ],
+                        "none_of_these": rows[number].none_of_these,
                     }
                     for served, rows in zip(chosen, by_model, strict=True)
                 ],
@@ -234,6 +241,7 @@ def _add_state(app: FastAPI, service: Service) -> None:
                     "image_size": served.predictor.shape[1:],
                     "crop": served.predictor.crop,
                     "temperature": served.predictor.temperature,
+                    "ood_threshold": served.predictor.ood_threshold,
                 }
                 for served in service.served.values()
             ]

@@ -110,11 +110,11 @@ def _write(run: Run, content: dict[str, Any]) -> None:
 
 
 def gather_weights(
-    fabric: Fabric, path: Path, network: nn.Module, classes: Sequence[str], temperature: float | None = None
+    fabric: Fabric, path: Path, network: nn.Module, classes: Sequence[str], **fitted: float | None
 ) -> None:
-    """Write a file of weights, gathered from all processes by the first."""
+    """Write a file of weights, gathered from all processes by the first; `fitted` as in `save_weights`."""
     state = cast("dict[str, torch.Tensor]", get_model_state_dict(network, options=GATHER))
-    on_rank_zero(fabric, lambda: save_weights(path, network, classes, state, temperature=temperature))
+    on_rank_zero(fabric, lambda: save_weights(path, network, classes, state, **fitted))
 
 
 def load_checkpoint(

@@ -14,6 +14,7 @@ from ffvit.hardware.ranks import on_rank_zero
 from ffvit.inference.calibration import fit_temperature
 from ffvit.inference.evaluator import readable_names
 from ffvit.inference.metrics import Evaluation, compute_metrics
+from ffvit.inference.ood import KEPT, energy_score, fit_threshold
 from ffvit.inference.report import percent, report
 from ffvit.models.weights_file import read_weights
 from ffvit.run_folder import Run
@@ -42,7 +43,7 @@ def evaluate_at_end(setup: Setup, run: Run, progress: Progress, display: Trainin
     """
     fabric, step, splits, best = setup.fabric, setup.step, setup.splits, progress.best
     gather_weights(fabric, run.last_file, step.plain, splits.classes)
-    temperature = None
+    temperature = threshold = None
     if setup.validation is not None:
         state, _ = read_weights(run.best_file)
         set_model_state_dict(step.plain, dict(state), options=StateDictOptions(full_state_dict=True))
@@ -50,7 +51,10 @@ def evaluate_at_end(setup: Setup, run: Run, progress: Progress, display: Trainin
             chosen, _ = setup.validation(step.plain)
         if not chosen.correct.all():  # without a mistake, ever more certain is ever better: nothing to fit
             temperature = fit_temperature(chosen.logits, chosen.labels[chosen.logits_of])
-            gather_weights(fabric, run.best_file, step.plain, splits.classes, temperature)
+        threshold = fit_threshold(chosen.logits)
+        gather_weights(
+            fabric, run.best_file, step.plain, splits.classes, temperature=temperature, ood_threshold=threshold
+        )
     display.scoring("test split")
     with step.eagerly():
         predictions, bad = setup.evaluator(splits.test)(step.plain)
@@ -58,6 +62,9 @@ def evaluate_at_end(setup: Setup, run: Run, progress: Progress, display: Trainin
     unreadable.add(bad)
     unreadable.write()
     evaluation = compute_metrics(predictions, temperature)
+    rejected = None
+    if threshold is not None and len(predictions.logits):
+        rejected = float((energy_score(predictions.logits) < threshold).mean())
     weights = f"the {best['which']} of epoch {best['epoch']}" if best else "the last weights"
 
     def write() -> None:
@@ -74,6 +81,8 @@ def evaluate_at_end(setup: Setup, run: Run, progress: Progress, display: Trainin
                 "weights": weights,
                 "validation": best or None,
                 "temperature": temperature,
+                "ood_threshold": threshold,
+                "test_none_of_these": rejected,
                 "test": evaluation.to_dict(),
                 "bad_images": len(progress.bad_images),
                 "skipped_steps": progress.skipped,
@@ -84,10 +93,12 @@ def evaluate_at_end(setup: Setup, run: Run, progress: Progress, display: Trainin
         )
 
     on_rank_zero(fabric, write)
-    return _report(evaluation, weights, setup, run, progress, len(bad))
+    return _report(evaluation, weights, setup, run, progress, len(bad), rejected)
 
 
-def _report(evaluation: Evaluation, weights: str, setup: Setup, run: Run, progress: Progress, bad: int) -> Group:
+def _report(
+    evaluation: Evaluation, weights: str, setup: Setup, run: Run, progress: Progress, bad: int, rejected: float | None
+) -> Group:
     """The figures, and what must be known to read them."""
     top1, unread = evaluation.top1, f" ({bad:,} more could not be read)" if bad else ""
     reached = Text.assemble(
@@ -95,6 +106,11 @@ def _report(evaluation: Evaluation, weights: str, setup: Setup, run: Run, progre
         f" (95 % interval {percent(top1.low)} to {percent(top1.high)}) on {evaluation.images:,} test images{unread}, after "
         f"{format_duration(progress.seconds)}; everything is in {run.path}",
     )
+    if rejected is not None:
+        reached.append(
+            f"\nffvit predict says of {percent(rejected)} of the test images that they are of none of the classes "
+            f"(threshold: {percent(1 - KEPT)} of the validation images)"
+        )
     warnings = [f"{bad:,} of {len(setup.splits.test):,} test images could not be read"] if bad else []
     if progress.skipped:
         warnings.append(f"{progress.skipped:,} steps of the training were not finite and were left out")

@@ -20,6 +20,8 @@ function element(name, text, className) {
 
 const percent = (share) => (share > 0.9995 ? "> 99.9 %" : share < 0.0005 ? "< 0.1 %" : `${(100 * share).toFixed(1)} %`);
 
+const answerOf = (said) => (said.none_of_these ? "none of its classes" : said.classes[0].name);
+
 function say(text, isError = false) {
   status.textContent = text;
   status.classList.toggle("error", isError);
@@ -88,9 +90,9 @@ async function show(file, image, seconds) {
   const drawn = await picture(file, canvas, models[0]);
   if (!drawn) card.querySelector(".frame").replaceChildren(element("p", "This browser cannot show the image.", "note"));
   canvas.setAttribute("aria-label", `${image.image}, as the network sees it`);
-  const tops = image.predictions.map((said) => said.classes[0]);
-  const spoken = image.predictions.map((said, at) => `${said.model} says ${tops[at].name}, ${percent(tops[at].probability)}`);
-  if (tops.length > 1) verdict(card.querySelector(".verdict"), image.predictions);
+  const spoken = image.predictions.map((said) =>
+    said.none_of_these ? `${said.model} says ${answerOf(said)}` : `${said.model} says ${answerOf(said)}, ${percent(said.classes[0].probability)}`);
+  if (spoken.length > 1) verdict(card.querySelector(".verdict"), image.predictions);
   const networks = card.querySelector(".networks");
   for (const said of image.predictions) networks.append(network(said, file, card, drawn));
   card.querySelector(".footer").textContent = `Answered in ${(1000 * seconds).toFixed(0)} ms. Probabilities are calibrated where the run fitted a temperature.`;
@@ -99,18 +101,19 @@ async function show(file, image, seconds) {
 }
 
 function verdict(place, predictions) {
-  const names = new Set(predictions.map((said) => said.classes[0].name));
+  const names = new Set(predictions.map(answerOf));
   place.hidden = false;
   place.classList.toggle("differs", names.size > 1);
   place.textContent =
     names.size === 1
       ? `They agree: ${[...names][0]}.`
-      : `They disagree: ${predictions.map((said) => `${said.model} says ${said.classes[0].name}`).join(", ")}.`;
+      : `They disagree: ${predictions.map((said) => `${said.model} says ${answerOf(said)}`).join(", ")}.`;
 }
 
 function network(said, file, card, drawn) {
   const made = element("section");
   made.append(element("h4", said.model));
+  if (said.none_of_these) made.append(element("p", "Probably none of these classes. The nearest:", "note none"));
   const list = element("ol");
   for (const entry of said.classes) {
     const row = element("div", undefined, "row");

@@ -47,6 +47,7 @@ docs: .venv/.docs
 	@echo "Installing ffvit and what it needs into .venv (PyTorch is large: some minutes the first time)"
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-deps 'imagecorruptions-imaug>=1.1.5'
 	@touch $@
 
 clean:

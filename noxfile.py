@@ -31,6 +31,9 @@ ALLOWED = (
 )
 """Licences that an Apache-2.0 package may depend on, by a part of their name."""
 
+CORRUPTIONS = "imagecorruptions-imaug>=1.1.5"
+"""Installed without what it asks for: pyproject.toml says why."""
+
 EXEMPT = ("nvidia-", "cuda-")
 """PyTorch's CUDA libraries: proprietary, free to use and not distributed by us."""
 
@@ -42,7 +45,7 @@ def lowest(session: nox.Session) -> None:
     resolve = ("uv", "pip", "compile", "--quiet", "--resolution", "lowest-direct", "--extra", "dev")
     session.run_install(*resolve, "pyproject.toml", "--output-file", str(pins))
     session.install("--requirement", str(pins))
-    session.install("--no-deps", "--editable", ".")
+    session.install("--no-deps", "--editable", ".", CORRUPTIONS)
     # Old versions warn of what newer ones have mended.
     session.run("pytest", "-W", "default", *session.posargs)
 
@@ -51,6 +54,7 @@ def lowest(session: nox.Session) -> None:
 def newest(session: nox.Session) -> None:
     """The tests with the newest version of every dependency."""
     session.install("--upgrade", "--editable", ".[dev]")
+    session.install("--upgrade", "--no-deps", CORRUPTIONS)
     session.run("pytest", *session.posargs)
 
 

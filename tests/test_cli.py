@@ -130,6 +130,21 @@ def test_a_timm_network_by_name_is_trained_evaluated_and_predicts(flowers, photo
     assert {row["class"] for row in rows} <= {"dahlia", "leaves", "pagoda", "sky"}
 
 
+def test_corruptions_need_no_value_and_are_drawn_in_the_run_folder(digits):
+    done = here(
+        "evaluate", digits, "--data", "digits", "--severities", "2,5", "--corruptions", "patches", "--workers", 0
+    )
+    assert done.returncode == 0, done.stderr
+    assert "patch shuffle" in done.stdout
+    assert f"picture in {digits / 'corruptions.png'}" in done.stdout
+    figures = json.loads((digits / "evaluation.json").read_text())
+    assert set(figures["corruptions"]["corruptions"]["occlusion"]) == {"mean", "severity_2", "severity_5"}
+    assert "this network takes 8 x 8: give --corruptions patches" in refused("evaluate", digits, "--corruptions")
+    near = refused("evaluate", digits, "--corruptions", "patch", "--quiet")
+    assert near.startswith("ffvit: --corruptions: there is no corruption 'patch', did you mean 'patches'?")
+    assert "--severities: " in refused("evaluate", digits, "--corruptions", "fog", "--severities", "3,6")
+
+
 def test_evaluating_on_two_processes_speaks_once_and_says_the_same(digits):
     one = here("evaluate", digits, "--data", "digits")
     two = in_its_own_process("evaluate", digits, "--data", "digits", "--devices", 2)

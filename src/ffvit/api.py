@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,38 +105,35 @@ def evaluate(command: commands.Evaluate) -> Score:
         UserError: The weights, the images or a file to write cannot be used.
     """
     from ffvit.files.atomic_write import atomic_path
-    from ffvit.files.output_file import check_output, is_evaluation, is_predictions
+    from ffvit.files.output_file import check_output, is_evaluation, is_plot, is_predictions
     from ffvit.hardware.ranks import is_rank_zero
     from ffvit.inference import evaluate as inference
+    from ffvit.inference import evaluation_files as files
 
-    json_file, table = (command.json, command.predictions) if is_rank_zero() else (None, None)
+    given = command.json, command.predictions, command.figure
+    json_file, table, figure = given if is_rank_zero() else (None, None, None)
     if json_file is not None:
         check_output(json_file, "--json", "file with figures of an evaluation", is_evaluation)
     if table is not None:
         check_output(table, "--predictions", "list of predictions", is_predictions)
-    fields = fields_without(command, "json", "predictions", "hardware")
-    score = inference.evaluate(**fields, hardware=choose_hardware(command.hardware))
+    if figure is not None:
+        if not command.corruptions:
+            raise UserError("figure: is of corruptions: give --corruptions too")
+        check_output(figure, "--figure", "picture that ffvit drew", is_plot)
+    more = "corruptions", "severities", "shift"
+    fields = fields_without(command, "json", "predictions", "figure", "hardware", "seed", *more)
+    extra = inference.Extra(
+        **{name: getattr(command, name) for name in more}, seed=command.seed or 0, console=console_of(command)
+    )
+    score = inference.evaluate(**fields, hardware=choose_hardware(command.hardware), extra=extra)
     if json_file is not None:
-        write_figures(score, command.weights, json_file)
+        files.write_figures(score, command.weights, command.reference, json_file)
     if table is not None:
         with atomic_path(table, "evaluate again") as temporary:
             score.predictions.to_csv(temporary, score.names)
+    if figure is not None:
+        files.draw_corruptions(score, command.weights, command.reference, figure)
     return score
-
-
-def write_figures(score: Score, weights: object, path: Path) -> None:
-    """Write the metrics of an evaluation to a .json file."""
-    from ffvit.files.atomic_write import atomic_path
-
-    figures = {
-        "weights": str(weights),
-        "data": score.data,
-        "bad_images": len(score.bad),
-        "used_in_training": score.used_in_training,
-        **score.evaluation.to_dict(),
-    }
-    with atomic_path(path, "evaluate again") as temporary:
-        temporary.write_text(json.dumps(figures, indent=2) + "\n")
 
 
 @function_of(commands.Predict)

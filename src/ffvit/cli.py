@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import nullcontext
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -226,18 +227,19 @@ def _with_option_names(text: str, options: list[Option]) -> str:
 
 
 def _with_joined_flags(words: Sequence[str]) -> list[str]:
-    """`--flag=false` for `--flag false`, whose second word would pass for an argument."""
-    flags = {
-        name
-        for kind in COMMANDS.values()
-        for option in cli_options(kind)
-        if option.kind is bool
-        for name in option.names
-    }
+    """`--flag=false` for `--flag false`, whose second word would pass for an argument; and the value that a bare option has."""
+    options = {
+        name: option for kind in COMMANDS.values() for option in cli_options(kind) for name in option.names
+        if option.kind is bool or option.bare
+    }  # fmt: skip
     joined: list[str] = []
-    for word in words:
-        if joined and joined[-1] in flags and word in ("true", "false", "yes", "no"):
+    for word, following in zip_longest(words, words[1:], fillvalue="-"):
+        before = options.get(joined[-1]) if joined else None
+        bare = options[word].bare if word in options else None
+        if before is not None and before.kind is bool and word in ("true", "false", "yes", "no"):
             joined[-1] += f"={word}"
+        elif bare and following.startswith("-"):
+            joined.append(f"{word}={bare}")
         else:
             joined.append(word)
     return joined

@@ -20,30 +20,51 @@ if TYPE_CHECKING:
 
 
 def _evaluate(command: commands.Evaluate) -> None:
-    from ffvit.files.output_file import check_output, is_evaluation
     from ffvit.hardware.ranks import is_rank_zero
     from ffvit.inference.report import report
+    from ffvit.inference.robustness_report import robustness_report
 
     score: Score = api.RUN[commands.Evaluate](command)
     if not is_rank_zero():
         return
-    console, stderr, json_file = Terminal(), Terminal(stderr=True), command.json
-    folder = Path(str(command.weights))
+    console, stderr = Terminal(), Terminal(stderr=True)
     console.print(report(score.evaluation, f"{command.weights} on {score.data}", score.warnings))
+    robustness = robustness_report(score, str(command.weights), str(command.reference))
+    if robustness is not None:
+        console.print(robustness)
     for bad in score.bad:
         stderr.say(f"not read: {bad}")
-    if json_file is None and folder.is_dir() and command.image_size is None:
-        json_file = folder / "evaluation.json"
-        try:
-            check_output(json_file, "--json", "file with figures of an evaluation", is_evaluation)
-            api.write_figures(score, command.weights, json_file)
-        except OutputError as error:  # a run that others share may well be read-only
-            console.say(f"evaluation.json is not written: {error}")
-            json_file = None
+    json_file = command.json or _written_in_the_run(command, score, "evaluation.json")
     if json_file is not None:
         console.say(f"figures in {json_file}")
+    figure = command.figure
+    if figure is None and score.robustness is not None:
+        figure = _written_in_the_run(command, score, "corruptions.png")
+    if figure is not None:
+        console.say(f"picture in {figure}")
     if command.predictions is not None:
         console.say(f"predictions in {command.predictions}")
+
+
+def _written_in_the_run(command: commands.Evaluate, score: Score, name: str) -> Path | None:
+    """The file of this name in the run folder, written; None where there is none, it cannot be, or another size was scored."""
+    from ffvit.files.output_file import check_output, is_evaluation, is_plot
+    from ffvit.inference.evaluation_files import draw_corruptions, write_figures
+
+    folder = Path(str(command.weights))
+    if not folder.is_dir() or command.image_size is not None:
+        return None
+    option, kind, is_ours, write = {
+        "evaluation.json": ("--json", "file with figures of an evaluation", is_evaluation, write_figures),
+        "corruptions.png": ("--figure", "picture that ffvit drew", is_plot, draw_corruptions),
+    }[name]
+    try:
+        check_output(folder / name, option, kind, is_ours)
+        write(score, command.weights, command.reference, folder / name)
+    except OutputError as error:  # a run that others share may well be read-only
+        Terminal().say(f"{name} is not written: {error}")
+        return None
+    return folder / name
 
 
 def _predict(command: commands.Predict) -> None:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import astuple
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from ffvit.inference.intervals import Proportion
+from ffvit.inference.intervals import Difference, PairedDifference, Proportion
 
 
 @st.composite
@@ -54,3 +56,41 @@ def test_f1_interval_covers_the_truth_at_200_images(recall: float, false_alarm: 
     shares = [Proportion.f1(hits, hits + falses + misses) for hits, falses, misses, _ in draws.tolist()]
     # 4,000 sets of images put a standard error of 0.35 points on the coverage.
     assert 0.93 <= np.mean([share.low <= true <= share.high for share in shares]) <= 0.97
+
+
+def test_of_one_condition_the_interval_is_wilsons():
+    correct = np.arange(50) < 37
+    wilson = pytest.approx(astuple(Proportion.of(37, 50)))
+    assert astuple(Proportion.of_table(correct[None])) == wilson
+    assert astuple(Proportion.of_table(np.stack([correct] * 4))) == wilson  # the images are no more for it
+    assert Proportion.of_table(np.ones((3, 20), bool)) == Proportion.of(20, 20)
+
+
+def test_the_interval_over_several_conditions_covers_the_truth():
+    # Each image has a chance of its own to be predicted correctly, about 0.7; under 10 conditions it is drawn again.
+    generator = np.random.default_rng(0)
+    covered, widths = [], []
+    for _ in range(2000):
+        chances = generator.beta(2.1, 0.9, size=150)
+        share = Proportion.of_table(generator.random((10, 150)) < chances)
+        covered.append(share.low <= 0.7 <= share.high)
+        widths.append(share.high - share.low)
+    assert 0.935 <= np.mean(covered) <= 0.965
+    assert np.mean(widths) < 0.7 * (Proportion.of(105, 150).high - Proportion.of(105, 150).low)
+
+
+def test_the_difference_of_shares_of_conditions_covers_the_truth():
+    generator = np.random.default_rng(0)
+    covered = []
+    for _ in range(2000):
+        chances = generator.beta(2.1, 0.9, size=150)  # the second network's are a tenth lower
+        first, second = (generator.random((10, 150)) < each for each in (chances, 0.9 * chances))
+        difference = PairedDifference.of(first.mean(axis=0), second.mean(axis=0))
+        covered.append(difference.low <= 0.07 <= difference.high)
+    assert np.mean(covered) >= 0.94
+
+
+def test_newcombes_own_example():
+    # Newcombe (1998), Table II: 56 of 70 less 48 of 80, method 10.
+    difference = Difference.of(Proportion.of(56, 70), Proportion.of(48, 80))
+    assert (difference.value, difference.low, difference.high) == pytest.approx((0.2, 0.0524, 0.3339), abs=5e-5)

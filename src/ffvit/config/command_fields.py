@@ -12,7 +12,8 @@ from pydantic import SkipValidation as Unchecked
 from ffvit.config.choices import DataChoice, HardwareChoice, RecipeChoice
 from ffvit.config.data import Data
 from ffvit.config.hardware import Hardware
-from ffvit.config.options import COMMAS, RARE, Nested
+from ffvit.config.options import COMMAS, RARE, Bare, Nested
+from ffvit.config.preprocess import PixelBackend
 from ffvit.config.recipe import Recipe
 
 LoggerName = Literal["tensorboard", "csv", "wandb", "mlflow"]
@@ -24,12 +25,14 @@ if TYPE_CHECKING:
     Paths = str | Path | Sequence[str | Path]
     Size = int | tuple[int, int]
     LoggerNames = str | Sequence[str]
+    Levels = str | Sequence[int]
 else:  # what they are once they are checked; PyTorch is not imported to read a command line
     Module = Any
     Names = tuple[str, ...]
     Paths = tuple[str | Path, ...]
     Size = tuple[PositiveInt, PositiveInt]
     LoggerNames = tuple[LoggerName, ...]
+    Levels = tuple[Annotated[int, Field(ge=1, le=5)], ...]
 
 
 def option(description: str, **checks: Any) -> Any:
@@ -90,6 +93,50 @@ ResizeMethod = Annotated[
     ),
 ]
 Overwrite = Annotated[bool, option("Replace what is in --out, if ffvit wrote it.")]
+
+# Options of `ffvit evaluate`.
+Interpolation = Annotated[
+    Literal["bicubic", "bilinear"] | None, RARE, option("How images are resized. Default: as in the weights.")
+]
+Backend = Annotated[
+    PixelBackend | None,
+    RARE,
+    option(
+        "What decodes and resizes images: Pillow (identical to timm) or faster libraries. Default: as in the weights."
+    ),
+]
+Figure = Annotated[
+    Path | None,
+    option("Draw accuracy under corruptions to this .png file. Default: corruptions.png in the run folder."),
+]
+Reference = Annotated[
+    Weights | None,
+    option("Another network for the same classes, to compare with on the same images, image by image."),
+]
+Corruptions = Annotated[
+    Names,
+    COMMAS,
+    Bare("all"),
+    BeforeValidator(comma_separated),
+    option(
+        "Also evaluate on images made worse: all (also without a value), or several with commas of noise, blur, weather, "
+        "digital (ImageNet-C's 15), patches (shuffled, dropped, occluded), or single ones, such as fog."
+    ),
+]
+Severities = Annotated[
+    Levels,
+    COMMAS,
+    BeforeValidator(comma_separated),
+    option("How severe corruptions are, 1 to 5, several with commas."),
+]
+Shift = Annotated[
+    Paths,
+    BeforeValidator(several),
+    option(
+        "Also evaluate on images from elsewhere, of all or some of the classes: folders, as ImageNet-V2, -A, -R and "
+        "-Sketch are; real: ReaL's labels for ImageNet's validation images."
+    ),
+]
 
 Seconds = Annotated[PositiveFloat, option("Time of each measurement, about.")]
 

@@ -17,18 +17,25 @@ from pydantic.dataclasses import dataclass
 from ffvit.config.architecture import Architecture, Network
 from ffvit.config.base import Value
 from ffvit.config.command_fields import (
+    Backend,
+    Corruptions,
+    Figure,
     ImageSize,
     InferenceHardware,
+    Interpolation,
     Loggers,
     ModelName,
     Names,
     OneDevice,
     Overwrite,
     Paths,
+    Reference,
     ResizeMethod,
     Root,
     Seconds,
     Seed,
+    Severities,
+    Shift,
     TrainingData,
     TrainingHardware,
     TrainingRecipe,
@@ -38,7 +45,6 @@ from ffvit.config.command_fields import (
     several,
 )
 from ffvit.config.options import COMMAS, PYTHON_ONLY, RARE
-from ffvit.config.preprocess import PixelBackend
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -116,11 +122,15 @@ class Resume(Command):
 
 @dataclass(frozen=True, config=CHECKED)
 class Evaluate(Command):
-    """Evaluate weights on images: accuracy with its uncertainty, calibration, classes, mistakes."""
+    """Evaluate weights on images: accuracy with its uncertainty, calibration, classes, mistakes, robustness."""
 
     examples = """ffvit evaluate runs/photos            on the run's test split
 ffvit evaluate runs/photos --data new-photos/ --predictions new.csv
-ffvit evaluate linear-base-checkpoint.pth --data /data/imagenet/val"""
+ffvit evaluate linear-base-checkpoint.pth --data /data/imagenet/val
+ffvit evaluate runs/photos --corruptions           noise, blur, weather, ...
+ffvit evaluate runs/photos --corruptions fog,patches --severities 1,3,5
+ffvit evaluate runs/ff --reference runs/attention --corruptions
+ffvit evaluate runs/in1k --shift imagenet-r/ imagenet-a/ real"""
 
     weights: Annotated[
         Weights,
@@ -146,21 +156,18 @@ ffvit evaluate linear-base-checkpoint.pth --data /data/imagenet/val"""
         RARE,
         option("Share of the resized image that the central crop keeps. Default: as in the weights.", gt=0, le=1),
     ] = None
-    interpolation: Annotated[
-        Literal["bicubic", "bilinear"] | None, RARE, option("How images are resized. Default: as in the weights.")
-    ] = None
-    pixel_backend: Annotated[
-        PixelBackend | None,
-        RARE,
-        option(
-            "What decodes and resizes images: Pillow (identical to timm) or faster libraries. "
-            "Default: as in the weights."
-        ),
-    ] = None
+    interpolation: Interpolation = None
+    pixel_backend: Backend = None
     root: Root = None
+    reference: Reference = None
+    corruptions: Corruptions = ()
+    severities: Severities = (1, 2, 3, 4, 5)
+    shift: Shift = ()
+    seed: Seed = None
     json: Annotated[
         Path | None, option("Write the figures to this file. Default: evaluation.json in the run folder.")
     ] = None
+    figure: Figure = None
     predictions: Annotated[Path | None, option("Write the prediction for each image to this .csv file.")] = None
     hardware: InferenceHardware = None
 

@@ -38,6 +38,13 @@ class Nested:
 
 
 @dataclasses.dataclass(frozen=True)
+class Bare:
+    """Marks a field whose option needs no value, and says which one it then has."""
+
+    value: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Option:
     """An option of a command.
 
@@ -53,6 +60,7 @@ class Option:
         positional: Whether it can be given without its name.
         required: Whether it must be given.
         values: What a flag and its negation set the field to, where that is not yes and no.
+        bare: What it is where it is given without a value; None: it needs one.
     """
 
     path: tuple[str, ...]
@@ -66,6 +74,7 @@ class Option:
     positional: bool = False
     required: bool = False
     values: tuple[str, str] | None = None
+    bare: str | None = None
 
     def switch(self) -> Option | None:
         """The flag that sets the same field, if there is one; its path is the field's with the flag's name behind."""
@@ -123,6 +132,8 @@ def options_of(command: type[Any]) -> list[Option]:
 def _option(path: tuple[str, ...], name: str, info: FieldInfo, positional: bool = False) -> Option:
     kind, many = _kind(info.annotation)
     default = None if info.is_required() or info.default in (None, ()) else _text(info.default)
+    if default is not None and COMMAS in info.metadata:
+        default = default.replace(" ", ",")
     return Option(
         path=path,
         names=(_flag(name), *([ALIASES[path[-1]]] if path[-1] in ALIASES else [])),
@@ -133,6 +144,7 @@ def _option(path: tuple[str, ...], name: str, info: FieldInfo, positional: bool 
         many=many and COMMAS not in info.metadata,
         positional=positional,
         required=info.is_required(),
+        bare=next((mark.value for mark in info.metadata if isinstance(mark, Bare)), None),
     )
 
 

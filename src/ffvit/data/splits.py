@@ -11,7 +11,7 @@ import numpy as np
 from ffvit.config.data import Data
 from ffvit.data.groups import Groups, find_groups
 from ffvit.data.holdout import hold_out, hold_out_fold
-from ffvit.data.images import Images, Labels, Subset
+from ffvit.data.images import Images, LabeledImages, Labels, Subset
 from ffvit.data.sources import load_splits, open_source, shortened
 from ffvit.errors import DataError, did_you_mean
 
@@ -141,10 +141,27 @@ def _in_alphabetical_order(splits: Splits) -> Splits:
     )
 
 
-def open_images(source: str, root: Path | None, classes: Sequence[str] | None) -> Images:
-    """Images to evaluate on: the test split of a source, or else its val split, or else all of it.
+def open_labeled(source: str, root: Path | None) -> LabeledImages:
+    """Images to evaluate on, with their own classes: the test split of a source, or else its val split, or else all of it.
 
-    Their labels are places in the network's classes, matched by name; the source may have some of the classes only.
+    Raises:
+        UserError: The source cannot be used, or has no labels.
+    """
+    if source == "digits":
+        splits = open_splits(Data(source=source))
+        return LabeledImages(splits.test, splits.classes)
+    openers = open_source(source, root)
+    opened = (openers[split]() for split in ("test", "val", "train") if split in openers)
+    labeled = next((labeled for labeled in opened if labeled), None)
+    if labeled is None:
+        raise DataError(f"{source}: has no labels to compare answers with")
+    return labeled
+
+
+def open_images(source: str, root: Path | None, classes: Sequence[str] | None) -> Images:
+    """Images to evaluate on, as `open_labeled`; their labels are places in the network's classes, matched by name.
+
+    The source may have some of the classes only.
 
     Args:
         source: As in `Data.source`; of digits, the test split.
@@ -155,16 +172,7 @@ def open_images(source: str, root: Path | None, classes: Sequence[str] | None) -
     Raises:
         UserError: The source cannot be used, or has a class that the network does not know.
     """
-    if source == "digits":
-        splits = open_splits(Data(source=source))
-        images, names = splits.test, splits.classes
-    else:
-        openers = open_source(source, root)
-        opened = (openers[split]() for split in ("test", "val", "train") if split in openers)
-        labeled = next((labeled for labeled in opened if labeled), None)
-        if labeled is None:
-            raise DataError(f"{source}: has no labels to compare answers with")
-        images, names = labeled
+    images, names = open_labeled(source, root)
     if classes is None:
         are_numbers = all(name.isdecimal() for name in names) and not Path(source).expanduser().is_dir()
         place = {name: int(name) if are_numbers else index for index, name in enumerate(names)}

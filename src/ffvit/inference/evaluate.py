@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
 from torch import nn
 
 from ffvit.config.hardware import Hardware
@@ -15,15 +17,19 @@ from ffvit.config.preprocess import PixelBackend
 from ffvit.data.images import BadImageError, Images
 from ffvit.data.sources import check_source
 from ffvit.data.split_record import check_own
-from ffvit.data.splits import Splits, open_images, open_splits
-from ffvit.errors import DataError, UserError
+from ffvit.data.splits import open_images, open_splits
+from ffvit.errors import DataError, ModelError, UserError
 from ffvit.hardware.devices import keep_freed_memory
 from ffvit.hardware.launch import start_fabric
+from ffvit.inference.corruptions import SEVERITIES, check_corruptions, choose_corruptions
 from ffvit.inference.evaluator import BATCH, Evaluator, evaluation_mode, readable_names
 from ffvit.inference.exported import Exported, is_exported
+from ffvit.inference.intervals import PairedDifference
 from ffvit.inference.metrics import Evaluation, compute_metrics
 from ffvit.inference.predictions import Predictions
+from ffvit.inference.robustness import Robustness, score_corrupted
 from ffvit.inference.run_images import run_of, splits_of
+from ffvit.inference.shift import REAL, Shift, score_real, score_shift
 from ffvit.models.description import class_names_of, preprocess_of
 from ffvit.models.image_size import set_image_size
 from ffvit.models.token_resize import Method
@@ -43,6 +49,9 @@ class Score:
         data: What was scored, in words.
         used_in_training: How many of the images are known to be among those the network was trained or selected on;
             None if that cannot be known.
+        robustness: Correct predictions for the images made worse; None: not asked for.
+        shifts: Correct predictions for each of the sets of images from elsewhere.
+        reference: The network to compare with, on the same images; None: there is none.
     """
 
     evaluation: Evaluation
@@ -51,6 +60,40 @@ class Score:
     bad: list[BadImageError]
     data: str
     used_in_training: int | None
+    robustness: Robustness | None = None
+    shifts: tuple[Shift, ...] = ()
+    reference: Score | None = None
+
+    @property
+    def less_reference(self) -> PairedDifference | None:
+        """Top-1 accuracy less that of the reference, image by image."""
+        if self.reference is None:
+            return None
+        return PairedDifference.of(self.predictions.correct, self.reference.predictions.correct)
+
+    def to_dict(self, weights: object, reference: object) -> dict[str, Any]:
+        """As JSON holds it.
+
+        Args:
+            weights: What the network is called.
+            reference: What the network to compare with is called.
+        """
+        other, less = self.reference, self.less_reference
+        figures = {
+            "weights": str(weights),
+            "data": self.data,
+            "bad_images": len(self.bad),
+            "used_in_training": self.used_in_training,
+            **self.evaluation.to_dict(),
+        }
+        if other is not None and less is not None:
+            figures["reference"] = {**other.to_dict(reference, None), "top1_less_reference": asdict(less)}
+        if self.robustness is not None:
+            figures["corruptions"] = self.robustness.to_dict(other.robustness if other else None)
+        if self.shifts:
+            others = other.shifts if other else [None] * len(self.shifts)
+            figures["shift"] = [own.to_dict(shift) for own, shift in zip(self.shifts, others, strict=True)]
+        return figures
 
     @property
     def names(self) -> list[str]:
@@ -71,6 +114,25 @@ class Score:
         return said
 
 
+@dataclass(frozen=True)
+class Extra:
+    """What to score besides the images themselves.
+
+    Attributes:
+        corruptions: Corruptions and families of them, see `corruptions.FAMILIES`.
+        severities: How severe, each from 1 to 5.
+        shift: Images from elsewhere, see `score_shift`, or `real`, see `score_real`.
+        seed: Of what corruptions draw.
+        console: Where progress is shown.
+    """
+
+    corruptions: Sequence[str] = ()
+    severities: Sequence[int] = SEVERITIES
+    shift: Sequence[str | Path] = ()
+    seed: int = 0
+    console: Console = field(default_factory=lambda: Console(quiet=True))
+
+
 def evaluate(
     weights: str | Path | nn.Module,
     data: str | Path | None = None,
@@ -84,6 +146,8 @@ def evaluate(
     interpolation: str | None = None,
     pixel_backend: PixelBackend | None = None,
     root: Path | None = None,
+    extra: Extra = Extra(),
+    reference: str | Path | nn.Module | None = None,
 ) -> Score:
     """Score weights on images in float32; classes are matched to the network's by name.
 
@@ -101,6 +165,8 @@ def evaluate(
         interpolation: How images are resized. Default: likewise.
         pixel_backend: What decodes and resizes images. Default: likewise.
         root: Where a data set that timm opens lies.
+        extra: What to score besides: images made worse, images from elsewhere.
+        reference: Another network, to be scored on the same.
 
     Raises:
         UserError: The weights or the images cannot be used.
@@ -112,31 +178,88 @@ def evaluate(
         raise UserError(
             "evaluation is always in float32, so that figures compare across machines: leave out --precision"
         )
-    exported = Exported(Path(str(weights))) if is_exported(weights) else None
-    network = exported or (weights if isinstance(weights, nn.Module) else load(weights, model))
-    run = None if isinstance(weights, nn.Module) else run_of(Path(weights))
-    if image_size is not None and exported is None:
-        network = deepcopy(network) if network is weights else network
-        set_image_size(network, image_size, method=resize_method)
-    images, words, used = _images(network, run, None if data is None else str(data), root)
+    networks = [
+        _open(each, name, image_size, resize_method)
+        for each, name in ((weights, model), (reference, None))
+        if each is not None
+    ]
+    if len({tuple(class_names_of(network)) for network in networks}) > 1:
+        raise ModelError("reference: has other classes than the network, or has them in another order")
+    run = _run_of(weights)
+    images, words, used = _images(networks[0], run, None if data is None else str(data), root)
     given: dict[str, Any] = {"crop_pct": crop, "interpolation": interpolation, "pixel_backend": pixel_backend}
     given = {name: value for name, value in given.items() if value is not None}
-    if exported is not None and image_size is not None:
+    exported = [network for network in networks if isinstance(network, Exported)]
+    if exported and image_size is not None:
         given["image_size"] = image_size
-    if exported is not None and (given or hardware.accelerator == "cuda"):
+    if exported and (given or hardware.accelerator == "cuda"):
         raise UserError(
-            f"{weights}: an exported file prepares images by itself, on the processor: leave out "
-            f"{', '.join(given) or '--device'}"
+            f"{weights if exported[0] is networks[0] else reference}: an exported file prepares images by itself, on the "
+            f"processor: leave out {', '.join(given) or '--device'}"
         )
-    preprocess = exported.info.preprocess if exported else preprocess_of(network).replace(**given)
-    fabric = start_fabric(hardware.replace(precision="fp32", accelerator="cpu" if exported else hardware.accelerator))
+    accelerator = "cpu" if exported else hardware.accelerator
+    fabric = start_fabric(hardware.replace(precision="fp32", accelerator=accelerator))
     if fabric.device.type == "cpu":
         keep_freed_memory()
-    evaluator = Evaluator(fabric, images, preprocess, class_names_of(network), batch_size, hardware.workers, exported)
-    with evaluation_mode(network, fabric.device):
-        predictions, bad = evaluator(network)
-    temperature: float | None = getattr(network, "temperature", None)
-    return Score(compute_metrics(predictions, temperature), predictions, images, bad, words, used)
+    scorer = _Scorer(fabric, hardware.workers, batch_size, given, images, words, root, extra)
+    score = scorer(networks[0], used)
+    if reference is None:
+        return score
+    run = _run_of(reference)
+    return replace(score, reference=scorer(networks[1], None if run is None else _count_used(images, run)))
+
+
+@dataclass(frozen=True)
+class _Scorer:
+    """Scores networks on the same images, and on what is asked for besides."""
+
+    fabric: Any
+    workers: int | None
+    batch_size: int
+    given: dict[str, Any]
+    images: Images
+    words: str
+    root: Path | None
+    extra: Extra
+
+    def __call__(self, network: nn.Module, used: int | None) -> Score:
+        exported, extra = network if isinstance(network, Exported) else None, self.extra
+        preprocess = exported.info.preprocess if exported else preprocess_of(network).replace(**self.given)
+        classes = class_names_of(network)
+        evaluator = Evaluator(self.fabric, self.images, preprocess, classes, self.batch_size, self.workers, exported)
+        corruptions = choose_corruptions(extra.corruptions)
+        check_corruptions(corruptions, evaluator.preprocess)
+        with evaluation_mode(network, self.fabric.device):
+            # What may be wrong with other folders is said first.
+            sources = [str(source) for source in extra.shift if source != REAL]
+            shifts = [score_shift(source, self.root, network, evaluator) for source in sources]
+            predictions, bad = evaluator(network)
+            robustness = None
+            if corruptions:
+                given = corruptions, extra.severities, extra.seed, extra.console
+                (robustness,) = score_corrupted([network], evaluator, *given)
+        temperature: float | None = getattr(network, "temperature", None)
+        evaluation = compute_metrics(predictions, temperature)
+        if REAL in extra.shift:
+            shifts.append(score_real(predictions, readable_names(self.images, bad)))
+        return Score(evaluation, predictions, self.images, bad, self.words, used, robustness, tuple(shifts))
+
+
+def _open(
+    weights: str | Path | nn.Module, model: str | None, image_size: tuple[int, int] | None, method: Method
+) -> nn.Module:
+    """The network, for images of the size asked for; that of an exported file stays."""
+    if is_exported(weights):
+        return Exported(Path(str(weights)))
+    network = weights if isinstance(weights, nn.Module) else load(weights, model)
+    if image_size is not None:
+        network = deepcopy(network) if network is weights else network
+        set_image_size(network, image_size, method=method)
+    return network
+
+
+def _run_of(weights: str | Path | nn.Module) -> Run | None:
+    return None if isinstance(weights, nn.Module) else run_of(Path(weights))
 
 
 def _images(network: nn.Module, run: Run | None, data: str | None, root: Path | None) -> tuple[Images, str, int | None]:
@@ -156,11 +279,7 @@ def _images(network: nn.Module, run: Run | None, data: str | None, root: Path | 
         check_own(run.split_file, own, config.source)
         return own.test, f"{config.source}, the run's own test split", 0
     images = open_images(data, root, names)
-    try:
-        own = splits_of(run)
-    except UserError:  # no longer where they were, or others
-        return images, data, None
-    return images, data, _count_used(images, own)
+    return images, data, _count_used(images, run)
 
 
 def _same(data: str, source: str) -> bool:
@@ -169,8 +288,12 @@ def _same(data: str, source: str) -> bool:
     return data == source or (all(path.exists() for path in paths) and paths[0].samefile(paths[1]))
 
 
-def _count_used(images: Images, own: Splits) -> int:
-    """How many of the images are files that the run was trained or selected on, under whatever path."""
+def _count_used(images: Images, run: Run) -> int | None:
+    """How many of the images are files that the run was trained or selected on, under whatever path; None: unknown."""
+    try:
+        own = splits_of(run)
+    except UserError:  # no longer where they were, or others
+        return None
     names = [images.name(index) for index in range(len(images))]
     candidates = {os.path.basename(name) for name in names}  # noqa: PTH119 (a million names)
     used = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from copy import deepcopy
+from copy import copy, deepcopy
 from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from ffvit.config.preprocess import Preprocess
     from ffvit.data.loader import Batch
+    from ffvit.data.transforms import Transform
     from ffvit.inference.exported import Exported
 
 KEPT_LOGITS = 100_000_000
@@ -95,12 +96,23 @@ class Evaluator:
     ) -> None:
         self.fabric, self.images, self.classes = fabric, images, classes
         self.batch_size, self.workers = batch_size, workers
+        self.preprocess = preprocess if exported is None else None
+        """How images are prepared; None if the file that is scored does it."""
         if exported is None:
             self.shape, self.transform = preprocess.shape, evaluation_transform(preprocess)
             self.prepare: Callable[[Batch], Tensor] = NormalizeOnDevice(preprocess)
         else:
             self.shape, self.transform = exported.shape, exported.transform
             self.prepare = lambda batch: batch.images
+
+    def on(
+        self, images: Images, *, transform: Transform | None = None, classes: tuple[str, ...] | None = None
+    ) -> Evaluator:
+        """The same for other images, and where they are given for another transform or other classes."""
+        other = copy(self)
+        other.__dict__.pop("batches", None)
+        other.images, other.transform, other.classes = images, transform or self.transform, classes or self.classes
+        return other
 
     @cached_property
     def batches(self) -> Iterable[Batch]:

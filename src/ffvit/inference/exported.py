@@ -128,14 +128,18 @@ def is_exported(weights: object) -> bool:
     return isinstance(weights, str | Path) and Path(weights).suffix in KINDS
 
 
+def missing_packages(packages: tuple[str, ...]) -> list[str]:
+    """Those of the packages that are not installed."""
+    return [name for name in packages if find_spec(name) is None]
+
+
 def check_packages(packages: tuple[str, ...], extra: str, what: str) -> None:
     """Make sure that packages are installed.
 
     Raises:
         MissingPackageError: Says which are not, and which extra brings them.
     """
-    missing = [name for name in packages if find_spec(name) is None]
-    if missing:
+    if missing := missing_packages(packages):
         raise MissingPackageError(f"{what} needs {' and '.join(missing)}: pip install 'ffvit[{extra}]'")
 
 

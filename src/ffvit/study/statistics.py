@@ -65,7 +65,9 @@ class Difference(Interval):
 
 
 def mean(
-    correct: Bool[np.ndarray, "seeds images"], level: float = 0.95, groups: Shaped[np.ndarray, " images"] | None = None
+    correct: Shaped[np.ndarray, "seeds images"],
+    level: float = 0.95,
+    groups: Shaped[np.ndarray, " images"] | None = None,
 ) -> Interval:
     """The accuracy of an arm whose runs answered the same test images; with one seed, the interval is over images alone.
 
@@ -74,7 +76,7 @@ def mean(
     predictions are all correct, or none, has no spread to measure: then as if its seeds were one.
 
     Args:
-        correct: Whether each prediction is.
+        correct: Whether each prediction is, or which share of several for the same image.
         level: Of the interval.
         groups: The group of each image; images of a group (one object, one burst) count as one.
     """

@@ -1,0 +1,35 @@
+"""The files of an evaluation: its figures as JSON, its picture."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ffvit.files.atomic_write import atomic_path
+
+if TYPE_CHECKING:
+    from ffvit.inference.evaluate import Score
+
+
+def write_figures(score: Score, weights: object, reference: object, path: Path) -> None:
+    """Write the figures of an evaluation to a .json file.
+
+    Args:
+        score: The evaluation.
+        weights: What the network is called.
+        reference: What the network to compare with is called.
+        path: The file.
+    """
+    with atomic_path(path, "evaluate again") as temporary:
+        temporary.write_text(json.dumps(score.to_dict(weights, reference), indent=2) + "\n")
+
+
+def draw_corruptions(score: Score, weights: object, reference: object, path: Path) -> None:
+    """Draw the accuracy under corruptions to a .png file; arguments as of `write_figures`."""
+    from ffvit.inference.robustness_plot import write  # matplotlib takes its time
+
+    scores = {str(weights): score.robustness}
+    if score.reference is not None:
+        scores[str(reference)] = score.reference.robustness
+    write({name: robustness for name, robustness in scores.items() if robustness is not None}, path)

@@ -104,7 +104,7 @@ def test_as_many_loading_processes_as_are_asked_for(run, photos, monkeypatch, wo
     """`--workers` was taken and ignored."""
     asked: list[int] = []
     monkeypatch.setattr(
-        "ffvit.inference.predict.evaluation_loader", lambda *a, **k: asked.append(a[4]) or loader(*a, **k)
+        "ffvit.inference.predictor.evaluation_loader", lambda *a, **k: asked.append(a[4]) or loader(*a, **k)
     )
     assert list(ffvit.predict(run.path, [photos / "val"], hardware=CPU.replace(workers=workers)))
     assert asked == [workers]

@@ -96,6 +96,18 @@ def test_an_unreadable_image_is_told(predictor, image, words):
         predictor(image)
 
 
+def test_a_stream_of_files_names_those_that_cannot_be_read(predictor, tmp_path: Path):
+    for number in range(40):  # more than a batch
+        Image.fromarray(PIXELS[number:]).save(tmp_path / f"{number}.png")
+    files = [tmp_path / f"{number}.png" for number in range(40)]
+    found = list(predictor.stream([*files[:35], tmp_path / "nowhere.png", *map(str, files[35:])], top=2))
+    assert str(found.pop(35)) == f"{tmp_path / 'nowhere.png'}: there is no such file"
+    for prediction, expected in zip(found, predictor(files, top=2), strict=True):
+        assert (prediction.image, prediction.classes) == (expected.image, expected.classes)
+        assert prediction.probabilities == pytest.approx(expected.probabilities, rel=1e-5)
+    assert list(predictor.stream([])) == []
+
+
 def test_no_images_have_no_predictions(predictor):
     assert predictor([]) == []
     assert predictor.logits([]).shape == (0, 3)

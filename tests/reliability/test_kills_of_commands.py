@@ -69,7 +69,7 @@ def change(folder: Path, out: str | None = None) -> None:
     """
     from ffvit.data.check import scan
     from ffvit.data.images import FileImages
-    from ffvit.inference import predict
+    from ffvit.inference import predictor
 
     read, workers = FileImages.read, os.getpid() % 3 if out is not None else 1
 
@@ -79,7 +79,7 @@ def change(folder: Path, out: str | None = None) -> None:
 
     FileImages.read = slowly  # type: ignore[method-assign]
     scan.available_cores = lambda: workers
-    predict.worker_count = lambda *_: workers
+    predictor.worker_count = lambda *_: workers
     (folder / "tmp").mkdir(exist_ok=True)
     os.environ["TMPDIR"], tempfile.tempdir = str(folder / "tmp"), None
     os.chdir(folder)
@@ -327,10 +327,10 @@ def interrupt_the_end(folder: Path) -> None:
     """Ctrl-C comes while loading processes end."""
     from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter as Batches
 
-    from ffvit.inference import predict
+    from ffvit.inference import predictor
 
     change(folder, "predictions.csv")
-    predict.worker_count = lambda *_: 1
+    predictor.worker_count = lambda *_: 1
     end = Batches._shutdown_workers
 
     def interrupted(self) -> None:

@@ -9,17 +9,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 from rich.console import Console
 from torch import nn
 
 from ffvit.config.hardware import Hardware
 from ffvit.data.folders import image_files
-from ffvit.data.images import BadImageError, FileImages
-from ffvit.data.loader import evaluation_loader, worker_count
+from ffvit.data.images import BadImageError
 from ffvit.errors import DataError
 from ffvit.files.csv_formulas import escape_formula
-from ffvit.inference.predictor import BATCH, Prediction, Predictor
+from ffvit.inference.predictor import Prediction, Predictor
 from ffvit.inference.report import percent
 from ffvit.terminal import Terminal, printable
 
@@ -64,18 +62,7 @@ def predict(
     precision = "int8" if engine == INT8 else None
     engine = "onnx" if engine == INT8 else engine
     predictor = Predictor(weights, model=model, engine=engine, precision=precision, hardware=hardware)
-    files = FileImages(Path(), paths, np.zeros(len(paths), dtype=np.int64))
-    workers = (hardware or Hardware()).workers
-    if workers is None:
-        workers = worker_count(files, 1) if len(paths) > 2 * BATCH else 0
-    for batch in evaluation_loader(
-        files, predictor.transform, predictor.shape, BATCH, workers, device=predictor.device
-    ):
-        logits = predictor.run(batch.images.permute(0, 2, 3, 1).numpy())
-        predictions = predictor.predictions(logits, [paths[index] for index in batch.indices], top)
-        bad = iter(batch.bad)
-        for prediction, weight in zip(predictions, batch.weights.tolist(), strict=True):
-            yield prediction if weight else BadImageError(prediction.image, next(bad).reason)
+    yield from predictor.stream(paths, top)
 
 
 def _paths(path: Path) -> list[str]:

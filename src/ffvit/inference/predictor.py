@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from ffvit.config.hardware import Hardware
 from ffvit.config.preprocess import Preprocess
-from ffvit.data.images import StoredImage, read_file
+from ffvit.data.images import BadImageError, FileImages, StoredImage, read_file
 from ffvit.data.jpeg import Pixels
-from ffvit.data.loader import NormalizeOnDevice
+from ffvit.data.loader import NormalizeOnDevice, evaluation_loader, worker_count
 from ffvit.data.transforms import LazyImage, Transform, evaluation_transform
 from ffvit.errors import DataError, ModelError, UserError
 from ffvit.hardware.devices import keep_freed_memory
@@ -98,6 +98,7 @@ class Predictor:
             raise UserError("predicting uses one device: leave out --devices and --nodes")
         if precision is None:
             precision = "fp32" if hardware.precision == "auto" else hardware.precision  # as evaluation does
+        self._workers = hardware.workers
         self.device = start_fabric(hardware.replace(precision="fp32")).device
         if self.device.type == "cpu":
             keep_freed_memory()
@@ -151,6 +152,30 @@ class Predictor:
         """
         named = list(_named(images))
         return self.predictions(self._logits(named), [name for name, _ in named], top)
+
+    def stream(self, files: Sequence[str | Path], top: int = 5) -> Iterator[Prediction | BadImageError]:
+        """The likeliest classes of any number of files, which other processes load meanwhile; `hardware.workers` says how many.
+
+        Args:
+            files: Paths, all of which are held; no more than some batches of images are.
+            top: How many classes an image gets.
+
+        Yields:
+            For each file in turn its prediction, or the error that says why it could not be read.
+
+        Raises:
+            ModelError: The logits are not finite.
+        """
+        names = [str(file) for file in files]
+        images, workers = FileImages(Path(), names, np.zeros(len(names), dtype=np.int64)), self._workers
+        if workers is None:
+            workers = worker_count(images, 1) if len(names) > 2 * BATCH else 0
+        for batch in evaluation_loader(images, self.transform, self.shape, BATCH, workers, device=self.device):
+            logits = self.run(batch.images.permute(0, 2, 3, 1).numpy())
+            predictions = self.predictions(logits, [names[index] for index in batch.indices], top)
+            bad = iter(batch.bad)
+            for prediction, weight in zip(predictions, batch.weights.tolist(), strict=True):
+                yield prediction if weight else BadImageError(prediction.image, next(bad).reason)
 
     def logits(self, images: OneImage | Iterable[OneImage]) -> Float32[np.ndarray, "images classes"]:
         """The logits of each image; see `__call__`."""

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format types unit reliability audit benchmark docs clean
+.PHONY: demo test lint format types unit reliability audit benchmark browser docs clean
 .DEFAULT_GOAL := demo
 
 demo: .venv/.ready
@@ -33,6 +33,11 @@ format: .venv/.ready
 benchmark: .venv/.ready
 	$(BIN)/python benchmarks/network.py
 
+# The tests of pages also need Chromium (Debian: apt install chromium).
+browser: .venv/.ready
+	$(BIN)/python -m pip install --quiet --editable '.[browser]'
+	npm install --prefix tests --ignore-scripts --no-package-lock --no-audit --no-fund
+
 # Warnings, such as a link to a page that does not exist, are errors.
 docs: .venv/.docs
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --jobs auto docs docs/_build
@@ -51,4 +56,4 @@ docs: .venv/.docs
 	@touch $@
 
 clean:
-	rm -rf .venv build dist docs/_build src/*.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv build dist docs/_build tests/node_modules src/*.egg-info .mypy_cache .pytest_cache .ruff_cache

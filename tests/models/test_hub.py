@@ -1,4 +1,4 @@
-"""Folders in the Hub's format. transformers is not installed for the tests; `local-dir:` is timm's side of the same files."""
+"""Folders in the Hub's format, as timm, transformers and ffvit open them."""
 
 from __future__ import annotations
 
@@ -73,6 +73,18 @@ def test_timm_and_ffvit_open_what_ffvit_writes(network, tmp_path, caplog):
     assert "num_classes" not in config["model_args"]  # transformers would give it a second time
     with safe_open(tmp_path / "hub" / "model.safetensors", "pt") as file:
         assert file.metadata() == {"format": "pt"}
+
+
+def test_transformers_opens_it_with_the_same_logits(network, tmp_path):
+    from transformers import AutoModelForImageClassification  # late: it imports for a second
+
+    write_hub_folder(network, tmp_path / "hub", NAMES)
+    images = torch.randn(2, *preprocess_of(network).shape)
+    theirs = AutoModelForImageClassification.from_pretrained(tmp_path / "hub")
+    with torch.inference_mode():
+        # Where weights lie in memory decides how convolutions round.
+        torch.testing.assert_close(theirs(images).logits, network(images), rtol=1e-5, atol=1e-6)
+    assert theirs.config.id2label == dict(enumerate(NAMES))
 
 
 @pytest.mark.skipif(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ffvit.command_function import RUN as RUN
 from ffvit.command_function import console_of, fields_without, function_of
-from ffvit.config import commands, data_commands, deploy_commands
+from ffvit.config import commands, data_commands, deploy_commands, inference_commands
 from ffvit.config.architecture import Architecture, Network
 from ffvit.config.choices import choose_data, choose_hardware, choose_recipe, fields_of
 from ffvit.config.data import Data
@@ -97,29 +97,21 @@ def resume(command: commands.Resume) -> Run:
     return training.resume(command.out, hardware=hardware, console=console_of(command))
 
 
-@function_of(commands.Evaluate)
-def evaluate(command: commands.Evaluate) -> Score:
+@function_of(inference_commands.Evaluate)
+def evaluate(command: inference_commands.Evaluate) -> Score:
     """Returns: The metrics, the prediction for each image, and the images that could not be read.
 
     Raises:
         UserError: The weights, the images or a file to write cannot be used.
     """
     from ffvit.files.atomic_write import atomic_path
-    from ffvit.files.output_file import check_output, is_evaluation, is_plot, is_predictions
     from ffvit.hardware.ranks import is_rank_zero
     from ffvit.inference import evaluate as inference
     from ffvit.inference import evaluation_files as files
 
     given = command.json, command.predictions, command.figure
     json_file, table, figure = given if is_rank_zero() else (None, None, None)
-    if json_file is not None:
-        check_output(json_file, "--json", "file with figures of an evaluation", is_evaluation)
-    if table is not None:
-        check_output(table, "--predictions", "list of predictions", is_predictions)
-    if figure is not None:
-        if not command.corruptions:
-            raise UserError("figure: is of corruptions: give --corruptions too")
-        check_output(figure, "--figure", "picture that ffvit drew", is_plot)
+    files.check_files(json_file, table, figure, bool(command.corruptions))
     more = "corruptions", "severities", "shift"
     fields = fields_without(command, "json", "predictions", "figure", "hardware", "seed", *more)
     extra = inference.Extra(
@@ -136,8 +128,8 @@ def evaluate(command: commands.Evaluate) -> Score:
     return score
 
 
-@function_of(commands.Predict)
-def predict(command: commands.Predict) -> Iterator[Prediction | BadImageError]:
+@function_of(inference_commands.Predict)
+def predict(command: inference_commands.Predict) -> Iterator[Prediction | BadImageError]:
     """Yields: For each image in turn its prediction, or the error that says why it could not be read.
 
     Raises:

@@ -21,7 +21,7 @@ from ffvit import __version__
 from ffvit.cli_output import DRY_RUNS, SHOW
 from ffvit.closed_pipe import survive_closed_pipe
 from ffvit.command_function import checked
-from ffvit.config import commands, data_commands, deploy_commands
+from ffvit.config import commands, data_commands, deploy_commands, inference_commands
 from ffvit.config.options import Option, options_of
 from ffvit.errors import SYNONYMS, ConfigError, FfvitError, UserError
 from ffvit.signals import reraise_lost_signals
@@ -29,8 +29,8 @@ from ffvit.terminal import Terminal, close_log, log, log_exception, log_to
 
 COMMANDS: dict[str, type[commands.Command]] = {
     "train": commands.Train,
-    "evaluate": commands.Evaluate,
-    "predict": commands.Predict,
+    "evaluate": inference_commands.Evaluate,
+    "predict": inference_commands.Predict,
     "resize": deploy_commands.Resize,
     "export": deploy_commands.Export,
     "serve": deploy_commands.Serve,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ffvit import api
 from ffvit.command_function import console_of
-from ffvit.config import commands, data_commands, deploy_commands
+from ffvit.config import commands, data_commands, deploy_commands, inference_commands
 from ffvit.errors import DataError, OutputError, UserError
 from ffvit.terminal import Terminal
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from ffvit.inference.evaluate import Score
 
 
-def _evaluate(command: commands.Evaluate) -> None:
+def _evaluate(command: inference_commands.Evaluate) -> None:
     from ffvit.hardware.ranks import is_rank_zero
     from ffvit.inference.report import report
     from ffvit.inference.robustness_report import robustness_report
 
-    score: Score = api.RUN[commands.Evaluate](command)
+    score: Score = api.RUN[inference_commands.Evaluate](command)
     if not is_rank_zero():
         return
     console, stderr = Terminal(), Terminal(stderr=True)
@@ -46,7 +46,7 @@ def _evaluate(command: commands.Evaluate) -> None:
         console.say(f"predictions in {command.predictions}")
 
 
-def _written_in_the_run(command: commands.Evaluate, score: Score, name: str) -> Path | None:
+def _written_in_the_run(command: inference_commands.Evaluate, score: Score, name: str) -> Path | None:
     """The file of this name in the run folder, written; None where there is none, it cannot be, or another size was scored."""
     from ffvit.files.output_file import check_output, is_evaluation, is_plot
     from ffvit.inference.evaluation_files import draw_corruptions, write_figures
@@ -67,10 +67,10 @@ def _written_in_the_run(command: commands.Evaluate, score: Score, name: str) -> 
     return folder / name
 
 
-def _predict(command: commands.Predict) -> None:
+def _predict(command: inference_commands.Predict) -> None:
     from ffvit.inference.predict import write_predictions
 
-    if not write_predictions(api.RUN[commands.Predict](command), command.format, Terminal()):
+    if not write_predictions(api.RUN[inference_commands.Predict](command), command.format, Terminal()):
         raise DataError("none of these images could be read")
 
 
@@ -144,8 +144,8 @@ def _print_plan(command: commands.Compare) -> None:
 
 SHOW: dict[type[commands.Command], Callable[[Any], int | None]] = {
     commands.Train: _run,
-    commands.Evaluate: _evaluate,
-    commands.Predict: _predict,
+    inference_commands.Evaluate: _evaluate,
+    inference_commands.Predict: _predict,
     deploy_commands.Resize: _resize,
     deploy_commands.Export: _export,
     deploy_commands.Serve: _run,

@@ -6,10 +6,28 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ffvit.errors import UserError
 from ffvit.files.atomic_write import atomic_path
+from ffvit.files.output_file import check_output, is_evaluation, is_plot, is_predictions
 
 if TYPE_CHECKING:
     from ffvit.inference.evaluate import Score
+
+
+def check_files(figures: Path | None, predictions: Path | None, picture: Path | None, corrupted: bool) -> None:
+    """Check, before any work, that the files that were asked for can be written.
+
+    Raises:
+        UserError: One cannot, would replace another file, or the picture is of nothing.
+    """
+    if figures is not None:
+        check_output(figures, "--json", "file with figures of an evaluation", is_evaluation)
+    if predictions is not None:
+        check_output(predictions, "--predictions", "list of predictions", is_predictions)
+    if picture is not None:
+        if not corrupted:
+            raise UserError("figure: is of corruptions: give --corruptions too")
+        check_output(picture, "--figure", "picture that ffvit drew", is_plot)
 
 
 def write_figures(score: Score, weights: object, reference: object, path: Path) -> None:

@@ -44,8 +44,8 @@ REFERENCE = "attention"
 
 def main(
     *,
-    seeds: PositiveInt = 5,
-    epochs: PositiveInt = 25,
+    seeds: PositiveInt = 3,
+    epochs: PositiveInt = 60,
     runs: Path = Path("runs/corruptions"),
     out: Annotated[Path | None, Parameter(name="--out")] = None,
 ) -> None:

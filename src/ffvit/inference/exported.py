@@ -100,7 +100,13 @@ def _executorch(path: Path) -> tuple[str | None, Runner]:
 
     # The method reads from the content, and ExecuTorch does not keep it alive.
     def run(images: np.ndarray, _kept: Any = (content, program)) -> Outputs:
-        return [output.numpy().copy() for output in method.execute([torch.from_numpy(images)])]
+        try:
+            return [output.numpy().copy() for output in method.execute([torch.from_numpy(images)])]
+        except RuntimeError as error:
+            raise ModelError(
+                f"ExecuTorch cannot run this network on {len(images)} images ({error}): export it with --format onnx, "
+                "openvino or pt2"
+            ) from None
 
     return info, run
 

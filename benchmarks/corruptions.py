@@ -1,4 +1,4 @@
-"""The table and picture of docs/robustness.md: three ways of mixing patches, on digits made worse.
+"""The table and picture of docs/robustness.md: three ways of mixing patches, on corrupted digits.
 
 python benchmarks/corruptions.py --out docs/figures/corruptions.png
 
@@ -49,7 +49,7 @@ def main(
     runs: Path = Path("runs/corruptions"),
     out: Annotated[Path | None, Parameter(name="--out")] = None,
 ) -> None:
-    """Train three networks shortly, and score them on images made worse.
+    """Train three networks shortly, and score them on corrupted images.
 
     Parameters
     ----------

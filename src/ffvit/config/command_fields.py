@@ -119,7 +119,7 @@ Corruptions = Annotated[
     Bare("all"),
     BeforeValidator(comma_separated),
     option(
-        "Also evaluate on images made worse: all (also without a value), or several with commas of noise, blur, weather, "
+        "Also evaluate on corrupted images: all (also without a value), or several with commas of noise, blur, weather, "
         "digital (ImageNet-C's 15), patches (shuffled, dropped, occluded), or single ones, such as fog."
     ),
 ]
@@ -133,7 +133,7 @@ Shift = Annotated[
     Paths,
     BeforeValidator(several),
     option(
-        "Also evaluate on images from elsewhere, of all or some of the classes: folders, as ImageNet-V2, -A, -R and "
+        "Also evaluate on shifted data sets with all or some of the classes: folders, as ImageNet-V2, -A, -R and "
         "-Sketch are; real: ReaL's labels for ImageNet's validation images."
     ),
 ]

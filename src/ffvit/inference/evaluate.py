@@ -49,8 +49,8 @@ class Score:
         data: What was scored, in words.
         used_in_training: How many of the images are known to be among those the network was trained or selected on;
             None if that cannot be known.
-        robustness: Correct predictions for the images made worse; None: not asked for.
-        shifts: Correct predictions for each of the sets of images from elsewhere.
+        robustness: Correct predictions for the corrupted images; None: not asked for.
+        shifts: Correct predictions for each of the sets of shifted data sets.
         reference: The network to compare with, on the same images; None: there is none.
     """
 
@@ -165,7 +165,7 @@ def evaluate(
         interpolation: How images are resized. Default: likewise.
         pixel_backend: What decodes and resizes images. Default: likewise.
         root: Where a data set that timm opens lies.
-        extra: What to score besides: images made worse, images from elsewhere.
+        extra: What to score besides: corrupted images, shifted data sets.
         reference: Another network, to be scored on the same.
 
     Raises:

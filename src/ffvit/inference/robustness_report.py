@@ -1,4 +1,4 @@
-"""How well a network predicts images made worse and images from elsewhere, as tables for the terminal and Markdown."""
+"""How well a network predicts corrupted images and shifted data sets, as tables for the terminal and Markdown."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OVER_IMAGES = "Intervals are over images; another training run differs by more."
 
 
 def robustness_report(score: Score, name: str, reference: str) -> Group | None:
-    """The reference, the corruptions and the images from elsewhere of a score, as far as it has them; None: it has none.
+    """The reference, the corruptions and the shifted data sets of a score, as far as it has them; None: it has none.
 
     Args:
         score: The score.

@@ -1,4 +1,4 @@
-"""How well a network predicts images from elsewhere: ImageNet-V2, -A, -R, -Sketch, ReaL's labels, or a folder of one's own."""
+"""How well a network predicts shifted data sets: ImageNet-V2, -A, -R, -Sketch, ReaL's labels, or a folder of one's own."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ REAL = "real"
 
 @dataclass(frozen=True, eq=False)
 class Shift:
-    """A network's correct predictions for images from elsewhere, and for its usual images of the same classes.
+    """A network's correct predictions for shifted data sets, and for its usual images of the same classes.
 
     Attributes:
         data: What was scored.
@@ -103,7 +103,7 @@ class _KnownClasses(nn.Module):
 
 
 def score_shift(source: str, root: Path | None, network: nn.Module, evaluator: Evaluator) -> Shift:
-    """Score a network on images from elsewhere. Logits of classes that these lack are left out, for its usual images too.
+    """Score a network on shifted data sets. Logits of classes that these lack are left out, for its usual images too.
 
     Args:
         source: As `data` of `evaluate`. Its classes are the network's names; for ImageNet-1k's also their numbers, as

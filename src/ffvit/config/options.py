@@ -163,7 +163,7 @@ def _text(value: Any) -> str:
 def _recipe_default(name: str) -> str:
     """What a field is in each of the named recipes."""
     values = {recipe: getattr(fields, name) for recipe, fields in RECIPES.items()}
-    texts = {recipe: "none" if value is None else _text(value) for recipe, value in values.items()}
+    texts = {recipe: "none" if value in (None, ()) else _text(value) for recipe, value in values.items()}
     if len(set(texts.values())) == 1:
         return texts["deit"]
     return ", ".join(f"{recipe} {text}" for recipe, text in texts.items())

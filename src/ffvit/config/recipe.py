@@ -97,7 +97,7 @@ class Recipe(Value):
     )
     image_scales: tuple[Annotated[float, Field(gt=0, le=16)], ...] = Field(
         (),
-        description="Train at several image sizes in turn, one each step: multiples of the image size (0.5,1,1.5), in whole patches. "
+        description="Train at several image sizes in turn, one each step: multiples of the image size (such as 1 0.5 1.5), in whole patches. "
         "Empty: at the image size alone.",
     )
     flip: Share = Field(0.5, description="Probability of a horizontal flip.")

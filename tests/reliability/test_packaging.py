@@ -40,7 +40,9 @@ def test_every_library_that_is_imported_is_declared():
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
-            for name in {name.partition(".")[0] for name in names} - {"ffvit"} - INSTALLED_BY_HAND - sys.stdlib_module_names:
+            for name in (
+                {name.partition(".")[0] for name in names} - {"ffvit"} - INSTALLED_BY_HAND - sys.stdlib_module_names
+            ):
                 homes = {canonicalize_name(each) for each in packages.get(name, [name])}
                 if not homes & declared:
                     undeclared.add(f"{file.relative_to(SOURCE)}: {name}")

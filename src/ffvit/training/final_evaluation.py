@@ -107,9 +107,10 @@ def _report(
         f"{format_duration(progress.seconds)}; everything is in {run.path}",
     )
     if rejected is not None:
-        reached.append(
-            f"\nffvit predict says of {percent(rejected)} of the test images that they are of none of the classes "
-            f"(threshold: {percent(1 - KEPT)} of the validation images)"
+        reached = Text.assemble(
+            f"\n{percent(rejected)} of the test images would be said to be of none of the classes "
+            f"({percent(1 - KEPT)} of the validation images are)",
+            reached,
         )
     warnings = [f"{bad:,} of {len(setup.splits.test):,} test images could not be read"] if bad else []
     if progress.skipped:

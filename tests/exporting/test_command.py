@@ -24,7 +24,7 @@ from ffvit.exporting.program import Program, Stages
 from ffvit.exporting.proof import Reference, Sample, find_stage
 from ffvit.inference import exported
 from ffvit.inference.exported import check_archive
-from ffvit.models.description import preprocess_of
+from ffvit.models.description import preprocess_of, set_preprocess
 
 CPU = ffvit.Hardware(accelerator="cpu")
 
@@ -196,6 +196,26 @@ def test_what_cannot_be_exported_is_told_before_any_work(run, tmp_path, monkeypa
         ffvit.export(run, format="executorch", out=tmp_path / "a.pte")
     with pytest.raises(ffvit.UserError, match="there is no such file"):
         ffvit.Predictor(tmp_path / "nowhere.onnx")
+
+
+def test_what_no_format_or_no_proof_can_hold_is_said(run, photos, tmp_path, monkeypatch):
+    weights, data = run / "best.safetensors", photos / "val"
+    alone = shutil.copy(weights, tmp_path / "alone.safetensors")
+    with pytest.raises(ffvit.UserError, match="onnx-int8 is calibrated on the training images of a run"):
+        ffvit.export(alone, format="onnx-int8", data=data, out=tmp_path / "a.onnx")
+    padded = ffvit.load(weights)
+    set_preprocess(padded, preprocess_of(padded).replace(crop_pct=1.2))
+    with pytest.raises(ffvit.UserError, match=r"a crop of 1\.2 of the resized image pads it"):
+        ffvit.export(padded, data=data, out=tmp_path / "a.onnx")
+    monkeypatch.setattr(command, "ONE_FILE", 1000)
+    with pytest.raises(ffvit.UserError, match="are more than the 2 GiB of a graph of ONNX in one piece"):
+        ffvit.export(run, out=tmp_path / "a.onnx")
+    broken = tmp_path / "broken" / "dahlia"
+    broken.mkdir(parents=True)
+    (broken / "a.jpg").write_bytes(b"no image")
+    with pytest.raises(ffvit.UserError, match="none of the 1 images to prove the file on could be read"):
+        ffvit.export(run, format="pt2", data=broken.parent, out=tmp_path / "a.pt2")
+    assert not list(tmp_path.glob("a.*"))
 
 
 def test_a_mixer_that_a_format_lacks_is_named(run, tmp_path, monkeypatch):

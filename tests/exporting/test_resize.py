@@ -111,5 +111,7 @@ def test_training_goes_on_at_another_size(weights):
     again, _ = initial_network(config.replace(start_from=None), 3)
     again.load_state_dict(net.state_dict())
     assert network_of(again) == network_of(net)
+    with pytest.raises(UserError, match=r"ff_micro_patch2_8 at 15 x 15 px: .*height 15 is no multiple"):
+        configure(start_from=weights, image_size=15)
     named = configure("ff_micro_patch2_8", start_from=weights, image_size=16)
     assert named == config

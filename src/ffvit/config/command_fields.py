@@ -12,6 +12,7 @@ from pydantic import SkipValidation as Unchecked
 from ffvit.config.choices import DataChoice, HardwareChoice, RecipeChoice
 from ffvit.config.data import Data
 from ffvit.config.hardware import Hardware
+from ffvit.config.mixers import TokenResizeMethod
 from ffvit.config.options import COMMAS, RARE, Bare, Nested
 from ffvit.config.preprocess import PixelBackend
 from ffvit.config.recipe import Recipe
@@ -84,7 +85,7 @@ Loggers = Annotated[
     option("Where metrics go beside metrics.jsonl: several with commas, or none. Default: tensorboard."),
 ]
 ResizeMethod = Annotated[
-    Literal["pinv", "bilinear", "interpolate", "block"],
+    TokenResizeMethod,
     RARE,
     option(
         "How weights over patches are resized: input fields by the pseudo-inverse and output fields by areas (pinv) or "

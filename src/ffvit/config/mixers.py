@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 Axis = Literal["patches", "features"]
+TokenResizeMethod = Literal["pinv", "bilinear", "interpolate", "block"]
+"""How weights over patches are resized to another grid (`ffvit.models.token_resize`)."""
+
 TokenUse = Literal["read", "write", "mix", "values", "hidden"]
 SETTINGS = ("hidden", "ratio", "heads", "kernel")
 """The fields of a `Branch` that a mixer may read."""

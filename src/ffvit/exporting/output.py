@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from ffvit.errors import FfvitError, OutputError
+from ffvit.errors import OutputError
 from ffvit.exporting.formats import FORMATS
 from ffvit.files.output_file import check_output
 from ffvit.inference.exported import open_runner
@@ -53,9 +53,7 @@ def _is_our_file(path: Path) -> bool:
         if path.suffix == FORMATS["paper"].suffix:
             return "ffvit" in torch.load(path, map_location="cpu", weights_only=True)
         return open_runner(path)[0] is not None
-    except FfvitError:
-        return False
-    except Exception:  # pickles that are none, or run code
+    except Exception:  # a file of others, or a pickle that is none or would run code
         return False
 
 

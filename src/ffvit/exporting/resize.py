@@ -7,10 +7,10 @@ from pathlib import Path
 
 from torch import nn
 
+from ffvit.config.mixers import TokenResizeMethod
 from ffvit.errors import OutputError
 from ffvit.files.output_file import check_output, is_weights
 from ffvit.models.image_size import set_image_size
-from ffvit.models.token_resize import Method
 from ffvit.models.weights import load, save_weights
 
 
@@ -19,7 +19,7 @@ def resize(
     image_size: tuple[int, int],
     *,
     patch_size: tuple[int, int] | None = None,
-    method: Method = "pinv",
+    method: TokenResizeMethod = "pinv",
     out: Path | None = None,
     model: str | None = None,
     overwrite: bool = False,

@@ -1,4 +1,4 @@
-"""Images made worse: ImageNet-C's corruptions, and patches that are shuffled, left out or covered.
+"""Corrupted images: ImageNet-C's corruptions, and patches that are shuffled, left out or covered.
 
 All of them change the levels that a network is given, after resizing and cropping and before normalization. What is
 drawn is a function of (seed, these levels, corruption, severity), so that every process, order and machine gets the same.

@@ -13,6 +13,7 @@ from rich.console import Console
 from torch import nn
 
 from ffvit.config.hardware import Hardware
+from ffvit.config.mixers import TokenResizeMethod
 from ffvit.config.preprocess import PixelBackend
 from ffvit.data.images import BadImageError, Images
 from ffvit.data.sources import check_source
@@ -32,7 +33,6 @@ from ffvit.inference.run_images import run_of, splits_of
 from ffvit.inference.shift import REAL, Shift, score_real, score_shift
 from ffvit.models.description import class_names_of, preprocess_of
 from ffvit.models.image_size import set_image_size
-from ffvit.models.token_resize import Method
 from ffvit.models.weights import load
 from ffvit.run_folder import Run
 
@@ -50,7 +50,7 @@ class Score:
         used_in_training: How many of the images are known to be among those the network was trained or selected on;
             None if that cannot be known.
         robustness: Correct predictions for the corrupted images; None: not asked for.
-        shifts: Correct predictions for each of the sets of shifted data sets.
+        shifts: Correct predictions for each shifted data set.
         reference: The network to compare with, on the same images; None: there is none.
     """
 
@@ -121,7 +121,7 @@ class Extra:
     Attributes:
         corruptions: Corruptions and families of them, see `corruptions.FAMILIES`.
         severities: How severe, each from 1 to 5.
-        shift: Images from elsewhere, see `score_shift`, or `real`, see `score_real`.
+        shift: Shifted data sets, see `score_shift`, or `real`, see `score_real`.
         seed: Of what corruptions draw.
         console: Where progress is shown.
     """
@@ -141,7 +141,7 @@ def evaluate(
     hardware: Hardware | None = None,
     batch_size: int = BATCH,
     image_size: tuple[int, int] | None = None,
-    resize_method: Method = "pinv",
+    resize_method: TokenResizeMethod = "pinv",
     crop: float | None = None,
     interpolation: str | None = None,
     pixel_backend: PixelBackend | None = None,
@@ -246,7 +246,7 @@ class _Scorer:
 
 
 def _open(
-    weights: str | Path | nn.Module, model: str | None, image_size: tuple[int, int] | None, method: Method
+    weights: str | Path | nn.Module, model: str | None, image_size: tuple[int, int] | None, method: TokenResizeMethod
 ) -> nn.Module:
     """The network, for images of the size asked for; that of an exported file stays."""
     if is_exported(weights):

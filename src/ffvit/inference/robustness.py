@@ -50,7 +50,7 @@ class Robustness:
 
     @property
     def averaged(self) -> tuple[str, ...]:
-        """The corruptions whose mean is a figure of its own: those of ImageNet-C."""
+        """ImageNet-C's corruptions, whose accuracies are also averaged."""
         return tuple(name for name in self.corruptions if name not in PATCHES)
 
     def table(self, corruptions: Sequence[str], severity: int | None = None) -> Bool[np.ndarray, "some images"]:

@@ -40,7 +40,7 @@ def robustness_report(score: Score, name: str, reference: str) -> Group | None:
         parts.append(_heading(f"Corrupted images: top-1 in percent with its 95 % interval; {images}"))
         parts.append(corruption_table(score.robustness, other.robustness if other else None))
     if score.shifts:
-        parts.append(_heading("Images from elsewhere: top-1 in percent with its 95 % interval"))
+        parts.append(_heading("Shifted data sets: top-1 in percent with its 95 % interval"))
         parts.append(_shift_table(score))
         parts += [Text(f"{note}.", style="dim") for shift in score.shifts for note in shift.notes]
         parts += [

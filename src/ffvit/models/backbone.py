@@ -17,11 +17,10 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 
 from ffvit.config.architecture import Architecture, Branch
-from ffvit.config.mixers import load_part
+from ffvit.config.mixers import TokenResizeMethod, load_part
 from ffvit.models.embedding import POSITIONS, PatchEmbedding, has_class_token
 from ffvit.models.mixers import build_mixer
 from ffvit.models.resize import call_at_size, resize
-from ffvit.models.token_resize import Method
 
 EPSILON = 1e-6
 """LayerNorm's epsilon, as in the paper's code, ViT and DeiT."""
@@ -272,7 +271,7 @@ class Backbone(nn.Module):
         self,
         img_size: int | tuple[int, int] | None = None,
         patch_size: int | tuple[int, int] | None = None,
-        method: Method = "pinv",
+        method: TokenResizeMethod = "pinv",
     ) -> None:
         """Take images of another size, in pixels (see `ffvit.models.resize`).
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import timm
@@ -95,6 +96,19 @@ def preprocess_of(network: nn.Module) -> Preprocess:
     return Preprocess.from_timm(config, **known)
 
 
+def info_of(
+    network: nn.Module, class_names: Sequence[str] | None, temperature: float | None, ood_threshold: float | None
+) -> dict[str, Any]:
+    """What is written beside weights, to use them: a `WeightsInfo` as JSON holds it."""
+    return {
+        "network": network_of(network).model_dump(mode="json"),
+        "class_names": list(class_names) if class_names is not None else None,
+        "preprocess": preprocess_of(network).model_dump(mode="json"),
+        "temperature": temperature,
+        "ood_threshold": ood_threshold,
+    }
+
+
 def set_preprocess(network: nn.Module, preprocess: Preprocess) -> None:
     """Note on the network how its images are prepared, for us and for timm."""
     noted: Any = network
@@ -105,7 +119,7 @@ def set_preprocess(network: nn.Module, preprocess: Preprocess) -> None:
 def note_for_timm(network: Any) -> None:
     """Note on a network how timm builds it again, so that timm's `save_for_hf` and `push_to_hf_hub` take it.
 
-    An architecture without a name of its own, or changed since, is built as `ffvit_backbone`.
+    An architecture that is not registered by a name, or differs from the one that is, is built as `ffvit_backbone`.
     """
     config = getattr(network, "pretrained_cfg", None) or input_config(network.architecture)
     name, args = config.get("architecture"), dict(getattr(network, "_model_args", {}))

@@ -22,7 +22,7 @@ from torch import nn
 from ffvit.errors import ModelError, OutputError
 from ffvit.files.atomic_write import atomic_path
 from ffvit.models.backbone import Backbone
-from ffvit.models.description import network_of, note_for_timm, preprocess_of, set_preprocess
+from ffvit.models.description import info_of, note_for_timm, preprocess_of, set_preprocess
 from ffvit.models.vit_conversion import timm_vit_of, to_layout
 
 HUB = "hf-hub:"
@@ -49,7 +49,9 @@ def write_hub_folder(
     Raises:
         UserError: The folder is not empty, or the network cannot be described.
     """
-    info = _info(network, class_names, temperature) | {"ood_threshold": ood_threshold}
+    pool = getattr(network, "global_pool", None)
+    info = info_of(network, class_names, temperature, ood_threshold)
+    info["global_pool"] = pool if isinstance(pool, str) else None
     _write(_for_timm(network), folder, info, class_names)
 
 
@@ -79,16 +81,6 @@ def write_paper_file(network: nn.Module, path: Path) -> None:
     state = {name: tensor.detach().cpu().clone() for name, tensor in to_layout(network, "released").items()}
     with atomic_path(path) as temporary:
         torch.save({"model": state, "ffvit": version("ffvit")}, temporary)
-
-
-def _info(network: nn.Module, class_names: Sequence[str] | None, temperature: float | None) -> dict[str, Any]:
-    return {
-        "network": network_of(network).model_dump(mode="json"),
-        "class_names": list(class_names) if class_names is not None else None,
-        "preprocess": preprocess_of(network).model_dump(mode="json"),
-        "temperature": temperature,
-        "global_pool": pool if isinstance(pool := getattr(network, "global_pool", None), str) else None,
-    }
 
 
 def _write(network: nn.Module, folder: Path, info: dict[str, Any], class_names: Sequence[str] | None) -> None:

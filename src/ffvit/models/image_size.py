@@ -7,17 +7,17 @@ from typing import Any
 from torch import nn
 
 from ffvit.config.architecture import NAMED, Network
+from ffvit.config.mixers import TokenResizeMethod
 from ffvit.errors import ModelError
 from ffvit.models.description import architecture_in, network_of, note_for_timm, preprocess_of, set_preprocess
 from ffvit.models.resize import resized_architecture
-from ffvit.models.token_resize import Method
 
 
 def set_image_size(
     network: nn.Module,
     img_size: tuple[int, int],
     patch_size: tuple[int, int] | None = None,
-    method: Method = "pinv",
+    method: TokenResizeMethod = "pinv",
 ) -> None:
     """Make a network take images of another size; its temperature and threshold, fitted for the old one, are dropped.
 

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ffvit.config.architecture import Architecture, Branch
-from ffvit.config.mixers import SETTINGS
+from ffvit.config.mixers import TokenResizeMethod
 from ffvit.models.description import note_for_timm, preprocess_of, set_preprocess
 from ffvit.models.embedding import PositionMap, PositionVectors, SinCosPositions, has_class_token
 from ffvit.models.mixers import OnPatchGrid
-from ffvit.models.token_resize import Method, TokenResize
+from ffvit.models.token_resize import TokenResize
 
 Backbone = Any
 """A `ffvit.models.backbone.Backbone`, which uses this module."""
@@ -24,7 +24,7 @@ Backbone = Any
 Size = int | tuple[int, int] | None
 
 
-def resize(network: Backbone, img_size: Size, patch_size: Size = None, method: Method = "pinv") -> None:
+def resize(network: Backbone, img_size: Size, patch_size: Size = None, method: TokenResizeMethod = "pinv") -> None:
     """Make a backbone take images of another size, in pixels.
 
     The patch keeps its size unless another is given; then its embedding is resampled so that an image that is enlarged with it gives
@@ -67,7 +67,7 @@ def call_at_size(network: Backbone, images: Float[Tensor, "batch channels height
 
 
 def resized_architecture(
-    old: Architecture, img_size: Size, patch_size: Size = None, method: Method = "pinv"
+    old: Architecture, img_size: Size, patch_size: Size = None, method: TokenResizeMethod = "pinv"
 ) -> Architecture:
     """What `resize` makes of an architecture.
 
@@ -106,16 +106,16 @@ def _resized(branch: Branch, old: Architecture, tokens: TokenResize) -> Branch:
             f"how the weights of the mixer {row.name!r} go by the number of patches is not known: its row says so in "
             "token_weights (docs/custom_mixers.md)"
         )
-    sizes: dict[str, Any] = {name: None for name in SETTINGS if name not in ("heads",)}
+    sizes: dict[str, Any] = {}
     if "kernel" in row.settings:
         sizes["kernel"] = old.kernel(branch)
     if "hidden" in row.settings:
         grows = "hidden" in row.token_weights.values()
-        sizes["hidden"] = old.hidden(branch) * (tokens.copies if grows else 1)
+        sizes |= {"hidden": old.hidden(branch) * (tokens.copies if grows else 1), "ratio": None}
     return branch.replace(**sizes)
 
 
-def _resized_weights(network: Backbone, new: Architecture, method: Method) -> dict[str, Tensor]:
+def _resized_weights(network: Backbone, new: Architecture, method: TokenResizeMethod) -> dict[str, Tensor]:
     """The weights that another size changes, by their names."""
     old, state = network.architecture, dict(chain(network.named_parameters(), network.named_buffers()))
     weights: dict[str, Tensor] = {}

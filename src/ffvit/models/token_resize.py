@@ -10,14 +10,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Method = Literal["pinv", "bilinear", "interpolate", "block"]
-METHODS: tuple[str, ...] = get_args(Method)
+from ffvit.config.mixers import TokenResizeMethod
+
+METHODS: tuple[str, ...] = get_args(TokenResizeMethod)
 
 Grid = tuple[int, int]
 
@@ -38,7 +39,7 @@ class TokenResize:
     old: Grid
     new: Grid
     prefix: int
-    method: Method = "pinv"
+    method: TokenResizeMethod = "pinv"
 
     @cached_property
     def fields(self) -> list[tuple[Float[Tensor, "new old"], Float[Tensor, "new old"]]]:

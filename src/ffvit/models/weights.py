@@ -16,7 +16,7 @@ from ffvit.config.architecture import Architecture, Network
 from ffvit.errors import ModelError
 from ffvit.files.atomic_write import atomic_path
 from ffvit.models.create import create_model
-from ffvit.models.description import network_of, preprocess_of, set_preprocess
+from ffvit.models.description import info_of, preprocess_of, set_preprocess
 from ffvit.models.vit_conversion import architecture_of, layout_of, preprocess_of_vit, to_ours
 from ffvit.models.weights_file import WeightsInfo, read_weights
 
@@ -43,13 +43,7 @@ def save_weights(
         temperature: What its logits are divided by to calibrate its probabilities, if it was fitted for these weights.
         ood_threshold: Energy score (`ffvit.inference.ood`) below which an image is of none of the classes, likewise.
     """
-    info = {
-        "network": network_of(network).model_dump(mode="json"),
-        "class_names": list(class_names) if class_names is not None else None,
-        "preprocess": preprocess_of(network).model_dump(mode="json"),
-        "temperature": temperature,
-        "ood_threshold": ood_threshold,
-    }
+    info = info_of(network, class_names, temperature, ood_threshold)
     state = network.state_dict() if state is None else state
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
     with atomic_path(Path(path)) as temporary:

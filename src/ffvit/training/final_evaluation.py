@@ -108,8 +108,8 @@ def _report(
     )
     if rejected is not None:
         reached = Text.assemble(
-            f"\n{percent(rejected)} of the test images would be said to be of none of the classes "
-            f"({percent(1 - KEPT)} of the validation images are)",
+            f'\n"none of these classes" is predicted for {percent(rejected)} of the test images; the threshold is set for '
+            f"{percent(1 - KEPT)} of the validation images",
             reached,
         )
     warnings = [f"{bad:,} of {len(setup.splits.test):,} test images could not be read"] if bad else []

@@ -43,6 +43,17 @@ def _memory_goes_back() -> Iterator[None]:
         library.malloc_trim(0)
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """A second thread changes the last bits of a sum, and costs more than it brings on small networks."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory) -> Path:
     """A folder of photographs: train/ (12 a class) and val/ (3 a class) of four classes."""

@@ -29,12 +29,7 @@ from ffvit.models.description import preprocess_of, set_preprocess
 CPU = ffvit.Hardware(accelerator="cpu")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

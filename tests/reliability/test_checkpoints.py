@@ -24,12 +24,7 @@ from ffvit.training.checkpoint import DamagedError, read_checkpoint
 QUICK = recipes.RECIPES["digits"].replace(epochs=3, warmup_epochs=1, batch_size=256)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

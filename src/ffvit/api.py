@@ -163,7 +163,7 @@ def resize(command: deploy_commands.Resize) -> Path:
     Raises:
         UserError: The weights cannot be used, cannot be resized so, or the file exists.
     """
-    from ffvit.exporting.resize import resize
+    from ffvit.conversion.resize import resize
 
     return resize(**fields_without(command))
 

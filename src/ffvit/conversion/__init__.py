@@ -1,0 +1,1 @@
+"""A trained network changed: for another image size."""

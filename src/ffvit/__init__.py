@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         benchmark,
         check,
         compare,
+        convert,
         evaluate,
         export,
         list_models,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from ffvit.config.hardware import Hardware
     from ffvit.config.mixers import Mixer, MixerArgs, register_mixer
     from ffvit.config.recipe import Recipe
+    from ffvit.conversion.record import Conversion
     from ffvit.data.check.check import Check
     from ffvit.data.images import BadImageError
     from ffvit.data.prepare.prepare import Prepared
@@ -54,12 +56,13 @@ if TYPE_CHECKING:
     from ffvit.study.plan import Plan
 
 _NAMES = {
-    "ffvit.api": "benchmark check compare evaluate export list_models predict prepare push report resize resume serve train",
+    "ffvit.api": "benchmark check compare convert evaluate export list_models predict prepare push report resize resume serve train",
     "ffvit.config.architecture": "Architecture Branch NAMED",
     "ffvit.config.data": "Data",
     "ffvit.config.hardware": "Hardware",
     "ffvit.config.mixers": "Mixer MixerArgs register_mixer",
     "ffvit.config.recipe": "Recipe",
+    "ffvit.conversion.record": "Conversion",
     "ffvit.data.check.check": "Check",
     "ffvit.data.images": "BadImageError",
     "ffvit.data.prepare.prepare": "Prepared",
@@ -85,6 +88,7 @@ __all__ = [
     "BadImageError",
     "Branch",
     "Check",
+    "Conversion",
     "Data",
     "Evaluation",
     "Export",
@@ -105,6 +109,7 @@ __all__ = [
     "benchmark",
     "check",
     "compare",
+    "convert",
     "create_model",
     "evaluate",
     "export",

@@ -17,6 +17,7 @@ from ffvit.config.recipe import Recipe, named_recipe
 from ffvit.errors import UserError
 
 if TYPE_CHECKING:
+    from ffvit.conversion.record import Conversion
     from ffvit.data.check.check import Check
     from ffvit.data.images import BadImageError
     from ffvit.data.loader_benchmark import Stages
@@ -166,6 +167,20 @@ def resize(command: deploy_commands.Resize) -> Path:
     from ffvit.conversion.resize import resize
 
     return resize(**fields_without(command))
+
+
+@function_of(deploy_commands.Convert)
+def convert(command: deploy_commands.Convert) -> Conversion:
+    """Returns: How good the network was after each step, and which step was chosen. The folder holds the chosen run.
+
+    Raises:
+        UserError: The network has no attention or weights that are not finite, the images are of other classes or too few,
+            or the folder cannot be used.
+        RunStoppedError: A training was interrupted; what is finished is kept, and `resume` goes on.
+    """
+    from ffvit.conversion.command import run
+
+    return run(command, console_of(command))
 
 
 @function_of(deploy_commands.Serve)

@@ -32,6 +32,7 @@ COMMANDS: dict[str, type[commands.Command]] = {
     "evaluate": inference_commands.Evaluate,
     "predict": inference_commands.Predict,
     "resize": deploy_commands.Resize,
+    "convert": deploy_commands.Convert,
     "export": deploy_commands.Export,
     "serve": deploy_commands.Serve,
     "compare": commands.Compare,
@@ -73,6 +74,7 @@ EXAMPLES = """Examples:
   ffvit evaluate runs/photos --data photos/val
   ffvit predict runs/photos holiday.jpg --top 3
   ffvit resize runs/photos --image-size 384
+  ffvit convert runs/photos-vit            take attention out of it
   ffvit export runs/photos --format onnx   a file for other programs
   ffvit serve runs/photos                  a page and an API on this machine
   ffvit compare --data photos/ --minutes 30

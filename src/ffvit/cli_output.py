@@ -84,6 +84,12 @@ def _resize(command: deploy_commands.Resize) -> None:
     Terminal().say(f"weights in {api.RUN[deploy_commands.Resize](command)}")
 
 
+def _convert(command: deploy_commands.Convert) -> None:
+    from ffvit.conversion.report import report
+
+    Terminal().print(report(api.RUN[deploy_commands.Convert](command)))
+
+
 def _check(command: data_commands.Check) -> int:
     check: Check = api.RUN[data_commands.Check](replace(command, out=command.out or Path("check.csv"), verbose=True))
     return int(check.serious)
@@ -147,6 +153,7 @@ SHOW: dict[type[commands.Command], Callable[[Any], int | None]] = {
     inference_commands.Evaluate: _evaluate,
     inference_commands.Predict: _predict,
     deploy_commands.Resize: _resize,
+    deploy_commands.Convert: _convert,
     deploy_commands.Export: _export,
     deploy_commands.Serve: _run,
     commands.Compare: _run,

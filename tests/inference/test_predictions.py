@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from ffvit.errors import DiskFullError, UserError
-from ffvit.inference.predictions import Predictions
-from ffvit.study.results import read_predictions
+from ffvit.inference.predictions import Predictions, read_predictions
 
 CLASSES = ("cat", "dog", "emu")
 

@@ -19,6 +19,7 @@ import ffvit
 from ffvit.config import recipe
 from ffvit.config.architecture import NAMED, Network
 from ffvit.errors import UserError
+from ffvit.inference.predictions import read_predictions
 from ffvit.models.create import create_model
 from ffvit.models.weights import read_weights, save_weights
 from ffvit.run_folder import Config, Run
@@ -26,7 +27,7 @@ from ffvit.study.folder import Study
 from ffvit.study.jobs import Job
 from ffvit.study.ledger import Ledger
 from ffvit.study.plan import Plan
-from ffvit.study.results import read_predictions, read_results
+from ffvit.study.results import read_results
 from ffvit.training.checkpoint import MARK
 from memory import most_memory
 

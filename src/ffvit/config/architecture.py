@@ -12,6 +12,7 @@ changes one field of it. "The paper" is L. Melas-Kyriazi, Do You Even Need Atten
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
@@ -96,13 +97,26 @@ class Branch(Value):
         return self.row.mixes_patches(self.axis)
 
 
+class Replacement(Value):
+    """Blocks of a network that differ from the others.
+
+    Args:
+        blocks: Their numbers, counted from 0.
+        block: Their branches, in order.
+    """
+
+    blocks: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+    block: Annotated[tuple[Branch, ...], Field(min_length=1)]
+
+
 class Architecture(Value):
-    """A network: patches, a stack of equal blocks of branches, a readout.
+    """A network: patches, a stack of blocks of branches, a readout.
 
     Args:
         width: Features a token.
         depth: Number of blocks.
         block: The branches of a block, in order.
+        replaced: Blocks that differ, as where attention was taken out of some of them (`ffvit convert`). Default: all are `block`.
         img_size: Height and width of the image in pixels; one number for a square.
         patch: Height and width of a patch in pixels; one number for a square.
         in_chans: Channels of the image.
@@ -119,6 +133,7 @@ class Architecture(Value):
     width: Annotated[int, Field(gt=0, le=2**17)]
     depth: Annotated[int, Field(gt=0, le=1000)]
     block: tuple[Branch, ...]
+    replaced: tuple[Replacement, ...] | None = None
     img_size: Pair = (224, 224)
     patch: Pair = (16, 16)
     in_chans: Side = 3
@@ -147,7 +162,8 @@ class Architecture(Value):
                 )
         for number, branch in enumerate(self.block):
             self._check_branch(branch, f"block.{number}")
-        if self.readout == "class_token" and not any(branch.mixes_patches for branch in self.block):
+        self._check_replaced()
+        if self.readout == "class_token" and not any(branch.mixes_patches for block in self.blocks for branch in block):
             raise ValueError(
                 "readout: nothing in this block brings what the patches hold to the class token, so it would answer "
                 "the same for every image; use readout 'mean'"
@@ -157,6 +173,16 @@ class Architecture(Value):
         if self.position == "sincos" and self.width % 4:
             raise ValueError(f"position: sincos needs a width that 4 divides; got {self.width}")
         return self
+
+    def _check_replaced(self) -> None:
+        numbers = [number for change in self.replaced or () for number in change.blocks]
+        if repeated := sorted({number for number in numbers if numbers.count(number) > 1}):
+            raise ValueError(f"replaced: block {repeated[0]} is there twice")
+        if numbers and max(numbers) >= self.depth:
+            raise ValueError(f"replaced: there are blocks 0 to {self.depth - 1}; got {max(numbers)}")
+        for place, change in enumerate(self.replaced or ()):
+            for number, branch in enumerate(change.block):
+                self._check_branch(branch, f"replaced.{place}.block.{number}")
 
     def _check_branch(self, branch: Branch, where: str) -> None:
         along_patches, multiple = branch.axis == "patches", branch.row.hidden_multiple
@@ -169,6 +195,25 @@ class Architecture(Value):
                 f"{where}.hidden: the hidden size of {branch.row.name} must be a multiple of {multiple}; "
                 f"got {self.hidden(branch)}"
             )
+
+    @property
+    def blocks(self) -> tuple[tuple[Branch, ...], ...]:
+        """The branches of every block, from the first to the last."""
+        other = {number: change.block for change in self.replaced or () for number in change.blocks}
+        return tuple(other.get(number, self.block) for number in range(self.depth))
+
+    def with_blocks(self, blocks: Sequence[tuple[Branch, ...]]) -> Architecture:
+        """The same network with these blocks, as many as it has.
+
+        Raises:
+            UserError: They do not fit it.
+        """
+        numbers: dict[tuple[Branch, ...], list[int]] = {}
+        for number, block in enumerate(blocks):
+            if block != self.block:
+                numbers.setdefault(block, []).append(number)
+        replaced = tuple(Replacement(blocks=tuple(places), block=block) for block, places in numbers.items())
+        return self.replace(replaced=replaced or None)
 
     @property
     def grid(self) -> tuple[int, int]:

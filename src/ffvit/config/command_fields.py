@@ -166,6 +166,28 @@ TrainingRecipe = Annotated[
         short=("epochs", "batch_size", "lr"),
     ),
 ]
+ConversionData = Annotated[
+    DataChoice,
+    Unchecked,
+    option("Images of the classes that the network knows, as for `ffvit train`. Default: those of its run."),
+    Nested(Data, "Images", "data.", key="source"),
+]
+ConversionRecipe = Annotated[
+    RecipeChoice,
+    Unchecked,
+    option(
+        "How the network is trained after each replacement. Default: as its run was, but for 1 epoch, at a quarter of its "
+        "learning rate."
+    ),
+    Nested(
+        Recipe,
+        "Recipe",
+        "recipe.",
+        key="base",
+        common=("epochs", "batch_size", "lr"),
+        short=("epochs", "batch_size", "lr"),
+    ),
+]
 TrainingHardware = Annotated[
     HardwareChoice,
     Unchecked,

@@ -10,12 +10,16 @@ from pydantic import BeforeValidator, NonNegativeFloat, PositiveFloat, PositiveI
 from pydantic.dataclasses import dataclass
 
 from ffvit.config.command_fields import (
+    ConversionData,
+    ConversionRecipe,
     ModelName,
     Names,
+    OneDevice,
     Overwrite,
     Paths,
     ResizeMethod,
     Root,
+    Seed,
     Size,
     Weights,
     comma_separated,
@@ -96,6 +100,40 @@ ffvit evaluate runs/flowers --image-size 384    the same, without a file"""
     ] = None
     model: ModelName = None
     overwrite: Overwrite = False
+
+
+@dataclass(frozen=True, config=CHECKED)
+class Convert(Command):
+    """Take attention out of a trained network, layer by layer, until more accuracy would be lost than is allowed.
+
+    Each replacement is fitted to what the attention it replaces computes; then the whole network is trained, taught by the
+    original. Beside it run two controls: attention removed, and attention fitted from scratch by the same procedure.
+    """
+
+    examples = """ffvit convert runs/vit --out runs/less-attention
+ffvit convert runs/vit --max-loss 100 --epochs 3    the whole curve, down to no attention
+ffvit convert deit.pth --data photos/ --replacement linear
+ffvit convert runs/vit --out runs/less-attention --resume"""
+
+    weights: Weights
+    data: ConversionData = None
+    recipe: ConversionRecipe = None
+    _: KW_ONLY
+    replacement: Annotated[
+        Literal["static", "linear", "pooling", "identity"],
+        option(
+            "What takes the place of attention: maps that are the same for every image (static), one matrix for all "
+            "features (linear), pooling, or nothing (identity)."
+        ),
+    ] = "static"
+    max_loss: Annotated[NonNegativeFloat, option("Points of top-1 that may be lost on the validation images.")] = 1.0
+    images: Annotated[PositiveInt, RARE, option("Training images that replacements are fitted on, at most.")] = 2000
+    seed: Seed = None
+    model: ModelName = None
+    out: Annotated[Path | None, option("The folder, a run folder in the end. Default: a new one in runs/.")] = None
+    resume: Annotated[bool, option("Go on in --out; finished steps are kept.")] = False
+    overwrite: Overwrite = False
+    hardware: OneDevice = None
 
 
 @dataclass(frozen=True, config=CHECKED)

@@ -138,6 +138,10 @@ _TABLE = (
         token_weights={},
     ),
     Mixer(
+        "static_attention", f"{_LAYERS}:static_attention", ("heads",), axes=("patches",), reads="other", mixes_all=True,
+        token_weights={"maps": "mix"},
+    ),
+    Mixer(
         "linear", f"{_LAYERS}:linear", reads="own", mixes_all=True,
         token_weights={"fc.weight": "mix", "fc.bias": "values"},
     ),

@@ -197,8 +197,9 @@ def _mixers_without(row: Format, folder: Path, module: nn.Module) -> list[str]:
     network = getattr(module, "network", None)
     missing = []
     if isinstance(network, Backbone):
-        for branch in dict.fromkeys(network.architecture.block):
-            alone = create_model(network.architecture.replace(depth=1, block=(branch,), readout="mean")).eval()
+        for branch in dict.fromkeys(branch for block in network.architecture.blocks for branch in block):
+            body = network.architecture.replace(depth=1, block=(branch,), replaced=None, readout="mean")
+            alone = create_model(body).eval()
             try:
                 row.write(
                     Written(Program(alone, preprocess_of(alone)), ["logits"], "", folder / f"alone{row.suffix}"), row

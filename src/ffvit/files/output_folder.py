@@ -32,6 +32,8 @@ _STUDY = (
     rf"(runs|search)/([^/]+/){{1,3}}({_RUN})"
 )
 
+_CONVERSION = rf"conversion\.(json|png)|original\.(safetensors|csv)|steps/[^/]+\.safetensors|(steps/[^/]+/)?({_RUN})"
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -66,9 +68,14 @@ def is_study(folder: Path) -> bool:
     return isinstance(event, dict) and event.get("event") == "plan" and "hash" in event
 
 
+def is_conversion(folder: Path) -> bool:
+    """Whether `ffvit convert` wrote this folder: its record begins with what was asked for."""
+    return _beginning(folder / "conversion.json", 2**10).startswith('{\n  "asked": {\n    "network": ')
+
+
 def has_marks(folder: Path) -> bool:
-    """Whether ffvit wrote this folder: a run or a study."""
-    return is_run(folder) or is_study(folder)
+    """Whether ffvit wrote this folder: a run, a study or a conversion."""
+    return is_run(folder) or is_study(folder) or is_conversion(folder)
 
 
 def study_of(run: Path) -> Path | None:
@@ -78,6 +85,8 @@ def study_of(run: Path) -> Path | None:
 
 RUN = Kind("run", is_run, re.compile(f"{_RUN}|{_ANYWHERE}"))
 STUDY = Kind("study", is_study, re.compile(rf"{_STUDY}|{_ANYWHERE}|.+/{re.escape(LOCK_FILE)}"))
+
+CONVERSION = Kind("conversion", is_conversion, re.compile(rf"{_CONVERSION}|{_ANYWHERE}|.+/{re.escape(LOCK_FILE)}"))
 
 
 def check_writable(path: Path, kind: Kind, overwrite: bool, used: Mapping[str, Path] | None = None) -> None:
@@ -138,7 +147,7 @@ def clear(path: Path, kind: Kind) -> None:
         UserError: Other files lie in it; nothing was deleted.
     """
     # The mark goes last: what a kill leaves half deleted can be replaced as before.
-    marks = (path / "config.yaml", path / "ledger.jsonl")
+    marks = (path / "config.yaml", path / "ledger.jsonl", path / "conversion.json")
     for file in sorted(_own_files(path, kind), key=marks.__contains__):
         file.unlink(missing_ok=True)
     for folder, _, _ in os.walk(path, topdown=False):

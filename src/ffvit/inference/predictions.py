@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,9 +13,10 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int, Int64
 from torch import Tensor
 
-from ffvit.errors import DataError, ModelError, UserError
+from ffvit.errors import DataError, ModelError, RunFolderError, UserError
 from ffvit.files.atomic_write import atomic_path
-from ffvit.files.csv_formulas import escape_formula
+from ffvit.files.csv_formulas import escape_formula, unescape_formula
+from ffvit.terminal import printable
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +123,29 @@ class Predictions:
                 encoding="utf-8",
                 errors="surrogateescape",
             )
+
+
+def read_predictions(path: Path) -> pd.DataFrame:
+    r"""A run's predictions.csv, also with a class that is called NA; bytes that are no text are escaped (`\xe9`)."""
+    text = {"image": object, "label": object, "predicted": object, "group": object}
+    types: Any = text | {"correct": bool}
+    try:
+        predictions = pd.read_csv(
+            path, dtype=types, keep_default_na=False, encoding="utf-8", encoding_errors="surrogateescape"
+        )
+    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
+        reason = " ".join(str(error).split())
+        raise RunFolderError(
+            f"{path}: is damaged ({reason}); delete {path.parent} to have the run done again"
+        ) from None
+    if absent := [name for name in ("image", "label", "predicted", "correct") if name not in predictions]:
+        raise RunFolderError(
+            f"{path}: is damaged (it has no column {absent[0]!r}); delete {path.parent} to have the run done again"
+        )
+    for column in text.keys() & predictions:
+        cells = [printable(unescape_formula(cell)) for cell in predictions[column]]
+        predictions[column] = pd.Series(cells, index=predictions.index, dtype=object)
+    return predictions
 
 
 def _text(cells: Sequence[str]) -> pd.Series:

@@ -53,7 +53,7 @@ def attention_modules(network: nn.Module) -> dict[nn.Module, Axis]:
     """
     if isinstance(network, Backbone):
         modules = [module for module in network.modules() if isinstance(module, ResidualBranch)]
-        branches = network.architecture.block * len(network.blocks)
+        branches = [branch for block in network.architecture.blocks[: len(network.blocks)] for branch in block]
         return {
             module.mixer: branch.axis
             for module, branch in zip(modules, branches, strict=True)
@@ -83,7 +83,7 @@ def attention_of(network: Network) -> Literal["patches", "features only", "none"
     """
     architecture = network.architecture or NAMED.get(str(network.name))
     if architecture is not None:
-        axes = {branch.axis for branch in architecture.block if branch.row.is_attention}
+        axes = {branch.axis for block in architecture.blocks for branch in block if branch.row.is_attention}
     else:
         check_name(str(network.name))
         try:

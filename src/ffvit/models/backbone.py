@@ -83,12 +83,11 @@ class Backbone(nn.Module):
         self.cls_token = nn.Parameter(torch.empty(1, 1, architecture.width)) if self.num_prefix_tokens else None
         self.position = POSITIONS[architecture.position](architecture)
         self.pos_drop = nn.Dropout(proj_drop_rate)
+        rates = calculate_drop_path_rates(drop_path_rate, architecture.depth)
         self.blocks = nn.Sequential(
             *(
-                nn.Sequential(
-                    *(ResidualBranch(branch, architecture, proj_drop_rate, rate) for branch in architecture.block)
-                )
-                for rate in calculate_drop_path_rates(drop_path_rate, architecture.depth)
+                nn.Sequential(*(ResidualBranch(branch, architecture, proj_drop_rate, rate) for branch in block))
+                for block, rate in zip(architecture.blocks, rates, strict=True)
             )
         )
         self.norm: nn.Module = nn.LayerNorm(architecture.width, eps=EPSILON)

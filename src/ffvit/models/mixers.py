@@ -153,6 +153,26 @@ class Random(nn.Module):
         return self.matrix @ x
 
 
+class StaticAttention(nn.Module):
+    """Attention whose maps are parameters, the same for every image (Synthesizer's random one, arXiv 2005.00743, section 3.1.2).
+
+    Values and projection are those of attention; there are no queries and keys. The maps are free: no softmax makes their
+    rows sum to one.
+    """
+
+    def __init__(self, length: int, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        bound = length**-0.5  # as PyTorch starts a linear layer over the tokens
+        self.maps = nn.Parameter(torch.empty(heads, length, length).uniform_(-bound, bound))
+        self.value = nn.Linear(width, width)
+        self.proj = nn.Linear(width, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Float[Tensor, "batch length width"]) -> Float[Tensor, "batch length width"]:
+        values = self.value(x).unflatten(2, (self.maps.shape[0], -1)).transpose(1, 2)
+        return self.dropout(self.proj((self.maps @ values).transpose(1, 2).flatten(2)))
+
+
 def build_mixer(branch: Branch, architecture: Architecture, dropout: float) -> nn.Module:
     """The mixer of a branch: `batch length width` to the same shape, with `length` the axis it mixes along."""
     row, length, width = branch.row, architecture.tokens, architecture.width
@@ -177,6 +197,11 @@ def feed_forward(args: MixerArgs) -> nn.Module:
 def attention(args: MixerArgs) -> nn.Module:
     """Multi-head self-attention (ViT)."""
     return Attention(args.width, num_heads=args.heads, qkv_bias=True, proj_drop=args.dropout)
+
+
+def static_attention(args: MixerArgs) -> nn.Module:
+    """Attention with the same maps for every image."""
+    return StaticAttention(args.length, args.width, args.heads, args.dropout)
 
 
 def linear(args: MixerArgs) -> nn.Module:

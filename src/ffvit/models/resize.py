@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import chain, product
+from itertools import chain
 from typing import Any
 
 import torch
@@ -80,7 +80,9 @@ def resized_architecture(
     if new.grid == old.grid:
         return new
     tokens = TokenResize(old.grid, new.grid, int(has_class_token(old)), method)
-    return new.replace(block=tuple(_resized(branch, old, tokens) for branch in old.block))
+    blocks = [tuple(_resized(branch, old, tokens) for branch in block) for block in old.blocks]
+    new = new.replace(block=tuple(_resized(branch, old, tokens) for branch in old.block), replaced=None)
+    return new.with_blocks(blocks)
 
 
 def _pair(size: Size) -> tuple[int, int] | None:
@@ -129,7 +131,8 @@ def _resized_weights(network: Backbone, new: Architecture, method: TokenResizeMe
         grids = list(new.grid), list(old.grid)
         weights[name] = resample_abs_pos_embed(state[name], *grids, num_prefix_tokens=prefix)
     tokens = TokenResize(old.grid, new.grid, network.num_prefix_tokens, method)
-    for block, (number, branch) in product(range(old.depth), enumerate(old.block)):
+    places = ((block, number, branch) for block, body in enumerate(old.blocks) for number, branch in enumerate(body))
+    for block, number, branch in places:
         uses: dict[str, str] = {}
         if branch.normalised_axis == "patches":
             uses |= {"norm.weight": "values", "norm.bias": "values"}
@@ -151,8 +154,8 @@ def _set_sizes(network: Backbone, new: Architecture) -> None:
     elif isinstance(position, SinCosPositions):
         position.architecture = new
         position.init_non_persistent_buffers()
-    for block in network.blocks:
-        for branch, layer in zip(new.block, block, strict=True):
+    for body, block in zip(new.blocks, network.blocks, strict=True):
+        for branch, layer in zip(body, block, strict=True):
             if branch.normalised_axis == "patches":
                 layer.norm.normalized_shape = (new.tokens,)
             if isinstance(layer.mixer, OnPatchGrid):

@@ -64,7 +64,7 @@ class TokenResize:
         """A matrix that writes all tokens."""
         return torch.cat([field.to(weight) @ weight for field, _ in self.fields], dim=1)
 
-    def mix(self, weight: Float[Tensor, "old old"]) -> Float[Tensor, "new new"]:
+    def mix(self, weight: Float[Tensor, "*heads old old"]) -> Float[Tensor, "*heads new new"]:
         """A matrix from tokens to tokens."""
         products = [out.to(weight) @ weight @ field.to(weight).T for out, field in self.fields]
         return torch.stack(products).sum(dim=0)

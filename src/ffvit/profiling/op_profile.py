@@ -171,7 +171,8 @@ def part_by_module(network: nn.Module) -> dict[nn.Module, str]:
         if NORM.match(type(module).__name__):
             assign(module, "norms")
         elif isinstance(network, Backbone) and isinstance(module, ResidualBranch):
-            branch = network.architecture.block[int(path.split(".")[2])]
+            block, number = map(int, path.split(".")[1:3])
+            branch = network.architecture.blocks[block][number]
             assign(module.mixer, f"{branch.mixer.replace('feedforward', 'feed-forward')} along {branch.axis}")
     for module, part in _embedding_and_head(network):
         assign(module, part)

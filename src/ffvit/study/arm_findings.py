@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ffvit.config.architecture import Architecture
+from ffvit.config.architecture import Architecture, Branch
 from ffvit.profiling.count import count_described
 from ffvit.study.analysis import Analysis
 from ffvit.study.arms import Arm
@@ -92,13 +92,23 @@ def _in_words(arm: Arm) -> str:
     rows, columns = body.grid
     return (
         f"width {body.width}, depth {body.depth}, {body.img_size[0]} x {body.img_size[1]} px in {rows} x {columns} patches of "
-        f"{body.patch[0]} x {body.patch[1]} px; {', '.join(f'{mixer} over {axis}' for mixer, axis in _block(arm))}"
+        f"{body.patch[0]} x {body.patch[1]} px; {_branches(body.block)}"
+        + "".join(
+            f"; in block{'s' * (len(change.blocks) > 1)} {', '.join(map(str, change.blocks))}: {_branches(change.block)}"
+            for change in body.replaced or ()
+        )
     )
+
+
+def _branches(block: tuple[Branch, ...]) -> str:
+    return ", ".join(f"{branch.row.name} over {branch.axis}" for branch in block)
 
 
 def _block(arm: Arm) -> tuple[tuple[str, str], ...]:
     body = arm.network.architecture
-    return () if body is None else tuple((branch.row.name, branch.axis) for branch in body.block)
+    if body is None or body.replaced:  # then there is no one block
+        return ()
+    return tuple((branch.row.name, branch.axis) for branch in body.block)
 
 
 def _settings(arm: Arm) -> Iterator[tuple[str, str]]:

@@ -116,8 +116,8 @@ def differ_in_mixers_alone(arm: Arm, reference: Arm) -> bool:
     ours, theirs = arm.network.architecture, reference.network.architecture
     if ours is None or theirs is None or arm.recipe != reference.recipe:
         return False
-    axes = [branch.axis for branch in ours.block] == [branch.axis for branch in theirs.block]
-    return axes and ours.replace(block=theirs.block) == theirs
+    axes, other_axes = ([[branch.axis for branch in block] for block in body.blocks] for body in (ours, theirs))
+    return axes == other_axes and ours.replace(block=theirs.block, replaced=theirs.replaced) == theirs
 
 
 def has_attention(arm: Arm) -> bool:
@@ -273,7 +273,7 @@ def _controls(arms: list[Arm], rate: float) -> list[Arm]:
             for branch in block
         )
         readout = "mean" if mixer == "identity" else architecture.readout
-        network = Network(architecture=architecture.replace(block=block, readout=readout))
+        network = Network(architecture=architecture.replace(block=block, replaced=None, readout=readout))
         if any(arm.network.architecture == network.architecture and arm.recipe == body.recipe for arm in arms):
             continue  # the plan has it already
         recipe = body.recipe.replace(lr=rate * body.recipe.lr)

@@ -51,6 +51,8 @@ def write_ablation(folder: Path, plan: Plan, arm: Arm) -> None:
     body = arm.network.architecture
     if body is None or len({branch.axis for branch in body.block}) < len(body.block):
         return  # a body of timm's, or two branches along one axis, which no path tells apart
+    if body.replaced:
+        return  # a block's branches are changed by one path, and here blocks differ
     pieces: dict[str, dict[str, object]] = {"as it is": {}}
     if body.position != "none":
         pieces["no position"] = {"network.position": "none"}

@@ -13,8 +13,9 @@ from jaxtyping import Bool
 
 from ffvit.errors import RunFolderError
 from ffvit.files.atomic_write import atomic_path
-from ffvit.files.csv_formulas import escape_formula, unescape_formula
+from ffvit.files.csv_formulas import escape_formula
 from ffvit.files.json_file import AnyObject, read_json
+from ffvit.inference.predictions import read_predictions
 from ffvit.profiling.count import count_described
 from ffvit.run_folder import Run
 from ffvit.study.arms import Arm
@@ -22,7 +23,6 @@ from ffvit.study.findings import Key
 from ffvit.study.folder import Study
 from ffvit.study.jobs import Job
 from ffvit.study.plan import Plan
-from ffvit.terminal import printable
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,29 +77,6 @@ class _Summary(AnyObject):
     images_seen: int
     parameters: int
     seconds: float
-
-
-def read_predictions(path: Path) -> pd.DataFrame:
-    r"""A run's predictions.csv, also with a class that is called NA; bytes that are no text are escaped (`\xe9`)."""
-    text = {"image": object, "label": object, "predicted": object, "group": object}
-    types: Any = text | {"correct": bool}
-    try:
-        predictions = pd.read_csv(
-            path, dtype=types, keep_default_na=False, encoding="utf-8", encoding_errors="surrogateescape"
-        )
-    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
-        reason = " ".join(str(error).split())
-        raise RunFolderError(
-            f"{path}: is damaged ({reason}); delete {path.parent} to have the run done again"
-        ) from None
-    if absent := [name for name in ("image", "label", "predicted", "correct") if name not in predictions]:
-        raise RunFolderError(
-            f"{path}: is damaged (it has no column {absent[0]!r}); delete {path.parent} to have the run done again"
-        )
-    for column in text.keys() & predictions:
-        cells = [printable(unescape_formula(cell)) for cell in predictions[column]]
-        predictions[column] = pd.Series(cells, index=predictions.index, dtype=object)
-    return predictions
 
 
 def paired_results(arm: Sequence[Result], reference: Sequence[Result]) -> list[tuple[Result, Result]]:

@@ -68,6 +68,43 @@ def test_what_cannot_be_is_said(text, sentence):
     assert sentence in str(raised.value)
 
 
+def test_blocks_that_differ_are_kept_apart_and_alike_ones_together():
+    linear = (Branch("linear", "patches"), Branch("feedforward", "features"))
+    alike = Architecture(**SIZES | {"depth": 4}, block=FF_ONLY)
+    mixed = alike.with_blocks([FF_ONLY, linear, FF_ONLY, linear])
+    assert mixed.blocks == (FF_ONLY, linear, FF_ONLY, linear)
+    (change,) = mixed.replaced
+    assert (change.blocks, change.block) == ((1, 3), linear)
+    assert Architecture.from_yaml(str(mixed)) == mixed
+    assert hash(Architecture.from_yaml(str(mixed))) == hash(mixed)
+    assert mixed.with_blocks([FF_ONLY] * 4) == alike
+    assert "replaced" not in str(alike)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ([{"blocks": [0, 2]}], "replaced: there are blocks 0 to 1; got 2"),
+        ([{"blocks": [1]}, {"blocks": [0, 1]}], "replaced: block 1 is there twice"),
+        ([{"blocks": [1], "block": [{"mixer": "attention", "axis": "patches", "heads": 5}]}],
+         "replaced.0.block.0.heads: 5 heads do not divide the width 12"),
+        ([{"blocks": []}], "replaced.0.blocks"),
+    ],
+)  # fmt: skip
+def test_what_blocks_cannot_be_is_said(changes, sentence):
+    changes = [{"block": [{"mixer": "linear", "axis": "patches"}], **change} for change in changes]
+    with pytest.raises(UserError) as raised:
+        Architecture(**SIZES, block=FF_ONLY).replace(replaced=changes)
+    assert sentence in str(raised.value)
+
+
+def test_a_class_token_is_fed_by_one_block_at_least():
+    features = (Branch("feedforward", "features"),)
+    Architecture(**SIZES, block=FF_ONLY).with_blocks([FF_ONLY, features])
+    with pytest.raises(UserError, match="nothing in this block brings"):
+        Architecture(**SIZES, block=FF_ONLY).with_blocks([features, features])
+
+
 def test_it_cannot_be_changed_only_replaced():
     tiny = NAMED["ff_tiny_patch16_224"]
     with pytest.raises(ValidationError, match="frozen"):

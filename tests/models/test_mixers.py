@@ -73,7 +73,7 @@ def test_along_features_no_patch_touches_another(mixer):
     assert not between_patches[~torch.eye(25, dtype=torch.bool)].any()
 
 
-@pytest.mark.parametrize("mixer", ["feedforward", "linear", "attention", "gmlp", "random"])
+@pytest.mark.parametrize("mixer", ["feedforward", "linear", "attention", "static_attention", "gmlp", "random"])
 def test_along_patches_every_patch_reaches_every_other(mixer):
     assert influence(mixer, "patches").any(dim=3).any(dim=1).all()
 

@@ -88,6 +88,7 @@ CELLS = {
     "gmlp": (Branch("gmlp", "patches"),),
     "random": (Branch("random", "patches"), Branch("linear", "features")),
     "attention": transformer(heads=2),
+    "static attention": (Branch("static_attention", "patches", heads=2), Branch("feedforward", "features")),
     "identity, norm over patches": (Branch("identity", "patches", norm="patches"), Branch("feedforward", "features")),
 }
 
@@ -120,6 +121,19 @@ def test_an_image_enlarged_by_whole_patches_has_the_same_features(cell, times, s
     torch.testing.assert_close(after, tiled(before, times), rtol=1e-7, atol=1e-7)
     again = Backbone(net.architecture).double()
     again.load_state_dict(net.state_dict())
+
+
+def test_blocks_that_differ_are_resized_each_in_its_way():
+    architecture = built(CELLS["attention"], **IN_PLACE).architecture
+    net = randomized(Backbone(architecture.with_blocks([CELLS["static attention"], *architecture.blocks[1:]])))
+    patches = torch.randn(2, 1, 2, 3, dtype=torch.float64)
+    before = tokens_of_patches(net, tiled(patches, (2, 2)))
+    net.set_input_size((8, 12))
+    assert net.architecture.blocks[0][0].mixer == "static_attention"
+    torch.testing.assert_close(
+        tokens_of_patches(net, tiled(patches, (4, 4))), tiled(before, (2, 2)), rtol=1e-7, atol=1e-7
+    )
+    Backbone(net.architecture).double().load_state_dict(net.state_dict())
 
 
 def tiled(image: torch.Tensor, times: tuple[int, int]) -> torch.Tensor:

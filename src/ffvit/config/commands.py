@@ -120,7 +120,7 @@ ffvit compare --study studies/photos --resume"""
         Names,
         BeforeValidator(several),
         option(
-            "Networks to compare as they are, ours or timm's. Default: feed-forward and attention in one "
+            "Networks to compare as they are, ours or timm's; run folders and files of weights are trained on. Default: feed-forward and attention in one "
             "backbone that fits images and time, with controls."
         ),
     ] = ()

@@ -146,6 +146,8 @@ def _differs(arm: Arm, reference: Arm) -> Iterator[str]:
         axes, reference_axes = ([axis for _, axis in _block(side)] for side in (arm, reference))
         if axes != reference_axes:
             yield f"order of the branches: {', '.join(axes)} against {', '.join(reference_axes)}"
+    if arm.start_from != reference.start_from:
+        yield f"start: {arm.start_from or 'initial weights'} against {reference.start_from or 'initial weights'}"
     for field in type(arm.recipe).model_fields:
         if getattr(arm.recipe, field) != getattr(reference.recipe, field):
             yield f"recipe.{field}: {getattr(arm.recipe, field)} against {getattr(reference.recipe, field)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import product
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pydantic import Field, ValidationError
@@ -11,10 +12,13 @@ from pydantic import Field, ValidationError
 from ffvit.config import recipe as recipes
 from ffvit.config.architecture import NAMED, Architecture, Branch, Network
 from ffvit.config.base import Value, error_sentences
+from ffvit.config.data import absolute_path
 from ffvit.config.mixers import SETTINGS, Axis
 from ffvit.config.recipe import Recipe
 from ffvit.errors import ConfigError, did_you_mean
 from ffvit.models.attention import attention_of
+from ffvit.models.image_size import resized_network
+from ffvit.models.weights_file import read_weights
 from ffvit.study.plan import Plan
 
 AXES = get_args(Axis)
@@ -37,6 +41,7 @@ class Arm(Value):
     role: Literal["arm", "control", "external"] = "arm"
     network: Network
     recipe: Recipe
+    start_from: str | None = Field(None, description="Weights that its runs start from; None: initial weights.")
 
 
 def make_arms(plan: Plan) -> tuple[Arm, ...]:
@@ -51,7 +56,7 @@ def make_arms(plan: Plan) -> tuple[Arm, ...]:
     for cell in product(*levels):
         arm = _arm(plan, cell)
         for earlier in arms:
-            if (_network_key(earlier), earlier.recipe) == (_network_key(arm), arm.recipe):
+            if _key(earlier) == _key(arm):
                 raise ConfigError(f"factors: {earlier.name!r} and {arm.name!r} are the same network and recipe")
         arms.append(arm)
     if plan.controls:
@@ -114,7 +119,7 @@ def _same_but_for(factor: str, arm: Arm, reference: Arm) -> bool:
 def differ_in_mixers_alone(arm: Arm, reference: Arm) -> bool:
     """Whether two arms differ in nothing but the mixers and their settings."""
     ours, theirs = arm.network.architecture, reference.network.architecture
-    if ours is None or theirs is None or arm.recipe != reference.recipe:
+    if ours is None or theirs is None or (arm.recipe, arm.start_from) != (reference.recipe, reference.start_from):
         return False
     axes, other_axes = ([[branch.axis for branch in block] for block in body.blocks] for body in (ours, theirs))
     return axes == other_axes and ours.replace(block=theirs.block, replaced=theirs.replaced) == theirs
@@ -135,8 +140,9 @@ def first_body(arms: Sequence[Arm]) -> Arm | None:
     return next((arm for arm in arms if arm.network.architecture is not None), None)
 
 
-def _network_key(arm: Arm) -> object:
-    return arm.network.architecture or arm.network.name
+def _key(arm: Arm) -> object:
+    """What makes an arm's runs what they are."""
+    return arm.network.architecture or arm.network.name, arm.recipe, arm.start_from
 
 
 def _arm(plan: Plan, cell: tuple[tuple[str, str, dict[str, Any]], ...]) -> Arm:
@@ -144,10 +150,15 @@ def _arm(plan: Plan, cell: tuple[tuple[str, str, dict[str, Any]], ...]) -> Arm:
     changes = {path: value for _, _, level in cell for path, value in level.items()}
     try:
         network, recipe = _network(plan.network, changes), _recipe(plan.recipe, changes)
+        start_from = absolute_path(str(changes["start_from"])) if "start_from" in changes else None
         for path in changes:
-            if path.partition(".")[0] not in ("network", "recipe"):
+            if path.partition(".")[0] not in ("network", "recipe", "start_from"):
                 group = "recipe" if path.partition(".")[0] in Recipe.model_fields else "network"
                 raise ConfigError(f"{path}: a path begins with network. or recipe.: say {group}.{path}")
+        if start_from is not None and network != _resolved(plan.network):
+            raise ConfigError("start_from: the network is that of the weights: change nothing in it")
+        if start_from is not None:
+            network = _network_of(start_from, plan.network.img_size)
     except ValidationError as error:
         model, group = (Architecture, "network") if error.title == "Architecture" else (Recipe, "recipe")
         reasons = error_sentences(error, model, group).replace("\n", "; ")
@@ -160,7 +171,22 @@ def _arm(plan: Plan, cell: tuple[tuple[str, str, dict[str, Any]], ...]) -> Arm:
         role="external" if network.architecture is None else "arm",
         network=network,
         recipe=recipe,
+        start_from=start_from,
     )
+
+
+def _network_of(weights: str, size: tuple[int, int] | None) -> Network:
+    """The network that weights belong to, for images of another size if one is given.
+
+    Raises:
+        UserError: They cannot be read, or do not say.
+    """
+    network = read_weights(Path(weights))[1].network
+    if network is None:
+        raise ConfigError(
+            f"start_from: {weights} does not say which network it belongs to: give a run folder, or a file of ffvit's"
+        )
+    return _resolved(network if size is None else resized_network(network, size))
 
 
 def _network(base: Network, changes: Mapping[str, Any]) -> Network:

@@ -13,6 +13,7 @@ from ffvit.data.split_record import check_split
 from ffvit.data.splits import Splits, open_splits
 from ffvit.errors import ConfigError
 from ffvit.profiling.count import count_described
+from ffvit.study.arms import make_arms
 from ffvit.study.conclude import outlook_of
 from ffvit.study.folder import Study, StudyInputs, fixed_fields
 from ffvit.study.jobs import differences, make_runs
@@ -43,9 +44,24 @@ def make_forecast(plan: Plan, workers: int | None = None, study: Study | None = 
     if study is not None and study.split_file.is_file():
         advice = "Put them back as they were, or begin a new study with another --out"
         check_split(study.split_file, splits, plan.data.source, advice)
+    _check_test_images(plan, splits)
     before = study.inputs() if study is not None else None
     inputs = _inputs(plan, splits) if before is None else _extended(plan, before)
     return Forecast(inputs, estimate_study(plan, inputs.matched.arms, splits, inputs.threads, workers), splits)
+
+
+def _check_test_images(plan: Plan, splits: Splits) -> None:
+    """Check that arms that start from trained weights are tested on images that these were not trained on.
+
+    Raises:
+        UserError: The test images are drawn at random.
+    """
+    started = [arm.name for arm in make_arms(plan) if arm.start_from is not None]
+    if started and (plan.folds is not None or "test" in splits.drawn):
+        raise ConfigError(
+            f"factors: {started[0]!r} starts from trained weights, and test images are drawn at random here, so that it may "
+            "have been trained on them: give data with a test split of its own (folders train/ and val/ or test/), without folds"
+        )
 
 
 def _inputs(plan: Plan, splits: Splits) -> StudyInputs:

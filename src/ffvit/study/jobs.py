@@ -208,15 +208,17 @@ def shorten(recipe: Recipe, search: Search) -> Recipe:
 
 
 def _computed(config: Config) -> dict[str, Any]:
-    """What decides a run's numbers: all but the machine."""
-    return config.model_dump(mode="json", exclude={"hardware"})
+    """What decides a run's numbers: all but the machine, and what a run notes of the weights that it starts from."""
+    return config.model_dump(mode="json", exclude={"hardware", "preprocess"})
 
 
 def _config(plan: Plan, arm: Arm, seed: int, split: Split) -> Config:
     data = plan.data.replace(split_seed=split[0])
     if plan.folds is not None:
         data = data.replace(folds=plan.folds, fold=split[1])
-    return Config(network=arm.network, data=data, recipe=arm.recipe, hardware=plan.hardware, seed=seed)
+    return Config(
+        network=arm.network, data=data, recipe=arm.recipe, hardware=plan.hardware, seed=seed, start_from=arm.start_from
+    )
 
 
 def _slugs(arms: Sequence[Arm]) -> dict[str, str]:

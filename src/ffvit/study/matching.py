@@ -63,6 +63,12 @@ def match_arms(plan: Plan, arms: tuple[Arm, ...], classes: int) -> MatchedArms:
     Raises:
         UserError: An arm cannot be matched; says which, how near it came, and what to do.
     """
+    started = next((arm.name for arm in arms if arm.start_from is not None), None)
+    if started is not None and plan.match in ("parameters", "latency"):
+        raise ConfigError(
+            f"match: {plan.match} are matched by other widths, and {started!r} starts from weights of one width: match epochs, "
+            "flops or time"
+        )
     reference = next(arm for arm in arms if arm.name == make_comparisons(plan, arms)[0][1])
     match plan.match:
         case "epochs":

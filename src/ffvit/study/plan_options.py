@@ -102,13 +102,19 @@ def _of_networks(networks: Sequence[str], data: Data) -> dict[str, Any]:
     """The fields of a plan that compares networks as they are."""
     if len(set(networks)) < 2:
         raise UserError("compare: give at least two different networks, or none to compare attention and feed-forward")
+    levels: dict[str, dict[str, str]] = {}
     for name in networks:
-        check_name(name)
+        if Path(name).exists():  # weights, a run's or a file's: trained on
+            levels[name] = {"start_from": absolute_path(name)}
+        else:
+            check_name(name)
+            levels[name] = {"network": name}
+    named = [name for name in networks if "network" in levels[name]]
     return {
         "title": " against ".join(networks) if len(networks) == 2 else f"{len(networks)} networks compared",
-        "network": Network(name=networks[0]),
+        "network": Network(name=named[0] if named else "ff_tiny_patch16_224"),
         "recipe": recipes.named_recipe("digits" if data.source == "digits" else "small"),
-        "factors": {"network": {name: {"network": name} for name in networks}},
+        "factors": {"network": levels},
     }
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import io
 import json
 import os
@@ -23,6 +24,7 @@ from ffvit.exporting.output import free_output
 from ffvit.exporting.program import Program, Stages
 from ffvit.exporting.proof import Reference, Sample, find_stage
 from ffvit.inference import exported
+from ffvit.inference.engines import import_openvino
 from ffvit.inference.exported import check_archive
 from ffvit.models.description import preprocess_of, set_preprocess
 
@@ -69,9 +71,21 @@ def test_a_file_predicts_and_is_scored_as_its_run(run, photos, tmp_path, form):
     np.testing.assert_allclose(scores[0].predictions.logits, scores[1].predictions.logits, atol=1e-5)
 
 
-def test_eight_bits_are_calibrated_ranked_and_refused_where_they_lose_too_much(run, tmp_path):
-    out = tmp_path / "int8.onnx"
-    done = ffvit.export(run, format="onnx-int8", out=out, max_loss=100)
+@pytest.mark.parametrize("form", ["onnx-int8", "openvino-int8"])
+def test_eight_bits_are_calibrated_ranked_and_refused_where_they_lose_too_much(
+    run, photos, tmp_path, monkeypatch, form
+):
+    row = FORMATS[form]
+    if missing := [name for name in row.packages if importlib.util.find_spec(name) is None]:
+        pytest.skip(f"needs {missing[0]}")
+    done = ffvit.export(run, format=form, out=tmp_path / f"int8{row.suffix}", max_loss=100)
+    predictions = (ffvit.predict(weights, [photos / "val"], hardware=CPU) for weights in (done.path, run))
+    of_file, of_run = ([one.classes[0] for one in some] for some in predictions)
+    assert (done.proof.images, done.proof.agree, of_file) == (5, 5, of_run)
+    assert 0 < done.proof.difference < 0.2 * done.proof.scale
+    if form == "openvino-int8":
+        check_operations(done.path, len(done.sensitivities))
+        assert sys.modules["openvino_telemetry"] is None  # nncf reports its use where it finds this package
     layers = [one.layer for one in done.sensitivities]
     parts = [f"blocks.{block}.{branch}.mixer.fc{layer}" for block in (0, 1) for branch in (0, 1) for layer in (1, 2)]
     assert sorted(layers) == sorted(["head", "patch_embed.proj", *parts])
@@ -86,6 +100,18 @@ def test_eight_bits_are_calibrated_ranked_and_refused_where_they_lose_too_much(r
     ):
         command._check_loss(worse, 0.5, done.sensitivities)
     command._check_loss(worse, 2.0, done.sensitivities)
+    monkeypatch.setattr(command, "prove", lambda *_: worse)
+    with pytest.raises(ffvit.UserError, match=r"it loses 2\.00 points .* the most sensitive layer is"):
+        ffvit.export(run, format=form, out=tmp_path / f"refused{row.suffix}")
+    assert not list(tmp_path.glob("refused*"))
+
+
+def check_operations(file: Path, layers: int) -> None:
+    """Check that an OpenVINO file has a quantizer in front of each layer, and in front of nothing else."""
+    model = import_openvino().Core().read_model(file)  # kept: nodes alone do not hold those behind them
+    quantizers = [node for node in model.get_ops() if node.get_type_name() == "FakeQuantize"]
+    into = [place.get_node().get_type_name() for node in quantizers for place in node.output(0).get_target_inputs()]
+    assert sorted(into) == sorted(["Convolution", *["MatMul"] * (layers - 1)])
 
 
 def broken(network: torch.nn.Module, part: str) -> Program:
@@ -153,8 +179,15 @@ def test_what_exists_is_kept_unless_it_is_ours_and_may_go(run, pt2, tmp_path):
 
 
 def test_the_name_of_the_file_follows_the_run_and_the_format(run):
-    names = {form: str(free_output("run", form, None, False)) for form in ("onnx-int8", "timm", "paper")}
-    assert names == {"onnx-int8": "run-int8.onnx", "timm": "run-timm", "paper": "run.pth"}
+    names = {
+        form: str(free_output("run", form, None, False)) for form in ("onnx-int8", "openvino-int8", "timm", "paper")
+    }
+    assert names == {
+        "onnx-int8": "run-int8.onnx",
+        "openvino-int8": "run-int8.xml",
+        "timm": "run-timm",
+        "paper": "run.pth",
+    }
     with pytest.raises(ffvit.UserError, match=r"--out a.onnx: files of the format pt2 end in .pt2"):
         ffvit.export(run, format="pt2", out=Path("a.onnx"))
 

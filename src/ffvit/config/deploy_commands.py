@@ -48,10 +48,10 @@ ffvit evaluate flowers.onnx --data photos/"""
     weights: Weights
     _: KW_ONLY
     format: Annotated[
-        Literal["onnx", "onnx-int8", "openvino", "pt2", "executorch", "timm", "paper"],
+        Literal["onnx", "onnx-int8", "openvino", "openvino-int8", "pt2", "executorch", "timm", "paper"],
         option(
-            "What it is for: ONNX Runtime, also in 8-bit integers; OpenVINO; torch.export; ExecuTorch; timm's folder "
-            "(config.json, model.safetensors); the paper's released code."
+            "What it is for: ONNX Runtime and OpenVINO, each also in 8-bit integers; torch.export; ExecuTorch; timm's "
+            "folder (config.json, model.safetensors); the paper's released code."
         ),
     ] = "onnx"
     out: Annotated[
@@ -70,7 +70,7 @@ ffvit evaluate flowers.onnx --data photos/"""
     ] = None
     root: Root = None
     model: ModelName = None
-    max_loss: Annotated[NonNegativeFloat, option("Points of top-1 that onnx-int8 may lose on these images.")] = 0.5
+    max_loss: Annotated[NonNegativeFloat, option("Points of top-1 that 8-bit integers may lose on these images.")] = 0.5
     overwrite: Overwrite = False
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +21,7 @@ from ffvit.data.images import Images
 from ffvit.data.splits import open_images
 from ffvit.errors import DiskFullError, FfvitError, ModelError, UserError
 from ffvit.exporting.formats import FORMATS, Format, Written
-from ffvit.exporting.int8 import Sensitivity, quantize_layers
+from ffvit.exporting.int8 import Sensitivity
 from ffvit.exporting.output import free_output
 from ffvit.exporting.program import FILTERS, Program
 from ffvit.exporting.proof import LEVELS, Opened, Proof, Reference, Sample, find_stage, is_faithful, prove
@@ -103,23 +104,26 @@ def export(
         images = splits_of(run).validation if run is not None else None
     if images is None:
         raise UserError("a file is proven on real images, and these weights bring no validation split: give --data")
-    if format == "onnx-int8" and run is None:
-        raise UserError("onnx-int8 is calibrated on the training images of a run: give a run folder")
+    if row.quantize is not None and run is None:
+        raise UserError(f"{format} is calibrated on the training images of a run: give a run folder")
     sample, info = Sample.of(images, preprocess, row.max_side), _info(network, preprocess, format, row)
     program, reference = Program(network, preprocess).eval(), Reference(network, preprocess)
     with tempfile.TemporaryDirectory() as folder:
         write = partial(_write, row, format, info, Path(folder))
-        file, sensitivities = write("file", program, ["logits"]), list[Sensitivity]()
-        if format == "onnx-int8":
+        sensitivities: list[Sensitivity] = []
+        if row.quantize is None:
+            file = write("file", program, ["logits"])
+        else:
             assert run is not None
             train = Sample.of(splits_of(run).train, preprocess, row.max_side, CALIBRATION_IMAGES).batches
-            sensitivities = _quantize(file, train)
+            int8 = replace(row, write=_quantizer(row.quantize, train, sensitivities))
+            file = _write(int8, format, info, Path(folder), "file", program, ["logits"])
         if row.read is not None:
             opened = row.read(file, reference)
         else:
             opened = Opened.of_program(file, write("pixels", program.preprocessing, ["pixels"]))
         proof = prove(opened, reference, sample)
-        if format == "onnx-int8":
+        if row.quantize is not None:
             _check_loss(proof, max_loss, sensitivities)
         elif not is_faithful(proof):
             stage = "preprocessing" if proof.level_difference > LEVELS else "the weights"
@@ -209,13 +213,13 @@ def _mixers_without(row: Format, folder: Path, module: nn.Module) -> list[str]:
     return missing
 
 
-def _quantize(file: Path, batches: list[np.ndarray]) -> list[Sensitivity]:
-    """Put an ONNX file's layers in 8-bit integers."""
-    import onnx
-
-    graph, sensitivities = quantize_layers(onnx.load(file), batches)
-    onnx.save(graph, file)
-    return sensitivities
+def _quantizer(
+    quantize: Callable[[Written, Format, Sequence[np.ndarray]], list[Sensitivity]],
+    batches: list[np.ndarray],
+    sensitivities: list[Sensitivity],
+) -> Callable[[Written, Format], None]:
+    """What writes a file in 8-bit integers, and notes how sensitive its layers are."""
+    return lambda written, row: sensitivities.extend(quantize(written, row, batches))
 
 
 def _check_loss(proof: Proof, max_loss: float, sensitivities: list[Sensitivity]) -> None:

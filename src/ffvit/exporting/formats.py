@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from ffvit.errors import ModelError
+from ffvit.exporting.int8 import Sensitivity, quantize_layers, quantize_openvino
 from ffvit.exporting.program import Program
 from ffvit.exporting.proof import Opened, Reference
+from ffvit.inference.engines import import_openvino
 from ffvit.inference.exported import INFO
 from ffvit.inference.onnx_export import quietly, to_onnx
 from ffvit.models.hub import write_hub_folder, write_paper_file
@@ -51,6 +54,8 @@ class Format:
         max_batch: Images that a file takes at once.
         max_side: Pixels that the sides of an image may have.
         read: Opens a file again, for formats that hold weights and no program.
+        quantize: For formats in 8-bit integers: writes a file whose layers are calibrated on batches of images, and ranks
+            them, most sensitive first. `write` leaves all in float.
     """
 
     suffix: str
@@ -61,6 +66,7 @@ class Format:
     max_batch: int = MOST
     max_side: int = MOST
     read: Callable[[Path, Reference], Opened] | None = None
+    quantize: Callable[[Written, Format, Sequence[np.ndarray]], list[Sensitivity]] | None = None
 
     def dynamic(self) -> dict[int, Any]:
         """The axes that may have any length."""
@@ -84,12 +90,27 @@ def _write_onnx(written: Written, of: Format) -> None:
     onnx.save(_graph(written, of), written.path)
 
 
-def _write_openvino(written: Written, of: Format) -> None:
-    import openvino
+def _quantize_onnx(written: Written, of: Format, batches: Sequence[np.ndarray]) -> list[Sensitivity]:
+    import onnx
 
-    model = openvino.Core().read_model(_graph(written, of).SerializeToString())
+    graph, sensitivities = quantize_layers(_graph(written, of), batches)
+    onnx.save(graph, written.path)
+    return sensitivities
+
+
+def _write_openvino(written: Written, of: Format) -> None:
+    _save_openvino(import_openvino().Core().read_model(_graph(written, of).SerializeToString()), written)
+
+
+def _save_openvino(model: Any, written: Written) -> None:
     model.set_rt_info(written.info, [INFO])
-    openvino.save_model(model, written.path, compress_to_fp16=False)
+    import_openvino().save_model(model, written.path, compress_to_fp16=False)
+
+
+def _quantize_openvino(written: Written, of: Format, batches: Sequence[np.ndarray]) -> list[Sensitivity]:
+    model, sensitivities = quantize_openvino(_graph(written, of), batches)
+    _save_openvino(model, written)
+    return sensitivities
 
 
 def _exported(written: Written, of: Format) -> torch.export.ExportedProgram:
@@ -132,12 +153,17 @@ def _network(written: Written) -> nn.Module:
     return written.program.network
 
 
-_ONNX = ("onnx", "onnxscript", "onnxruntime")
+_ONNX, _OPENVINO = ("onnx", "onnxscript", "onnxruntime"), ("onnx", "onnxscript", "openvino")
 
 FORMATS = {
     "onnx": Format(".onnx", _ONNX, "export", _write_onnx, "ONNX Runtime"),
-    "onnx-int8": Format(".onnx", _ONNX, "export", _write_onnx, "ONNX Runtime, 8-bit integers"),
-    "openvino": Format(".xml", ("onnx", "onnxscript", "openvino"), "export", _write_openvino, "OpenVINO"),
+    "onnx-int8": Format(
+        ".onnx", _ONNX, "export", _write_onnx, "ONNX Runtime, 8-bit integers", quantize=_quantize_onnx
+    ),
+    "openvino": Format(".xml", _OPENVINO, "export", _write_openvino, "OpenVINO"),
+    "openvino-int8": Format(
+        ".xml", (*_OPENVINO, "nncf"), "export", _write_openvino, "OpenVINO, 8-bit integers", quantize=_quantize_openvino
+    ),
     "pt2": Format(".pt2", (), "", _write_pt2, "PyTorch (torch.export)"),
     # Memory for the largest input is set aside when the file is opened: about 120 MB for each image of a batch.
     "executorch": Format(".pte", ("executorch",), "executorch", _write_executorch, "ExecuTorch, XNNPACK", 4, 1024),
@@ -150,4 +176,4 @@ FORMATS = {
         read=lambda path, reference: Opened.of_weights(path, reference.preprocess),
     ),
 }  # fmt: skip
-"""A row for each format. The file of onnx-int8 is that of onnx, quantized afterwards (`exporting.int8`)."""
+"""A row for each format."""

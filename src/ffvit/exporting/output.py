@@ -13,7 +13,7 @@ from ffvit.files.output_file import check_output
 from ffvit.inference.exported import open_runner
 from ffvit.models.hub import CONFIG, WEIGHTS, check_empty
 
-NAMED = {"onnx-int8": "-int8", "timm": "-timm"}
+NAMED = {"onnx-int8": "-int8", "openvino-int8": "-int8", "timm": "-timm"}
 """What comes behind the name of the weights, beside the suffix."""
 
 

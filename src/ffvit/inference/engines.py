@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from types import ModuleType
 from typing import Any, cast
 
 import numpy as np
@@ -161,11 +162,17 @@ def onnxruntime_session(graph: bytes, device: torch.device) -> Any:
     return session
 
 
-def compiled_openvino(graph: bytes | Path, precision: str) -> tuple[Any, Any]:
-    """A graph in ONNX or OpenVINO's own format, as a model and as what runs it, on as many threads as PyTorch has."""
-    # OpenVINO reports its use to its makers unless this package is missing; what is measured here is nobody's business.
+def import_openvino() -> ModuleType:
+    """OpenVINO, which reports nothing. It and nncf tell their makers of their use unless a package is missing."""
     cast("dict[str, Any]", sys.modules).setdefault("openvino_telemetry", None)
     import openvino
+
+    return openvino
+
+
+def compiled_openvino(graph: bytes | Path, precision: str) -> tuple[Any, Any]:
+    """A graph in ONNX or OpenVINO's own format, as a model and as what runs it, on as many threads as PyTorch has."""
+    openvino = import_openvino()
 
     settings = {
         "PERFORMANCE_HINT": "LATENCY",

@@ -108,7 +108,7 @@ def quantized(graph: ModelProto, ranges: Any, layers: Sequence[str] = ()) -> Mod
     quantizer = QDQQuantizer(
         onnx.ModelProto.FromString(graph.SerializeToString()),  # it changes what it is given
         per_channel=True,
-        reduce_range=_saturates(),
+        reduce_range=saturates(),
         weight_qType=QuantType.QInt8,
         activation_qType=QuantType.QUInt8,
         tensors_range=ranges,
@@ -120,7 +120,7 @@ def quantized(graph: ModelProto, ranges: Any, layers: Sequence[str] = ()) -> Mod
     return quantizer.quantize_model()
 
 
-def _saturates() -> bool:
+def saturates() -> bool:
     """Whether sums of two products of 8-bit integers overflow here, so that weights get 7 bits: x86 without VNNI."""
     units: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return units.get("architecture") == "x86_64" and not (units.get("avx512_vnni") or units.get("avx_vnni"))

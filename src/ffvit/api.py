@@ -233,7 +233,7 @@ def plan_of(command: commands.Compare) -> Plan:
 
     changes = ("seeds", "side_seeds", "folds", "match", "margin", "controls", "search", "sequential", "max_seeds")
     if isinstance(command.study, Plan):
-        planned = ("networks", "data", "recipe", "image_size", "minutes", "hardware", *changes)
+        planned = ("networks", "data", "recipe", "image_size", "minutes", "hardware", "corruptions", *changes)
         if given := [name for name in planned if getattr(command, name) not in (None, ())]:
             raise UserError(f"study: a Plan holds all of this: change it instead of giving {', '.join(given)}")
         return command.study
@@ -255,7 +255,7 @@ def plan_of(command: commands.Compare) -> Plan:
         image_size=command.image_size,
         hardware=Hardware.model_construct(**hardware) if hardware else None,
         minutes=command.minutes,
-        changes={name: getattr(command, name) for name in changes},
+        changes={name: getattr(command, name) for name in changes} | {"corruptions": command.corruptions or None},
     )
 
 

@@ -8,6 +8,7 @@
 | `best.safetensors`, `last.safetensors` | weights, with the network and the class names inside |
 | `summary.json` | how good it is on the test split, with uncertainty |
 | `predictions.csv` | its prediction for every test image |
+| `corruptions.csv` | under which share of the severities each test image is predicted correctly, if a study asks for it |
 | `split.csv.gz` | its images as they were when it began, and which split each was in |
 | `bad_images.csv` | images that could not be read, if any |
 | `tensorboard/` | curves |
@@ -103,6 +104,7 @@ class Run:
     predictions_file = property(lambda self: self.path / "predictions.csv")
     split_file = property(lambda self: self.path / "split.csv.gz")
     loggers_file = property(lambda self: self.path / "loggers.json")
+    corruptions_file = property(lambda self: self.path / "corruptions.csv")
     bad_images_file = property(lambda self: self.path / "bad_images.csv")
 
     @classmethod

@@ -17,6 +17,7 @@ from pydantic.dataclasses import dataclass
 from ffvit.config.architecture import Architecture, Network
 from ffvit.config.base import Value
 from ffvit.config.command_fields import (
+    Corruptions,
     ImageSize,
     Loggers,
     Names,
@@ -169,6 +170,7 @@ ffvit compare --study studies/photos --resume"""
     search: Annotated[bool | None, option("Tune the learning rate of each arm, by validation loss. Default: yes.")] = (
         None
     )
+    corruptions: Corruptions = ()
     sequential: Annotated[
         bool | None, RARE, option("Add seeds until each comparison is conclusive; error rates hold. Default: no.")
     ] = None

@@ -23,7 +23,7 @@ _ANYWHERE = r"(.+/)?(\.[^/]+\.\d+\.tmp|\.DS_Store|Thumbs\.db|desktop\.ini)"
 """What a killed process or a file manager leaves: temporary files, and files that come back by themselves."""
 
 _RUN = (
-    r"config\.yaml|metrics\.jsonl|summary\.json|evaluation\.json|corruptions\.png|predictions\.csv|bad_images\.csv|split\.csv\.gz|"
+    r"config\.yaml|metrics\.jsonl|summary\.json|evaluation\.json|corruptions\.(png|csv)|predictions\.csv|bad_images\.csv|split\.csv\.gz|"
     r"loggers\.json|metrics\.csv|(best|last)\.safetensors|checkpoint/[^/]+\.pt|tensorboard/events\.out\.tfevents\.[^/]+"
 )
 _STUDY = (

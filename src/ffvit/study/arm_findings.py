@@ -7,7 +7,7 @@ from typing import Any
 
 from ffvit.config.architecture import Architecture, Branch
 from ffvit.profiling.count import count_described
-from ffvit.study.analysis import Analysis
+from ffvit.study.analysis import Analysis, corrupted
 from ffvit.study.arms import Arm
 from ffvit.study.findings import ArmFinding, Cost, Epoch, RunFinding, SearchFinding, TrialFinding
 from ffvit.study.folder import Study
@@ -31,6 +31,7 @@ def arm_finding(
     cost = costs.get("arms", {}).get(arm.name)
     published = plan.published.get(arm.name)
     own = [job for job in jobs if job.arm == arm.name]
+    scored = [result for result in results if result.corrupted is not None]
     failures = study.failed()
     return ArmFinding(
         name=arm.name,
@@ -42,9 +43,10 @@ def arm_finding(
         settings=tuple(_settings(arm)),
         search=_search(study, plan, searches, own),
         top1=analysis.mean(results),
+        corrupted=analysis.mean(scored, corrupted),
         runs=tuple(_run(result) for result in results),
         planned=len(own),
-        failed=sum(not job.finished() and job.folder in failures for job in own),
+        failed=sum(not job.trained() and job.folder in failures for job in own),
         cost=Cost(**{**cost, "latencies": tuple(cost.get("latencies", ()))}) if cost else None,
         published=(published.top1 / 100, published.source) if published else None,
         differs=tuple(_differs(arm, reference)) if arm is not reference else (),

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from ffvit.errors import UserError
+from ffvit.inference.corruptions import choose_corruptions
 from ffvit.study import decision, power, statistics, verdict
-from ffvit.study.analysis import Analysis, groups_of
+from ffvit.study.analysis import Analysis, corrupted, groups_of
 from ffvit.study.arm_findings import arm_finding
 from ffvit.study.arms import NO_MIXING, Arm, make_comparisons
 from ffvit.study.disagreements import find_disagreements
@@ -78,6 +79,7 @@ def _conclude(study: Study, ground: StudyInputs, jobs: Sequence[Job], results: S
     arm_findings = {
         arm.name: arm_finding(study, analysis, arm, reference, of_arm[arm.name], costs, searches, jobs) for arm in arms
     }
+    _add_corrupted_differences(analysis, pairs_asked[0][1], arm_findings, of_arm)
     baselines = tuple(_baselines(study, analysis, arm_findings.values()))
     comparisons, disagreements = _comparisons(analysis, pairs_asked, arm_findings, of_arm, baselines)
     runs = comparisons[0].difference.runs if comparisons else 0
@@ -103,6 +105,7 @@ def _conclude(study: Study, ground: StudyInputs, jobs: Sequence[Job], results: S
         next=next_steps(study.path, plan, comparisons, arm_findings.values(), of_arm),
         repeat=tuple(repeat_notes(study, results)),
         plan=study.plan_file.read_text(),
+        corruptions=choose_corruptions(plan.corruptions),
     )
 
 
@@ -151,6 +154,17 @@ def _levels(plan: Plan, look: int, comparisons: int) -> tuple[float, float]:
     """Confidence of the main comparison's interval at a look, and of the others'."""
     levels = decision.comparison_levels(comparisons, decision.look_level(look_count(plan), look))
     return levels[0], levels[-1]
+
+
+def _add_corrupted_differences(
+    analysis: Analysis, reference: str, arm_findings: dict[str, ArmFinding], of_arm: Mapping[str, Sequence[Result]]
+) -> None:
+    """Add each arm's difference to the reference on corrupted images; no verdict is drawn from it."""
+    scored = {name: [one for one in results if one.corrupted is not None] for name, results in of_arm.items()}
+    for name, finding in arm_findings.items():
+        if name != reference:
+            difference = analysis.difference(paired_results(scored[name], scored[reference]), 0.95, corrupted)
+            arm_findings[name] = replace(finding, corrupted_difference=difference)
 
 
 def _comparisons(

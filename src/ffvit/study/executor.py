@@ -145,7 +145,15 @@ class Local:
             gpus = [visible[number % len(visible)] for number in range(first, first + self.slots.gpus)]
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
         receiver, sender = self._context.Pipe(duplex=False)
-        arguments = sender, environment, job.config, job.folder, self.logs / log_name(job), self.slots.threads
+        arguments = (
+            sender,
+            environment,
+            job.config,
+            job.folder,
+            self.logs / log_name(job),
+            self.slots.threads,
+            job.corruptions,
+        )
         process: Any = self._context.Process(target=process_main, args=arguments, name=job.title)
         with starting_processes():
             process.start()

@@ -107,6 +107,8 @@ class ArmFinding:
         published: Published top-1 (a share) and its source, where the plan's networks have one.
         differs: What else than the studied factor sets it apart from the reference, a sentence each.
         block: The branches of a block, (mixer, axis); empty for a network that has another body.
+        corrupted: As top1, on corrupted images; None where no run was scored on them.
+        corrupted_difference: The same less that of the main comparison's reference, over the repetitions of both.
     """
 
     name: str
@@ -125,6 +127,8 @@ class ArmFinding:
     published: tuple[float, str] | None
     differs: tuple[str, ...]
     block: tuple[tuple[str, str], ...] = ()
+    corrupted: Interval | None = None
+    corrupted_difference: Difference | None = None
 
 
 @dataclass(frozen=True)
@@ -240,6 +244,7 @@ class Findings:
         next: What to do next: (what for, the command).
         repeat: Command, versions, commit, hardware: (label, words).
         plan: The study.yaml, as text.
+        corruptions: On which every run was scored too.
     """
 
     title: str
@@ -262,3 +267,4 @@ class Findings:
     next: tuple[tuple[str, str], ...]
     repeat: tuple[tuple[str, str], ...]
     plan: str
+    corruptions: tuple[str, ...] = ()

@@ -47,7 +47,7 @@ FORMAT = 3
 
 _CHANGEABLE = {
     "title", "seeds", "side_seeds", "margin", "reference", "comparisons", "sequential", "max_seeds", "minutes", "published",
-    "hardware", "factors", "controls", "compromises",
+    "hardware", "factors", "controls", "compromises", "corruptions",
 }  # fmt: skip
 """Fields of a plan that may change while its runs stay what they are (arms may only be added: `forecast` checks)."""
 

@@ -12,9 +12,11 @@ from rich.text import Text
 from ffvit.data.split_record import check_split
 from ffvit.data.splits import Splits, open_splits
 from ffvit.errors import ConfigError
+from ffvit.inference.corruptions import choose_corruptions
 from ffvit.profiling.count import count_described
 from ffvit.study.arms import make_arms
 from ffvit.study.conclude import outlook_of
+from ffvit.study.corrupted import check_arms
 from ffvit.study.folder import Study, StudyInputs, fixed_fields
 from ffvit.study.jobs import differences, make_runs
 from ffvit.study.matching import all_arms, match_arms
@@ -47,6 +49,8 @@ def make_forecast(plan: Plan, workers: int | None = None, study: Study | None = 
     _check_test_images(plan, splits)
     before = study.inputs() if study is not None else None
     inputs = _inputs(plan, splits) if before is None else _extended(plan, before)
+    networks = [arm.network for arm in inputs.matched.arms]
+    check_arms(choose_corruptions(plan.corruptions), networks, inputs.classes, plan.hardware)
     return Forecast(inputs, estimate_study(plan, inputs.matched.arms, splits, inputs.threads, workers), splits)
 
 

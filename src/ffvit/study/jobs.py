@@ -11,9 +11,11 @@ from typing import Any
 
 from ffvit.config.recipe import Recipe
 from ffvit.errors import ConfigError, RunFolderError
+from ffvit.inference.corruptions import choose_corruptions
 from ffvit.run_folder import Config, Run
 from ffvit.study import decision
 from ffvit.study.arms import NO_MIXING, Arm, make_comparisons
+from ffvit.study.corrupted import is_scored
 from ffvit.study.findings import Key
 from ffvit.study.plan import Plan, Search, level_name
 from ffvit.study.search import SearchState, Values, replay_search
@@ -35,6 +37,7 @@ class Job:
     trial: Values | None  # what it tries; None for a run that counts
     config: Config
     folder: Path  # its run folder
+    corruptions: tuple[str, ...] = ()  # on which it is scored when it is trained
 
     @property
     def key(self) -> Key:
@@ -49,9 +52,13 @@ class Job:
         number = f", trial {self.config.seed % 10 + 1}" if self.trial is not None else ""
         return f"{self.arm}, seed {self.seed}{fold}{f', {tried}{number}' if tried else ''}"
 
-    def finished(self) -> bool:
-        """Whether its run is done."""
+    def trained(self) -> bool:
+        """Whether its run has a result."""
         return (self.folder / "summary.json").is_file()
+
+    def finished(self) -> bool:
+        """Whether nothing of it is left to do."""
+        return self.trained() and (not self.corruptions or is_scored(self.folder, self.corruptions))
 
     def tuned(self, values: Values | None) -> Job:
         """The same run with these values in its recipe."""
@@ -79,6 +86,7 @@ class Job:
 def make_runs(plan: Plan, arms: Sequence[Arm], folder: Path, seeds: Sequence[int]) -> list[Job]:
     """The runs that count, seed by seed so that the study is balanced at any time, with their arms' own recipes."""
     slugs, main = _slugs(arms), main_arms(plan, arms)
+    corruptions = choose_corruptions(plan.corruptions)
     jobs = []
     for number, seed in enumerate(seeds):
         for split in splits_of(plan, seed):
@@ -87,7 +95,7 @@ def make_runs(plan: Plan, arms: Sequence[Arm], folder: Path, seeds: Sequence[int
                 if arm.name not in main and plan.side_seeds is not None and number >= plan.side_seeds:
                     continue
                 path = folder / "runs" / slugs[arm.name] / name
-                jobs.append(Job(arm.name, seed, split[1], None, _config(plan, arm, seed, split), path))
+                jobs.append(Job(arm.name, seed, split[1], None, _config(plan, arm, seed, split), path, corruptions))
     return jobs
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from ffvit.files.atomic_write import atomic_path
 from ffvit.study.plan import Plan
 
-HARMLESS = ("title", "hardware", "minutes", "published", "compromises")
+HARMLESS = ("title", "hardware", "minutes", "published", "compromises", "corruptions")
 """Fields of a plan that decide neither what is run nor what is concluded."""
 
 

@@ -75,7 +75,9 @@ def missing_runs(study: Study, jobs: Sequence[Job]) -> Iterator[str]:
     if absent := sorted({job.seed for job in jobs} - done - {job.seed for job in jobs if job.folder.exists()}):
         yield f"no run of seed{'s' * (len(absent) > 1)} {', '.join(map(str, absent))} was begun"
     for job in jobs:
-        if not job.finished() and job.seed not in absent:
+        if job.trained() and not job.finished():
+            yield f"{job.title}: trained, but not scored on corrupted images"
+        elif not job.finished() and job.seed not in absent:
             reason = failures.get(str(job.folder.relative_to(study.path)))
             yield f"{job.title}: {f'failed: {reason}' if reason else 'not done'}"
 

@@ -125,6 +125,11 @@ class Plan(Value):
     comparisons: tuple[tuple[str, str], ...] | None = Field(
         None, description="The pairs compared, the main one first. Default: every arm with `reference`."
     )
+    corruptions: tuple[str, ...] = Field(
+        (),
+        description="Also score every run on corrupted images, as `ffvit evaluate --corruptions` does: these, or families "
+        "of them. No verdict is drawn from it.",
+    )
     margin: NonNegativeFloat = Field(1.0, description="Equivalent means within this many points of top-1.")
     sequential: bool = Field(False, description="Add seeds until every comparison is conclusive.")
     max_seeds: PositiveInt = Field(20, le=MAX_SEEDS, description="With sequential: no more than these.")

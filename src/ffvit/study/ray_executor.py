@@ -59,7 +59,9 @@ class Cluster:
     def submit(self, job: Job) -> Future[Outcome]:
         """Hand a job to the cluster."""
         log = self._logs / log_name(job)
-        reference = self._task.remote(job.config, job.folder.resolve(), log, self._threads, self._bundle)
+        reference = self._task.remote(
+            job.config, job.folder.resolve(), log, self._threads, self._bundle, job.corruptions
+        )
         self._references.add(reference)
         outcome: Future[Outcome] = Future()
 
@@ -132,10 +134,12 @@ def _check_ray(host: str, port: int) -> None:
         raise OSError("what listens there is not Ray")
 
 
-def _run(config: Config, folder: Path, log: Path, threads: int, bundle: dict[str, float]) -> Outcome:
+def _run(
+    config: Config, folder: Path, log: Path, threads: int, bundle: dict[str, float], corruptions: tuple[str, ...]
+) -> Outcome:
     """A task: the run itself, or starting its parts on the machines that it asks for."""
     if config.hardware.nodes == 1:
-        return run_job(config, folder, log, threads)
+        return run_job(config, folder, log, threads, corruptions)
     import ray
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 

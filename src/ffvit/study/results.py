@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
 from ffvit.errors import RunFolderError
 from ffvit.files.atomic_write import atomic_path
@@ -19,6 +19,7 @@ from ffvit.inference.predictions import read_predictions
 from ffvit.profiling.count import count_described
 from ffvit.run_folder import Run
 from ffvit.study.arms import Arm
+from ffvit.study.corrupted import read_shares
 from ffvit.study.findings import Key
 from ffvit.study.folder import Study
 from ffvit.study.jobs import Job
@@ -33,6 +34,8 @@ class Result:
     summary: Mapping[str, Any]
     metrics: Sequence[Mapping[str, Any]]
     predictions: pd.DataFrame
+    corrupted: Float[np.ndarray, " images"] | None = None
+    """Under which share of the corruptions each test image is predicted correctly; None: not scored on them."""
 
     @property
     def key(self) -> Key:
@@ -49,11 +52,13 @@ def read_results(jobs: Sequence[Job]) -> list[Result]:
     """The finished runs among these."""
     results = []
     for job in jobs:
-        if not job.finished():
+        if not job.trained():
             continue
         run = Run(job.folder)
         summary = read_json(run.summary_file, f"delete {run.path} to have the run done again with --resume", _Summary)
-        results.append(Result(job, summary, run.metrics(), read_predictions(run.predictions_file)))
+        predictions = read_predictions(run.predictions_file)
+        shares = read_shares(run.path, job.corruptions, len(predictions))
+        results.append(Result(job, summary, run.metrics(), predictions, shares))
     return results
 
 
@@ -123,6 +128,8 @@ def write_results(study: Study, plan: Plan, arms: Sequence[Arm], results: Sequen
             "parameters": summary["parameters"],
             "flops": count_described(arm.network, classes).flops,
         }
+        if plan.corruptions:
+            row["corrupted_top1"] = None if result.corrupted is None else result.corrupted.mean()
         if plan.search is not None:
             row |= {field: getattr(recipe, field) for field in plan.search.fields}
         rows.append(row)

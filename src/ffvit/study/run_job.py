@@ -31,14 +31,22 @@ class Outcome:
     reason: str = ""
 
 
-def run_job(config: Config, folder: Path, log: Path, threads: int) -> Outcome:
-    """Do a run, from its checkpoint if it has one, with its output appended to a log file."""
+def run_job(config: Config, folder: Path, log: Path, threads: int, corruptions: tuple[str, ...] = ()) -> Outcome:
+    """Do a run, from its checkpoint if it has one, with its output appended to a log file; then score it on corruptions."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as output, contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
         try:
-            if config.hardware.devices * config.hardware.nodes > 1:
-                return run_command(train_command(config, folder, log), log)
-            _train(config, folder, threads, Terminal(file=output, width=120))
+            console = Terminal(file=output, width=120)
+            if (folder / "summary.json").is_file() and corruptions:
+                pass  # it is trained, and left to be scored
+            elif config.hardware.devices * config.hardware.nodes > 1:
+                outcome = run_command(train_command(config, folder, log), log)
+                if outcome.status != "done":
+                    return outcome
+            else:
+                _train(config, folder, threads, console)
+            if corruptions:
+                _score(config, folder, threads, corruptions, console)
         except UserError as error:
             return Outcome("refused", str(error))
         except OutOfMemoryError as error:
@@ -57,13 +65,28 @@ def _train(config: Config, folder: Path, threads: int, console: Terminal) -> Non
     from ffvit.training.train import resume, run_config
 
     torch.set_num_threads(threads)
-    if config.hardware.workers is None and device_type(config.hardware) == "cpu":
-        config = config.replace(hardware=config.hardware.replace(workers=threads - 1))  # no more than it was given
+    config = _with_workers(config, threads)
     if _has_checkpoint(folder):
         resume(folder, hardware=config.hardware, console=console)
     else:
         _clear(folder)
         run_config(config, out=folder, console=console)
+
+
+def _score(config: Config, folder: Path, threads: int, corruptions: tuple[str, ...], console: Terminal) -> None:
+    import torch
+
+    from ffvit.study.corrupted import score_run
+
+    torch.set_num_threads(threads)
+    score_run(folder, corruptions, _with_workers(config, threads).hardware, console)
+
+
+def _with_workers(config: Config, threads: int) -> Config:
+    """The configuration with no more loading processes on a processor than threads that the run was given."""
+    if config.hardware.workers is None and device_type(config.hardware) == "cpu":
+        return config.replace(hardware=config.hardware.replace(workers=threads - 1))
+    return config
 
 
 def train_command(config: Config, folder: Path, log: Path) -> list[str]:

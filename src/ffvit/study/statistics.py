@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from math import inf, sqrt
 
 import numpy as np
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Float, Shaped
 from scipy import stats
 
 from ffvit.inference.intervals import PairedDifference
@@ -88,8 +88,8 @@ def mean(
 
 
 def difference(
-    first: Bool[np.ndarray, "seeds images"],
-    second: Bool[np.ndarray, "seeds images"],
+    first: Shaped[np.ndarray, "seeds images"],
+    second: Shaped[np.ndarray, "seeds images"],
     level: float = 0.95,
     groups: Shaped[np.ndarray, " images"] | None = None,
 ) -> Difference:
@@ -102,7 +102,7 @@ def difference(
     that `direction` and `size` are not shown.
 
     Args:
-        first: Correct predictions of one arm.
+        first: Correct predictions of one arm, or which share of several for the same image.
         second: Of the other.
         level: Of the interval.
         groups: The group of each image. The table is then of groups, each weighted by its images: the ratio estimator,
@@ -176,8 +176,8 @@ def fold_mean(
 
 
 def image_noise(
-    first: Bool[np.ndarray, " images"],
-    second: Bool[np.ndarray, " images"] | None = None,
+    first: Shaped[np.ndarray, " images"],
+    second: Shaped[np.ndarray, " images"] | None = None,
     groups: Shaped[np.ndarray, " images"] | None = None,
 ) -> float:
     """The variance of one run's accuracy (or of the difference of a pair of runs) that is due to its test images."""

@@ -179,6 +179,8 @@ def _arms(findings: Findings, figures: dict[str, Plot]) -> Iterator[Block]:
     if findings.measured_on:
         notes.append(f"Latency (one image, median) and throughput (batches) measured on: {findings.measured_on}.")
     yield Paragraph(" ".join([*notes, UNITS]), "soft")
+    if findings.corruptions:
+        yield Paragraph(_corrupted(findings), "soft")
     same, table = tables.settings(arms)
     if same or table:
         yield Heading("Settings of each arm", 3)
@@ -197,6 +199,17 @@ def _arms(findings: Findings, figures: dict[str, Plot]) -> Iterator[Block]:
         yield from _figure(
             figures, "costs", f"Bars: intervals of 95 %. Dashed: the arms that no other beats in both.{unmeasured}"
         )
+
+
+def _corrupted(findings: Findings) -> str:
+    """What the columns of corrupted images are."""
+    names = [name.replace("_", " ") for name in findings.corruptions]
+    reference = f" The reference is {findings.comparisons[0].reference}." if findings.comparisons else ""
+    return (
+        f"Corrupted images: each run's own test images under {join(names)}, at 5 severities each; the mean of all accuracies."
+        f"{reference} This is a secondary outcome: no verdict is drawn from it, and its intervals are not widened for the "
+        "number of arms or looks."
+    )
 
 
 def _comparisons(findings: Findings, figures: dict[str, Plot]) -> Iterator[Block]:

@@ -18,6 +18,8 @@ NOTHING = "-"
 WITHHELD = "no conclusion"
 
 TOP1 = "top-1 (95 % interval)"
+CORRUPTED = "top-1, corrupted (95 % interval)"
+CORRUPTED_DIFFERENCE = "corrupted less reference, points (95 %)"
 
 
 def arm_name(arm: ArmFinding) -> str:
@@ -37,6 +39,8 @@ def arms(findings: Findings) -> Table:
         for row, arm in zip(rows, findings.arms, strict=True):
             published = f"{percent(arm.published[0])} ({arm.published[1]})" if arm.published else NOTHING
             row["published top-1, not measured here"] = published
+    if findings.corruptions:
+        rows = [_with_corrupted(row, arm) for row, arm in zip(rows, findings.arms, strict=True)]
     styles = tuple("control" if arm.role == "control" else "" for arm in findings.arms)
     return Table("The arms", tuple(rows), styles=styles, wide=True)
 
@@ -56,6 +60,17 @@ def _arm(arm: ArmFinding) -> dict[str, str]:
         "training": format_duration(time) if time is not None else NOTHING,
         "memory": f"{memory:,.0f} MiB" if memory is not None else NOTHING,
     }
+
+
+def _with_corrupted(row: dict[str, str], arm: ArmFinding) -> dict[str, str]:
+    """The row with the accuracy on corrupted images after that on the images as they are."""
+    difference = arm.corrupted_difference
+    columns = {
+        CORRUPTED: accuracy(arm.corrupted) if arm.corrupted else NOTHING,
+        CORRUPTED_DIFFERENCE: f"{points(difference.value)} ({bounds(difference)})" if difference else NOTHING,
+    }
+    place = list(row).index(TOP1) + 1
+    return dict([*list(row.items())[:place], *columns.items(), *list(row.items())[place:]])
 
 
 def settings(arms: Sequence[ArmFinding]) -> tuple[dict[str, str], Table | None]:

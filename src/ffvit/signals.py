@@ -152,6 +152,23 @@ def _put_back(handlers: dict[int, Any]) -> None:
 
 
 @contextmanager
+def end_at_sigterm() -> Iterator[None]:
+    """Inside, where there is nothing to save, SIGTERM ends the process at once with status 143.
+
+    The system's own action would do so too, but not for the first process of a container, which has none. A handler that
+    is there already stays.
+    """
+    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if ours:
+        signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextmanager
 def block_signals_in_children(*numbers: int) -> Iterator[None]:
     """Processes that are started inside never hear these signals, from their first moment on; this one does, afterwards.
 

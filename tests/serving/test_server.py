@@ -7,6 +7,8 @@ import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 import ffvit
-from commands import here
+from commands import environment, here
 from ffvit.serving import server as serving
 from serve_process import CLASSES, TOKEN, png
 
@@ -170,6 +172,32 @@ def test_answers_are_as_the_api_describes_them(server):
             )
 
         check()
+
+
+LOADING = """
+import sys, time
+import ffvit.serving.server
+
+def load(*_, **__):
+    print("loading", flush=True)
+    time.sleep(600)
+
+ffvit.serving.server.Predictor = load
+from ffvit.cli import main
+sys.argv = ["ffvit", "serve", "network.safetensors", "--port", "0"]
+main()
+"""
+
+
+def test_sigterm_ends_a_server_that_still_loads_with_143_and_no_word():
+    # As the first process of a container it would hear nothing of the signal without a handler, and -15 tells of none.
+    process = subprocess.Popen(
+        [sys.executable, "-c", LOADING], env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "loading\n"
+    process.terminate()
+    assert process.communicate(timeout=60) == ("", "")
+    assert process.returncode == 143
 
 
 def test_sigterm_ends_it_with_0_once_what_it_accepted_is_answered(server):

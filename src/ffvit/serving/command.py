@@ -11,6 +11,7 @@ from ffvit.config.deploy_commands import Serve
 from ffvit.config.hardware import Hardware
 from ffvit.errors import MissingPackageError, UserError
 from ffvit.serving.limits import MIB, Limits
+from ffvit.signals import end_at_sigterm
 
 TOKEN_VARIABLE = "FFVIT_TOKEN"  # noqa: S105 (its name)
 
@@ -19,11 +20,16 @@ RATE = 20.0
 
 
 def run(command: Serve, console: Console) -> None:
-    """Serve as a command asks for.
+    """Serve as a command asks for; while it still loads, SIGTERM ends it at once.
 
     Raises:
         UserError: The weights, the address or the token cannot be used, or a package is missing.
     """
+    with end_at_sigterm():  # libraries take seconds to import, networks to load and compile
+        _run(command, console)
+
+
+def _run(command: Serve, console: Console) -> None:
     try:
         from ffvit.serving.server import is_loopback, serve
     except ModuleNotFoundError as error:

@@ -106,14 +106,14 @@ function verdict(place, predictions) {
   place.classList.toggle("differs", names.size > 1);
   place.textContent =
     names.size === 1
-      ? `They agree: ${[...names][0]}.`
+      ? `They agree: ${predictions[0].none_of_these ? "none of their classes" : [...names][0]}.`
       : `They disagree: ${predictions.map((said) => `${said.model} says ${answerOf(said)}`).join(", ")}.`;
 }
 
 function network(said, file, card, drawn) {
-  const made = element("section");
+  const made = element("section", undefined, said.none_of_these ? "rejected" : undefined);
   made.append(element("h4", said.model));
-  if (said.none_of_these) made.append(element("p", "Probably none of these classes. The nearest:", "note none"));
+  if (said.none_of_these) made.append(element("p", "Probably none of these classes. The nearest:", "none"));
   const list = element("ol");
   for (const entry of said.classes) {
     const row = element("div", undefined, "row");

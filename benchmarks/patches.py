@@ -48,9 +48,10 @@ from torch.utils.flop_counter import FlopCounterMode
 import ffvit
 from ffvit import Architecture, Branch, UserError
 from ffvit.models.backbone import ResidualBranch
+from ffvit.plot_style import ARMS, MUTED
 from ffvit.profiling.hardware_peak import processor_name
 from ffvit.profiling.memory import activation_bytes
-from ffvit.study.report.drawing import ARMS, DASHES, MUTED
+from ffvit.study.report.drawing import DASHES
 from ffvit.terminal import build_table
 
 PATCHES = 64, 196, 256, 576, 1024, 2304, 4096

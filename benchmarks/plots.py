@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator, StrMethodFormatter
 
 from ffvit import UserError
+from ffvit.pages.drawing import lay_out
 from ffvit.plot_style import STYLE
-from ffvit.study.report.drawing import lay_out
 
 SIZE = 8.2, 3.5
 """Inches: at 180 dots each that is a little over what a page shows, and letters are read without enlarging."""

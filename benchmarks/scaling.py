@@ -37,9 +37,10 @@ import ffvit
 from ffvit import UserError
 from ffvit.config.recipe import named_recipe
 from ffvit.models.backbone import Backbone
+from ffvit.plot_style import ARMS, MUTED
 from ffvit.profiling.count import count
 from ffvit.profiling.memory import activation_bytes
-from ffvit.study.report.drawing import ARMS, DASHES, MUTED
+from ffvit.study.report.drawing import DASHES
 
 NETWORKS = "ff_base_patch16_224", "ff_large_patch32_224"
 SETS = {"ImageNet-1k": (1_281_167, 1_000), "ImageNet-21k": (14_197_122, 21_841)}

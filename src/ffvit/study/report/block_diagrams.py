@@ -8,9 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
+from ffvit.pages.drawing import short
 from ffvit.plot_style import INK, MUTED, PAPER, SOFT, WIDE
 from ffvit.study.findings import ArmFinding
-from ffvit.study.report.drawing import ArmStyle, short
+from ffvit.study.report.drawing import ArmStyle
 
 LENGTH = 4.4
 """From the start of one branch to the start of the next, in box heights."""

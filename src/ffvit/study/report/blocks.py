@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from ffvit.pages.drawing import Plot
 from ffvit.study.findings import DisagreementImage
-from ffvit.study.report.drawing import Plot
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
+from ffvit.pages.drawing import Plot
 from ffvit.study.findings import Comparison, Disagreement, Findings
 from ffvit.study.formatting import bounds, count, join, level, margin
 from ffvit.study.report import tables
@@ -21,7 +22,6 @@ from ffvit.study.report.blocks import (
     Statements,
     Terms,
 )
-from ffvit.study.report.drawing import Plot
 from ffvit.study.report.figures import CLASSES
 
 MISSING_SHOWN = 6

@@ -9,10 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ffvit.pages.drawing import short
 from ffvit.plot_style import INK, MUTED, PAPER, SOFT, WIDE
 from ffvit.study import formatting
 from ffvit.study.findings import Comparison
-from ffvit.study.report.drawing import ArmStyle, bar, rows, short
+from ffvit.study.report.drawing import ArmStyle, bar, rows
 
 REACH = 10.0
 """Points that an axis reaches beyond the differences, at least, before it cuts an interval."""

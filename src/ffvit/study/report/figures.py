@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
+from ffvit.pages.drawing import Plot, make_plot, short
 from ffvit.plot_style import MUTED, SOFT, WIDE
 from ffvit.study import formatting
 from ffvit.study.findings import ArmFinding, BaselineFinding, Comparison, Disagreement, Findings
@@ -18,14 +19,11 @@ from ffvit.study.report.difference_plots import difference_rows, verdict_figure
 from ffvit.study.report.drawing import (
     DASHES,
     ArmStyle,
-    Plot,
     arm_styles,
     bar,
     legend,
     legend_height,
-    make_plot,
     rows,
-    short,
 )
 from ffvit.study.report.learning_curves import curve_panels
 from ffvit.study.report.search_plots import search_panels

@@ -29,7 +29,7 @@ def page(title: str, blocks: Iterable[Block]) -> str:
         "prose": _prose,
     }
     template = environment.from_string(here.joinpath("page.html.jinja").read_text(encoding="utf-8"))
-    style = here.joinpath("style.css").read_text(encoding="utf-8")
+    style = files("ffvit.pages").joinpath("style.css").read_text(encoding="utf-8")
     return template.render(title=title, blocks=list(blocks), style=style)
 
 

@@ -12,10 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
+from ffvit.pages.drawing import short
 from ffvit.plot_style import PAPER, WIDE
 from ffvit.study.findings import ArmFinding, SearchFinding, TrialFinding
 from ffvit.study.report import tables
-from ffvit.study.report.drawing import ArmStyle, short
+from ffvit.study.report.drawing import ArmStyle
 
 
 def search_panels(

@@ -40,10 +40,17 @@ class ResidualBranch(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Float[Tensor, "batch tokens features"]) -> Float[Tensor, "batch tokens features"]:
+        return x + self.drop_path(self.update(x))
+
+    def update(self, x: Float[Tensor, "batch tokens features"]) -> Float[Tensor, "batch tokens features"]:
+        """What the branch adds to its input."""
+        y = self.normalized(x)
+        return self.mixer(y.transpose(1, 2)).transpose(1, 2) if self.along_features else self.mixer(y)
+
+    def normalized(self, x: Float[Tensor, "batch tokens features"]) -> Float[Tensor, "batch tokens features"]:
+        """What the mixer reads."""
         # Not `.mT`, which PyTorch's older ONNX exporter does not know.
-        y = self.norm(x.transpose(1, 2)).transpose(1, 2) if self.norm_over_patches else self.norm(x)
-        y = self.mixer(y.transpose(1, 2)).transpose(1, 2) if self.along_features else self.mixer(y)
-        return x + self.drop_path(y)
+        return self.norm(x.transpose(1, 2)).transpose(1, 2) if self.norm_over_patches else self.norm(x)
 
 
 class Backbone(nn.Module):

@@ -1,0 +1,78 @@
+"""What a network sees in one image: the classes it predicts, what speaks for one, and what would change the answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64
+from torch import nn
+
+from ffvit.config.preprocess import Preprocess
+from ffvit.data.jpeg import Pixels
+from ffvit.insight.attribution import Attribution
+from ffvit.insight.removal import Removal
+
+
+@dataclass(frozen=True)
+class ImageFindings:
+    """What a network sees in one image.
+
+    Attributes:
+        pixels: The image as the network is given it, in levels 0 to 255.
+        class_names: In the order of the logits.
+        probabilities: Of each class, at temperature 1 or as `image_findings` was given.
+        predicted: Index of the likeliest class.
+        class_index: Index of the class that is explained: the predicted one, or as asked.
+        attributions: What speaks for it, by each method: integrated gradients, gradient x input, occlusion, and for
+            networks with attention maps over patches attention rollout.
+        removal: The patches whose removal changes the answer, in the order of the integrated gradients of the predicted
+            class.
+    """
+
+    pixels: Pixels
+    class_names: tuple[str, ...]
+    probabilities: Float64[np.ndarray, " classes"]
+    predicted: int
+    class_index: int
+    attributions: tuple[Attribution, ...]
+    removal: Removal
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        rows, columns = self.attributions[0].patches.shape
+        return rows, columns
+
+
+def image_findings(
+    network: nn.Module,
+    preprocess: Preprocess,
+    pixels: Pixels,
+    class_names: tuple[str, ...],
+    *,
+    class_index: int | None = None,
+    steps: int = 16,
+    random_orders: int = 5,
+    temperature: float = 1.0,
+    seed: int = 0,
+) -> ImageFindings:
+    """What a network sees in one image.
+
+    Args:
+        network: Any classifier, on the device where it is to compute.
+        preprocess: How its images are prepared.
+        pixels: An image that is prepared (`Predictor.prepare`), in levels 0 to 255.
+        class_names: In the order of the logits.
+        class_index: The class to explain. Default: the predicted one.
+        steps: Of integrated gradients.
+        random_orders: With how many the removal of patches is compared.
+        temperature: What logits are divided by for probabilities.
+        seed: Of the random orders.
+
+    Raises:
+        MissingPackageError: Captum is not installed.
+        DataError: The image has another size or other channels.
+        ModelError: The logits or gradients are not finite.
+    """
+    raise NotImplementedError

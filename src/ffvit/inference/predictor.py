@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import torch
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float, Float32, UInt8
 from scipy.special import softmax
 from timm.data import ImageNetInfo
 from torch import Tensor, nn
@@ -206,10 +206,7 @@ class Predictor:
         # One batch at a time: it has all cores, and not every engine may be called twice at once.
         with self._computing, torch.inference_mode(), float32(self.device):
             logits: np.ndarray = self._compute(levels.to(self.device)).float().cpu().numpy()
-        if not np.isfinite(logits).all():
-            raise ModelError(
-                "the network's logits are NaN or infinite: its training diverged, or its weights are damaged"
-            )
+        check_finite(logits)
         return logits
 
     def predictions(
@@ -226,6 +223,16 @@ class Predictor:
             Prediction(name, tuple(self.class_names[number] for number in numbers), tuple(row), of_none)
             for name, numbers, row, of_none in zip(names, likeliest.tolist(), probabilities.tolist(), none, strict=True)
         ]
+
+
+def check_finite(logits: Float[np.ndarray, "images classes"]) -> None:
+    """Make sure that there is something to predict from.
+
+    Raises:
+        ModelError: Logits are not finite.
+    """
+    if not np.isfinite(logits).all():
+        raise ModelError("the network's logits are NaN or infinite: its training diverged, or its weights are damaged")
 
 
 def _named(images: Any) -> Iterator[tuple[str, StoredImage]]:

@@ -6,12 +6,16 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float64
+from scipy.special import softmax
 from torch import nn
 
 from ffvit.config.preprocess import Preprocess
 from ffvit.data.jpeg import Pixels
-from ffvit.insight.attribution import Attribution
-from ffvit.insight.removal import Removal
+from ffvit.errors import ModelError, UserError
+from ffvit.inference.evaluator import evaluation_mode
+from ffvit.insight.attribution import Attribution, attributions, check_captum, integrated_gradients
+from ffvit.insight.patches import PatchedImage, device_of
+from ffvit.insight.removal import Removal, removal
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,7 @@ class ImageFindings:
     Attributes:
         pixels: The image as the network is given it, in levels 0 to 255.
         class_names: In the order of the logits.
-        probabilities: Of each class, at temperature 1 or as `image_findings` was given.
+        probabilities: Of each class, of logits divided by the temperature.
         predicted: Index of the likeliest class.
         class_index: Index of the class that is explained: the predicted one, or as asked.
         attributions: What speaks for it, by each method: integrated gradients, gradient x input, occlusion, and for
@@ -73,6 +77,27 @@ def image_findings(
     Raises:
         MissingPackageError: Captum is not installed.
         DataError: The image has another size or other channels.
-        ModelError: The logits or gradients are not finite.
+        ModelError: The logits or gradients are not finite, or of another number of classes.
+        UserError: There is no class of this index.
     """
-    raise NotImplementedError
+    check_captum()
+    with evaluation_mode(network, device_of(network)):
+        image = PatchedImage(network, preprocess, pixels)
+        logits = image.logits(np.zeros((1, image.patches), dtype=bool))[0]
+        if len(logits) != len(class_names):
+            raise ModelError(f"the network has {len(logits)} classes, but {len(class_names)} names were given")
+        predicted = int(logits.argmax())
+        index = predicted if class_index is None else class_index
+        if not 0 <= index < len(logits):
+            raise UserError(f"class_index: must be 0 to {len(logits) - 1}; got {index}")
+        found = attributions(image, index, steps)
+        of_predicted = found[0] if index == predicted else integrated_gradients(image, predicted, steps)
+        removed = removal(
+            image,
+            of_predicted.order,
+            of_predicted.method,
+            random_orders=random_orders,
+            temperature=temperature,
+            seed=seed,
+        )
+    return ImageFindings(pixels, class_names, softmax(logits / temperature), predicted, index, found, removed)

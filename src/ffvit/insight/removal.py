@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
+from scipy.special import softmax
+
+from ffvit.insight.patches import PatchedImage, first_covered
+
+AT_ONCE = 8
+"""Numbers of covered patches that are tried at one time."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +30,7 @@ class Removal:
     method: str
     patches: tuple[tuple[int, int], ...]
     becomes: int | None
-    probabilities: Float64[np.ndarray, " steps"]
+    probabilities: Float64[np.ndarray, " counts"]
     total: int
     random_counts: tuple[int, ...]
 
@@ -32,3 +38,58 @@ class Removal:
     def random_mean(self) -> float:
         """The mean number of patches that it takes in random order."""
         return float(np.mean(self.random_counts))
+
+
+def removal(
+    image: PatchedImage,
+    order: Int64[np.ndarray, " patches"],
+    method: str,
+    *,
+    random_orders: int = 5,
+    temperature: float = 1.0,
+    seed: int = 0,
+) -> Removal:
+    """Cover patches one after another, until another class is predicted.
+
+    This finds the fewest patches of this order, not of all orders: to try all sets of patches would take too long.
+
+    Args:
+        image: The image.
+        order: Numbers of the patches, first the one to cover first.
+        method: Whose order it is.
+        random_orders: Orders that it is compared with.
+        temperature: What logits are divided by for probabilities.
+        seed: Of the random orders.
+
+    Raises:
+        ModelError: Logits are not finite.
+    """
+    draw = np.random.default_rng(seed)
+    random = [_until_changed(image, draw.permutation(image.patches)) for _ in range(random_orders)]
+    logits = _until_changed(image, order)
+    predicted, last = logits[0].argmax(), int(logits[-1].argmax())
+    columns = image.grid[1]
+    return Removal(
+        method,
+        tuple(divmod(int(number), columns) for number in order[: len(logits) - 1]),
+        last if last != predicted else None,
+        softmax(logits / temperature, axis=1)[:, predicted],
+        image.patches,
+        tuple(len(rows) - 1 for rows in random),
+    )
+
+
+def _until_changed(image: PatchedImage, order: Int64[np.ndarray, " patches"]) -> Float64[np.ndarray, "counts classes"]:
+    """The logits with 0, 1, 2, ... patches covered, up to the first that another class is predicted for."""
+    parts: list[np.ndarray] = []
+    predicted = None
+    for start in range(0, image.patches + 1, AT_ONCE):
+        counts = np.arange(start, min(start + AT_ONCE, image.patches + 1))
+        logits = image.logits(first_covered(order, counts))
+        if predicted is None:
+            predicted = logits[0].argmax()
+        changed = np.flatnonzero(logits.argmax(axis=1) != predicted)
+        if len(changed):
+            return np.concatenate([*parts, logits[: changed[0] + 1]])
+        parts.append(logits)
+    return np.concatenate(parts)

@@ -14,9 +14,7 @@ from scipy.special import logit, softmax
 
 from ffvit.config.preprocess import Preprocess
 from ffvit.data.jpeg import Pixels
-
-SIDES = (7, 8, 6, 5, 4, 3, 2)
-"""Patches along each side: the first that divides the image into patches of 2 pixels or more. At most 64 patches."""
+from ffvit.insight.patches import grid_side, patch_numbers
 
 
 @dataclass(frozen=True)
@@ -36,27 +34,13 @@ class Occlusion:
     evidence: list[list[float]]
 
 
-def grid_side(height: int, width: int) -> int:
-    """Patches along each side."""
-    return next(
-        (side for side in SIDES if not height % side and not width % side and min(height, width) >= 2 * side), 1
-    )
-
-
 def covered(pixels: Pixels, preprocess: Preprocess) -> UInt8[np.ndarray, "images height width channels"]:
     """The image, and behind it the image with each patch in turn covered by the mean colour."""
     height, width = pixels.shape[:2]
     side = grid_side(height, width)
-    images = np.repeat(pixels[None], 1 + side * side, axis=0)
     colour = np.round(255 * np.array(preprocess.mean)).astype(np.uint8)
-    for number in range(side * side):
-        row, column = divmod(number, side)
-        images[
-            1 + number,
-            row * height // side : (row + 1) * height // side,
-            column * width // side : (column + 1) * width // side,
-        ] = colour
-    return images
+    number = np.arange(-1, side * side)[:, None, None, None]  # -1: nothing is covered
+    return np.where(patch_numbers(height, width, side, side)[:, :, None] == number, colour, pixels)
 
 
 def occlusion(logits: Float32[np.ndarray, "images classes"], temperature: float, class_index: int | None) -> Occlusion:

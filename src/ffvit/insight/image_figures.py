@@ -64,7 +64,7 @@ def attributions_png(findings: ImageFindings) -> bytes:
             aspect=45,
             pad=0.03,
         )
-        bar.outline.set_visible(False)  # type: ignore[operator]
+        bar.outline.set_visible(False)
         name = _short(findings.class_names[findings.class_index])
         bar.set_ticks([-1, 0, 1], labels=[f"against {name}", "says nothing", f"for {name}"])
         return _png(figure)

@@ -46,8 +46,9 @@ def own_grid(network: nn.Module, height: int, width: int) -> tuple[int, int] | N
     patch: Any
     if isinstance(network, Backbone):
         patch = network.architecture.patch
-    else:
-        patch = getattr(getattr(network, "patch_embed", None), "patch_size", None)
+    else:  # timm's Mixers call their patch embedding a stem
+        embeddings = (getattr(network, name, None) for name in ("patch_embed", "stem"))
+        patch = next((part.patch_size for part in embeddings if hasattr(part, "patch_size")), None)
     if isinstance(patch, int):
         patch = (patch, patch)
     if not isinstance(patch, tuple) or len(patch) != 2 or height % patch[0] or width % patch[1]:

@@ -104,7 +104,7 @@ def test_deletion_curve_is_quantus_pixel_flipping():
     quantus = pytest.importorskip("quantus", exc_type=ImportError)
     preprocess = Preprocess(img_size=(8, 12), in_chans=1)
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Flatten(), nn.Linear(8 * 12, 3))
+    network = nn.Sequential(nn.Flatten(), nn.Linear(8 * 12, 3)).eval()
     image = PatchedImage(network, preprocess, noise(5, preprocess))
     class_index = int(image.logits(np.zeros((1, 16), dtype=bool)).argmax())
     attribution = occlusion(image, class_index)

@@ -105,7 +105,7 @@ def _faithfulness_figure(results: Sequence[Faithfulness]) -> Figure:
     insertion.set_title("insertion: higher is better")
     deletion.set_xlabel("patches covered, most important first")
     insertion.set_xlabel("patches shown, most important first")
-    deletion.set_ylabel("probability of the predicted class")
+    deletion.set_ylabel("probability")
     for axes in (deletion, insertion):
         axes.set_ylim(bottom=0)
         axes.grid(color=MUTED, alpha=0.18, lw=0.5)
@@ -129,7 +129,7 @@ def _show_attribution(axes: Axes, pixels: Pixels, attribution: Attribution) -> N
     colours = mpl.colormaps[FOR_AND_AGAINST]((scaled + 1) / 2) if of_class else mpl.colormaps[OF_NO_CLASS](scaled)
     opacity = np.abs(scaled)[:, :, None] ** 0.7
     axes.imshow((1 - opacity) * faded + opacity * colours[:, :, :3], interpolation="nearest")
-    axes.set_title(attribution.method if of_class else f"{attribution.method}, any class", fontsize=8.5)
+    axes.set_title(attribution.method if of_class else "rollout (any class)")
 
 
 def _show_removed(axes: Axes, findings: ImageFindings) -> None:
@@ -153,13 +153,21 @@ def _draw_removal(axes: Axes, removal: Removal, name: str) -> None:
     """The probability of the first answer as patches go, and where random orders change the answer."""
     counts = np.arange(len(removal.probabilities))
     axes.plot(counts, 100 * removal.probabilities, color=ARMS[1], marker="o", ms=2.5, lw=1.3)
-    axes.axvline(removal.random_mean, color=MUTED, ls="--", lw=1)
     axes.set_xlim(0, removal.total)
     axes.set_ylim(0, 100)
-    right = removal.random_mean > removal.total / 2
+    if removal.random_mean is not None:
+        _mark_random(axes, removal.random_mean, removal.total)
+    axes.set_title(f"probability of {name}")
+    axes.set_xlabel(f"patches removed, of {removal.total}")
+    axes.yaxis.set_major_formatter(PercentFormatter(decimals=0))
+
+
+def _mark_random(axes: Axes, mean: float, total: int) -> None:
+    axes.axvline(mean, color=MUTED, ls="--", lw=1)
+    right = mean > total / 2
     axes.annotate(
-        f"random order:\n{removal.random_mean:.3g} patches",
-        (removal.random_mean, 97),
+        f"random order:\n{mean:.3g} patches",
+        (mean, 97),
         xytext=(-4 if right else 4, 0),
         textcoords="offset points",
         ha="right" if right else "left",
@@ -167,9 +175,6 @@ def _draw_removal(axes: Axes, removal: Removal, name: str) -> None:
         fontsize=8,
         color=INK,
     )
-    axes.set_title(f"probability of {name}")
-    axes.set_xlabel(f"patches removed, of {removal.total}")
-    axes.yaxis.set_major_formatter(PercentFormatter(decimals=0))
 
 
 def _png(figure: Figure) -> bytes:

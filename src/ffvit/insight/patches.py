@@ -47,8 +47,8 @@ def own_grid(network: nn.Module, height: int, width: int) -> tuple[int, int] | N
     if isinstance(network, Backbone):
         patch = network.architecture.patch
     else:  # timm's Mixers call their patch embedding a stem
-        embeddings = (getattr(network, name, None) for name in ("patch_embed", "stem"))
-        patch = next((part.patch_size for part in embeddings if hasattr(part, "patch_size")), None)
+        embeddings = [getattr(network, name, None) for name in ("patch_embed", "stem")]
+        patch = next((size for size in (getattr(part, "patch_size", None) for part in embeddings) if size), None)
     if isinstance(patch, int):
         patch = (patch, patch)
     if not isinstance(patch, tuple) or len(patch) != 2 or height % patch[0] or width % patch[1]:

@@ -35,9 +35,9 @@ class Removal:
     random_counts: tuple[int, ...]
 
     @property
-    def random_mean(self) -> float:
-        """The mean number of patches that it takes in random order."""
-        return float(np.mean(self.random_counts))
+    def random_mean(self) -> float | None:
+        """The mean number of patches that it takes in random order; None if none was tried."""
+        return float(np.mean(self.random_counts)) if self.random_counts else None
 
 
 def removal(
@@ -45,7 +45,7 @@ def removal(
     order: Int64[np.ndarray, " patches"],
     method: str,
     *,
-    random_orders: int = 5,
+    random_orders: int = 3,
     temperature: float = 1.0,
     seed: int = 0,
 ) -> Removal:
@@ -57,7 +57,7 @@ def removal(
         image: The image.
         order: Numbers of the patches, first the one to cover first.
         method: Whose order it is.
-        random_orders: Orders that it is compared with.
+        random_orders: Orders that it is compared with. Each takes up to as many predictions as there are patches.
         temperature: What logits are divided by for probabilities.
         seed: Of the random orders.
 

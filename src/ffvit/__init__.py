@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         convert,
         evaluate,
         export,
+        inspect,
         list_models,
         predict,
         prepare,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from ffvit.inference.evaluate import Score
     from ffvit.inference.metrics import Evaluation
     from ffvit.inference.predictor import Prediction, Predictor
+    from ffvit.insight.findings import Inspection
     from ffvit.models.create import create_model
     from ffvit.models.registry import register_with_timm
     from ffvit.models.weights import load, save_weights
@@ -56,7 +58,9 @@ if TYPE_CHECKING:
     from ffvit.study.plan import Plan
 
 _NAMES = {
-    "ffvit.api": "benchmark check compare convert evaluate export list_models predict prepare push report resize resume serve train",
+    "ffvit.api": (
+        "benchmark check compare convert evaluate export inspect list_models predict prepare push report resize resume serve train"
+    ),
     "ffvit.config.architecture": "Architecture Branch NAMED",
     "ffvit.config.data": "Data",
     "ffvit.config.hardware": "Hardware",
@@ -72,6 +76,7 @@ _NAMES = {
     "ffvit.inference.evaluate": "Score",
     "ffvit.inference.metrics": "Evaluation",
     "ffvit.inference.predictor": "Prediction Predictor",
+    "ffvit.insight.findings": "Inspection",
     "ffvit.models.create": "create_model",
     "ffvit.models.registry": "register_with_timm",
     "ffvit.models.weights": "load save_weights",
@@ -95,6 +100,7 @@ __all__ = [
     "FfvitError",
     "Findings",
     "Hardware",
+    "Inspection",
     "Mixer",
     "MixerArgs",
     "Plan",
@@ -113,6 +119,7 @@ __all__ = [
     "create_model",
     "evaluate",
     "export",
+    "inspect",
     "list_models",
     "load",
     "open_datasets",

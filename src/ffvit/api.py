@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ffvit.command_function import RUN as RUN
 from ffvit.command_function import console_of, fields_without, function_of
-from ffvit.config import commands, data_commands, deploy_commands, inference_commands
+from ffvit.config import commands, data_commands, deploy_commands, inference_commands, insight_commands
 from ffvit.config.architecture import Architecture, Network
 from ffvit.config.choices import choose_data, choose_hardware, choose_recipe, fields_of
 from ffvit.config.data import Data
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ffvit.exporting.command import Export
     from ffvit.inference.evaluate import Score
     from ffvit.inference.predictor import Prediction
+    from ffvit.insight.findings import Inspection
     from ffvit.run_folder import Config, Run
     from ffvit.study.findings import Findings
     from ffvit.study.plan import Plan
@@ -141,6 +142,18 @@ def predict(command: inference_commands.Predict) -> Iterator[Prediction | BadIma
 
     fields = fields_without(command, "format", "hardware")
     return inference.predict(**fields, hardware=choose_hardware(command.hardware))
+
+
+@function_of(insight_commands.Inspect)
+def inspect(command: insight_commands.Inspect) -> Inspection:
+    """Returns: What was found; the page and the file `json` show it.
+
+    Raises:
+        UserError: The weights or images cannot be used, the networks have other classes, or a file exists.
+    """
+    from ffvit.insight.command import inspect
+
+    return inspect(command, console_of(command))
 
 
 @function_of(deploy_commands.Export)

@@ -21,7 +21,7 @@ from ffvit import __version__
 from ffvit.cli_output import DRY_RUNS, SHOW
 from ffvit.closed_pipe import survive_closed_pipe
 from ffvit.command_function import checked
-from ffvit.config import commands, data_commands, deploy_commands, inference_commands
+from ffvit.config import commands, data_commands, deploy_commands, inference_commands, insight_commands
 from ffvit.config.options import Option, options_of
 from ffvit.errors import SYNONYMS, ConfigError, FfvitError, UserError
 from ffvit.signals import reraise_lost_signals
@@ -31,6 +31,7 @@ COMMANDS: dict[str, type[commands.Command]] = {
     "train": commands.Train,
     "evaluate": inference_commands.Evaluate,
     "predict": inference_commands.Predict,
+    "inspect": insight_commands.Inspect,
     "resize": deploy_commands.Resize,
     "convert": deploy_commands.Convert,
     "export": deploy_commands.Export,
@@ -73,6 +74,7 @@ EXAMPLES = """Examples:
   ffvit train ff_small_patch16_224 --data photos/ --out runs/photos
   ffvit evaluate runs/photos --data photos/val
   ffvit predict runs/photos holiday.jpg --top 3
+  ffvit inspect runs/photos                what the network does, as a page
   ffvit resize runs/photos --image-size 384
   ffvit convert runs/photos-vit            take attention out of it
   ffvit export runs/photos --format onnx   a file for other programs

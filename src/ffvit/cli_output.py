@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ffvit import api
 from ffvit.command_function import console_of
-from ffvit.config import commands, data_commands, deploy_commands, inference_commands
+from ffvit.config import commands, data_commands, deploy_commands, inference_commands, insight_commands
 from ffvit.errors import DataError, OutputError, UserError
 from ffvit.terminal import Terminal
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ffvit.data.check.check import Check
     from ffvit.data.loader_benchmark import Stages
     from ffvit.inference.evaluate import Score
+    from ffvit.insight.findings import Inspection
 
 
 def _evaluate(command: inference_commands.Evaluate) -> None:
@@ -72,6 +73,20 @@ def _predict(command: inference_commands.Predict) -> None:
 
     if not write_predictions(api.RUN[inference_commands.Predict](command), command.format, Terminal()):
         raise DataError("none of these images could be read")
+
+
+def _inspect(command: insight_commands.Inspect) -> None:
+    from ffvit.insight.tables import terminal_table
+
+    inspection: Inspection = api.RUN[insight_commands.Inspect](command)
+    console = Terminal()
+    if inspection.networks:
+        console.print(terminal_table(inspection))
+    for warning in inspection.warnings:
+        console.say(f"Warning: {warning}.")
+    if command.json is not None:
+        console.say(f"numbers in {command.json}")
+    console.say(f"open {command.out}")
 
 
 def _export(command: deploy_commands.Export) -> None:
@@ -152,6 +167,7 @@ SHOW: dict[type[commands.Command], Callable[[Any], int | None]] = {
     commands.Train: _run,
     inference_commands.Evaluate: _evaluate,
     inference_commands.Predict: _predict,
+    insight_commands.Inspect: _inspect,
     deploy_commands.Resize: _resize,
     deploy_commands.Convert: _convert,
     deploy_commands.Export: _export,

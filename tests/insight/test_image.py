@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import timm
 import torch
-from explained import NAMES, PATCH, PREPROCESS, ReadsOnePatch, bright, linear, noise
 from scipy.special import softmax
 
+from explained import NAMES, PATCH, PREPROCESS, ReadsOnePatch, bright, linear, noise
 from ffvit.config.preprocess import Preprocess
 from ffvit.errors import MissingPackageError, ModelError, UserError
 from ffvit.insight.image import image_findings

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import timm
 import torch
-from explained import PREPROCESS, linear, noise
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from explained import PREPROCESS, linear, noise
 from ffvit.errors import DataError
 from ffvit.insight.patches import PatchedImage, first_covered, grid_side, own_grid, patch_grid, patch_numbers, spread
 from ffvit.models.create import create_model

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from explained import PATCH, PREPROCESS, ReadsOnePatch, bright, linear, noise
 from scipy.special import softmax
 
+from explained import PATCH, PREPROCESS, ReadsOnePatch, bright, linear, noise
 from ffvit.insight.patches import PatchedImage
 from ffvit.insight.removal import removal
 

@@ -24,6 +24,16 @@ def is_benchmark(beginning: bytes) -> bool:
     return beginning.startswith(b'{\n "machine": ')
 
 
+def is_inspection(beginning: bytes) -> bool:
+    """Whether a file that begins so holds the numbers of `ffvit inspect`."""
+    return beginning.startswith(b'{\n  "inspect": ')
+
+
+def is_inspection_page(beginning: bytes) -> bool:
+    """Whether a file that begins so is a page that `ffvit inspect` wrote."""
+    return beginning.startswith(b"<!doctype html>\n<!-- ffvit inspect -->")
+
+
 def is_plot(beginning: bytes) -> bool:
     """Whether a file that begins so is a picture that ffvit drew."""
     return beginning.startswith(b"\x89PNG") and b"Software\0ffvit" in beginning

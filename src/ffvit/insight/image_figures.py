@@ -42,47 +42,70 @@ SETTINGS = {**STYLE, "svg.hashsalt": "ffvit-insight"}
 
 def attributions_png(findings: ImageFindings) -> bytes:
     """The image, and each attribution over it, side by side."""
-    panels = len(findings.attributions) + 1
-    columns = min(COLUMNS, panels)
-    rows = -(-panels // columns)
-    height, width = findings.pixels.shape[:2]
-    side = WIDE / columns
     with mpl.rc_context(SETTINGS):
-        figure = Figure(figsize=(WIDE, rows * (side * height / width + 0.25) + 0.45), dpi=DPI, facecolor="white")
-        grid = figure.subplots(rows, columns, squeeze=False)
-        for axes in grid.flat:
-            axes.set_axis_off()
-        _show_image(grid.flat[0], findings.pixels)
-        grid.flat[0].set_title(_short(f"{findings.class_names[findings.predicted]} {_percent(findings)}"))
-        for axes, attribution in zip(grid.flat[1:], findings.attributions, strict=False):
-            _show_attribution(axes, findings.pixels, attribution)
-        bar = figure.colorbar(
-            ScalarMappable(Normalize(-1, 1), FOR_AND_AGAINST),
-            ax=list(grid.flat),
-            location="bottom",
-            shrink=0.5,
-            aspect=45,
-            pad=0.03,
-        )
-        bar.outline.set_visible(False)
-        name = _short(findings.class_names[findings.class_index])
-        bar.set_ticks([-1, 0, 1], labels=[f"against {name}", "says nothing", f"for {name}"])
-        return _png(figure)
+        return _png(attributions_figure(findings))
+
+
+def attributions_figure(findings: ImageFindings, width: float = WIDE, columns: int = COLUMNS) -> Figure:
+    """The same as a figure, to be drawn in the style of a page too.
+
+    Args:
+        findings: What was found.
+        width: Of the figure in inches.
+        columns: Panels side by side at most.
+    """
+    panels = len(findings.attributions) + 1
+    columns = min(columns, panels)
+    rows = -(-panels // columns)
+    height, wide = findings.pixels.shape[:2]
+    figure = Figure(figsize=(width, rows * (width / columns * height / wide + 0.25) + 0.45), dpi=DPI)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    _show_image(grid.flat[0], findings.pixels)
+    grid.flat[0].set_title(_short(f"{findings.class_names[findings.predicted]} {_percent(findings)}"))
+    for axes, attribution in zip(grid.flat[1:], findings.attributions, strict=False):
+        _show_attribution(axes, findings.pixels, attribution)
+    bar = figure.colorbar(
+        ScalarMappable(Normalize(-1, 1), FOR_AND_AGAINST),
+        ax=list(grid.flat),
+        location="bottom",
+        shrink=0.5 if width == WIDE else 0.8,
+        aspect=45,
+        pad=0.03,
+    )
+    bar.outline.set_visible(False)
+    name = _short(findings.class_names[findings.class_index])
+    bar.set_ticks([-1, 0, 1], labels=[f"against {name}", "says nothing", f"for {name}"])
+    return figure
 
 
 def removal_png(findings: ImageFindings) -> bytes:
     """The image, it without the patches whose removal changes the answer, and the probability as they go."""
-    height, width = findings.pixels.shape[:2]
     with mpl.rc_context(SETTINGS):
-        figure = Figure(figsize=(WIDE, 0.3 * WIDE * height / width + 0.45), dpi=DPI, facecolor="white")
+        return _png(removal_figure(findings))
+
+
+def removal_figure(findings: ImageFindings, width: float = WIDE) -> Figure:
+    """The same as a figure; where it is narrow, the curve is below the images."""
+    height, wide = findings.pixels.shape[:2]
+    whole: Axes
+    without: Axes
+    curve: Axes
+    if width == WIDE:
+        figure = Figure(figsize=(width, 0.3 * width * height / wide + 0.45), dpi=DPI)
         whole, without, curve = figure.subplots(1, 3, width_ratios=(1, 1, 1.4))
-        for axes in (whole, without):
-            axes.set_axis_off()
-        _show_image(whole, findings.pixels)
-        whole.set_title(_short(f"{findings.class_names[findings.predicted]} {_percent(findings)}"))
-        _show_removed(without, findings)
-        _draw_removal(curve, findings.removal, _short(findings.class_names[findings.predicted]))
-        return _png(figure)
+    else:
+        figure = Figure(figsize=(width, 0.5 * width * height / wide + 2.1), dpi=DPI)
+        panels = figure.subplot_mosaic([["whole", "without"], ["curve", "curve"]], height_ratios=(1.1, 1))
+        whole, without, curve = (panels[name] for name in ("whole", "without", "curve"))
+    for axes in (whole, without):
+        axes.set_axis_off()
+    _show_image(whole, findings.pixels)
+    whole.set_title(_short(f"{findings.class_names[findings.predicted]} {_percent(findings)}"))
+    _show_removed(without, findings)
+    _draw_removal(curve, findings.removal, _short(findings.class_names[findings.predicted]))
+    return figure
 
 
 def faithfulness_svg(results: Sequence[Faithfulness]) -> bytes:
@@ -178,6 +201,7 @@ def _mark_random(axes: Axes, mean: float, total: int) -> None:
 
 
 def _png(figure: Figure) -> bytes:
+    figure.set_facecolor("white")
     picture = io.BytesIO()
     FigureCanvasAgg(figure).print_png(picture, metadata={"Software": None})
     return picture.getvalue()

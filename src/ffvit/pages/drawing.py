@@ -61,6 +61,12 @@ def make_plot(name: str, title: str, alt: str, make: Callable[[float], Figure]) 
     return Plot(name, title, alt, file, _inline(wide, alt), _inline(narrow, alt), picture.getvalue())
 
 
+def inline_drawing(name: str, alt: str, make: Callable[[], Figure]) -> str:
+    """Draw a figure as part of a page, in one width only."""
+    with _quietly(), mpl.rc_context({**STYLE, "svg.hashsalt": f"ffvit-{name}"}):
+        return _inline(_svg(lay_out(make())), alt)
+
+
 def short(name: str, length: int) -> str:
     """A name in one line that fits, without the signs that no letter stands for."""
     name = " ".join("".join(sign if sign.isprintable() else " " for sign in name).split())

@@ -121,6 +121,8 @@ def test_what_cannot_be_served_is_told_in_a_sentence(networks, tmp_path, monkeyp
     assert "16 printable ASCII characters" in here("serve", networks[0], "--token-file", short).stderr
     assert "cannot be read (No such file" in here("serve", networks[0], "--token-file", tmp_path / "no").stderr
     assert "no address of this machine" in here("serve", networks[0], "--host", "192.0.2.1").stderr
+    told = here("serve", networks[0], "--host", "a..b").stderr
+    assert "host: a..b is no address of this machine (" in told
     assert here("serve", tmp_path / "none", "--port", 0).returncode == 2
     network = ffvit.load(networks[0])
     with torch.no_grad():
@@ -128,6 +130,20 @@ def test_what_cannot_be_served_is_told_in_a_sentence(networks, tmp_path, monkeyp
     ffvit.save_weights(tmp_path / "nan.safetensors", network, CLASSES)
     told = here("serve", tmp_path / "nan.safetensors", "--port", 0, "--accelerator", "cpu")
     assert (told.returncode, "NaN or infinite" in told.stderr) == (2, True)
+
+
+def test_a_name_that_nothing_resolves_and_a_missing_package_are_told(networks, monkeypatch):
+    def unknown(*_args, **_options):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(socket, "getaddrinfo", unknown)
+        told = here("serve", networks[0], "--host", "nowhere.invalid")
+    assert (told.returncode, "nowhere.invalid is no address of this machine (" in told.stderr) == (2, True)
+    monkeypatch.delitem(sys.modules, "ffvit.serving.server")
+    monkeypatch.setitem(sys.modules, "uvicorn", None)  # which is as if it was not installed
+    told = here("serve", networks[0])
+    assert (told.returncode, "uvicorn is missing here: pip install 'ffvit[serve]'" in told.stderr) == (2, True)
 
 
 def test_networks_of_one_name_are_told_apart(tmp_path):

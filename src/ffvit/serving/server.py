@@ -120,8 +120,8 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
     """
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    except OSError as error:
-        raise DeviceError(f"host: {host} is no address of this machine ({error.strerror})") from None
+    except (OSError, UnicodeError) as error:  # the latter of what cannot be a name, as a..b
+        raise DeviceError(f"host: {host} is no address of this machine ({error})") from None
     with socket.socket(family, socket.SOCK_STREAM) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

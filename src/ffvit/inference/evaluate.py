@@ -171,8 +171,6 @@ def evaluate(
     Raises:
         UserError: The weights or the images cannot be used.
     """
-    if crop is not None and not 0 < crop <= 1:
-        raise UserError(f"--crop: must be more than 0 and at most 1; got {crop:g}")
     hardware = hardware or Hardware()
     if hardware.precision not in ("auto", "fp32"):
         raise UserError(

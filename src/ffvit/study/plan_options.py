@@ -24,7 +24,7 @@ def make_plan(
     recipe: str | None = None,
     recipe_fields: Value | None = None,
     data_fields: Value | None = None,
-    image_size: Sequence[int] | None = None,
+    image_size: tuple[int, int] | None = None,
     hardware: Value | None = None,
     minutes: float | None = None,
     changes: Mapping[str, Any] | None = None,
@@ -38,7 +38,7 @@ def make_plan(
         recipe: Name of the recipe.
         recipe_fields: Single fields over it.
         data_fields: Single fields of the data.
-        image_size: Image size for all networks.
+        image_size: Height and width in pixels for all networks.
         hardware: Fields of what one run computes on.
         minutes: For the whole study.
         changes: Fields of the plan; None leaves one as it is.
@@ -73,11 +73,7 @@ def make_plan(
     if how.teacher is not None:
         how = how.replace(teacher=absolute_path(how.teacher))
     if image_size is not None:
-        if len(image_size) > 2:
-            raise UserError(
-                f"--image-size: give one number for a square, or height and width; got {len(image_size)} numbers"
-            )
-        changed["network"] = plan.network.replace(img_size=(image_size[0], image_size[-1]))
+        changed["network"] = plan.network.replace(img_size=image_size)
     return plan.replace(**changed, recipe=how)
 
 

@@ -24,6 +24,8 @@ class Hub(ThreadingHTTPServer):
         self.private: dict[str, bool] = {}
         self.blobs: dict[str, bytes] = {}
         self.token = "hf_right"
+        self.gated: set[str] = set()  # repositories whose files their owner gives on request
+        self.full = False  # whether what is written is refused: no room is left
         self.break_off = 0  # bytes after which the next download of weights ends
         self.ranges: list[str] = []
 
@@ -74,6 +76,8 @@ class _Handler(BaseHTTPRequestHandler):
         content, hub = self.body(), self.server
         if self.headers.get("Authorization") != f"Bearer {hub.token}":
             return self.answer({"error": "Invalid token"}, 401)
+        if hub.full:
+            return self.answer({"error": "Storage limit reached"}, 402)
         path = self.path.partition("?")[0]
         if path == "/api/repos/create":
             asked = json.loads(content)
@@ -119,6 +123,10 @@ class _Handler(BaseHTTPRequestHandler):
         files = hub.repositories.get(name)
         if files is None:
             return self.answer({"error": "Repository not found"}, 404, X_Error_Code="RepoNotFound")
+        if api and "revision" in parts and parts[-1] not in ("main", COMMIT):
+            return self.answer({"error": "Invalid rev id"}, 404, X_Error_Code="RevisionNotFound")
+        if not api and name in hub.gated:
+            return self.answer({"error": "Access is restricted"}, 403, X_Error_Code="GatedRepo")
         if api and "tree" in parts:
             return self.answer([_entry(path, content) for path, content in files.items()])
         if api:

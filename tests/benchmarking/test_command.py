@@ -267,6 +267,13 @@ def test_a_gpu_that_is_not_there(monkeypatch):
     assert "--device cuda: PyTorch sees no CUDA device" in refused("--device", "cuda")
 
 
+def test_formats_are_not_measured_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert "--formats: exported files run on processors here: leave out --device cuda" in refused(
+        "runs/digits", "--formats", "timm", "--device", "cuda"
+    )
+
+
 def test_a_gpu_too_small_is_said_to_be(monkeypatch, no_children):
     def prepare(*_):
         raise torch.OutOfMemoryError

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,18 +14,22 @@ import ffvit
 from commands import here
 from ffvit.benchmarking import formats as table
 from ffvit.benchmarking.formats import RUN, FormatRow, FormatsBenchmark, print_formats
+from ffvit.data.splits import open_images
 from ffvit.exporting import command as exporting
 from ffvit.exporting.formats import FORMATS
 from ffvit.exporting.proof import Proof
+from ffvit.run_folder import read_config
 from ffvit.terminal import Terminal
 
 QUICK = ("--rounds", 2, "--seconds", 0.01)
 
 
 @pytest.fixture(scope="module")
-def digits(tmp_path_factory) -> Path:
+def digits(tmp_path_factory, one_thread) -> Path:
     recipe = {"base": "digits", "epochs": 1, "warmup_epochs": 0}
-    return ffvit.train("ff_micro_patch2_8", recipe=recipe, out=tmp_path_factory.mktemp("runs") / "digits").path
+    cpu = ffvit.Hardware(accelerator="cpu", precision="fp32", workers=0)
+    out = tmp_path_factory.mktemp("runs") / "digits"
+    return ffvit.train("ff_micro_patch2_8", recipe=recipe, hardware=cpu, out=out).path
 
 
 def test_each_format_is_proven_timed_or_listed_with_its_reason(digits, tmp_path, monkeypatch):
@@ -73,6 +78,25 @@ def test_a_users_mistake_gets_one_sentence(arguments, sentence, digits):
     done = here("benchmark", *(digits if word == "RUN" else word for word in arguments))
     assert done.returncode == 2
     assert sentence in " ".join(done.stderr.split())
+
+
+def test_a_run_without_validation_images_has_nothing_to_prove_formats_on(digits, tmp_path):
+    run = shutil.copytree(digits, tmp_path / "run")
+    config = read_config(run / "config.yaml")
+    without = config.replace(data=config.data.replace(validation=0.0))
+    (run / "config.yaml").write_text(without.to_yaml())
+    (run / "split.csv.gz").unlink()  # of a run with validation images
+    done = here("benchmark", run, "--formats", "timm")
+    assert done.returncode == 2
+    assert f"--formats: {run} has no validation split to prove the formats on" in " ".join(done.stderr.split())
+
+
+def test_validation_images_of_which_none_can_be_read_are_said(digits, tmp_path):
+    for number in range(3):
+        (tmp_path / "0").mkdir(exist_ok=True)
+        (tmp_path / "0" / f"{number}.png").write_bytes(b"no image")
+    with pytest.raises(ffvit.UserError, match="none of the 2 validation images could be read"):
+        table._prepared(ffvit.Predictor(digits), open_images(str(tmp_path), None, None), 2)
 
 
 def test_the_smallest_batch_near_the_best_is_taken(monkeypatch):

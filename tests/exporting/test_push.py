@@ -22,9 +22,10 @@ NAME = "user/digits-ff"
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Run:
-    recipe = {"base": "digits", "epochs": 1}
-    return ffvit.train("ff_micro_patch2_8", data="digits", recipe=recipe, out=tmp_path_factory.mktemp("run") / "digits")
+def run(tmp_path_factory, one_thread) -> Run:
+    recipe, out = {"base": "digits", "epochs": 1}, tmp_path_factory.mktemp("run") / "digits"
+    cpu = ffvit.Hardware(accelerator="cpu", precision="fp32", workers=0)
+    return ffvit.train("ff_micro_patch2_8", data="digits", recipe=recipe, hardware=cpu, out=out)
 
 
 @pytest.fixture
@@ -117,6 +118,9 @@ def test_what_cannot_be_pushed_is_said(run, server: Hub, tmp_path, monkeypatch):
     (unfinished / "config.yaml").write_text(run.config_file.read_text())
     with pytest.raises(RunFolderError, match=r"the run is not finished: finish it first \(ffvit train --resume"):
         ffvit.push(unfinished, NAME)
+    server.full = True
+    with pytest.raises(OutputError, match=f"{NAME}: the Hub refuses: .*402.*Payment Required"):
+        ffvit.push(run.path, NAME)
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     with pytest.raises(OutputError, match=r"does not let you write there: log in \(hf auth login\)"):
         ffvit.push(run.path, NAME)
@@ -127,10 +131,14 @@ def test_what_cannot_be_pushed_is_said(run, server: Hub, tmp_path, monkeypatch):
 
 def test_what_cannot_be_downloaded_is_said(server: Hub, monkeypatch):
     server.repositories["user/pickle"] = {"pytorch_model.bin": b"", "config.json": b"{}"}
-    server.private["user/pickle"] = False
+    server.repositories["user/gated"] = {"model.safetensors": b"", "config.json": b"{}"}
+    server.private |= {"user/pickle": False, "user/gated": False}
+    server.gated.add("user/gated")
     for address, words in {
         "hf-hub:user/pickle": "holds no model.safetensors, and nothing else is downloaded: pickles can run code",
         "hf-hub:user/nothing": r"there is no such repository, or it is private \(log in: hf auth login\)",
+        "hf-hub:user/pickle@v2": "the repository has no revision 'v2'",
+        "hf-hub:user/gated": "the owner asks you to request access first, on its page on the Hub",
         "hf-hub:a/b/c": "is no repository's name .*; write hf-hub:user/name",
     }.items():
         with pytest.raises(ModelError, match=f"{address}: {words}"):

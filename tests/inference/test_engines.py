@@ -15,12 +15,14 @@ from commands import environment
 from ffvit.benchmarking.agreement import measure_agreement
 from ffvit.benchmarking.targets import Target
 from ffvit.config import recipe
+from ffvit.config.architecture import FF_ONLY
 from ffvit.inference import engines
 from ffvit.inference.engines import ENGINES, build, unavailable_reason
 from ffvit.inference.onnx_export import export_onnx, quantize
 from ffvit.models.compiling import compile_unavailable_reason
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
+IN_FP32 = ffvit.Hardware(accelerator="cpu", precision="fp32", workers=0)
 NETWORKS = "ff_micro_patch2_8", "vit_micro_patch2_8"
 IMAGES = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 
@@ -56,12 +58,24 @@ def test_a_network_too_large_for_a_graph_in_one_piece_is_refused(engine, monkeyp
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> Path:
-    """A run on the digits, cut short."""
+def trained(tmp_path_factory, one_thread) -> Path:
+    """A run on the digits: small batches of images that are not cropped teach a small network enough in a few epochs."""
+    network = ffvit.Architecture(
+        width=32,
+        depth=2,
+        block=FF_ONLY,
+        img_size=8,
+        patch=2,
+        in_chans=1,
+        init="pytorch",
+        readout="mean",
+        position="vectors",
+    )
+    its = recipe.named_recipe("digits").replace(
+        epochs=4, warmup_epochs=0.5, lr=4e-3, batch_size=16, crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0)
+    )
     out = tmp_path_factory.mktemp("run") / "digits"
-    return ffvit.train(
-        "ff_micro_patch2_8", "digits", recipe.named_recipe("digits").replace(epochs=12, warmup_epochs=2), out=out
-    ).path
+    return ffvit.train(network, "digits", its, hardware=IN_FP32, loggers=(), out=out).path
 
 
 def test_eight_bits_answer_nearly_the_same(trained):
@@ -78,9 +92,8 @@ def test_predictions_are_those_of_the_network_itself(engine, trained, tmp_path):
     digits = load_digits()
     for number in range(5):
         Image.fromarray((digits.images[number] * 15).astype("uint8")).save(tmp_path / f"{number}.png")
-    in_fp32 = ffvit.Hardware(precision="fp32")
     plain, on_engine = (
-        list(ffvit.predict(trained, [tmp_path], engine=each, hardware=in_fp32)) for each in ("torch", engine)
+        list(ffvit.predict(trained, [tmp_path], engine=each, hardware=IN_FP32)) for each in ("torch", engine)
     )
     for one, other in zip(plain, on_engine, strict=True):
         assert one.classes == other.classes
@@ -89,7 +102,10 @@ def test_predictions_are_those_of_the_network_itself(engine, trained, tmp_path):
 
 def test_the_predictor_calibrates_eight_bits_on_the_run(trained):
     digits = (load_digits().images[:50] * 15).astype("uint8")
-    plain, eight_bits = ffvit.Predictor(trained), ffvit.Predictor(trained, engine="onnx", precision="int8")
+    plain, eight_bits = (
+        ffvit.Predictor(trained, hardware=IN_FP32),
+        ffvit.Predictor(trained, engine="onnx", precision="int8"),
+    )
     first, second = (predictor.logits(list(digits)) for predictor in (plain, eight_bits))
     assert 0 < abs(first - second).max() < 0.1 * abs(first).max()
     assert (first.argmax(1) == second.argmax(1)).mean() > 0.9

@@ -15,7 +15,8 @@ from ffvit.inference.predict import write_predictions
 from ffvit.inference.predictor import Prediction
 from ffvit.terminal import Terminal
 
-CPU = ffvit.Hardware(accelerator="cpu")
+CPU = ffvit.Hardware(accelerator="cpu", precision="fp32", workers=0)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_the_score_is_the_negative_energy():
@@ -31,7 +32,7 @@ def test_at_least_95_percent_of_the_validation_images_are_kept():
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory) -> ffvit.Run:
+def run(tmp_path_factory, one_thread) -> ffvit.Run:
     recipe = {"base": "digits", "epochs": 1, "warmup_epochs": 0}
     return ffvit.train("ff_micro_patch2_8", recipe=recipe, hardware=CPU, out=tmp_path_factory.mktemp("ood") / "run")
 

@@ -24,6 +24,7 @@ from ffvit.training.optimizer import build_optimizer, parameter_groups
 HERE = Path(__file__).parents[1] / "reference"
 FACTS = json.loads((HERE / "parity.json").read_text())
 ARRAYS = np.load(HERE / "parity.npz")
+pytestmark = pytest.mark.usefixtures("one_thread")
 NAMES = {"tiny": "ff_tiny_patch16_224", "base": "ff_base_patch16_224", "large": "ff_large_patch32_224"}
 
 

@@ -4,6 +4,7 @@ import errno
 import importlib.util
 import os
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 

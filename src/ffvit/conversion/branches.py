@@ -175,7 +175,7 @@ def mixers_in(network: Backbone, mixers: Sequence[tuple[Place, nn.Module]]) -> I
 def visit_mixers(
     network: Backbone,
     places: Sequence[Place],
-    batches: Iterable[Float[Tensor, "batch channels height width"]],
+    batches: Iterable[Float[Tensor, "_ channels height width"]],  # the last one may be smaller
     visit: Callable[[Place, Tokens, Tokens], None],
 ) -> None:
     """Call `visit` with what enters and what leaves the mixer in each place, batch by batch."""

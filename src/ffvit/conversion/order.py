@@ -20,7 +20,7 @@ from ffvit.models.mixers import build_mixer
 from ffvit.terminal import track
 
 Score = Callable[[nn.Module], Predictions]
-Batches = Callable[[], Iterable[Float[Tensor, "batch channels height width"]]]
+Batches = Callable[[], Iterable[Float[Tensor, "_ channels height width"]]]
 
 
 @dataclass(frozen=True)

@@ -191,14 +191,16 @@ def _draw(records: list[Conversion], path: Path) -> None:
         curve.grid(axis="y", color=MUTED, alpha=0.2, lw=0.5)
         curve.legend(loc="lower left")
         for number, record in enumerate(records):
-            shares = [100 * (layer.unexplained or 0) for layer in record.layers]
-            layers.scatter(
-                shares, [layer.divergence for layer in record.layers], s=16, color=ARMS[number], label=f"seed {number}"
-            )
+            shares = [100 * layer.static_share for layer in record.layers]
+            costs = [layer.divergence for layer in record.layers]
+            layers.scatter(shares, costs, s=18, color=ARMS[number], marker="osD"[number % 3], label=f"seed {number}")
         layers.set(
-            xlabel="left over by the closed form, %", ylabel="KL divergence, nats an image", title="One layer replaced, untrained",
-            yscale="log",
-        )  # fmt: skip
+            xlabel="static share of the attention maps, %",
+            ylabel="KL divergence, nats an image",
+            title="One layer replaced, untrained",
+        )
+        layers.set_ylim(bottom=0)
+        layers.grid(color=MUTED, alpha=0.2, lw=0.5)
         layers.legend()
 
 

@@ -16,6 +16,7 @@ from ffvit.config import commands
 from ffvit.config.choices import choose_recipe, fields_of
 from ffvit.config.options import options_of
 from ffvit.config.recipe import RECIPES, Recipe
+from ffvit.study.plan_options import plan_of
 from ffvit.terminal import Terminal
 
 QUICK = {"base": "digits", "epochs": 1, "warmup_epochs": 0, "batch_size": 256}
@@ -117,7 +118,7 @@ def test_choosing_a_recipe(tmp_path):
 
 def test_a_study_takes_a_plan_as_it_is():
     plan = ffvit.Plan(network="ff_micro_patch2_8", recipe="digits", factors={"depth": [1, 2]})
-    assert api.plan_of(commands.Compare(study=plan)) is plan
+    assert plan_of(commands.Compare(study=plan)) is plan
 
 
 def test_importing_needs_no_torch():

@@ -10,10 +10,8 @@ from ffvit.command_function import RUN as RUN
 from ffvit.command_function import console_of, fields_without, function_of
 from ffvit.config import commands, data_commands, deploy_commands, inference_commands, insight_commands
 from ffvit.config.architecture import Architecture, Network
-from ffvit.config.choices import choose_data, choose_hardware, choose_recipe, fields_of
-from ffvit.config.data import Data
-from ffvit.config.hardware import Hardware
-from ffvit.config.recipe import Recipe, named_recipe
+from ffvit.config.choices import choose_data, choose_hardware, choose_recipe
+from ffvit.config.recipe import named_recipe
 from ffvit.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
     from ffvit.insight.findings import Inspection
     from ffvit.run_folder import Config, Run
     from ffvit.study.findings import Findings
-    from ffvit.study.plan import Plan
 
 
 @function_of(commands.Train)
@@ -218,6 +215,7 @@ def compare(command: commands.Compare) -> Findings:
     """
     from ffvit.run_folder import free_folder
     from ffvit.study import compare as studies
+    from ffvit.study.plan_options import plan_of
 
     plan = plan_of(command)
     study = Path(command.study) if isinstance(command.study, str | Path) else None
@@ -232,43 +230,6 @@ def compare(command: commands.Compare) -> Findings:
         workers=command.jobs,
         cluster=command.cluster,
         console=console_of(command),
-    )
-
-
-def plan_of(command: commands.Compare) -> Plan:
-    """The plan that a command asks for: that of its study, of the named networks, or one that fits images and time.
-
-    Raises:
-        UserError: A value cannot be used, or contradicts another.
-    """
-    from ffvit.study.plan import Plan
-    from ffvit.study.plan_options import make_plan
-
-    changes = ("seeds", "side_seeds", "folds", "match", "margin", "controls", "search", "sequential", "max_seeds")
-    if isinstance(command.study, Plan):
-        planned = ("networks", "data", "recipe", "image_size", "minutes", "hardware", "corruptions", *changes)
-        if given := [name for name in planned if getattr(command, name) not in (None, ())]:
-            raise UserError(f"study: a Plan holds all of this: change it instead of giving {', '.join(given)}")
-        return command.study
-    assert not isinstance(command.image_size, int)  # a square is a pair by now
-    study = Path(command.study) if isinstance(command.study, str | Path) else None
-    if command.resume and command.out is None and (study is None or not study.is_dir()):
-        raise UserError("--resume needs the study to resume: --study FOLDER")
-    if study is not None and study.is_dir() and not command.resume and command.out is None:
-        raise UserError(f"{study} is a study that was begun: resume it (--resume), or give a new one --out")
-    data, recipe = fields_of(command.data, "source"), fields_of(command.recipe, "base")
-    hardware = fields_of(command.hardware)
-    return make_plan(
-        networks=command.networks,
-        source=data.pop("source", None),
-        study=command.out if study is None and command.resume else study,
-        recipe=recipe.pop("base", None),
-        recipe_fields=Recipe.model_construct(**recipe) if recipe else None,
-        data_fields=Data.model_construct(**data) if data else None,
-        image_size=command.image_size,
-        hardware=Hardware.model_construct(**hardware) if hardware else None,
-        minutes=command.minutes,
-        changes={name: getattr(command, name) for name in changes} | {"corruptions": command.corruptions or None},
     )
 
 

@@ -157,8 +157,9 @@ def _print_run(command: commands.Train) -> None:
 
 def _print_plan(command: commands.Compare) -> None:
     from ffvit.study.forecast import make_forecast, show_forecast
+    from ffvit.study.plan_options import plan_of
 
-    plan, console = api.plan_of(command), Terminal()
+    plan, console = plan_of(command), Terminal()
     show_forecast(plan, make_forecast(plan, command.jobs), console)
     console.say(f"\n{plan.to_yaml()}")
 

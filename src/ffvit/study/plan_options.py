@@ -6,10 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ffvit.config import commands
 from ffvit.config import recipe as recipes
 from ffvit.config.architecture import Network
 from ffvit.config.base import Value, parse
+from ffvit.config.choices import fields_of
 from ffvit.config.data import Data, absolute_path
+from ffvit.config.hardware import Hardware
+from ffvit.config.recipe import Recipe
 from ffvit.errors import UserError
 from ffvit.models.create import check_name
 from ffvit.study.folder import Study
@@ -75,6 +79,40 @@ def make_plan(
     if image_size is not None:
         changed["network"] = plan.network.replace(img_size=image_size)
     return plan.replace(**changed, recipe=how)
+
+
+def plan_of(command: commands.Compare) -> Plan:
+    """The plan that a command asks for: that of its study, of the named networks, or one that fits images and time.
+
+    Raises:
+        UserError: A value cannot be used, or contradicts another.
+    """
+    changes = ("seeds", "side_seeds", "folds", "match", "margin", "controls", "search", "sequential", "max_seeds")
+    if isinstance(command.study, Plan):
+        planned = ("networks", "data", "recipe", "image_size", "minutes", "hardware", "corruptions", *changes)
+        if given := [name for name in planned if getattr(command, name) not in (None, ())]:
+            raise UserError(f"study: a Plan holds all of this: change it instead of giving {', '.join(given)}")
+        return command.study
+    assert not isinstance(command.image_size, int)  # a square is a pair by now
+    study = Path(command.study) if isinstance(command.study, str | Path) else None
+    if command.resume and command.out is None and (study is None or not study.is_dir()):
+        raise UserError("--resume needs the study to resume: --study FOLDER")
+    if study is not None and study.is_dir() and not command.resume and command.out is None:
+        raise UserError(f"{study} is a study that was begun: resume it (--resume), or give a new one --out")
+    data, recipe = fields_of(command.data, "source"), fields_of(command.recipe, "base")
+    hardware = fields_of(command.hardware)
+    return make_plan(
+        networks=command.networks,
+        source=data.pop("source", None),
+        study=command.out if study is None and command.resume else study,
+        recipe=recipe.pop("base", None),
+        recipe_fields=Recipe.model_construct(**recipe) if recipe else None,
+        data_fields=Data.model_construct(**data) if data else None,
+        image_size=command.image_size,
+        hardware=Hardware.model_construct(**hardware) if hardware else None,
+        minutes=command.minutes,
+        changes={name: getattr(command, name) for name in changes} | {"corruptions": command.corruptions or None},
+    )
 
 
 def _fitted(

@@ -108,6 +108,9 @@ def test_networks_that_cannot_be_converted_are_refused():
         as_backbone(timm.create_model("resnet10t"))
     with pytest.raises(UserError, match="neither one of ffvit's networks nor a plain ViT"):
         as_backbone(timm.create_model("deit_tiny_distilled_patch16_224"))
+    other = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=1, act_layer=torch.nn.ReLU)
+    with pytest.raises(UserError, match="this ViT computes something that ffvit's does not: it cannot be converted"):
+        as_backbone(other)
     broken = vit()
     broken.head.bias.data[0] = float("nan")
     with pytest.raises(UserError, match="not finite"):

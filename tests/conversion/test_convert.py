@@ -144,6 +144,11 @@ def test_what_cannot_be_used_is_said_before_anything_is_written(vit, converted, 
     shutil.copy(vit.best_file, alone)
     assert "give --data" in here("convert", alone).stderr
     assert "--resume needs" in here("convert", vit.path, "--resume").stderr
+    (tmp_path / "empty").mkdir()
+    nothing = here("convert", vit.path, "--out", tmp_path / "empty", "--resume")
+    assert (nothing.returncode, "holds no conversion.json, so there is nothing" in nothing.stderr) == (2, True)
+    unsplit = here("convert", vit.path, "--data.validation", 0, "--out", tmp_path / "c")
+    assert (unsplit.returncode, "no validation split: the order of the layers" in unsplit.stderr) == (2, True)
     assert not (tmp_path / "a").exists()
     assert not (tmp_path / "b").exists()
 

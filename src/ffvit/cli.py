@@ -6,6 +6,7 @@ import difflib
 import errno
 import inspect
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -120,7 +121,7 @@ def _subcommand(path: str, name: str, command: type[commands.Command], brief: bo
     hidden = sum(not option.common for option in options)
     app = App(
         name=name,
-        help=inspect.getdoc(command),
+        help=re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.getdoc(command) or ""),  # a paragraph is wrapped by the terminal
         help_epilogue=(f"Examples:\n\n{examples}\n" if examples else "")
         + (f"{hidden} more options: ffvit {path} --help-all" if brief else ""),
         help_format="plaintext",

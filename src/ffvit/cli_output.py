@@ -76,7 +76,7 @@ def _predict(command: inference_commands.Predict) -> None:
 
 
 def _inspect(command: insight_commands.Inspect) -> None:
-    from ffvit.insight.tables import terminal_table
+    from ffvit.insight.report.tables import terminal_table
 
     inspection: Inspection = api.RUN[insight_commands.Inspect](command)
     console = Terminal()

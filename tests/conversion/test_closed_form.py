@@ -67,7 +67,8 @@ def test_least_squares_explains_more_than_the_mean_maps_and_what_is_left_is_meas
     fitted, target = form.fit(), module(x) - module.proj.bias
     left_over = (fitted(x) - module(x)).square().sum() / target.square().sum()
     assert form.unexplained == pytest.approx(left_over.item(), rel=1e-3)
-    assert 0.01 < form.unexplained < form.unexplained_by_mean < 1
+    by_mean = form.regression.unexplained(form.statistics.mean.permute(1, 0, 2).flatten(1))
+    assert 0.01 < form.unexplained < by_mean < 1
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from ffvit.cli import make_app
 from ffvit.errors import DataError, ModelError, OutputError, UserError
 from ffvit.insight.inspect import names_of
 from ffvit.insight.measure import image_counts
-from ffvit.insight.tables import summary
+from ffvit.insight.report.tables import summary
 from ffvit.models.create import create_model
 from ffvit.models.weights import save_weights
 
@@ -128,7 +128,7 @@ def test_what_cannot_be_inspected_is_said_in_a_sentence(folder, tmp_path):
         inspect(tmp_path / "nan.safetensors")
     resnet = weights(tmp_path / "resnet.safetensors", "test_resnet")
     with pytest.raises(
-        ModelError, match=r"resnet\.safetensors: ResNet has a body of its own.*--image alone is possible"
+        ModelError, match=r"resnet\.safetensors: ResNet is not a stack of residual branches.*--image alone is possible"
     ):
         inspect(resnet)
     with pytest.raises(DataError, match=r"--image .*absent\.png"):
@@ -145,6 +145,7 @@ def test_the_number_of_images_goes_by_size_and_device():
     )
     assert (small.observed, small.lesions, small.jacobians) == (1000, 1000, 16)
     assert (base.observed, base.lesions, base.jacobians, base.fields) == (35, 8, 4, 8)
+    assert (small.attributions, base.attributions) == (32, 0)
     gpu = image_counts(28_300_000_000, 24, gpu=True, asked=None)
     assert gpu.lesions > 40 * base.lesions
     assert image_counts(28_300_000_000, 24, gpu=False, asked=200).lesions == 200
@@ -212,11 +213,22 @@ def test_an_image_is_shown_too_and_alone_where_a_network_cannot_be_taken_apart(f
     ((name, seen),) = found.image
     assert (name, seen.grid) == ("ff.safetensors", (4, 4))
     text = (tmp_path / "page.html").read_text()
-    assert text.count("<section") == 10
+    assert text.count("<section") == 11
+    ((_, results),) = found.faithfulness
+    assert [result.method for result in results] == [
+        "integrated gradients",
+        "gradient x input",
+        "occlusion",
+        "random order",
+    ]
+    assert {result.images for result in results} == {32}
+    for result in results[:3]:
+        assert f"{result.method} {result.deletion_gain.value:+.2f}" in text
+    assert found.to_dict()["faithfulness"]["ff.safetensors"][3]["deletion_gain"] is None
     assert "7 &amp; &lt;b&gt;.png" in text
     assert found.to_dict()["image_answers"][0]["patches"] == 16
     resnet = weights(tmp_path / "resnet.safetensors", "test_resnet")
     alone = ffvit.inspect(resnet, image=photo, out=tmp_path / "alone.html", hardware=CPU)
     assert not alone.networks
-    assert "only the image is shown, for ResNet has a body of its own" in alone.warnings[0]
+    assert "only the image is shown, for ResNet is not a stack of residual branches" in alone.warnings[0]
     assert (tmp_path / "alone.html").read_text().count("<section") == 1

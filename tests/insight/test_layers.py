@@ -39,7 +39,7 @@ def test_timms_vit_is_taken_apart():
 
 
 def test_other_bodies_are_refused_with_those_that_work():
-    with pytest.raises(ModelError, match=r"ResNet has a body of its own.*plain ViT and DeiT"):
+    with pytest.raises(ModelError, match=r"ResNet is not a stack of residual branches.*plain ViT and DeiT"):
         layers_of(timm.create_model("resnet10t", num_classes=3).eval())
     with pytest.raises(ModelError, match="no head"):
         layers_of(small(Branch("feedforward", "patches"), num_classes=0))

@@ -62,24 +62,23 @@ def test_what_would_not_be_those_weights_is_refused(weights, photos, tmp_path):
 @pytest.mark.slow
 def test_a_study_trains_them_on_and_refuses_images_they_may_have_been_trained_on(weights, photos, tmp_path):
     files = weights / "vit.safetensors", weights / "less.safetensors"
-    options = (
+    options = [
         "--epochs",
-        1,
+        "1",
         "--batch-size",
-        16,
+        "16",
         "--seeds",
-        1,
-        "--no-controls",
+        "1",
         "--no-search",
         "--workers",
-        0,
+        "0",
         "--precision",
         "fp32",
-    )
+    ]
     drawn = here("compare", *files, "--data", photos / "train", "--out", tmp_path / "drawn", *options)
     assert (drawn.returncode, "may have been trained on them" in drawn.stderr) == (2, True)
     done = here("compare", *files, "--data", photos, "--out", tmp_path / "study", *options)
     assert done.returncode == 0, done.stderr
     runs = [Run(path.parent) for path in sorted((tmp_path / "study" / "runs").rglob("config.yaml"))]
-    assert sorted(run.config.start_from for run in runs) == sorted(map(str, files))
+    assert sorted(str(run.config.start_from) for run in runs) == sorted(map(str, files))  # and no controls
     assert "in block 1: linear over patches" in (tmp_path / "study" / "report.md").read_text()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -141,6 +142,9 @@ Shift = Annotated[
 
 Seconds = Annotated[PositiveFloat, option("Time of each measurement, about.")]
 
+_NEEDED = ("epochs", "batch_size", "lr")
+_RECIPE = Nested(Recipe, "Recipe", "recipe.", key="base", common=_NEEDED, short=_NEEDED)
+
 TrainingData = Annotated[
     DataChoice,
     Unchecked,
@@ -157,14 +161,7 @@ TrainingRecipe = Annotated[
         "deit (the paper's), small, digits, or a .yaml file; the options below change single fields. "
         "Default: digits for the digits, else small."
     ),
-    Nested(
-        Recipe,
-        "Recipe",
-        "recipe.",
-        key="base",
-        common=("epochs", "batch_size", "lr"),
-        short=("epochs", "batch_size", "lr"),
-    ),
+    _RECIPE,
 ]
 ConversionData = Annotated[
     DataChoice,
@@ -179,14 +176,7 @@ ConversionRecipe = Annotated[
         "How the network is trained after each replacement. Default: as its run was, but for 1 epoch, at a quarter of its "
         "learning rate."
     ),
-    Nested(
-        Recipe,
-        "Recipe",
-        "recipe.",
-        key="base",
-        common=("epochs", "batch_size", "lr"),
-        short=("epochs", "batch_size", "lr"),
-    ),
+    replace(_RECIPE, defaults="as --recipe says"),
 ]
 TrainingHardware = Annotated[
     HardwareChoice,

@@ -111,7 +111,7 @@ class Convert(Command):
     """
 
     examples = """ffvit convert runs/vit --out runs/less-attention
-ffvit convert runs/vit --max-loss 100 --epochs 3    the whole curve, down to no attention
+ffvit convert runs/vit --max-loss 100     the curve down to no attention
 ffvit convert deit.pth --data photos/ --replacement linear
 ffvit convert runs/vit --out runs/less-attention --resume"""
 

@@ -26,6 +26,8 @@ class Nested:
         fields: The fields that the command uses. Default: all.
         common: The fields that the short help shows too.
         short: The fields that can be given without the prefix.
+        defaults: Where their defaults are to be found, in words. Default: they are those of the value, of a recipe those of the
+            named ones.
     """
 
     value: type[Value]
@@ -35,6 +37,7 @@ class Nested:
     fields: tuple[str, ...] | None = None
     common: tuple[str, ...] = ()
     short: tuple[str, ...] = ()
+    defaults: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +124,7 @@ def options_of(command: type[Any]) -> list[Option]:
             if name != inner.key and (inner.fields is None or name in inner.fields):
                 option = _option((field.name, name), inner.prefix + name, inside)
                 names = (*option.names, *([_flag(name)] if name in inner.short else []))
-                default = _recipe_default(name) if inner.value is Recipe else option.default
+                default = inner.defaults or (_recipe_default(name) if inner.value is Recipe else option.default)
                 option = dataclasses.replace(
                     option, names=names, default=default, group=inner.group, common=name in inner.common
                 )

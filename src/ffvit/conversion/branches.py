@@ -6,18 +6,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
-import timm
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ffvit.config.architecture import Branch, Network
+from ffvit.config.architecture import Branch
 from ffvit.errors import ConfigError, ModelError
 from ffvit.models.backbone import Backbone, ResidualBranch
-from ffvit.models.create import create_model
 from ffvit.models.description import preprocess_of, set_preprocess
-from ffvit.models.vit_conversion import architecture_of, layout_of
-from ffvit.models.weights import fit
+from ffvit.models.vit_conversion import backbone_of_vit
+from ffvit.models.weights import check_finite
 
 Kind = Literal["static", "linear", "pooling", "identity", "attention"]
 """What takes the place of attention: the same maps for every image, one matrix, pooling, nothing, or attention afresh."""
@@ -33,44 +31,16 @@ class Place(NamedTuple):
 
 
 def as_backbone(network: nn.Module) -> Backbone:
-    """The network as a `Backbone`: itself, or a plain ViT or DeiT of timm's with its weights.
+    """The network as a `Backbone`: itself, or a copy of a plain ViT or DeiT of timm's.
 
     Raises:
         UserError: It is another network, has no attention over patches, or has weights that are not finite.
     """
-    if not isinstance(network, Backbone):
-        network = _from_timm(network)
-    if not attention_places(network):
+    check_finite(network, "this network")
+    backbone = network if isinstance(network, Backbone) else backbone_of_vit(network)
+    if not attention_places(backbone):
         raise ModelError("this network has no attention over patches, so there is nothing to convert")
-    if any(not tensor.isfinite().all() for tensor in network.state_dict().values()):
-        raise ModelError("this network has weights that are not finite: train it again")
-    return network
-
-
-def _from_timm(network: nn.Module) -> Backbone:
-    architecture = None
-    if isinstance(network, timm.models.VisionTransformer) and layout_of(network.state_dict()) == "timm ViT":
-        architecture = architecture_of(network.state_dict())
-    if architecture is None:
-        raise ModelError(
-            f"{type(network).__name__} is neither one of ffvit's networks nor a plain ViT or DeiT of timm's: it cannot be "
-            "converted"
-        )
-    vit: Any = network
-    branch, *others = architecture.block
-    heads = vit.blocks[0].attn.num_heads
-    architecture = architecture.replace(block=(branch.replace(heads=heads), *others))
-    backbone: Any = create_model(Network(architecture=architecture)).eval()
-    fit(backbone, vit.state_dict(), "the network")
-    set_preprocess(backbone, preprocess_of(network))
-    backbone.class_names = getattr(network, "class_names", None)
-    images = torch.randn(2, architecture.in_chans, *architecture.img_size, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        close = torch.allclose(backbone(images), vit.eval()(images), rtol=1e-3, atol=1e-3)
-    if not close:
-        raise ModelError("this ViT computes something that ffvit's does not: it cannot be converted")
-    converted: Backbone = backbone
-    return converted
+    return backbone
 
 
 def attention_places(network: Backbone) -> list[Place]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from timm.layers import Attention
-from torch import Tensor, nn
+from torch import Tensor
 
 from ffvit.errors import DataError
 from ffvit.insight.attention_maps import MapStatistics, attention_maps
@@ -17,6 +17,7 @@ RIDGE = 1e-4
 """Pull towards the start, as a share of the mean square of a feature: without it, features that are alike leave it open."""
 
 EQUATIONS_PER_UNKNOWN = 10
+"""At least: an image gives as many equations for each output token as the network has features."""
 
 Tokens = Float[Tensor, "batch tokens width"]
 
@@ -54,23 +55,14 @@ class TokenRegression:
         return 1 - explained.item() / self.squares if self.squares else 0.0
 
 
-class ClosedForm(Protocol):
-    """Fits one mixer to what an attention module computes."""
-
-    unexplained: float
-    """The share of the squares of what attention computes that the fitted mixer leaves over."""
-
-    def add(self, x: Tokens, y: Tokens) -> None:
-        """Add what enters and leaves attention for a batch."""
-
-    def fit(self) -> nn.Module:
-        """The mixer."""
-
-
 class StaticMaps:
     """The same maps for every image: values and projection of attention, and the maps that reproduce its output best.
 
     They start at the mean maps, and are pulled to them where the images leave them open.
+
+    Attributes:
+        statistics: Of the attention maps.
+        unexplained: The share of the squares of what attention computes that the fitted mixer leaves over.
     """
 
     def __init__(self, attention: Attention, tokens: int) -> None:
@@ -83,7 +75,7 @@ class StaticMaps:
         )
         self.mixer.proj.load_state_dict(part.proj.state_dict())
         self.regression = TokenRegression(heads * tokens, tokens, device)
-        self.unexplained = self.unexplained_by_mean = 1.0
+        self.unexplained = 1.0
 
     def add(self, x: Tokens, y: Tokens) -> None:
         """Add what enters and leaves attention for a batch."""
@@ -99,7 +91,6 @@ class StaticMaps:
         mean = self.statistics.mean.permute(1, 0, 2).flatten(1)  # tokens, heads x tokens
         matrix = self.regression.solve(mean)
         self.unexplained = self.regression.unexplained(matrix)
-        self.unexplained_by_mean = self.regression.unexplained(mean)
         maps = matrix.unflatten(1, (len(self.mixer.maps), -1)).transpose(0, 1)
         with torch.no_grad():
             self.mixer.maps.copy_(maps)
@@ -107,7 +98,11 @@ class StaticMaps:
 
 
 class OneMatrix:
-    """One matrix over the tokens for all features, and a bias for each token (ResMLP's layer)."""
+    """One matrix over the tokens for all features, and a bias for each token (ResMLP's layer).
+
+    Attributes:
+        unexplained: As of `StaticMaps`.
+    """
 
     def __init__(self, attention: Attention, tokens: int) -> None:
         part: Any = attention

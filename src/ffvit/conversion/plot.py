@@ -70,9 +70,9 @@ def _draw_layers(axes: Axes, record: Conversion) -> None:
     axes.scatter(shares, costs, color=ARMS[0], s=18)
     for layer, share, cost in zip(record.layers, shares, costs, strict=True):
         axes.annotate(str(layer.block), (share, cost), (4, 3), textcoords="offset points", fontsize=8)
-    axes.set_xlabel("static share of the attention maps, %")
     axes.set_ylabel("KL divergence, nats an image")
-    rank = f" (rank correlation {stats.spearmanr(shares, costs).statistic:.2f})" if len(set(shares)) > 2 else ""
-    axes.set_title(f"One layer replaced, untrained{rank}")
+    rank = f"\nrank correlation {stats.spearmanr(shares, costs).statistic:.2f}" if len(set(shares)) > 2 else ""
+    axes.set_title("One layer replaced, untrained")
+    axes.set_xlabel(f"static share of the attention maps, %{rank}")
     axes.set_ylim(bottom=0)
     axes.grid(color=MUTED, alpha=0.18, lw=0.5)

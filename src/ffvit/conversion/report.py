@@ -14,7 +14,7 @@ def report(record: Conversion) -> Group:
     assert record.original is not None
     controls = [arm for arm in record.arms if arm != record.replacement]
     headings = [
-        "layers\nleft", "block", "top-1\n%", "less original\npoints, 95 % interval", "params\nM", "time\nms",
+        "attention\nleft", "block", "top-1\n%", "less original\npoints, 95 % interval", "params\nM", "time\nms",
         *(f"{arm.split()[0]}\n%" for arm in controls),
     ]  # fmt: skip
     by_arm = {arm: {step.number: step for step in record.of_arm(arm)} for arm in record.arms}

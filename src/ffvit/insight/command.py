@@ -15,7 +15,7 @@ from ffvit.files.atomic_write import atomic_path
 from ffvit.files.output_file import check_output, is_inspection, is_inspection_page
 from ffvit.insight.findings import Inspection
 from ffvit.insight.inspect import inspect as measure
-from ffvit.insight.page import write_page
+from ffvit.insight.report.page import write_page
 
 
 def inspect(command: Inspect, console: Console) -> Inspection:

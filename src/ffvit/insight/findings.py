@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ffvit.inference.intervals import PairedDifference, Proportion
-from ffvit.insight.image import ImageFindings
+from ffvit.insight.image.faithfulness import Faithfulness
+from ffvit.insight.image.image_findings import ImageFindings
 from ffvit.insight.layers import Layer, LayeredNetwork
 from ffvit.insight.receptive_field import ReceptiveField
 from ffvit.insight.token_maps import LayerMaps, TokenMap
@@ -90,6 +91,7 @@ class ImageCounts:
     lesions: int
     jacobians: int
     fields: int
+    attributions: int
 
     def at_most(self, count: int) -> ImageCounts:
         """The same, of no more images than there are."""
@@ -181,6 +183,7 @@ class Inspection:
         warnings: What must be known to read the figures rightly, a sentence each.
         cross_cka: Linear CKA of the depths of the first network with those of the second; None: there is one only.
         image: What each network sees in one image, by its name; empty where no image was given.
+        faithfulness: How faithful each method of attribution is to each network, by its name; with an image.
         image_name: What this image is called.
     """
 
@@ -190,6 +193,7 @@ class Inspection:
     warnings: tuple[str, ...] = ()
     cross_cka: Float[Tensor, "depths others"] | None = None
     image: tuple[tuple[str, ImageFindings], ...] = ()
+    faithfulness: tuple[tuple[str, tuple[Faithfulness, ...]], ...] = ()
     image_name: str = ""
 
     def to_dict(self) -> dict[str, Any]:
@@ -202,11 +206,12 @@ class Inspection:
             "cross_cka": None if self.cross_cka is None else self.cross_cka.tolist(),
             "image": self.image_name or None,
             "image_answers": [_answer(name, found) for name, found in self.image],
+            "faithfulness": {name: [result.to_dict() for result in results] for name, results in self.faithfulness},
         })  # fmt: skip
 
 
 def _answer(name: str, found: ImageFindings) -> dict[str, Any]:
-    """What a network says of the image, and what it takes to change it."""
+    """The class that a network predicts for the image, and how many patches must be removed to change that."""
     removal = found.removal
     return {
         "name": name,

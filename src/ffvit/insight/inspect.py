@@ -23,12 +23,13 @@ from ffvit.hardware.launch import start_fabric
 from ffvit.inference.exported import is_exported
 from ffvit.inference.run_images import evenly_spaced, run_of, splits_of
 from ffvit.insight.findings import ImageCounts, Inspection
-from ffvit.insight.image import ImageFindings, image_findings
+from ffvit.insight.image.faithfulness import Faithfulness, measure_faithfulness
+from ffvit.insight.image.image_findings import ImageFindings, image_findings
 from ffvit.insight.layers import LayeredNetwork, layers_of
 from ffvit.insight.measure import Measured, cross_similarity, image_counts, measure, work_of
 from ffvit.insight.observation import PreparedImages
 from ffvit.models.description import class_names_of, preprocess_of
-from ffvit.models.weights import load
+from ffvit.models.weights import check_finite, load
 from ffvit.profiling.count import count
 from ffvit.terminal import progress
 
@@ -86,40 +87,68 @@ def inspect(
     if layered:
         source, words, more = _images(weights, networks, names, None if data is None else str(data), root)
         warnings += more
-        measured = _measure(layered, source, words, images, device, hardware.workers, console)
+        prepared, counts = _prepared(layered, source, words, images, device, hardware.workers)
+        measured = _measure(layered, prepared, counts, console)
         cross = cross_similarity(*measured) if len(measured) == 2 else None
-        inspection = Inspection(tuple(each.findings for each in measured), words, classes, (), cross)
+        inspection = Inspection(tuple(one.findings for one in measured), words, classes, (), cross)
+        if image is not None:
+            inspection = replace(inspection, faithfulness=_faithfulness(layered, prepared, counts, console))
     seen = () if image is None else _see(Path(image), dict(zip(names, networks, strict=True)), classes, device)
     return replace(inspection, warnings=tuple(warnings), image=seen, image_name="" if image is None else str(image))
 
 
-def _measure(
+def _prepared(
     networks: dict[str, LayeredNetwork],
     source: Images,
     words: str,
     asked: int | None,
     device: torch.device,
     workers: int | None,
-    console: Console,
-) -> list[Measured]:
-    """Measure each network on the same images."""
+) -> tuple[list[PreparedImages], ImageCounts]:
+    """The images as each network takes them, and how many of them each part takes: what is compared is from the same ones."""
     layered, gpu = list(networks.values()), device.type == "cuda"
     by_network = [
         vars(image_counts(count(each.network).flops, len(each.layers), gpu, asked)).values() for each in layered
     ]
-    counts = ImageCounts(*map(min, zip(*by_network, strict=True)))  # what is compared is from the same images
+    counts = ImageCounts(*map(min, zip(*by_network, strict=True)))
     prepared = _prepare(evenly_spaced(source, max(vars(counts).values())), layered, device, workers)
     if len(prepared[0]) < FEWEST:
         raise DataError(f"{words}: {len(prepared[0])} images could be read; at least {FEWEST} are needed")
     counts = counts.at_most(len(prepared[0]))
     for each, own in zip(layered, prepared, strict=True):
         each.check(own.some(FEWEST).normalized())
+    return prepared, counts
+
+
+def _measure(
+    networks: dict[str, LayeredNetwork], prepared: list[PreparedImages], counts: ImageCounts, console: Console
+) -> list[Measured]:
+    """Measure each network."""
     measured = []
     with progress(console, "images") as bar:
-        task = bar.add_task("inspecting", total=sum(work_of(each, counts) for each in layered))
+        task = bar.add_task("inspecting", total=sum(work_of(each, counts) for each in networks.values()))
         for (name, each), own in zip(networks.items(), prepared, strict=True):
             measured.append(measure(name, each, own, counts, lambda done: bar.advance(task, done)))
     return measured
+
+
+def _faithfulness(
+    networks: dict[str, LayeredNetwork], prepared: list[PreparedImages], counts: ImageCounts, console: Console
+) -> tuple[tuple[str, tuple[Faithfulness, ...]], ...]:
+    """How faithful attributions are to each network; nothing where the network is too large for two images."""
+    if counts.attributions < 2:
+        return ()
+    results = []
+    with progress(console, "images") as bar:
+        task = bar.add_task("attributions", total=counts.attributions * len(networks))
+        for (name, each), images in zip(networks.items(), prepared, strict=True):
+            some = images.some(counts.attributions)
+            pixels = list(some.levels.permute(0, 2, 3, 1).contiguous().numpy())
+            found = measure_faithfulness(
+                each.network, some.preprocess, pixels, advance=lambda done: bar.advance(task, done)
+            )
+            results.append((name, found))
+    return tuple(results)
 
 
 def _see(
@@ -165,14 +194,8 @@ def _open(weights: Weights) -> nn.Module:
     if is_exported(weights):
         raise ModelError(f"{weights}: an exported file shows no layers; inspect the run it was made of")
     network = load(weights)
-    _check_finite(network, str(weights))
+    check_finite(network, str(weights))
     return network
-
-
-def _check_finite(network: nn.Module, name: str) -> None:
-    for parameter, values in network.state_dict().items():
-        if values.is_floating_point() and not values.isfinite().all():
-            raise ModelError(f"{name}: weights are not finite (the first: {parameter}), so there is nothing to inspect")
 
 
 def _images(

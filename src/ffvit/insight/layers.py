@@ -134,7 +134,7 @@ def layers_of(network: nn.Module) -> LayeredNetwork:
     if isinstance(network, VisionTransformer) and all(type(block) is Block for block in network.blocks):
         return _vision_transformer(network)
     raise ModelError(
-        f"{type(network).__name__} has a body of its own, which cannot be taken apart; ffvit inspects {WHICH}"
+        f"{type(network).__name__} is not a stack of residual branches that ffvit can separate; it inspects {WHICH}"
     )
 
 

@@ -54,8 +54,15 @@ SHOWN_LAYERS, SHOWN_COLUMNS = 4, 4
 GPU_FACTOR = 50
 """How much more a GPU is given to do."""
 
-OBSERVE, LESIONS, JACOBIANS, FIELDS = 1e12, 3e12, 2e12, 1.4e12
-"""FLOPs that each part may take on a CPU: 28 GFLOPs an image, as FF-base's, are then inspected in under a minute on two cores."""
+OBSERVE, LESIONS, JACOBIANS, FIELDS, ATTRIBUTIONS = 1e12, 3e12, 2e12, 1.4e12, 5e12
+"""FLOPs that each part may take on a CPU: 28 GFLOPs an image, as FF-base's, are then inspected in under a minute on two cores.
+
+Attributions are measured where an image is explained, and where at least two images fit.
+"""
+
+
+PREDICTIONS = 400
+"""About as many as the attributions of one image and their curves take."""
 
 
 def image_counts(flops: int, layers: int, gpu: bool, asked: int | None) -> ImageCounts:
@@ -73,6 +80,7 @@ def image_counts(flops: int, layers: int, gpu: bool, asked: int | None) -> Image
         lesions=asked or _between(8, LESIONS * factor / max(1.0, layers / 2), MOST),
         jacobians=_between(4, JACOBIANS * factor / (QUERIES + 1), 16),
         fields=_between(8, FIELDS * factor / 6, 64),
+        attributions=_between(0, ATTRIBUTIONS * factor / PREDICTIONS, 32),
     )
 
 

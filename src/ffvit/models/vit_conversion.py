@@ -9,10 +9,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import timm
 import torch
@@ -22,6 +23,7 @@ from ffvit.config.architecture import FF_ONLY, NAMED, Architecture, transformer
 from ffvit.config.preprocess import Preprocess
 from ffvit.errors import ModelError
 from ffvit.models.backbone import Backbone
+from ffvit.models.description import preprocess_of, set_preprocess
 
 Layout = Literal["released", "timm ViT"]
 
@@ -185,6 +187,33 @@ def _spelled_out(architecture: Architecture) -> list[tuple[object, ...]]:
         (branch.mixer, branch.axis, branch.normalised_axis, architecture.hidden(branch), branch.heads or 1)
         for branch in architecture.block
     ]
+
+
+def backbone_of_vit(network: nn.Module) -> Backbone:
+    """A backbone of ours with the weights of a plain ViT or DeiT of timm's, in evaluation mode.
+
+    Raises:
+        UserError: It is another network, or a ViT that computes something else.
+    """
+    state = network.state_dict()
+    architecture = architecture_of(state) if layout_of(state) == "timm ViT" else None
+    if architecture is None or not isinstance(network, timm.models.VisionTransformer):
+        raise ModelError(
+            f"{type(network).__name__} is neither one of ffvit's networks nor a plain ViT or DeiT of timm's: it cannot be "
+            "converted"
+        )
+    vit: Any = copy.deepcopy(network).eval()
+    backbone: Any = Backbone(architecture.replace(block=transformer(heads=vit.blocks[0].attn.num_heads))).eval()
+    backbone.load_state_dict(to_ours(state))
+    set_preprocess(backbone, preprocess_of(network))
+    backbone.class_names = getattr(network, "class_names", None)
+    images = torch.randn(2, architecture.in_chans, *architecture.img_size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():  # an activation or a norm of another kind has the same weights
+        close = torch.allclose(backbone(images), vit(images), rtol=1e-3, atol=1e-3)
+    if not close:
+        raise ModelError("this ViT computes something that ffvit's does not: it cannot be converted")
+    converted: Backbone = backbone
+    return converted
 
 
 def timm_vit_of(network: Backbone) -> nn.Module:

@@ -179,6 +179,19 @@ def _check_outline(network: Network, num_classes: int | None, state: Mapping[str
     fit(outline, state, str(path))
 
 
+def check_finite(network: nn.Module, name: str) -> None:
+    """Check that no weight is NaN or infinite.
+
+    Raises:
+        UserError: One is; says which.
+    """
+    for weight, values in network.state_dict().items():
+        if values.is_floating_point() and not values.isfinite().all():
+            raise ModelError(
+                f"{name}: weights are not finite (the first: {weight}): its training diverged, or the file is damaged"
+            )
+
+
 def _is_plain(tensor: Tensor) -> bool:
     """Whether it is an ordinary dense tensor."""
     return (

@@ -14,7 +14,7 @@ from scipy.special import logit, softmax
 
 from ffvit.config.preprocess import Preprocess
 from ffvit.data.jpeg import Pixels
-from ffvit.insight.patches import grid_side, patch_numbers
+from ffvit.insight.image.patches import grid_side, patch_numbers
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ def make_arms(plan: Plan) -> tuple[Arm, ...]:
             if _key(earlier) == _key(arm):
                 raise ConfigError(f"factors: {earlier.name!r} and {arm.name!r} are the same network and recipe")
         arms.append(arm)
-    if plan.controls:
+    if with_controls(plan, arms):
         arms += _controls(arms, CONTROLS_RATE if plan.search is not None else 1.0)
     names = [arm.name for arm in arms]
     for name in (plan.reference, *(name for pair in plan.comparisons or () for name in pair), *plan.published):
@@ -69,6 +69,11 @@ def make_arms(plan: Plan) -> tuple[Arm, ...]:
         if one == reference:
             raise ConfigError(f"comparisons: {one!r} is compared with itself")
     return tuple(arms)
+
+
+def with_controls(plan: Plan, arms: Sequence[Arm]) -> bool:
+    """Whether controls stand beside the arms: not beside trained weights, for they would start from initial ones."""
+    return plan.controls and all(arm.start_from is None for arm in arms)
 
 
 def make_comparisons(plan: Plan, arms: tuple[Arm, ...]) -> tuple[tuple[str, str], ...]:
@@ -158,7 +163,7 @@ def _arm(plan: Plan, cell: tuple[tuple[str, str, dict[str, Any]], ...]) -> Arm:
         if start_from is not None and network != _resolved(plan.network):
             raise ConfigError("start_from: the network is that of the weights: change nothing in it")
         if start_from is not None:
-            network = _network_of(start_from, plan.network.img_size)
+            network = network_of_weights(start_from, plan.network.img_size)
     except ValidationError as error:
         model, group = (Architecture, "network") if error.title == "Architecture" else (Recipe, "recipe")
         reasons = error_sentences(error, model, group).replace("\n", "; ")
@@ -175,7 +180,7 @@ def _arm(plan: Plan, cell: tuple[tuple[str, str, dict[str, Any]], ...]) -> Arm:
     )
 
 
-def _network_of(weights: str, size: tuple[int, int] | None) -> Network:
+def network_of_weights(weights: str, size: tuple[int, int] | None = None) -> Network:
     """The network that weights belong to, for images of another size if one is given.
 
     Raises:

@@ -17,7 +17,7 @@ from ffvit.models.convnet import convnet_by_flops
 from ffvit.models.create import create_model
 from ffvit.profiling.count import count_described
 from ffvit.profiling.timing import latency
-from ffvit.study.arms import Arm, first_body, make_arms, make_comparisons
+from ffvit.study.arms import Arm, first_body, make_arms, make_comparisons, with_controls
 from ffvit.study.plan import Plan
 
 CONVNET = "small ConvNet"
@@ -49,7 +49,7 @@ def all_arms(plan: Plan, classes: int) -> tuple[Arm, ...]:
     """
     arms = make_arms(plan)
     body = first_body(arms)
-    if not plan.controls or body is None or body.network.architecture is None:
+    if not with_controls(plan, arms) or body is None or body.network.architecture is None:
         return arms
     channels, image = body.network.architecture.in_chans, body.network.architecture.img_size
     name = convnet_by_flops(count_described(body.network, classes).flops, image, channels, classes)

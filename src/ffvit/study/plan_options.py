@@ -16,6 +16,7 @@ from ffvit.config.hardware import Hardware
 from ffvit.config.recipe import Recipe
 from ffvit.errors import UserError
 from ffvit.models.create import check_name
+from ffvit.study.arms import network_of_weights
 from ffvit.study.folder import Study
 from ffvit.study.plan import Plan, Search, read_fields
 from ffvit.study.plan_defaults import fit_plan
@@ -143,10 +144,10 @@ def _of_networks(networks: Sequence[str], data: Data) -> dict[str, Any]:
         else:
             check_name(name)
             levels[name] = {"network": name}
-    named = [name for name in networks if "network" in levels[name]]
+    first = levels[networks[0]]
     return {
         "title": " against ".join(networks) if len(networks) == 2 else f"{len(networks)} networks compared",
-        "network": Network(name=named[0] if named else "ff_tiny_patch16_224"),
+        "network": Network(name=networks[0]) if "network" in first else network_of_weights(first["start_from"]),
         "recipe": recipes.named_recipe("digits" if data.source == "digits" else "small"),
         "factors": {"network": levels},
     }

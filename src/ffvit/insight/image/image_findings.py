@@ -13,9 +13,9 @@ from ffvit.config.preprocess import Preprocess
 from ffvit.data.jpeg import Pixels
 from ffvit.errors import ModelError, UserError
 from ffvit.inference.evaluator import evaluation_mode
-from ffvit.insight.attribution import Attribution, attributions, check_captum, integrated_gradients
-from ffvit.insight.patches import PatchedImage, device_of
-from ffvit.insight.removal import Removal, removal
+from ffvit.insight.image.attribution import Attribution, attributions, check_captum, integrated_gradients
+from ffvit.insight.image.patches import PatchedImage, device_of
+from ffvit.insight.image.removal import Removal, removal
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ffvit.hardware.precision import float32
 from ffvit.insight.attention_maps import attention_maps, attention_over_patches
-from ffvit.insight.patches import own_grid
+from ffvit.insight.image.patches import own_grid
 from ffvit.models.backbone import Backbone
 
 
@@ -63,5 +63,6 @@ def attention_rollout(
 
 def _mixes_by_attention_alone(network: nn.Module) -> bool:
     if isinstance(network, Backbone):
-        return all(branch.row.is_attention or not branch.mixes_patches for branch in network.architecture.block)
+        branches = [branch for block in network.architecture.blocks for branch in block]
+        return all(branch.row.is_attention or not branch.mixes_patches for branch in branches)
     return isinstance(network, VisionTransformer) and network.global_pool in ("token", "avg")

@@ -1,17 +1,38 @@
 """Pictures of what is found."""
 
 import io
-from xml.etree import ElementTree
+from functools import partial
 
+import matplotlib as mpl
 import numpy as np
 import PIL.Image
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from explained import NAMES, PREPROCESS, ReadsOnePatch, bright, linear, noise
-from ffvit.insight.faithfulness import measure_faithfulness
-from ffvit.insight.image import image_findings
-from ffvit.insight.image_figures import DPI, attributions_png, faithfulness_svg, removal_png
-from ffvit.plot_style import WIDE
+from ffvit.insight.image.faithfulness import measure_faithfulness
+from ffvit.insight.image.image_findings import image_findings
+from ffvit.insight.report.image_figures import DPI, attributions_figure, faithfulness_figure, removal_figure
+from ffvit.pages.drawing import inline_drawing
+from ffvit.plot_style import STYLE, WIDE
+
+
+def attributions_png(findings):
+    return png(partial(attributions_figure, findings))
+
+
+def removal_png(findings):
+    return png(partial(removal_figure, findings))
+
+
+def png(make):
+    """A figure on white."""
+    with mpl.rc_context(STYLE):
+        figure = make()
+        figure.set_facecolor("white")
+        picture = io.BytesIO()
+        FigureCanvasAgg(figure).print_png(picture, metadata={"Software": None})
+    return picture.getvalue()
 
 
 def pixels(png):
@@ -48,8 +69,7 @@ def test_an_answer_that_never_changes_and_a_long_name_are_drawn():
 
 def test_curves_name_each_method():
     results = measure_faithfulness(ReadsOnePatch(), PREPROCESS, [bright(0), bright(1)])
-    svg = faithfulness_svg(results)
-    assert faithfulness_svg(results) == svg
-    text = "".join(ElementTree.fromstring(svg).itertext())
+    svg = inline_drawing("curves", "curves", partial(faithfulness_figure, results))
+    assert inline_drawing("curves", "curves", partial(faithfulness_figure, results)) == svg
     for result in results:
-        assert result.method in text
+        assert result.method in svg

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from ffvit.insight import figures, image_figures, mixing_sections
 from ffvit.insight.findings import Inspection, NetworkFindings
-from ffvit.insight.section import Section, draw, image_count, percent, sentence
+from ffvit.insight.report import figures, image_figures, mixing_sections
+from ffvit.insight.report.section import Section, draw, image_count, percent, sentence
 from ffvit.plot_style import NARROW
 
 
 def sections(inspection: Inspection) -> Iterator[Section]:
     """Every section there is something to show in, in reading order."""
     makers: list[Callable[[Inspection], Section | None]] = [
-        _image, _lens, _lesions, mixing_sections.maps, mixing_sections.distances, mixing_sections.fields,
+        _image, _faithfulness, _lens, _lesions, mixing_sections.maps, mixing_sections.distances, mixing_sections.fields,
         mixing_sections.static, mixing_sections.class_token, _updates, _similarity,
     ]  # fmt: skip
     if not inspection.networks:
-        makers = [_image]
+        makers = [_image]  # and no images to measure attributions on
     for make in makers:
         section = make(inspection)
         if section is not None:
@@ -51,6 +51,35 @@ def _image(inspection: Inspection) -> Section | None:
         tuple(drawings),
         sentence(said),
         f"The image: {inspection.image_name}. Covered patches have the mean colour. One image shows what happens, not how often.",
+    )
+
+
+def _faithfulness(inspection: Inspection) -> Section | None:
+    if not inspection.faithfulness:
+        return None
+    drawings, said = [], []
+    for number, (name, results) in enumerate(inspection.faithfulness):
+        drawings.append(
+            draw(f"faithfulness-{number}", name, f"{name}: deletion and insertion curves of each method",
+                  partial(image_figures.faithfulness_figure, results, NARROW))
+        )  # fmt: skip
+        gains = [
+            f"{result.method} {gain.value:+.2f} ({gain.low:+.2f} to {gain.high:+.2f})"
+            for result in results
+            if (gain := result.deletion_gain) is not None
+        ]
+        said.append(f"smaller area under the deletion curve than in random order, in {name}: {', '.join(gains)}")
+    return Section(
+        "faithfulness",
+        "Can these attributions be trusted?",
+        (
+            "Patches are covered in the order of each attribution, the most important first (deletion), or shown in that order on "
+            "an empty image (insertion). An attribution that is faithful to the network makes the probability of the predicted class fall, or "
+            "rise, sooner than a random order does, the dashed grey line.",
+        ),
+        tuple(drawings),
+        sentence(said),
+        f"Petsiuk et al. 2018 (RISE), of {image_count(inspection, 'attributions')}, with 95 % intervals over images.",
     )
 
 

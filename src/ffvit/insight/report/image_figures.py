@@ -1,15 +1,12 @@
-"""What a network sees in an image, and how faithful attributions are, as pictures on white."""
+"""What a network sees in an image, and how faithful attributions are, as figures."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
@@ -17,11 +14,11 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import PercentFormatter
 
 from ffvit.data.jpeg import Pixels
-from ffvit.insight.attribution import Attribution
-from ffvit.insight.faithfulness import RANDOM, Faithfulness
-from ffvit.insight.image import ImageFindings
-from ffvit.insight.removal import Removal
-from ffvit.plot_style import ARMS, INK, MUTED, STYLE, WIDE
+from ffvit.insight.image.attribution import Attribution
+from ffvit.insight.image.faithfulness import RANDOM, Faithfulness
+from ffvit.insight.image.image_findings import ImageFindings
+from ffvit.insight.image.removal import Removal
+from ffvit.plot_style import ARMS, INK, MUTED, WIDE
 
 DPI = 144
 
@@ -36,18 +33,9 @@ FADED = 0.55
 
 COLUMNS = 5
 
-SETTINGS = {**STYLE, "svg.hashsalt": "ffvit-insight"}
-"""Names inside an SVG are drawn from this, so that the same values give the same file."""
-
-
-def attributions_png(findings: ImageFindings) -> bytes:
-    """The image, and each attribution over it, side by side."""
-    with mpl.rc_context(SETTINGS):
-        return _png(attributions_figure(findings))
-
 
 def attributions_figure(findings: ImageFindings, width: float = WIDE, columns: int = COLUMNS) -> Figure:
-    """The same as a figure, to be drawn in the style of a page too.
+    """The image, and each attribution over it, side by side.
 
     Args:
         findings: What was found.
@@ -80,14 +68,11 @@ def attributions_figure(findings: ImageFindings, width: float = WIDE, columns: i
     return figure
 
 
-def removal_png(findings: ImageFindings) -> bytes:
-    """The image, it without the patches whose removal changes the answer, and the probability as they go."""
-    with mpl.rc_context(SETTINGS):
-        return _png(removal_figure(findings))
-
-
 def removal_figure(findings: ImageFindings, width: float = WIDE) -> Figure:
-    """The same as a figure; where it is narrow, the curve is below the images."""
+    """The image, it without the patches whose removal changes the answer, and the probability as they go.
+
+    Where the figure is narrow, the curve is below the images.
+    """
     height, wide = findings.pixels.shape[:2]
     whole: Axes
     without: Axes
@@ -108,17 +93,11 @@ def removal_figure(findings: ImageFindings, width: float = WIDE) -> Figure:
     return figure
 
 
-def faithfulness_svg(results: Sequence[Faithfulness]) -> bytes:
-    """Deletion and insertion curves, a line for each method, random orders in grey."""
-    text = io.StringIO()
-    with mpl.rc_context(SETTINGS):
-        FigureCanvasSVG(_faithfulness_figure(results)).print_svg(text, metadata={"Date": None, "Creator": None})
-    return text.getvalue().encode()
-
-
-def _faithfulness_figure(results: Sequence[Faithfulness]) -> Figure:
-    figure = Figure(figsize=(WIDE, 2.7), facecolor="white")
-    deletion, insertion = figure.subplots(1, 2, sharey=True)
+def faithfulness_figure(results: Sequence[Faithfulness], width: float = WIDE) -> Figure:
+    """Deletion and insertion curves, a line for each method, random orders in grey; one below the other where it is narrow."""
+    rows, columns = (1, 2) if width == WIDE else (2, 1)
+    figure = Figure(figsize=(width, 2.3 * rows + 0.4))
+    deletion, insertion = figure.subplots(rows, columns, sharey=True)
     for number, result in enumerate(results):
         random = result.method == RANDOM
         style = {"color": MUTED, "ls": "--"} if random else {"color": ARMS[number % len(ARMS)]}
@@ -134,7 +113,9 @@ def _faithfulness_figure(results: Sequence[Faithfulness]) -> Figure:
         axes.grid(color=MUTED, alpha=0.18, lw=0.5)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(PercentFormatter(decimals=0))
-    figure.legend(*deletion.get_legend_handles_labels(), loc="outside upper left", ncols=len(results))
+    figure.legend(
+        *deletion.get_legend_handles_labels(), loc="outside upper left", ncols=len(results) if width == WIDE else 2
+    )
     return figure
 
 
@@ -198,13 +179,6 @@ def _mark_random(axes: Axes, mean: float, total: int) -> None:
         fontsize=8,
         color=INK,
     )
-
-
-def _png(figure: Figure) -> bytes:
-    figure.set_facecolor("white")
-    picture = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(picture, metadata={"Software": None})
-    return picture.getvalue()
 
 
 def _percent(findings: ImageFindings) -> str:

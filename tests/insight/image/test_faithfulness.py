@@ -15,9 +15,9 @@ from torch import nn
 from explained import PREPROCESS, ReadsOnePatch, bright, linear, noise
 from ffvit.config.preprocess import Preprocess
 from ffvit.errors import DataError
-from ffvit.insight.attribution import occlusion
-from ffvit.insight.faithfulness import MeanDifference, _counts, area, measure_faithfulness, probabilities
-from ffvit.insight.patches import PatchedImage, first_covered
+from ffvit.insight.image.attribution import occlusion
+from ffvit.insight.image.faithfulness import MeanDifference, _counts, area, measure_faithfulness, probabilities
+from ffvit.insight.image.patches import PatchedImage, first_covered
 
 
 def test_every_method_beats_random_orders_where_one_patch_is_read():

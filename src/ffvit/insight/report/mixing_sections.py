@@ -6,9 +6,9 @@ from functools import partial
 
 import numpy as np
 
-from ffvit.insight import figures, map_figures
 from ffvit.insight.findings import Inspection
-from ffvit.insight.section import Section, blocks, draw, draw_each, image_count, percent, sentence
+from ffvit.insight.report import figures, map_figures
+from ffvit.insight.report.section import Section, blocks, draw, draw_each, image_count, percent, sentence
 
 
 def maps(inspection: Inspection) -> Section | None:

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from scipy.special import softmax
 
-from ffvit.insight.patches import PatchedImage, first_covered
+from ffvit.insight.image.patches import PatchedImage, first_covered
 
 AT_ONCE = 8
 """Numbers of covered patches that are tried at one time."""

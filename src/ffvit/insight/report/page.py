@@ -10,8 +10,8 @@ from jinja2 import Environment, StrictUndefined
 
 from ffvit.files.atomic_write import atomic_path
 from ffvit.insight.findings import Inspection
-from ffvit.insight.sections import sections
-from ffvit.insight.tables import layer_rows, summary
+from ffvit.insight.report.sections import sections
+from ffvit.insight.report.tables import layer_rows, summary
 
 MARK = "<!doctype html>\n<!-- ffvit inspect -->"
 """How a page begins, so that it is known again before it is replaced (`files.output_file`)."""
@@ -20,7 +20,9 @@ MARK = "<!doctype html>\n<!-- ffvit inspect -->"
 def page(inspection: Inspection) -> str:
     """The page; whatever came from outside is escaped."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(files("ffvit.insight").joinpath("page.html.jinja").read_text(encoding="utf-8"))
+    template = environment.from_string(
+        files("ffvit.insight.report").joinpath("page.html.jinja").read_text(encoding="utf-8")
+    )
     names = [network.name for network in inspection.networks] or [name for name, _ in inspection.image]
     text = template.render(
         title=f"ffvit inspect: {' and '.join(names)}",

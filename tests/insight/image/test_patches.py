@@ -10,7 +10,15 @@ from torch import nn
 
 from explained import PREPROCESS, linear, noise
 from ffvit.errors import DataError
-from ffvit.insight.patches import PatchedImage, first_covered, grid_side, own_grid, patch_grid, patch_numbers, spread
+from ffvit.insight.image.patches import (
+    PatchedImage,
+    first_covered,
+    grid_side,
+    own_grid,
+    patch_grid,
+    patch_numbers,
+    spread,
+)
 from ffvit.models.create import create_model
 
 

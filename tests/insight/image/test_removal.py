@@ -5,8 +5,8 @@ import pytest
 from scipy.special import softmax
 
 from explained import PATCH, PREPROCESS, ReadsOnePatch, bright, linear, noise
-from ffvit.insight.patches import PatchedImage
-from ffvit.insight.removal import removal
+from ffvit.insight.image.patches import PatchedImage
+from ffvit.insight.image.removal import removal
 
 
 def test_the_patch_that_is_read_is_found_and_no_other():

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
@@ -24,8 +24,8 @@ from ffvit.config.preprocess import Preprocess
 from ffvit.data.jpeg import Pixels
 from ffvit.errors import DataError
 from ffvit.inference.evaluator import evaluation_mode
-from ffvit.insight.attribution import attributions, check_captum
-from ffvit.insight.patches import PatchedImage, device_of, first_covered
+from ffvit.insight.image.attribution import attributions, check_captum
+from ffvit.insight.image.patches import PatchedImage, device_of, first_covered
 
 RANDOM = "random order"
 
@@ -74,6 +74,17 @@ class Faithfulness:
     shares: Float64[np.ndarray, " points"]
     deletion_curve: Float64[np.ndarray, " points"]
     insertion_curve: Float64[np.ndarray, " points"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The areas as JSON holds them."""
+        gains = {"deletion_gain": self.deletion_gain, "insertion_gain": self.insertion_gain}
+        return {
+            "method": self.method,
+            "images": self.images,
+            "deletion": self.deletion,
+            "insertion": self.insertion,
+            **{name: None if gain is None else asdict(gain) for name, gain in gains.items()},
+        }
 
 
 def measure_faithfulness(

@@ -12,8 +12,8 @@ from jaxtyping import Float64, Int64
 from ffvit.errors import ModelError
 from ffvit.hardware.precision import float32
 from ffvit.inference.exported import check_packages
-from ffvit.insight.attention_rollout import attention_rollout
-from ffvit.insight.patches import PatchedImage, own_grid, patch_numbers, spread
+from ffvit.insight.image.attention_rollout import attention_rollout
+from ffvit.insight.image.patches import PatchedImage, own_grid, patch_numbers, spread
 
 Method = Literal["integrated gradients", "gradient x input", "occlusion", "attention rollout"]
 

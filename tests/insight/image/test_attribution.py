@@ -10,8 +10,8 @@ from torch import nn
 from explained import PATCH, PREPROCESS, ReadsOnePatch, bright, linear, noise
 from ffvit.config.preprocess import Preprocess
 from ffvit.errors import MissingPackageError, ModelError
-from ffvit.insight.attribution import attributions, gradient_times_input, integrated_gradients, occlusion
-from ffvit.insight.patches import PatchedImage
+from ffvit.insight.image.attribution import attributions, gradient_times_input, integrated_gradients, occlusion
+from ffvit.insight.image.patches import PatchedImage
 from untrained import network as untrained
 
 SMALL = Preprocess(img_size=(16, 16), in_chans=3)

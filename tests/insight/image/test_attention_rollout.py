@@ -6,7 +6,7 @@ import torch
 
 import ffvit
 from ffvit.config.architecture import FF_ONLY, Branch, transformer
-from ffvit.insight.attention_rollout import attention_rollout
+from ffvit.insight.image.attention_rollout import attention_rollout
 
 
 def built(readout="class_token", block=None):
@@ -33,7 +33,9 @@ def test_uniform_maps_leave_three_quarters_in_equal_parts_after_two_layers(reado
 def test_later_layers_stand_on_the_left(monkeypatch):
     first, second = torch.rand(2, 7, 7, dtype=torch.float64).softmax(dim=-1)
     maps = iter([first, second])
-    monkeypatch.setattr("ffvit.insight.attention_rollout.attention_maps", lambda module, x: next(maps)[None, None])
+    monkeypatch.setattr(
+        "ffvit.insight.image.attention_rollout.attention_maps", lambda module, x: next(maps)[None, None]
+    )
     unit = torch.eye(7, dtype=torch.float64)
     expected = (second + unit) @ (first + unit) / 4
     assert attention_rollout(built(), IMAGE) == pytest.approx(expected[0, 1:].numpy())
@@ -42,6 +44,14 @@ def test_later_layers_stand_on_the_left(monkeypatch):
 @pytest.mark.parametrize("block", [FF_ONLY, (*transformer(3), Branch("feedforward", "patches"))])
 def test_networks_that_mix_patches_otherwise_have_none(block):
     assert attention_rollout(built(block=block), IMAGE) is None
+
+
+def test_a_network_that_mixes_otherwise_in_one_block_has_none():
+    network = built()
+    static = (Branch("static_attention", "patches"), network.architecture.block[1])
+    converted = ffvit.create_model(network.architecture.with_blocks([network.architecture.block, static])).eval()
+    assert attention_rollout(network, IMAGE) is not None
+    assert attention_rollout(converted, IMAGE) is None
 
 
 @pytest.mark.parametrize("pool", ["avg", "map"])

@@ -9,7 +9,7 @@ from scipy.special import softmax
 from explained import NAMES, PATCH, PREPROCESS, ReadsOnePatch, bright, linear, noise
 from ffvit.config.preprocess import Preprocess
 from ffvit.errors import MissingPackageError, ModelError, UserError
-from ffvit.insight.image import image_findings
+from ffvit.insight.image.image_findings import image_findings
 
 
 def test_the_patch_that_is_read_is_found():

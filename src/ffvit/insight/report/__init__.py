@@ -1,0 +1,1 @@
+"""The page of `ffvit inspect`: its sections, pictures and tables."""

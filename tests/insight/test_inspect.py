@@ -226,7 +226,7 @@ def test_an_image_is_shown_too_and_alone_where_a_network_cannot_be_taken_apart(f
         assert f"{result.method} {result.deletion_gain.value:+.2f}" in text
     assert found.to_dict()["faithfulness"]["ff.safetensors"][3]["deletion_gain"] is None
     assert "7 &amp; &lt;b&gt;.png" in text
-    assert found.to_dict()["image_answers"][0]["patches"] == 16
+    assert found.to_dict()["image_predictions"][0]["patches"] == 16
     resnet = weights(tmp_path / "resnet.safetensors", "test_resnet")
     alone = ffvit.inspect(resnet, image=photo, out=tmp_path / "alone.html", hardware=CPU)
     assert not alone.networks

@@ -40,7 +40,7 @@ def _networks(given: object) -> object:
 
 @dataclass(frozen=True, config=CHECKED)
 class Inspect(Command):
-    """Write a page that shows what one network does, or two side by side: what they mix, how far, where the answer forms."""
+    """Write a page that shows what one network does, or two side by side: what they mix, how far, where the prediction is made."""
 
     examples = """ffvit inspect runs/flowers                       then open inspect.html
 ffvit inspect runs/flowers runs/flowers-vit --out both.html
@@ -56,7 +56,7 @@ ffvit inspect vit.safetensors --data photos/ --json both.json"""
     image: Annotated[
         Path | None,
         option(
-            "An image file: show too which of its patches speak for the answer, and which change it when they are removed "
+            "An image file: show too which of its patches speak for the prediction, and which change it when they are removed "
             "(pip install 'ffvit[insight]')."
         ),
     ] = None

@@ -76,7 +76,7 @@ def quantize_openvino(graph: ModelProto, batches: Sequence[np.ndarray]) -> tuple
         whole = nncf.quantize(
             model,
             nncf.Dataset(batches),
-            preset=nncf.QuantizationPreset.MIXED,  # activations with a zero point of their own: GELU's are not symmetric
+            preset=nncf.QuantizationPreset.MIXED,  # asymmetric activations: those of GELU are not centred on zero
             subset_size=len(batches),
             ignored_scope=nncf.IgnoredScope(names=sorted(others - {node.get_friendly_name() for node in own})),
             advanced_parameters=nncf.AdvancedQuantizationParameters(

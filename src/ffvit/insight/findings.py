@@ -205,12 +205,12 @@ class Inspection:
             "networks": [each.to_dict() for each in self.networks],
             "cross_cka": None if self.cross_cka is None else self.cross_cka.tolist(),
             "image": self.image_name or None,
-            "image_answers": [_answer(name, found) for name, found in self.image],
+            "image_predictions": [_prediction(name, found) for name, found in self.image],
             "faithfulness": {name: [result.to_dict() for result in results] for name, results in self.faithfulness},
         })  # fmt: skip
 
 
-def _answer(name: str, found: ImageFindings) -> dict[str, Any]:
+def _prediction(name: str, found: ImageFindings) -> dict[str, Any]:
     """The class that a network predicts for the image, and how many patches must be removed to change that."""
     removal = found.removal
     return {

@@ -1,4 +1,4 @@
-"""One pass over images: what is read off the tokens between layers, and the answers without one branch at a time."""
+"""One pass over images: what is read off the tokens between layers, and the predictions without one branch at a time."""
 
 from __future__ import annotations
 
@@ -114,10 +114,10 @@ def observe(network: LayeredNetwork, images: PreparedImages, advance: Advance) -
                         tokens = before + update
                         states.append(gram(tokens).cpu())
                         predicted.append(network.readout(tokens).argmax(dim=1))
-            answers = torch.stack(predicted).cpu()
+            predictions = torch.stack(predicted).cpu()
             grams.append(torch.stack(states))
-            correct.append((answers == labels).numpy())
-            agrees.append((answers == answers[-1]).numpy())
+            correct.append((predictions == labels).numpy())
+            agrees.append((predictions == predictions[-1]).numpy())
             advance(len(labels))
     finally:
         use = {number: each.remove() for number, each in uses.items()}

@@ -23,7 +23,7 @@ from ffvit.run_folder import Run
 
 
 def score_run(folder: Path, corruptions: Sequence[str], hardware: Hardware, console: Console) -> None:
-    """Score a finished run on corruptions of its own test images, at all severities, and write `corruptions.csv`.
+    """Evaluate a finished run on corrupted copies of its test images, at all severities, and write `corruptions.csv`.
 
     Each test image has a row, in the order of `predictions.csv`, with a column for each corruption: under which share of
     the severities it is predicted correctly.

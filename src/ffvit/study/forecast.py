@@ -64,7 +64,7 @@ def _check_test_images(plan: Plan, splits: Splits) -> None:
     if started and (plan.folds is not None or "test" in splits.drawn):
         raise ConfigError(
             f"factors: {started[0]!r} starts from trained weights, and test images are drawn at random here, so that it may "
-            "have been trained on them: give data with a test split of its own (folders train/ and val/ or test/), without folds"
+            "have been trained on them: use data with an official test split (folders train/ and val/ or test/), without folds"
         )
 
 

@@ -1,4 +1,4 @@
-"""Whether attributions tell what a network reads: its answer as patches are covered, or uncovered, in their order.
+"""Whether attributions tell what a network reads: its prediction as patches are covered, or uncovered, in their order.
 
 Petsiuk et al., RISE (arXiv 1806.07421), section 4.2: deletion and insertion. Here both end or begin at the mean colour;
 there, insertion begins at a blurred image.

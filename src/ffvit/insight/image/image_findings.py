@@ -1,4 +1,4 @@
-"""What a network sees in one image: the classes it predicts, what speaks for one, and what would change the answer."""
+"""What a network sees in one image: the classes it predicts, what speaks for one, and what would change the prediction."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ImageFindings:
         class_index: Index of the class that is explained: the predicted one, or as asked.
         attributions: What speaks for it, by each method: integrated gradients, gradient x input, occlusion, and for
             networks with attention maps over patches attention rollout.
-        removal: The patches whose removal changes the answer, in the order of the integrated gradients of the predicted
+        removal: The patches whose removal changes the prediction, in the order of the integrated gradients of the predicted
             class.
     """
 

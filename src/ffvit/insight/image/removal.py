@@ -1,4 +1,4 @@
-"""The patches whose removal changes the answer."""
+"""The patches whose removal changes the prediction."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Removal:
 
     Attributes:
         method: Whose order it is.
-        patches: Row and column of each patch that was covered, in order; all of them if the answer never changes.
-        becomes: The class that is predicted then; None if the answer never changes.
+        patches: Row and column of each patch that was covered, in order; all of them if the prediction never changes.
+        becomes: The class that is predicted then; None if the prediction never changes.
         probabilities: Of the class that was predicted at first, with 0, 1, 2, ... patches covered.
         total: How many patches the image has.
-        random_counts: How many patches it takes in each random order; `total` if the answer never changes.
+        random_counts: How many patches it takes in each random order; `total` if the prediction never changes.
     """
 
     method: str

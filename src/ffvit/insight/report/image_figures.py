@@ -69,7 +69,7 @@ def attributions_figure(findings: ImageFindings, width: float = WIDE, columns: i
 
 
 def removal_figure(findings: ImageFindings, width: float = WIDE) -> Figure:
-    """The image, it without the patches whose removal changes the answer, and the probability as they go.
+    """The image, it without the patches whose removal changes the prediction, and the probability as they go.
 
     Where the figure is narrow, the curve is below the images.
     """
@@ -154,7 +154,7 @@ def _show_removed(axes: Axes, findings: ImageFindings) -> None:
 
 
 def _draw_removal(axes: Axes, removal: Removal, name: str) -> None:
-    """The probability of the first answer as patches go, and where random orders change the answer."""
+    """The probability of the first prediction as patches go, and where random orders change the prediction."""
     counts = np.arange(len(removal.probabilities))
     axes.plot(counts, 100 * removal.probabilities, color=ARMS[1], marker="o", ms=2.5, lw=1.3)
     axes.set_xlim(0, removal.total)

@@ -163,7 +163,7 @@ def class_token(inspection: Inspection) -> Section | None:
         "class-token",
         "What does the class token read?",
         (
-            "The head reads the class token alone, so this is the way by which patches reach the answer. Each square is one layer "
+            "The head reads the class token alone, so this is the way by which patches reach the prediction. Each square is one layer "
             "that mixes patches: how strongly the class token's update depends on every patch (norm of the Jacobian, the same "
             "for every mixer), and for attention below it what the class token attends to. The small square is the class token itself.",
         ),

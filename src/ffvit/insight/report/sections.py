@@ -30,27 +30,27 @@ def _image(inspection: Inspection) -> Section | None:
         return None
     drawings, said = [], []
     for number, (name, found) in enumerate(inspection.image):
-        answer, removal = found.class_names[found.predicted], found.removal
+        predicted, removal = found.class_names[found.predicted], found.removal
         drawings += [
-            draw(f"image-{number}", name, f"{name}: what speaks for {answer}",
-                  partial(image_figures.attributions_figure, found, NARROW, 2), "what speaks for its answer"),
-            draw(f"removal-{number}", name, f"{name}: patches whose removal changes {answer}",
-                  partial(image_figures.removal_figure, found, NARROW), "which patches change its answer"),
+            draw(f"image-{number}", name, f"{name}: what speaks for {predicted}",
+                  partial(image_figures.attributions_figure, found, NARROW, 2), "what speaks for its prediction"),
+            draw(f"removal-{number}", name, f"{name}: patches whose removal changes {predicted}",
+                  partial(image_figures.removal_figure, found, NARROW), "which patches change its prediction"),
         ]  # fmt: skip
         count = "no number of" if removal.becomes is None else str(len(removal.patches))
-        said.append(f"{name} says {answer}, and {count} of {removal.total} patches removed change that")
+        said.append(f"{name} predicts {predicted}, and {count} of {removal.total} patches removed change that")
     return Section(
         "image",
-        "What in this image speaks for the answer?",
+        "Which patches of this image speak for the prediction?",
         (
             "Red patches speak for the class and blue ones against it, by several methods, which need not agree: gradients "
             "follow the network for a small change, occlusion covers one patch at a time. The other picture removes patches in "
-            "the order of integrated gradients until the answer changes. An attribution that knows what matters needs fewer "
+            "the order of integrated gradients until the prediction changes. An attribution that knows what matters needs fewer "
             "patches than a random order, the dashed line.",
         ),
         tuple(drawings),
         sentence(said),
-        f"The image: {inspection.image_name}. Covered patches have the mean colour. One image shows what happens, not how often.",
+        f"The image: {inspection.image_name}. Removed patches get the mean colour, which is a change too where the background is black or white. One image shows what happens, not how often.",
     )
 
 
@@ -93,11 +93,11 @@ def _lens(inspection: Inspection) -> Section:
     ]
     drawings = (
         draw("lens-accuracy", "Accuracy by depth", "Accuracy after each block", partial(figures.lens, networks, "accuracy")),
-        draw("lens-agreement", "Agreement with the final answer", "Agreement after each block", partial(figures.lens, networks, "agreement")),
+        draw("lens-agreement", "Agreement with the final prediction", "Agreement after each block", partial(figures.lens, networks, "agreement")),
     )  # fmt: skip
     return Section(
         "lens",
-        "At what depth is the answer there?",
+        "At what depth is the prediction made?",
         (
             "The last norm and the head are applied after every block, as if the network ended there. A line that rises "
             "early means that early blocks already decide; one that jumps at the end means that the head reads only what the "
@@ -122,7 +122,7 @@ def _lesions(inspection: Inspection) -> Section:
     )  # fmt: skip
     return Section(
         "lesions",
-        "Which branch does the answer need?",
+        "Which branches does the prediction need?",
         (
             "Each branch is removed in turn: its update is 0, all else stays. A point is the accuracy that is lost, its line "
             "the paired 95 % interval; where the line crosses 0, these images do not show that the branch is needed. Losses do "
@@ -146,7 +146,7 @@ def _updates(inspection: Inspection) -> Section:
         "How much does each branch change?",
         (
             "The norm of what a branch adds, divided by the norm of the tokens it adds to. Small updates refine; one near 1 or more "
-            "writes the tokens anew. Size is not use: see which branch the answer needs.",
+            "writes the tokens anew. Size is not use: see which branches the prediction needs.",
         ),
         (draw("updates", "Size of updates", "Norm of each update relative to the stream", partial(figures.updates, inspection.networks)),),
         source=f"Mean over {image_count(inspection, 'observed')}.",

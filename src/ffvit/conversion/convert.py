@@ -215,7 +215,7 @@ class _Work:
         )
 
 
-def _prepared(evaluator: Evaluator) -> Iterator[Float[Tensor, "batch channels height width"]]:
+def _prepared(evaluator: Evaluator) -> Iterator[Float[Tensor, "_ channels height width"]]:
     """Batches of images as the network takes them, without those that could not be read."""
     for batch in evaluator.batches:
         images = evaluator.prepare(batch.to(evaluator.fabric.device))

@@ -93,7 +93,7 @@ class Measured:
     """What was found in a network, and what a comparison with another needs besides."""
 
     findings: NetworkFindings
-    grams: list[Float[Tensor, "depths batch batch"]]
+    grams: list[Float[Tensor, "depths _ _"]]
 
 
 def work_of(network: LayeredNetwork, counts: ImageCounts) -> int:

@@ -78,13 +78,13 @@ class Observation:
         use: Of each feed-forward layer over patches, the mean absolute activation of its hidden units.
     """
 
-    grams: list[Float[Tensor, "depths batch batch"]]
+    grams: list[Float[Tensor, "depths _ _"]]
     correct: Bool[np.ndarray, "depths images"]
     agrees: Bool[np.ndarray, "depths images"]
     ratios: list[float]
     maps: dict[int, MapStatistics] = field(default_factory=dict)
-    entropy: dict[int, Float[Tensor, " heads"]] = field(default_factory=dict)
-    use: dict[int, Float[Tensor, " hidden"]] = field(default_factory=dict)
+    entropy: dict[int, Float[Tensor, " _"]] = field(default_factory=dict)
+    use: dict[int, Float[Tensor, " _"]] = field(default_factory=dict)
 
 
 @torch.no_grad()

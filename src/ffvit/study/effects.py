@@ -15,11 +15,11 @@ from ffvit.study.variance import Redrawn, image_variance
 
 
 def effects(
-    correct: Sequence[Bool[np.ndarray, "arms images"]],
+    correct: Sequence[Bool[np.ndarray, "arms _"]],
     factors: Mapping[str, Sequence[str]],
     level: float = 0.95,
     redrawn: Redrawn | None = None,
-    groups: Sequence[Shaped[np.ndarray, " images"]] | None = None,
+    groups: Sequence[Shaped[np.ndarray, " _"]] | None = None,
 ) -> list[EffectFinding]:
     """Main effects and interactions of two crossed factors or more, over the same repetitions as the comparisons.
 

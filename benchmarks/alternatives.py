@@ -1,26 +1,36 @@
 """Alternatives for the same computation, of which one was kept: `python benchmarks/alternatives.py`.
 
-The feed-forward branch along patches, forward, and forward and backward: on transposed tokens as in the paper's code, with
-the matrix on the left (kept), by einsum, and with tokens and hidden units padded to multiples of 16. AdamW's step: all
-tensors at once, operation by operation, or in one piece. And what is kept for the backward pass: all, all but the
-output of GELUs, or only the input of a block. Each round does all alternatives in turn; multiples are taken within it.
+The feed-forward branch along patches, forward, and forward and backward: on transposed tokens as in the paper's code
+(kept in bf16), with the matrix on the left (kept in fp32), by einsum, and with tokens and hidden units padded to multiples
+of 16. Prediction: eager, compiled, compiled with frozen weights (kept: the engine `compiled`), the same with products
+chosen by timing (max-autotune), and by AMD's zentorch where it is installed. AdamW's step: all tensors at once, operation by
+operation, or in one piece. And what is kept for the backward pass: all, all but the output of GELUs, or only the input of
+a block. Each round does all alternatives in turn; multiples are taken within it.
+
+In bf16 where this machine is fast at it, else in fp32; `--precision` says otherwise.
 """
 
 from __future__ import annotations
 
+import copy
+import importlib.util
 from collections.abc import Callable
 from statistics import median
+from typing import Any
 
-import cyclopts
 import torch
+from paper_code import predict_call
 from pydantic import PositiveInt
 from rich.console import Console
+from script import run
 from torch import Tensor, nn
 from torch.nn.functional import gelu, pad
 
 import ffvit
+from ffvit.hardware.devices import keep_freed_memory
+from ffvit.hardware.precision import Precision, autocast
 from ffvit.models.mixers import FeedForward
-from ffvit.profiling.hardware_peak import machine_name
+from ffvit.profiling.hardware_peak import machine_name, slow_precision_reason
 from ffvit.profiling.timing import default_device, random_images, time_calls
 from ffvit.terminal import build_table, track
 
@@ -33,7 +43,15 @@ def transposed(mixer: nn.Module, x: Tensor) -> Tensor:
 
 
 def left(mixer: nn.Module, x: Tensor) -> Tensor:
-    return mixer(x)
+    hidden = gelu(_left(mixer.fc1, x))
+    return _left(mixer.fc2, hidden)
+
+
+def _left(layer: nn.Linear, x: Tensor) -> Tensor:
+    weight, bias = layer.weight, layer.bias
+    if torch.is_autocast_enabled(x.device.type):  # autocast would cast the matrix, and so write it out, once an image
+        weight, bias = (tensor.to(torch.get_autocast_dtype(x.device.type)) for tensor in (weight, bias))
+    return torch.baddbmm(bias[:, None], weight.expand(x.shape[0], -1, -1), x)
 
 
 def einsum(mixer: nn.Module, x: Tensor) -> Tensor:
@@ -52,14 +70,14 @@ def padded(mixer: nn.Module, x: Tensor) -> Tensor:
 
 
 BRANCHES: dict[str, Branch] = {
-    "tokens transposed (the paper's)": transposed,
-    "matrix on the left (kept)": left,
+    "tokens transposed (the paper's; kept in bf16)": transposed,
+    "matrix on the left (kept in fp32)": left,
     "einsum": einsum,
     "padded to multiples of 16": padded,
 }
 
 
-def main(*, batch: PositiveInt = 8, rounds: PositiveInt = 9) -> None:
+def main(*, batch: PositiveInt = 16, rounds: PositiveInt = 7, precision: Precision | None = None) -> None:
     """Measure alternatives for the same computation.
 
     Parameters
@@ -68,15 +86,22 @@ def main(*, batch: PositiveInt = 8, rounds: PositiveInt = 9) -> None:
         Images at once.
     rounds
         How often everything is measured.
+    precision
+        What to compute in. Default: bf16 where this machine is fast at it, else fp32.
     """
     device = default_device()
+    if device.type == "cpu":
+        keep_freed_memory()
+    precision = precision or ("fp32" if slow_precision_reason("bf16", device) else "bf16")
     console = Console(width=200, highlight=False)
-    console.print(f"{machine_name(device)}; torch {torch.__version__}; batch of {batch} images; {rounds} rounds\n")
+    what = f"{precision}; batch of {batch} images; {rounds} rounds"
+    console.print(f"{machine_name(device)}; torch {torch.__version__}; {what}\n")
     rows = []
     for name in ("ff_tiny_patch16_224", "ff_base_patch16_224"):
         network = ffvit.create_model(name).to(device)
-        works = {**_branches(network, batch), "AdamW's step": _steps(network)}
-        works["forward and backward, keeping"] = _backward_passes(network, batch)
+        works = {**_branches(network, batch, precision), "prediction": _predictions(network, batch, precision)}
+        works |= {"AdamW's step": _steps(network)}
+        works["forward and backward, keeping"] = _backward_passes(network, batch, precision)
         times: dict[tuple[str, str], list[float]] = {}
         for _ in track(range(rounds), name):
             for what, alternatives in works.items():
@@ -91,7 +116,7 @@ def main(*, batch: PositiveInt = 8, rounds: PositiveInt = 9) -> None:
     console.print(build_table(headings, rows, words=(0, 1, 2), markdown=True))
 
 
-def _branches(network: nn.Module, batch: int) -> dict[str, dict[str, Callable[[], object]]]:
+def _branches(network: nn.Module, batch: int, precision: Precision) -> dict[str, dict[str, Callable[[], object]]]:
     """The second branch of a block is the one along patches; a norm over tokens hands it a transposed view."""
     mixer = network.blocks[0][1].mixer
     what = network.architecture
@@ -101,19 +126,60 @@ def _branches(network: nn.Module, batch: int) -> dict[str, dict[str, Callable[[]
 
     def forward(branch: Branch) -> Callable[[], object]:
         def predict() -> Tensor:
-            with torch.no_grad():
+            with torch.no_grad(), autocast(precision, x.device):
                 return x + branch(mixer, x)
 
         return predict
 
     def both(branch: Branch) -> Callable[[], object]:
         tokens, gradient = x.detach().requires_grad_(), torch.randn(batch, what.tokens, what.width, device=x.device)
-        return lambda: (tokens + branch(mixer, tokens)).backward(gradient)
+
+        def step() -> None:
+            with autocast(precision, x.device):
+                y = tokens + branch(mixer, tokens)
+            y.backward(gradient)
+
+        return step
 
     return {
         "branch along patches, forward": {name: forward(branch) for name, branch in BRANCHES.items()},
         "branch along patches, forward and backward": {name: both(branch) for name, branch in BRANCHES.items()},
     }
+
+
+def _predictions(network: nn.Module, batch: int, precision: Precision) -> dict[str, Callable[[], object]]:
+    network = copy.deepcopy(network).eval()
+    images = random_images(network, batch)
+    compiled: dict[str, Callable[[Tensor], Tensor]] = {
+        "eager": network,
+        "compiled": torch.compile(network),
+        "compiled, frozen (kept)": _frozen(network),
+    }
+    if images.device.type == "cpu":
+        compiled["compiled, frozen, max-autotune"] = _frozen(
+            network, max_autotune=True, max_autotune_gemm_backends="CPP,ATEN"
+        )
+        if importlib.util.find_spec("zentorch") is not None:
+            import zentorch  # noqa: F401
+
+            compiled["zentorch"] = torch.compile(network, backend="zentorch")
+    calls = {name: predict_call(function, images, precision) for name, function in compiled.items()}
+    with torch.inference_mode():
+        expected = network(images)
+    for call in calls.values():
+        torch.testing.assert_close(call().float(), expected, rtol=0, atol=0.05 * float(expected.std()))
+    return calls
+
+
+def _frozen(network: nn.Module, **options: Any) -> Callable[[Tensor], Tensor]:
+    """Compiled with weights as constants: this is read where the network is traced, at the first call."""
+    function = torch.compile(network, options={"freezing": True, **options})  # its own compiled code
+
+    def predict(images: Tensor) -> Tensor:
+        with torch._inductor.config.patch(freezing=True, **options):
+            return function(images)
+
+    return predict
 
 
 def _steps(network: nn.Module) -> dict[str, Callable[[], object]]:
@@ -126,7 +192,7 @@ def _steps(network: nn.Module) -> dict[str, Callable[[], object]]:
     return steps
 
 
-def _backward_passes(network: nn.Module, batch: int) -> dict[str, Callable[[], object]]:
+def _backward_passes(network: nn.Module, batch: int, precision: Precision) -> dict[str, Callable[[], object]]:
     images = random_images(network, batch)
 
     def keeping(recompute: str) -> Callable[[], object]:
@@ -135,7 +201,9 @@ def _backward_passes(network: nn.Module, batch: int) -> dict[str, Callable[[], o
             for module in network.modules():
                 if isinstance(module, FeedForward):
                     module.recomputes = recompute == "GELUs"
-            network(images).sum().backward()
+            with autocast(precision, images.device):
+                logits = network(images)
+            logits.sum().backward()
             network.zero_grad()
 
         return run
@@ -148,4 +216,4 @@ def _backward_passes(network: nn.Module, batch: int) -> dict[str, Callable[[], o
 
 
 if __name__ == "__main__":
-    cyclopts.run(main)
+    run(main)

@@ -3,7 +3,7 @@
 Everything a step needs is counted: weights, gradients, AdamW's two numbers, the moving average, and what is kept of the
 images for the backward pass. On a CPU it is the resident memory of a process of its own, above what that had before
 the network was made; on a GPU what PyTorch allocated. It hardly varies, so it is measured once. The paper's code is
-`benchmarks/paper_code.py` in fp32, with DeiT's loop; by itself a run recomputes only where memory is short.
+`benchmarks/paper_code.py` in the same precision, with DeiT's loop; by itself a run recomputes only where memory is short.
 
 Beside it stands what the sizes of these tensors add up to, without what operators need in between. ffvit's steps are
 measured in bf16, as `ffvit train` makes them; where a machine has no fast bf16, in fp32, and bf16 is only counted, from the
@@ -26,6 +26,7 @@ from torch import nn
 import ffvit
 from ffvit.benchmarking.workload import train_step_call
 from ffvit.hardware.devices import keep_freed_memory
+from ffvit.hardware.precision import Precision
 from ffvit.models.mixers import FeedForward
 from ffvit.profiling.hardware_peak import machine_name, slow_precision_reason
 from ffvit.profiling.memory import activation_bytes, peak_bytes
@@ -33,7 +34,6 @@ from ffvit.profiling.timing import default_device
 from ffvit.terminal import Terminal, build_table, progress
 from ffvit.training.auto_tuning import STATE
 
-PAPER = "the paper's code, fp32"
 RECOMPUTE = ("", "GELUs", "blocks")
 
 
@@ -49,10 +49,10 @@ def main(network: str = "ff_base_patch16_224", *, batch: PositiveInt = 64) -> No
     """
     device = default_device()
     slow = slow_precision_reason("bf16", device)
-    measured_in = "fp32" if slow else "bf16"
+    measured_in: Precision = "fp32" if slow else "bf16"
     precisions = ("fp32", "bf16") if slow else ("bf16",)
-    paper = peak_bytes(partial(_paper, network, batch, device), device)
-    rows: list[tuple[str, float | None, float | None]] = [(PAPER, paper, None)]
+    paper = peak_bytes(partial(_paper, network, batch, device, measured_in), device)
+    rows: list[tuple[str, float | None, float | None]] = [(f"the paper's code, {measured_in}", paper, None)]
     with progress(Terminal(stderr=True)) as bar:
         task = bar.add_task("", total=6 * len(precisions))
         for precision, recompute, compiled in product(precisions, RECOMPUTE, (False, True)):
@@ -82,9 +82,9 @@ def _mebibytes(size: float | None) -> str:
     return "" if size is None else f"{size / 2**20:,.0f} MiB"
 
 
-def _paper(name: str, batch: int, device: torch.device) -> Callable[[], object]:
+def _paper(name: str, batch: int, device: torch.device, precision: Precision) -> Callable[[], object]:
     images, labels = torch.randn(batch, 3, 224, 224, device=device), torch.randint(1000, (batch,), device=device)
-    return deit_step(PaperNetwork(name).to(device), images, labels)
+    return deit_step(PaperNetwork(name).to(device), images, labels, precision)
 
 
 def _network(name: str, recompute: str) -> nn.Module:

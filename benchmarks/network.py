@@ -6,11 +6,12 @@ per second, and
 - as a share of what this machine reaches in one large matrix product of that precision, as in `ffvit benchmark`. A
   multiply-add is two FLOPs, `ffvit.profiling.count` counts them, a training step is taken as three forward passes. The
   share says how much is left to gain and, unlike images per second, can be compared between machines;
-- as a multiple of the paper's code (`benchmarks/paper_code.py`): transposed tensors, fp32, eager, on a CPU with glibc's
-  allocator as it comes, and in training DeiT's loop.
+- as a multiple of the paper's code (`benchmarks/paper_code.py`) in the same precision and mode: eager beside eager,
+  compiled beside compiled; with autocast in bf16, on a CPU with glibc's allocator as it comes, and in training DeiT's
+  loop with AdamW in one piece. timm's networks are set beside it eager.
 
-Prediction and training step are those of `ffvit benchmark`, for timm's networks too. "Compiled" is how a long `ffvit train`
-compiles, block by block, and how the engine `compiled` predicts.
+Prediction and training step are those of `ffvit benchmark`, for timm's networks too. "Compiled" is `torch.compile` for the
+paper's code; for ours how a long `ffvit train` compiles, block by block, and how the engine `compiled` predicts.
 
 Every round measures the matrix product and all networks, one after the other. The share is of the best rounds; multiples
 are taken within a round. The range behind a median is the lowest to the highest round: if it is wide, the machine was busy.
@@ -24,6 +25,7 @@ from __future__ import annotations
 
 import datetime
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
@@ -33,7 +35,7 @@ from typing import Annotated, Any
 import timm
 import torch
 from cyclopts import Parameter
-from paper_code import PaperNetwork, deit_step, returning_memory
+from paper_code import PaperNetwork, deit_step, predict_call, returning_memory
 from pydantic import PositiveFloat, PositiveInt
 from rich.console import Console
 from script import run
@@ -46,6 +48,7 @@ from ffvit.benchmarking.report import digits
 from ffvit.benchmarking.targets import Target
 from ffvit.benchmarking.workload import build_predictor, train_step_call
 from ffvit.hardware.devices import keep_freed_memory
+from ffvit.hardware.precision import Precision
 from ffvit.models.create import check_name
 from ffvit.models.description import classes_of
 from ffvit.profiling.count import count
@@ -61,7 +64,8 @@ PEERS = {
 }
 """FF-only networks, and timm's networks of their size."""
 
-PAPER = "the paper's code (fp32)"
+PAPER = "the paper's code"
+COMPILED = ", compiled"
 
 
 def main(
@@ -100,7 +104,7 @@ def main(
         if name not in PEERS:
             raise UserError(f"--networks {name}: give one of {', '.join(PEERS)}")
     slow = slow_precision_reason("bf16", device)
-    precisions = ["fp32"] if slow else ["fp32", "bf16"]
+    precisions: list[Precision] = ["fp32"] if slow else ["bf16", "fp32"]
 
     if device.type == "cpu":
         keep_freed_memory()
@@ -116,7 +120,7 @@ def main(
     results: list[dict[str, Any]] = []
     for name, precision, work in product(chosen, precisions, PASSES):
         with progress(Terminal(stderr=True)) as bar:
-            task = bar.add_task("preparing", total=rounds * (len(PEERS[name]) + 3))
+            task = bar.add_task("preparing", total=rounds * (len(PEERS[name]) + 4))
             turns = _turns(name, precision, work, device, batch)
             peak = measure_rounds(
                 turns, [precision], device, batch, rounds, seconds, lambda task=task, **told: bar.update(task, **told)
@@ -127,21 +131,25 @@ def main(
         json_file.write_text(json.dumps({"where": where, "results": results}, indent=1) + "\n")
 
 
-def _turns(name: str, precision: str, work: str, device: torch.device, batch: int) -> list[Turn]:
-    """The paper's code, an FF-only network eager and compiled, and its peers."""
+def _turns(name: str, precision: Precision, work: str, device: torch.device, batch: int) -> list[Turn]:
+    """The paper's code and an FF-only network, each eager and compiled, and its peers."""
     ours, paper = ffvit.create_model(name).to(device), PaperNetwork(name).to(device)
     images = random_images(ours, batch)
     _check_agreement(paper, ours, images)
-    row = Row(PAPER, "the paper's", "fp32", work, PASSES[work] * count(ours).flops)
-    if work == "predict":
-        call = forward_call(paper.eval(), images)
-    else:
-        call = deit_step(paper, images, torch.randint(classes_of(ours), (batch,), device=device))
-    turns = [Turn(row, returning_memory(call))]
+    turns = []
+    for compiled in (False, True):
+        row = Row(f"{PAPER}{COMPILED * compiled}", "the paper's", precision, work, PASSES[work] * count(ours).flops)
+        if work == "predict":
+            network = torch.compile(paper.eval()) if compiled else paper.eval()
+            call: Callable[[], object] = predict_call(network, images, precision)
+        else:
+            labels = torch.randint(classes_of(ours), (batch,), device=device)
+            call = deit_step(PaperNetwork(name).to(device), images, labels, precision, compiled=compiled)
+        turns.append(Turn(row, returning_memory(call)))
     for network, compiled in ((name, False), (name, True), *((peer, False) for peer in PEERS[name])):
         model = ffvit.create_model(network)
         flops = PASSES[work] * count(model).flops
-        row = Row(f"{network}{', compiled' * compiled}", "torch", precision, work, flops)
+        row = Row(f"{network}{COMPILED * compiled}", "torch", precision, work, flops)
         if work == "predict":
             engine = "compiled" if compiled else "torch"
             call = forward_call(build_predictor(Target(network), engine, precision, device), images)
@@ -165,14 +173,15 @@ def _print(title: str, benchmark: Benchmark, precision: str, console: Console, m
     limit = f"100 % is a product of {matmul.size} x {matmul.size} matrices at {digits(matmul.rate / 1e9)} GFLOP/s\n"
     console.print(limit, soft_wrap=True)
     rows, results = [], []
-    paper = benchmark.rows[0].images_per_second
+    eager, compiled = (row.images_per_second for row in benchmark.rows[:2])
     for row in benchmark.rows:
+        paper = compiled if row.network.endswith(COMPILED) else eager
         times = [ours / theirs for ours, theirs in zip(row.images_per_second, paper, strict=True)]
         share = benchmark.utilization(row)
         shown = "-" if share is None else f"{100 * share:.1f}"
         rows.append((row.network, digits(row.flops / 1e9), _range(row.images_per_second, 3), shown, _range(times, 2)))
         results.append({**asdict(row), "utilization": share, "times_the_papers_code": times})
-    headings = ("network", "GFLOP per\nimage", "images/s", "% of\nmatmul", "times the\npaper's code")
+    headings = ("network", "GFLOP per\nimage", "images/s", "% of\nmatmul", "times the\npaper's code,\nsame mode")
     console.print(build_table(headings, rows, markdown=markdown))
     return [{"title": title, "matmul": asdict(matmul), "rows": results}]
 

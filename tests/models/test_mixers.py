@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from contextlib import nullcontext
 from unittest import mock
 
@@ -231,6 +232,24 @@ def test_exporters_and_tracers_see_plain_linear_layers_and_the_compiler_the_fast
     with Watching() if not plain else nullcontext(), mock.patch.object(torch, "baddbmm", wraps=torch.baddbmm) as fast:
         torch.testing.assert_close(layer(x), expected)
     assert fast.call_count == (not plain)
+
+
+@pytest.mark.parametrize(("dtype", "autocast", "left"), [
+    (torch.float32, False, True), (torch.float64, False, True), (torch.float32, True, False), (torch.bfloat16, False, False),
+])  # fmt: skip
+def test_the_matrix_stands_on_the_left_in_full_precision_alone(dtype, autocast, left):
+    """Either way to the same numbers, up to rounding: held to float64."""
+    mixer = FeedForward(25, 100, "patches", dropout=0.0)
+    x = torch.randn(3, 25, 7, dtype=torch.float64)
+    expected = copy.deepcopy(mixer).double()(x)
+    mixer, low = mixer.to(dtype), autocast or dtype == torch.bfloat16
+    with (
+        mock.patch.object(torch, "baddbmm", wraps=torch.baddbmm) as from_left,
+        torch.autocast("cpu", torch.bfloat16, enabled=autocast),
+    ):
+        y = mixer(x.to(dtype))
+    assert from_left.call_count == 2 * left
+    torch.testing.assert_close(y.double(), expected, rtol=0, atol=2e-2 if low else 1e-6)
 
 
 def test_shapes_can_be_asked_for_without_numbers():

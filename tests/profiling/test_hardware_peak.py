@@ -25,7 +25,7 @@ def test_the_roof_is_the_lower_of_the_two_limits():
 
 
 def test_the_fastest_size_is_found(monkeypatch):
-    rates = {1024: 3.0, 2048: 2.0}
+    rates = {512: 1.0, 768: 2.0, 1024: 3.0, 2048: 2.0}
     monkeypatch.setattr(hardware_peak, "matmul_rate", lambda size, *_: rates[size])
     monkeypatch.setattr(hardware_peak, "memory_bandwidth", lambda device: 7.0)
     assert measure_peak(["fp32"], CPU) == HardwarePeak({"fp32": MatmulRate(1024, 3.0)}, 0.0)

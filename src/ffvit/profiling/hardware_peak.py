@@ -17,8 +17,8 @@ from ffvit.profiling.timing import time_calls
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 """The precisions whose peak is measured. fp32 is without TF32, PyTorch's default for matrix products."""
 
-SIZES = {"cpu": (1024, 2048), "cuda": (2048, 4096, 8192)}
-"""Sizes of the square matrices that are tried: large enough that arithmetic takes nearly all of the time."""
+SIZES = {"cpu": (512, 768, 1024, 2048), "cuda": (2048, 4096, 8192)}
+"""Sizes of the square matrices that are tried: the fastest is the largest that caches hold, by machine and precision."""
 
 TRIAD = 2**26
 """Numbers in each of the three arrays that measure the memory: 256 MiB, far more than caches hold."""

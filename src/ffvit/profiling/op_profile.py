@@ -221,7 +221,7 @@ class _OperatorCounter(TorchDispatchMode):
 
     @classmethod
     def is_infra_mode(cls) -> bool:
-        """`PatchLinear` runs other operators under counters that know fewer; under this one it need not."""
+        """Under counters that know fewer operators `PatchLinear` runs other ones; under this one it need not."""
         return True
 
     def __torch_dispatch__(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -328,7 +329,19 @@ def benchmark_data(command: data_commands.BenchmarkData) -> Stages:
     from ffvit.data.loader_benchmark import measure
     from ffvit.data.splits import open_splits
 
-    splits = open_splits(choose_data(command.data))
+    data = choose_data(command.data)
+    splits = open_splits(data)
     console_of(command).print(splits.account, markup=False, highlight=False, soft_wrap=True)
     recipe, size = choose_recipe(command.recipe, named_recipe("small")), (command.image_size, command.image_size)
-    return measure(splits.train, recipe, size, command.workers, command.seconds)
+    config = None
+    if command.network is not None:
+        from ffvit.training.train import configure
+
+        hardware = choose_hardware(None).replace(workers=command.workers)
+        config = configure(command.network, data, recipe, image_size=command.image_size, hardware=hardware)
+    stages = measure(splits.train, recipe, size, command.workers, command.seconds)
+    if config is None:
+        return stages
+    from ffvit.training.run_speed import measure_loading
+
+    return replace(stages, trained=measure_loading(config, splits))

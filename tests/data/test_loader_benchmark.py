@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -48,3 +49,16 @@ def test_the_command_names_the_slowest_stage(photos):
     assert done.returncode == 0, done.stderr
     assert "images/s a core" in done.stdout
     assert "The limit is" in done.stdout
+
+
+def test_a_network_is_trained_with_the_loader_and_with_one_that_costs_nothing(photos):
+    found = here("benchmark", "data", photos, "--seconds", 0.05, "--network", "ff_micro_patch2_8", "--image-size", 8)
+    assert found.returncode == 0, found.stderr
+    assert re.search(r"Training: [\d.,]+ images/s; [\d.,]+ if loading cost nothing\.", found.stdout)
+    assert "Training: 90 images/s; 100 if loading cost nothing." in replace(KNOWN, trained=(90.0, 100.0)).summary()
+
+
+def test_a_network_that_there_is_not_is_said(photos):
+    found = here("benchmark", "data", photos, "--seconds", 0.05, "--network", "ff_tinny")
+    assert found.returncode == 2
+    assert "no network is called 'ff_tinny'" in found.stderr

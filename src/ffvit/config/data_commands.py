@@ -85,11 +85,16 @@ ffvit prepare /data/imagenet shards/ --max-side 512"""
 class BenchmarkData(Command):
     """Measure images per second at each stage of loading, and name the slowest stage."""
 
-    examples = "ffvit benchmark data /data/imagenet --recipe deit"
+    examples = """ffvit benchmark data /data/imagenet --recipe deit
+ffvit benchmark data photos/ --network ff_tiny_patch16_224     does loading slow its training?"""
 
     data: Annotated[DataChoice, Unchecked, option("Images, as for `ffvit train --data`.")]
     _: KW_ONLY
     recipe: Annotated[str | Path | Recipe, Unchecked, option("The recipe that augments them.")] = "small"
+    network: Annotated[
+        str | None,
+        option("Also train this network for a few steps, with the loader and with a batch that is in memory."),
+    ] = None
     image_size: Annotated[PositiveInt, option("Side of the network's square image in pixels.")] = 224
     workers: Annotated[NonNegativeInt | None, option("Loading processes. Default: one per core.")] = None
     seconds: Seconds = 1.0

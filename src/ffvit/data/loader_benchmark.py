@@ -40,6 +40,7 @@ class Stages:
         size: Bytes of a stored image, on average; 0 where pixels are held.
         workers: Loading processes.
         loaded: Images a second that they deliver together.
+        trained: Images a second that a network trains on, with the loader and with batches that are in memory, if asked for.
     """
 
     read: float
@@ -50,6 +51,7 @@ class Stages:
     size: float
     workers: int
     loaded: float
+    trained: tuple[float, float] | None = None
 
     @property
     def training(self) -> float:
@@ -87,7 +89,11 @@ class Stages:
                 "Smaller images help: ffvit prepare --max-side 500 --quality 90."
             )
         together = f"{self.workers} loading process{'es' * (self.workers != 1)}" if self.workers else "One process"
-        return f"{together}: {self.loaded:,.0f} images/s. The limit is {limit}"
+        delivered = f"{together}: {self.loaded:,.0f} images/s. The limit is {limit}"
+        if self.trained is None:
+            return delivered
+        loading, free = self.trained
+        return f"{delivered}\nTraining: {loading:,.3g} images/s; {free:,.3g} if loading cost nothing."
 
 
 def measure(

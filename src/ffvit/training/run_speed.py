@@ -22,6 +22,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import partial
+from itertools import islice
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -191,16 +192,12 @@ def _measure(config: Config, splits: Splits, threads: int, folder: Path) -> Spee
     """What a run takes, measured in this process; `folder` is where its run folder is made."""
     torch.set_num_threads(threads)
     started = time.perf_counter()
-    device = torch.device(device_type(config.hardware))
-    recipe, classes = config.recipe, len(splits.classes)
-    model = create_model(config.network, classes, drop_path=recipe.drop_path, dropout=recipe.dropout)
-    batch = _batch_size(config, splits, device)
-    config = config.replace(recipe=recipe.replace(batch_size=batch))
-    few = Splits(splits.classes, _spread(splits.train, 8 * batch), None, _spread(splits.test, 256), "")
     display = TrainingDisplay(Console(file=io.StringIO()), shown=False)
-    setup = set_up(start_fabric(config.hardware), config, model, None, few, display.say)
-    run = Run.create(Path(tempfile.mkdtemp(dir=folder)), config)
+    setup = _set_up(config, splits, display.say)
+    batch, model, device = setup.config.recipe.batch_size, setup.step.plain, setup.fabric.device
+    run = Run.create(Path(tempfile.mkdtemp(dir=folder)), setup.config)
     train, start = _time_steps(setup, batch, started)
+    few = setup.splits
     images = few.test if 256 * train < 3 * TIMED else _spread(few.test, 16)
     evaluator = setup.evaluator(images)
     load = _seconds(lambda: evaluator.batches) / len(images)
@@ -216,6 +213,33 @@ def _measure(config: Config, splits: Splits, threads: int, folder: Path) -> Spee
         activations = activation_bytes(lambda: cross_entropy(model(inputs), labels), model) / batch
     state = float(sum(parameter.nbytes for parameter in model.parameters()) * STATE)
     return Speed(start, train, load, predict, epoch_end, activations, state)
+
+
+def measure_loading(config: Config, splits: Splits) -> tuple[float, float]:
+    """Images per second in training, with the loader and with a batch that is in memory, for which nothing loads.
+
+    Raises:
+        UserError: The network or the recipe cannot be used.
+    """
+    setup = _set_up(config, splits, lambda _: None)
+    batch = setup.config.recipe.batch_size
+    loading, _ = _time_steps(setup, batch, time.perf_counter())
+    batches = list(islice(setup.loader, setup.order.micro_batches))
+    done, started = 0, time.perf_counter()
+    while done < 3 or time.perf_counter() - started < TIMED:
+        setup.step(0, 0, batches).cpu()
+        done += 1
+    return 1 / loading, done * batch / (time.perf_counter() - started)
+
+
+def _set_up(config: Config, splits: Splits, say: Callable[[str], None]) -> Setup:
+    """A run of a few of the images, in batches of a size that is quickly timed."""
+    recipe, device = config.recipe, torch.device(device_type(config.hardware))
+    model = create_model(config.network, len(splits.classes), drop_path=recipe.drop_path, dropout=recipe.dropout)
+    batch = _batch_size(config, splits, device)
+    config = config.replace(recipe=recipe.replace(batch_size=batch))
+    few = Splits(splits.classes, _spread(splits.train, 8 * batch), None, _spread(splits.test, 256), "")
+    return set_up(start_fabric(config.hardware), config, model, None, few, say)
 
 
 def _batch_size(config: Config, splits: Splits, device: torch.device) -> int:

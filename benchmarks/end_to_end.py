@@ -38,7 +38,15 @@ from ffvit.profiling.timing import default_device
 from ffvit.terminal import build_table, track
 
 NETWORK = "ff_tiny_patch16_224"
-TIMM = "import runpy, sys, ffvit; ffvit.register_with_timm(); sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+TIMM = """
+import runpy, sys, ffvit
+from ffvit.data import augmentation
+from timm.data import auto_augment
+ffvit.register_with_timm()
+auto_augment.NAME_TO_OP["PosterizeIncreasing"] = augmentation.posterize  # timm's stops at an image it cannot posterize
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
 def main(scripts: Path, *, images: PositiveInt = 768, batch: PositiveInt = 64, rounds: PositiveInt = 3) -> None:

@@ -270,3 +270,8 @@ def rank() -> int:
     """The number of this process among those of its run, as the launcher says."""
     names = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
     return next((int(os.environ[name]) for name in names if os.environ.get(name, "").isdecimal()), 0)
+
+
+def percent(share: float) -> str:
+    """A share as people write it: 97.2 %."""
+    return f"{100 * share:.1f} %"

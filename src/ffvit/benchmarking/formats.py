@@ -25,11 +25,10 @@ from ffvit.exporting.command import export
 from ffvit.exporting.formats import FORMATS
 from ffvit.exporting.proof import Proof
 from ffvit.inference.predictor import Predictor
-from ffvit.inference.report import percent
 from ffvit.inference.run_images import evenly_spaced
 from ffvit.profiling.hardware_peak import machine_name
 from ffvit.profiling.timing import time_calls
-from ffvit.terminal import build_table, progress
+from ffvit.terminal import build_table, percent, progress
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 """Images at once that are tried."""

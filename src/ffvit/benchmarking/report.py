@@ -14,9 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ffvit.benchmarking.measure import Benchmark, Row
-from ffvit.inference.report import percent
 from ffvit.profiling.hardware_peak import machine_name
-from ffvit.terminal import build_table
+from ffvit.terminal import build_table, percent
 
 COMPUTE_BOUND = 0.6
 """From this share of the machine's matrix product on, most of the time is arithmetic."""

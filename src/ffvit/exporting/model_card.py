@@ -12,10 +12,10 @@ from typing import Any
 from torch import nn
 
 from ffvit.config.strict_yaml import read_yaml
-from ffvit.inference.report import percent
 from ffvit.models.description import class_names_of
 from ffvit.profiling.count import count
 from ffvit.run_folder import Config, Run
+from ffvit.terminal import percent
 
 OURS = "<!-- Written by ffvit push, which replaces this card as long as this line is in it. -->"
 PUBLIC_DATA = ("digits", "torch/", "tfds/", "hfds/")

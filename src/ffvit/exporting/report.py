@@ -9,7 +9,7 @@ from rich.text import Text
 from ffvit.exporting.command import Export
 from ffvit.exporting.formats import FORMATS
 from ffvit.inference.intervals import Proportion
-from ffvit.inference.report import percent
+from ffvit.terminal import percent
 
 MOST_LAYERS = 10
 """Layers whose sensitivity is shown."""

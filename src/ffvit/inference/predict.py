@@ -18,8 +18,7 @@ from ffvit.data.images import BadImageError
 from ffvit.errors import DataError
 from ffvit.files.csv_formulas import escape_formula
 from ffvit.inference.predictor import Prediction, Predictor
-from ffvit.inference.report import percent
-from ffvit.terminal import Terminal, printable
+from ffvit.terminal import Terminal, percent, printable
 
 INT8 = "onnx-int8"
 """The engine that computes in 8-bit integers, by one name."""

@@ -30,7 +30,6 @@ from ffvit.hardware.precision import float32
 from ffvit.inference.engines import build
 from ffvit.inference.exported import Exported, is_exported
 from ffvit.inference.ood import energy_score
-from ffvit.inference.run_images import calibration_images, run_of
 from ffvit.models.description import class_names_of, preprocess_of
 from ffvit.models.weights import load
 
@@ -120,6 +119,8 @@ class Predictor:
         self.transform, self.shape = evaluation_transform(preprocess), preprocess.shape
         calibration = None
         if precision == "int8":
+            from ffvit.inference.run_images import calibration_images, run_of  # they import pandas
+
             run = None if isinstance(weights, nn.Module) else run_of(Path(weights))
             if run is None:
                 raise UserError("int8 is calibrated on the images of a run: give its run folder, or a file made of it")

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from ffvit.inference.intervals import Proportion
 from ffvit.inference.metrics import ClassMetrics, Evaluation
+from ffvit.terminal import percent
 
 
 def report(evaluation: Evaluation, title: str, warnings: Sequence[str] = ()) -> Group:
@@ -51,11 +52,6 @@ def _heading(text: str) -> Text:
 
 def _table() -> Table:
     return Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="")
-
-
-def percent(share: float) -> str:
-    """A share as people write it: 97.2 %."""
-    return f"{100 * share:.1f} %"
 
 
 def _summary(evaluation: Evaluation) -> Table:

@@ -7,17 +7,13 @@ from collections.abc import Sequence
 
 from ffvit.study.findings import Key
 from ffvit.study.statistics import Interval
+from ffvit.terminal import percent
 
 
 def points(share: float) -> str:
     """A difference in percentage points, signed: +0.7."""
     rounded = round(100 * share, 1)
     return f"{rounded:+.1f}" if rounded else "0.0"
-
-
-def percent(share: float) -> str:
-    """98.9 %."""
-    return f"{100 * share:.1f} %"
 
 
 def minus(text: str) -> str:

@@ -15,10 +15,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from ffvit.inference.report import percent
 from ffvit.run_folder import Run
 from ffvit.study.jobs import Job
 from ffvit.study.run_job import Outcome
+from ffvit.terminal import percent
 from ffvit.training.progress import format_duration
 
 

@@ -9,9 +9,10 @@ from statistics import median
 from ffvit.study import decision
 from ffvit.study.arms import Arm, differ_in_mixers_alone, has_attention, without_attention
 from ffvit.study.findings import ArmFinding, BaselineFinding, Comparison, Key
-from ffvit.study.formatting import bounds, capitalize, count, join, large, level, percent, points
+from ffvit.study.formatting import bounds, capitalize, count, join, large, level, points
 from ffvit.study.power import chance_of_winning_again, seeds_until_conclusive
 from ffvit.study.statistics import Difference, failure_interval
+from ffvit.terminal import percent
 
 
 def compare_arms(

@@ -15,9 +15,10 @@ from ffvit.inference.calibration import fit_temperature
 from ffvit.inference.evaluator import readable_names
 from ffvit.inference.metrics import Evaluation, compute_metrics
 from ffvit.inference.ood import KEPT, energy_score, fit_threshold
-from ffvit.inference.report import percent, report
+from ffvit.inference.report import report
 from ffvit.models.weights_file import read_weights
 from ffvit.run_folder import Run
+from ffvit.terminal import percent
 from ffvit.training.checkpoint import Progress, gather_weights
 from ffvit.training.progress import TrainingDisplay, format_duration
 from ffvit.training.setup import Setup

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from ffvit.inference.report import percent
+from ffvit.terminal import percent
 
 WHOLE = 1_000_000
 """Units of the bar."""

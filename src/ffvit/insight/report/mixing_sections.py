@@ -8,7 +8,8 @@ import numpy as np
 
 from ffvit.insight.findings import Inspection
 from ffvit.insight.report import figures, map_figures
-from ffvit.insight.report.section import Section, blocks, draw, draw_each, image_count, percent, sentence
+from ffvit.insight.report.section import Section, blocks, draw, draw_each, image_count, sentence
+from ffvit.terminal import percent
 
 
 def maps(inspection: Inspection) -> Section | None:

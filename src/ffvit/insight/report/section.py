@@ -57,11 +57,6 @@ def draw_each(
     )
 
 
-def percent(share: float) -> str:
-    """A share as people read it."""
-    return f"{100 * share:.1f} %"
-
-
 def blocks(count: int) -> str:
     """So many blocks, in words."""
     return f"{count} block{'s' * (count != 1)}"

@@ -7,8 +7,9 @@ from functools import partial
 
 from ffvit.insight.findings import Inspection, NetworkFindings
 from ffvit.insight.report import figures, image_figures, mixing_sections
-from ffvit.insight.report.section import Section, draw, image_count, percent, sentence
+from ffvit.insight.report.section import Section, draw, image_count, sentence
 from ffvit.plot_style import NARROW
+from ffvit.terminal import percent
 
 
 def sections(inspection: Inspection) -> Iterator[Section]:

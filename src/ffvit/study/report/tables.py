@@ -8,8 +8,9 @@ from math import isfinite, nan
 from statistics import fmean, median
 
 from ffvit.study.findings import ArmFinding, Comparison, Disagreement, Findings, SearchFinding, TrialFinding
-from ffvit.study.formatting import accuracy, bounds, join, large, level, margin, percent, points, run_name
+from ffvit.study.formatting import accuracy, bounds, join, large, level, margin, points, run_name
 from ffvit.study.report.blocks import Table
+from ffvit.terminal import percent
 from ffvit.training.progress import format_duration
 
 NOTHING = "-"

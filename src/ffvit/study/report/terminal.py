@@ -12,9 +12,10 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from ffvit.study.findings import Findings
-from ffvit.study.formatting import join, percent
+from ffvit.study.formatting import join
 from ffvit.study.report import content, tables
 from ffvit.study.report.blocks import Table
+from ffvit.terminal import percent
 
 COMMAND_WIDTH = 72
 """Longer commands are continued on the next line with a backslash, so that they can be copied."""

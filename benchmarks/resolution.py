@@ -188,7 +188,7 @@ def _draw(table: pd.DataFrame, sizes: tuple[int, ...], path: Path) -> None:
     with picture(path) as figure:
         panels = figure.subplots(1, len(sizes), sharey=True, squeeze=False)[0]
         for axes, size in zip(panels, sizes, strict=True):
-            for method, colour in zip(lines, (*ARMS, "#555555"), strict=False):
+            for method, colour in zip(lines, (*ARMS, "#555555", "#000000"), strict=True):
                 part = table[(table["size"] == size) & (table["method"] == method)]
                 means = 100 * part.groupby("factor")["top1"].mean()
                 axes.plot(means.index, means, "o-", color=colour, ms=3, lw=1.3, label=method)

@@ -92,8 +92,8 @@ class Stages:
         delivered = f"{together}: {self.loaded:,.0f} images/s. The limit is {limit}"
         if self.trained is None:
             return delivered
-        loading, free = self.trained
-        return f"{delivered}\nTraining: {loading:,.3g} images/s; {free:,.3g} if loading cost nothing."
+        loading, free = (f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}" for rate in self.trained)
+        return f"{delivered}\nTraining: {loading} images/s; {free} if loading cost nothing."
 
 
 def measure(

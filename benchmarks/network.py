@@ -44,7 +44,6 @@ from torch import nn
 import ffvit
 from ffvit import UserError
 from ffvit.benchmarking.measure import PASSES, Benchmark, Row, Turn, measure_rounds
-from ffvit.benchmarking.report import digits
 from ffvit.benchmarking.targets import Target
 from ffvit.benchmarking.workload import build_predictor, train_step_call
 from ffvit.hardware.devices import keep_freed_memory
@@ -54,7 +53,7 @@ from ffvit.models.description import classes_of
 from ffvit.profiling.count import count
 from ffvit.profiling.hardware_peak import machine_name, slow_precision_reason
 from ffvit.profiling.timing import default_device, forward_call, random_images
-from ffvit.terminal import Terminal, build_table, progress
+from ffvit.terminal import Terminal, build_table, digits, progress
 
 PEERS = {
     "ff_tiny_patch16_224": ["deit_tiny_patch16_224"],
@@ -65,7 +64,7 @@ PEERS = {
 """FF-only networks, and timm's networks of their size."""
 
 PAPER = "the paper's code"
-COMPILED = ", compiled"
+ENGINES = {False: "torch", True: "compiled"}
 
 
 def main(
@@ -138,7 +137,7 @@ def _turns(name: str, precision: Precision, work: str, device: torch.device, bat
     _check_agreement(paper, ours, images)
     turns = []
     for compiled in (False, True):
-        row = Row(f"{PAPER}{COMPILED * compiled}", "the paper's", precision, work, PASSES[work] * count(ours).flops)
+        row = Row(PAPER, ENGINES[compiled], precision, work, PASSES[work] * count(ours).flops)
         if work == "predict":
             network = torch.compile(paper.eval()) if compiled else paper.eval()
             call: Callable[[], object] = predict_call(network, images, precision)
@@ -149,10 +148,9 @@ def _turns(name: str, precision: Precision, work: str, device: torch.device, bat
     for network, compiled in ((name, False), (name, True), *((peer, False) for peer in PEERS[name])):
         model = ffvit.create_model(network)
         flops = PASSES[work] * count(model).flops
-        row = Row(f"{network}{COMPILED * compiled}", "torch", precision, work, flops)
+        row = Row(network, ENGINES[compiled], precision, work, flops)
         if work == "predict":
-            engine = "compiled" if compiled else "torch"
-            call = forward_call(build_predictor(Target(network), engine, precision, device), images)
+            call = forward_call(build_predictor(Target(network), row.engine, precision, device), images)
         else:
             call = train_step_call(model, precision, device, batch, compiled)
         turns.append(Turn(row, call))
@@ -173,13 +171,13 @@ def _print(title: str, benchmark: Benchmark, precision: str, console: Console, m
     limit = f"100 % is a product of {matmul.size} x {matmul.size} matrices at {digits(matmul.rate / 1e9)} GFLOP/s\n"
     console.print(limit, soft_wrap=True)
     rows, results = [], []
-    eager, compiled = (row.images_per_second for row in benchmark.rows[:2])
+    paper = {row.engine: row.images_per_second for row in benchmark.rows if row.network == PAPER}
     for row in benchmark.rows:
-        paper = compiled if row.network.endswith(COMPILED) else eager
-        times = [ours / theirs for ours, theirs in zip(row.images_per_second, paper, strict=True)]
+        times = [ours / theirs for ours, theirs in zip(row.images_per_second, paper[row.engine], strict=True)]
         share = benchmark.utilization(row)
         shown = "-" if share is None else f"{100 * share:.1f}"
-        rows.append((row.network, digits(row.flops / 1e9), _range(row.images_per_second, 3), shown, _range(times, 2)))
+        name = f"{row.network}{', compiled' * (row.engine == 'compiled')}"
+        rows.append((name, digits(row.flops / 1e9), _range(row.images_per_second, 3), shown, _range(times, 2)))
         results.append({**asdict(row), "utilization": share, "times_the_papers_code": times})
     headings = ("network", "GFLOP per\nimage", "images/s", "% of\nmatmul", "times the\npaper's code,\nsame mode")
     console.print(build_table(headings, rows, markdown=markdown))

@@ -337,7 +337,7 @@ def benchmark_data(command: data_commands.BenchmarkData) -> Stages:
     if command.network is not None:
         from ffvit.training.train import configure
 
-        hardware = choose_hardware(None).replace(workers=command.workers)
+        hardware = choose_hardware({"workers": command.workers})
         config = configure(command.network, data, recipe, image_size=command.image_size, hardware=hardware)
     stages = measure(splits.train, recipe, size, command.workers, command.seconds)
     if config is None:

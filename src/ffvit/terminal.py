@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import os
 import re
 import sys
@@ -275,3 +276,8 @@ def rank() -> int:
 def percent(share: float) -> str:
     """A share as people write it: 97.2 %."""
     return f"{100 * share:.1f} %"
+
+
+def digits(value: float) -> str:
+    """Three significant digits, down to thousandths."""
+    return f"{value:,.{min(3, max(0, 2 - math.floor(math.log10(value))))}f}" if value > 0 else "0"

@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 from rich.console import Console
 from rich.text import Text
 
-from ffvit.benchmarking.report import digits, with_range
+from ffvit.benchmarking.report import with_range
 from ffvit.benchmarking.targets import Target
 from ffvit.config.hardware import Hardware
 from ffvit.data.decode import open_image
@@ -28,7 +28,7 @@ from ffvit.inference.predictor import Predictor
 from ffvit.inference.run_images import evenly_spaced
 from ffvit.profiling.hardware_peak import machine_name
 from ffvit.profiling.timing import time_calls
-from ffvit.terminal import build_table, percent, progress
+from ffvit.terminal import build_table, digits, percent, progress
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 """Images at once that are tried."""

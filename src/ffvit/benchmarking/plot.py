@@ -14,11 +14,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from ffvit.benchmarking.report import digits
 from ffvit.benchmarking.roofline import Roofline
 from ffvit.files.atomic_write import atomic_path
 from ffvit.plot_style import ARMS, INK, MUTED, PAPER, SOFT, STYLE, WIDE
 from ffvit.profiling.hardware_peak import machine_name
+from ffvit.terminal import digits
 
 MARKERS = "osD^vPXp*h"
 """One for each part, so that two points in the same place are both seen."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from statistics import median
@@ -15,7 +14,7 @@ from rich.text import Text
 
 from ffvit.benchmarking.measure import Benchmark, Row
 from ffvit.profiling.hardware_peak import machine_name
-from ffvit.terminal import build_table, percent
+from ffvit.terminal import build_table, digits, percent
 
 COMPUTE_BOUND = 0.6
 """From this share of the machine's matrix product on, most of the time is arithmetic."""
@@ -163,11 +162,6 @@ def to_json(benchmark: Benchmark) -> dict[str, Any]:
         "rows": rows,
         "skipped": [asdict(pair) for pair in benchmark.skipped],
     }
-
-
-def digits(value: float) -> str:
-    """Three significant digits, down to thousandths."""
-    return f"{value:,.{min(3, max(0, 2 - math.floor(math.log10(value))))}f}" if value > 0 else "0"
 
 
 def with_range(values: Sequence[float]) -> str:

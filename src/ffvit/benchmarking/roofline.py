@@ -14,12 +14,11 @@ import torch
 from rich.console import Console
 from rich.text import Text
 
-from ffvit.benchmarking.report import digits
 from ffvit.benchmarking.targets import Target
 from ffvit.profiling.hardware_peak import HardwarePeak, best_peak, machine_name, measure_peak
 from ffvit.profiling.op_profile import Work, profile_ops, seconds_by_part
 from ffvit.profiling.timing import random_images
-from ffvit.terminal import build_table, track
+from ffvit.terminal import build_table, digits, track
 
 ROUNDS = 7
 """Turns of the machine's peak and of the network. Both are taken in their best round, so a busy moment lowers neither."""

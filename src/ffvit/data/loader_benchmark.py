@@ -19,7 +19,7 @@ from ffvit.data.sampler import TrainingOrder
 from ffvit.data.transforms import LazyImage, Transform, evaluation_transform, training_transform
 from ffvit.errors import DataError
 from ffvit.seeding import seeded
-from ffvit.terminal import build_table
+from ffvit.terminal import build_table, digits
 
 SAMPLE = 256
 """Images that are read for the stages after reading, at most."""
@@ -92,7 +92,7 @@ class Stages:
         delivered = f"{together}: {self.loaded:,.0f} images/s. The limit is {limit}"
         if self.trained is None:
             return delivered
-        loading, free = (f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}" for rate in self.trained)
+        loading, free = map(digits, self.trained)
         return f"{delivered}\nTraining: {loading} images/s; {free} if loading cost nothing."
 
 

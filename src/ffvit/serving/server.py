@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import logging
 import socket
 import sys
@@ -93,6 +94,8 @@ def serve(
             timeout_graceful_shutdown=int(limits.seconds + HEAD_SECONDS) + 1,
         )
         server = _Server(config, service, lambda: ready(_address(host, listener)))
+        gc.collect()
+        gc.freeze()  # else requests would wait, now and then, until Python has looked through all of PyTorch's objects
         server.run([listener])
 
 

@@ -15,6 +15,7 @@ from ffvit.inference.calibration import fit_temperature
 from ffvit.inference.evaluator import readable_names
 from ffvit.inference.metrics import Evaluation, compute_metrics
 from ffvit.inference.ood import KEPT, energy_score, fit_threshold
+from ffvit.inference.predictions import Predictions
 from ffvit.inference.report import report
 from ffvit.models.weights_file import read_weights
 from ffvit.run_folder import Run
@@ -33,13 +34,16 @@ def _peak_memory(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
-def evaluate_at_end(setup: Setup, run: Run, progress: Progress, display: TrainingDisplay) -> Group:
+def evaluate_at_end(
+    setup: Setup, run: Run, progress: Progress, chosen: Predictions | None, display: TrainingDisplay
+) -> Group:
     """Score the weights that the validation split chose on the test split, write the figures down, and report them.
 
     Args:
         setup: What the run trained with; its network gets the chosen weights.
         run: Where the figures are written.
         progress: How far the run is: at its end.
+        chosen: What the chosen weights predict for the validation split. Default: predicted here.
         display: Where to show progress.
     """
     fabric, step, splits, best = setup.fabric, setup.step, setup.splits, progress.best
@@ -48,8 +52,9 @@ def evaluate_at_end(setup: Setup, run: Run, progress: Progress, display: Trainin
     if setup.validation is not None:
         state, _ = read_weights(run.best_file)
         set_model_state_dict(step.plain, dict(state), options=StateDictOptions(full_state_dict=True))
-        with step.eagerly():
-            chosen, _ = setup.validation(step.plain)
+        if chosen is None:
+            with step.eagerly():
+                chosen, _ = setup.validation(step.plain)
         if not chosen.correct.all():  # without a mistake, ever more certain is ever better: nothing to fit
             temperature = fit_temperature(chosen.logits, chosen.labels[chosen.logits_of])
         threshold = fit_threshold(chosen.logits)

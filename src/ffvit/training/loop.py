@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ffvit.errors import ModelError, RunStoppedError
 from ffvit.hardware.ranks import all_gather
+from ffvit.inference.predictions import Predictions
 from ffvit.run_folder import Run
 from ffvit.signals import StopSignals
 from ffvit.training.checkpoint import Progress, check_finite, gather_weights, save_checkpoint
@@ -28,7 +29,7 @@ SAVE_EVERY = 600.0
 """Seconds after which a checkpoint is written within an epoch; one is written after each epoch in any case."""
 
 
-def fit(setup: Setup, run: Run, progress: Progress, display: TrainingDisplay) -> None:
+def fit(setup: Setup, run: Run, progress: Progress, display: TrainingDisplay) -> Predictions | None:
     """Train to the end of the recipe.
 
     Args:
@@ -37,12 +38,17 @@ def fit(setup: Setup, run: Run, progress: Progress, display: TrainingDisplay) ->
         progress: How far it is; updated.
         display: Where to show progress.
 
+    Returns:
+        What the best weights predict for the validation split, unless they were scored before the run was resumed.
+
     Raises:
         RunStoppedError: Interrupted, a loss that is not finite, a full disk, or too many bad images.
     """
     loggers = open_loggers(run, progress.images, display.say) if setup.fabric.is_global_zero else nullcontext()
     with loggers as log, StopSignals(display.say) as stop:
-        Trainer(setup, run, progress, display, stop, log).train()
+        trainer = Trainer(setup, run, progress, display, stop, log)
+        trainer.train()
+        return trainer.best_predictions
 
 
 class Trainer:
@@ -74,6 +80,7 @@ class Trainer:
         self.began = self.saved = self.checked = time.monotonic()
         self.seconds_before = progress.seconds
         self.check_after = 1  # steps
+        self.best_predictions: Predictions | None = None
 
     def train(self) -> None:
         """Train epoch by epoch."""
@@ -183,6 +190,7 @@ class Trainer:
             best = progress.best
             if not best or (top1, -loss) > (best["top1"], -best["loss"]):
                 progress.best = {"epoch": progress.epoch + 1, "which": name, **scores[name]}
+                self.best_predictions = predictions
                 gather_weights(self.fabric, self.run.best_file, network, setup.splits.classes)
         return scores
 

@@ -199,8 +199,8 @@ def _run(
                 progress = _resume(setup, run, display)
                 about = f"as it was after {progress.images:,} images" if progress.images else about
             display.say(as_table(headline(setup, run.path, about)))
-            fit(setup, run, progress, display)
-            display.say(evaluate_at_end(setup, run, progress, display))
+            chosen = fit(setup, run, progress, display)
+            display.say(evaluate_at_end(setup, run, progress, chosen, display))
     except OSError as error:
         if is_disk_full(error):
             raise DiskFullError("the disk is full: free some space, then resume with --resume") from None

@@ -22,7 +22,7 @@ import torch
 from paper_code import predict_call
 from pydantic import PositiveInt
 from rich.console import Console
-from script import run
+from script import run, spread
 from torch import Tensor, nn
 from torch.nn.functional import gelu, pad
 
@@ -110,7 +110,7 @@ def main(*, batch: PositiveInt = 16, rounds: PositiveInt = 7, precision: Precisi
         for (what, alternative), seconds in times.items():
             first = times[what, next(iter(works[what]))]
             ratios = [one / two for one, two in zip(first, seconds, strict=True)]
-            beside = f"{median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})" if seconds is not first else "1"
+            beside = spread(ratios, 2) if seconds is not first else "1"
             rows.append((name, what, alternative, f"{1e3 * median(seconds):.1f}", beside))
     headings = ("network", "what", "alternative", "ms", "times as fast as the first")
     console.print(build_table(headings, rows, words=(0, 1, 2), markdown=True))

@@ -28,7 +28,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Annotated, Any
 
 import cyclopts
@@ -43,6 +42,7 @@ from pydantic import PositiveInt
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from script import spread
 from timm.data import auto_augment as timms
 from timm.data import create_dataset, create_loader
 
@@ -122,7 +122,7 @@ def main(
     bare = rates[BARE]
     for name, rate in rates.items():
         peer = next((rates[f"timm: {what}"] for what in WHAT if what in name and not name.startswith("timm")), None)
-        table.add_row(name, _range(rate, 0), _ratio(rate, peer, 1, 2) if peer else "", _ratio(rate, bare, 100, 0))
+        table.add_row(name, spread(rate, 0), _ratio(rate, peer, 1, 2) if peer else "", _ratio(rate, bare, 100, 0))
     console.print(table)
     for line in large:
         console.print(line, soft_wrap=True)
@@ -157,7 +157,6 @@ def _sides(folder: Path, shards: Path) -> dict[str, Callable[[], int]]:
         "timm: crop and flip": _timms(folder, is_training=True),
         "crop and flip, from a folder": _training(ours.train, PLAIN),
         "crop and flip, from shards (500 px, quality 90)": _training(from_shards.train, PLAIN),
-        **_dali(folder),
         "timm: evaluation": _timms(folder, is_training=False, crop_pct=0.875),
         "evaluation, from a folder": _evaluation(ours.test, exact=False),
         "evaluation, from a folder, exact pixels": _evaluation(ours.test, exact=True),
@@ -171,33 +170,6 @@ def _timms(folder: Path, is_training: bool, **options: Any) -> Callable[[], int]
         persistent_workers=False, device=torch.device("cpu"), **({"color_jitter": None} if is_training else {}), **options,
     )  # fmt: skip
     return lambda: sum(len(images) for images, _ in loader.loader)  # before what timm does on the device
-
-
-def _dali(folder: Path) -> dict[str, Callable[[], int]]:
-    """NVIDIA's loader on the processor, if it is installed (nvidia-dali-cuda120 and what that needs)."""
-    try:
-        from nvidia.dali import fn, pipeline_def, types
-    except ImportError:
-        return {}
-    files = sorted(map(str, (folder / "train").rglob("*.jpg")))
-
-    @pipeline_def(batch_size=BATCH, num_threads=1, device_id=None)
-    def pipeline() -> Any:
-        encoded, _ = fn.readers.file(files=files, random_shuffle=True)
-        cut = fn.decoders.image_random_crop(
-            encoded,
-            device="cpu",
-            output_type=types.RGB,
-            random_area=PLAIN.crop_scale,
-            random_aspect_ratio=PLAIN.crop_ratio,
-        )
-        cut = fn.resize(cut, size=IMAGE, interp_type=types.INTERP_CUBIC, antialias=True)
-        return fn.flip(cut, horizontal=fn.random.coin_flip())
-
-    built = pipeline()
-    built.build()
-    batches = -(-len(files) // BATCH)
-    return {"crop and flip, DALI on the processor": lambda: sum(len(built.run()[0]) for _ in range(batches))}
 
 
 def _training(images: Images, recipe: ffvit.Recipe) -> Callable[[], int]:
@@ -302,12 +274,7 @@ def _memory() -> float:
 
 
 def _ratio(values: Iterable[float], base: Iterable[float], times: float, decimals: int) -> str:
-    return _range([times * value / one for value, one in zip(values, base, strict=True)], decimals)
-
-
-def _range(values: list[float], decimals: int) -> str:
-    middle, lowest, highest = (f"{value:,.{decimals}f}" for value in (median(values), min(values), max(values)))
-    return f"{middle} ({lowest}-{highest})"
+    return spread([times * value / one for value, one in zip(values, base, strict=True)], decimals)
 
 
 if __name__ == "__main__":

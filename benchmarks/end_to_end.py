@@ -23,14 +23,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from statistics import median
 
 import timm
 import torch
 from make_photographs import CLASSES, write_photographs
 from pydantic import PositiveInt
 from rich.console import Console
-from script import run
+from script import run, spread
 
 from ffvit import UserError
 from ffvit.profiling.hardware_peak import machine_name, slow_precision_reason
@@ -94,8 +93,7 @@ def main(scripts: Path, *, images: PositiveInt = 768, batch: PositiveInt = 64, r
     for work, pairs in times.items():
         speeds = [[counts[work] / seconds for seconds in side] for side in zip(*pairs, strict=True)]
         ratios = [theirs / ours for ours, theirs in pairs]
-        rows.append((work, *(f"{median(side):.1f} ({min(side):.1f}-{max(side):.1f})" for side in speeds),
-                     f"{median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"))  # fmt: skip
+        rows.append((work, *(spread(side, 1) for side in speeds), spread(ratios, 2)))
     console.print(
         build_table(("command", "ffvit, images/s", "timm's script, images/s", "times timm's"), rows, markdown=True)
     )

@@ -1,9 +1,10 @@
-"""How the scripts here start: options by cyclopts, a user's mistake as one sentence."""
+"""How the scripts here start, with options by cyclopts and a user's mistake as one sentence, and how they print medians."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from statistics import median
 from typing import Any
 
 import cyclopts
@@ -21,3 +22,9 @@ def run(main: Callable[..., Any]) -> None:
         sys.exit(2)
     except torch.OutOfMemoryError:
         sys.exit("error: the GPU's memory is too small for this: use a smaller batch, or fewer networks")
+
+
+def spread(values: Sequence[float], decimals: int) -> str:
+    """The median, with the lowest and the highest behind it."""
+    middle, lowest, highest = (f"{value:,.{decimals}f}" for value in (median(values), min(values), max(values)))
+    return f"{middle} ({lowest}-{highest})"

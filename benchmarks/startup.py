@@ -13,12 +13,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from statistics import median
 
 import cyclopts
 import torch
 from pydantic import PositiveInt
 from rich.console import Console
+from script import spread
 
 from ffvit.profiling.hardware_peak import machine_name
 from ffvit.profiling.timing import default_device
@@ -69,12 +69,12 @@ def main(network: str = "ff_base_patch16_224", *, batch: PositiveInt = 8, rounds
     console = Console(width=200, highlight=False)
     console.print(f"{machine_name(default_device())}; torch {torch.__version__}; {rounds} rounds\n")
     shares = [ours / torchs for ours, torchs in pairs]
-    console.print(f"ffvit --help: {_range([ours for ours, _ in pairs])} s, {_range(shares)} of `import torch`\n")
+    console.print(f"ffvit --help: {spread([ours for ours, _ in pairs], 2)} s, {spread(shares, 2)} of `import torch`\n")
     rows = []
     for kind, times in starts.items():
         before, first, later = (list(column) for column in zip(*times, strict=True))
         extra = [first_step - later_step for first_step, later_step in zip(first, later, strict=True)]
-        rows.append((kind, *(f"{_range(column)} s" for column in (before, first, later, extra))))
+        rows.append((kind, *(f"{spread(column, 2)} s" for column in (before, first, later, extra))))
     headings = (
         f"{network}, batch of {batch}", "until the first step", "first step", "a later step", "difference of the two"
     )  # fmt: skip
@@ -97,10 +97,6 @@ def _first_step(network: str, batch: int, compiled: bool, cache: str) -> tuple[f
     steps = [json.loads(line) for line in done.stdout.splitlines()]
     took = [end - began for began, end in steps]
     return steps[0][0] - started, took[0], min(took[1:])
-
-
-def _range(values: list[float]) -> str:
-    return f"{median(values):.2f} ({min(values):.2f}-{max(values):.2f})"
 
 
 if __name__ == "__main__":

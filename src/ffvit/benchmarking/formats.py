@@ -28,7 +28,7 @@ from ffvit.inference.predictor import Predictor
 from ffvit.inference.run_images import evenly_spaced
 from ffvit.profiling.hardware_peak import machine_name
 from ffvit.profiling.timing import time_calls
-from ffvit.terminal import build_table, digits, percent, progress
+from ffvit.terminal import build_table, percent, progress
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 """Images at once that are tried."""
@@ -189,14 +189,12 @@ def print_formats(benchmark: FormatsBenchmark, console: Console) -> None:
     console.print(
         Text.assemble(("\nLatency", "bold"), f": {benchmark.run}, prepared images, median (lowest-highest) of {rounds}")
     )
-    headings = ["format", "1 image\nms", "images/s", "best\nbatch", "batch\nms", "images/s"]
+    headings = ["format", "1 image\nms", "best\nbatch", "images/s"]
     cells = [
         [
             row.format,
             with_range([1e3 * one for one in row.single_seconds]),
-            digits(1 / median(row.single_seconds)),
             str(row.batch),
-            digits(1e3 * median(row.batch_seconds)),
             with_range([row.batch / one for one in row.batch_seconds]),
         ]
         for row in benchmark.rows

@@ -20,8 +20,9 @@ from ffvit.hardware.devices import available_cores, device_type
 from ffvit.hardware.precision import FABRIC, resolve_precision
 
 if TYPE_CHECKING:
-    from lightning_fabric import Fabric
     from torch import nn
+
+    from ffvit.hardware.fabric import Fabric
 
 
 _NOT_LOST = (None, 0, RequeueError.exit_code)
@@ -35,8 +36,8 @@ def start_fabric(hardware: Hardware) -> Fabric:
         UserError: The machine does not have such a device, or not so many.
     """
     import torch
-    from lightning_fabric import Fabric
-    from lightning_fabric.utilities.exceptions import MisconfigurationException
+
+    from ffvit.hardware.fabric import Fabric, MisconfigurationException
 
     accelerator = device_type(hardware)
     there = torch.cuda.device_count() if accelerator == "cuda" else None

@@ -11,7 +11,8 @@ from ffvit.hardware.devices import device_type, has_bf16_matmul
 
 if TYPE_CHECKING:
     import torch
-    from lightning_fabric import Fabric
+
+    from ffvit.hardware.fabric import Fabric
 
 
 Precision = Literal["fp32", "bf16", "fp16"]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ffvit.errors import FfvitError, WorkerError
 
 if TYPE_CHECKING:
-    from lightning_fabric import Fabric
+    from ffvit.hardware.fabric import Fabric
 
 
 Thing = TypeVar("Thing")

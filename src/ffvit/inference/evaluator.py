@@ -24,11 +24,10 @@ from ffvit.hardware.ranks import all_gather, local_world_size
 from ffvit.inference.predictions import Predictions
 
 if TYPE_CHECKING:
-    from lightning_fabric import Fabric
-
     from ffvit.config.preprocess import Preprocess
     from ffvit.data.loader import Batch
     from ffvit.data.transforms import Transform
+    from ffvit.hardware.fabric import Fabric
     from ffvit.inference.exported import Exported
 
 KEPT_LOGITS = 100_000_000

@@ -9,7 +9,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
-from lightning_fabric.strategies import ModelParallelStrategy
 from torch import nn
 
 from ffvit.errors import DeviceError
@@ -23,10 +22,9 @@ from ffvit.profiling.count import count
 from ffvit.profiling.memory import activation_bytes
 
 if TYPE_CHECKING:
-    from lightning_fabric import Fabric
-
     from ffvit.config.hardware import Hardware
     from ffvit.config.recipe import Recipe
+    from ffvit.hardware.fabric import Fabric
 
 LONG = {"cuda": 1e17, "cpu": 2e14}
 """Operations: ten minutes of a GPU at 170 TFLOP/s, of a processor at 330 GFLOP/s; a compilation takes one at most."""
@@ -95,6 +93,8 @@ def has_free_memory(network: nn.Module, batch: int, fabric: Fabric) -> bool:
 
 def _needed(network: nn.Module, batch: int, fabric: Fabric) -> float:
     """Bytes of weights and their like, and of what a step keeps of the images for the backward pass."""
+    from lightning_fabric.strategies import ModelParallelStrategy
+
     shape, was_training = preprocess_of(network).shape, network.training
     device = next(network.parameters()).device  # before a network is sharded that is not yet the device it trains on
     kept = []

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import torch
-from lightning_fabric import Fabric
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -32,6 +31,7 @@ from torch.optim import Optimizer
 
 from ffvit.errors import DiskFullError, DivergedError, RunFolderError
 from ffvit.files.atomic_write import atomic_path
+from ffvit.hardware.fabric import Fabric
 from ffvit.hardware.ranks import on_rank_zero
 from ffvit.models.weights import save_weights
 from ffvit.run_folder import Run

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from ffvit.errors import DivergedError
+from ffvit.hardware.fabric import Fabric
 from ffvit.run_folder import Run
 from ffvit.training.checkpoint import Progress
 

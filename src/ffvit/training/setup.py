@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
-from lightning_fabric import Fabric
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -18,6 +17,7 @@ from ffvit.data.shards.remote import remote_blocks
 from ffvit.data.splits import Splits
 from ffvit.data.transforms import training_transform
 from ffvit.errors import ConfigError
+from ffvit.hardware.fabric import Fabric
 from ffvit.hardware.ranks import local_world_size
 from ffvit.inference.evaluator import BATCH, Evaluator
 from ffvit.models.description import preprocess_of, set_preprocess

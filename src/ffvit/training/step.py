@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from ffvit.config.preprocess import Preprocess
@@ -16,6 +15,7 @@ from ffvit.data.sampler import TrainingOrder
 from ffvit.data.splits import Splits
 from ffvit.errors import OutOfMemoryError
 from ffvit.hardware.devices import is_out_of_memory, keep_freed_memory
+from ffvit.hardware.fabric import Fabric
 from ffvit.hardware.launch import shard
 from ffvit.models.compiling import compile_blocks
 from ffvit.run_folder import Config

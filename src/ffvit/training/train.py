@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from lightning_fabric import Fabric
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -26,6 +25,7 @@ from ffvit.errors import DiskFullError, RunFolderError
 from ffvit.files.atomic_write import is_disk_full, remove_leftovers
 from ffvit.files.lock import FolderLock
 from ffvit.files.output_folder import study_of
+from ffvit.hardware.fabric import Fabric
 from ffvit.hardware.launch import start_fabric
 from ffvit.hardware.precision import precision_of
 from ffvit.hardware.ranks import name_lost_ranks, on_rank_zero

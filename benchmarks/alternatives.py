@@ -3,7 +3,7 @@
 The feed-forward branch along patches, forward, and forward and backward: on transposed tokens as in the paper's code
 (kept in bf16), with the matrix on the left (kept in fp32), by einsum, and with tokens and hidden units padded to multiples
 of 16. Prediction: eager, compiled, compiled with frozen weights (kept: the engine `compiled`), the same with products
-chosen by timing (max-autotune), and by AMD's zentorch where it is installed. AdamW's step: all tensors at once, operation by
+chosen by timing (max-autotune), and by AMD's zentorch where it is installed and its logits are the network's. AdamW's step: all tensors at once, operation by
 operation, or in one piece. And what is kept for the backward pass: all, all but the output of GELUs, or only the input of
 a block. Each round does all alternatives in turn; multiples are taken within it.
 
@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import subprocess
+import sys
 from collections.abc import Callable
 from statistics import median
 from typing import Any
@@ -35,6 +37,22 @@ from ffvit.profiling.timing import default_device, random_images, time_calls
 from ffvit.terminal import build_table, track
 
 Branch = Callable[[nn.Module, Tensor], Tensor]
+
+NEAR = 0.05
+"""How far logits may be from those in fp32, in standard deviations of these."""
+
+ZENTORCH = """
+import sys, torch, zentorch, ffvit
+from ffvit.hardware.precision import autocast
+from ffvit.profiling.timing import random_images
+network = ffvit.create_model(sys.argv[1]).eval()
+images = random_images(network, 4)
+with torch.no_grad():
+    expected = network(images)
+    with autocast(sys.argv[2], images.device):
+        logits = torch.compile(network, backend="zentorch")(images)
+print(float((logits.float() - expected).abs().max() / expected.std()))
+"""
 
 
 def transposed(mixer: nn.Module, x: Tensor) -> Tensor:
@@ -99,7 +117,7 @@ def main(*, batch: PositiveInt = 16, rounds: PositiveInt = 7, precision: Precisi
     rows = []
     for name in ("ff_tiny_patch16_224", "ff_base_patch16_224"):
         network = ffvit.create_model(name).to(device)
-        works = {**_branches(network, batch, precision), "prediction": _predictions(network, batch, precision)}
+        works = {**_branches(network, batch, precision), "prediction": _predictions(name, network, batch, precision)}
         works |= {"AdamW's step": _steps(network)}
         works["forward and backward, keeping"] = _backward_passes(network, batch, precision)
         times: dict[tuple[str, str], list[float]] = {}
@@ -147,7 +165,7 @@ def _branches(network: nn.Module, batch: int, precision: Precision) -> dict[str,
     }
 
 
-def _predictions(network: nn.Module, batch: int, precision: Precision) -> dict[str, Callable[[], object]]:
+def _predictions(name: str, network: nn.Module, batch: int, precision: Precision) -> dict[str, Callable[[], object]]:
     network = copy.deepcopy(network).eval()
     images = random_images(network, batch)
     compiled: dict[str, Callable[[Tensor], Tensor]] = {
@@ -159,7 +177,7 @@ def _predictions(network: nn.Module, batch: int, precision: Precision) -> dict[s
         compiled["compiled, frozen, max-autotune"] = _frozen(
             network, max_autotune=True, max_autotune_gemm_backends="CPP,ATEN"
         )
-        if importlib.util.find_spec("zentorch") is not None:
+        if importlib.util.find_spec("zentorch") is not None and _zentorch_is_right(name, precision):
             import zentorch  # noqa: F401
 
             compiled["zentorch"] = torch.compile(network, backend="zentorch")
@@ -167,8 +185,20 @@ def _predictions(network: nn.Module, batch: int, precision: Precision) -> dict[s
     with torch.inference_mode():
         expected = network(images)
     for call in calls.values():
-        torch.testing.assert_close(call().float(), expected, rtol=0, atol=0.05 * float(expected.std()))
+        torch.testing.assert_close(call().float(), expected, rtol=0, atol=NEAR * float(expected.std()))
     return calls
+
+
+def _zentorch_is_right(name: str, precision: Precision) -> bool:
+    """In a process of its own, for it changes what others compute in bf16."""
+    command = [sys.executable, "-c", ZENTORCH, name, precision]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    difference = float(printed.split()[-1])
+    if difference > NEAR:
+        print(
+            f"{name}: zentorch is not timed: its logits are {difference:.1f} standard deviations from the network's\n"
+        )
+    return difference <= NEAR
 
 
 def _frozen(network: nn.Module, **options: Any) -> Callable[[Tensor], Tensor]:

@@ -19,6 +19,10 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("unhurried")
 
+# Beside other processes that run tests, more threads cost more than they bring. PyTorch is not imported yet.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 # Where a shell started the suite in the background, SIGINT is ignored, here and in every process that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # The same of SIGHUP under `nohup`.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import shutil
 import sysconfig
@@ -40,6 +41,8 @@ def compile_unavailable_reason(device: torch.device) -> str | None:
 def allow_variants() -> None:
     """Let one piece of code be compiled for many networks, precisions and sizes: from the ninth on it would run eagerly."""
     torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+    # On a machine without a GPU, PyTorch built for CUDA would say that there is none.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
 
 
 def compile_blocks(network: nn.Module) -> nn.Module:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from unittest import mock
 
 import numpy as np
@@ -20,9 +21,10 @@ from ffvit.conversion import layerwise
 from ffvit.conversion.branches import attention_places
 from ffvit.conversion.order import divergence, fit_each, greedy_order
 from ffvit.conversion.record import read_record
-from ffvit.errors import RunStoppedError, UserError
+from ffvit.errors import RequeueError, UserError
 from ffvit.inference.predictions import Predictions
 from ffvit.models.weights import load
+from ffvit.signals import stop_error
 from ffvit.terminal import Terminal
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -93,14 +95,14 @@ def test_a_conversion_that_was_stopped_goes_on_to_the_same_bits(vit, converted, 
 
     def stopped(self, step, *given):
         if (step, self.name) == (2, "removed"):
-            raise RunStoppedError("as if it was killed")
+            raise stop_error(signal.SIGTERM, "stopped; resume with: ffvit train")
         made.append((step, self.name))
         return whole(self, step, *given)
 
     fields = {"out": out, "max_loss": 100, "hardware": CPU, "recipe": {"batch_size": 256}, "images": 200}
     with monkeypatch.context() as patch:
         patch.setattr(conversion.Chain, "run", stopped)
-        with pytest.raises(RunStoppedError):
+        with pytest.raises(RequeueError, match=f"^stopped; finished steps are kept: .* --out {out} --resume$"):
             ffvit.convert(vit.path, **fields)
     assert len(made) == 4
     before = (out / "steps" / "static-02" / "best.safetensors").stat().st_mtime_ns

@@ -25,7 +25,7 @@ from ffvit.conversion.order import Batches, estimate, fit_each, greedy_order
 from ffvit.conversion.plot import write as write_plot
 from ffvit.conversion.record import Conversion, Costs, Measured, Step, read_record, write_record
 from ffvit.data.splits import Splits, open_splits
-from ffvit.errors import DataError, ModelError, RunFolderError
+from ffvit.errors import DataError, ModelError, RunFolderError, RunStoppedError
 from ffvit.files.atomic_write import atomic_path
 from ffvit.files.lock import FolderLock
 from ffvit.files.output_folder import CONVERSION, existing_paths, make_folder
@@ -124,6 +124,10 @@ def convert(
         write_plot(record, out / "conversion.png")
         _bring(record, out)
         return record
+    except RunStoppedError as error:
+        if error.asked:  # the training of a step says how to go on with that step alone
+            error.args = (f"stopped; finished steps are kept: resume with the same options and --out {out} --resume",)
+        raise
     finally:
         lock.release()
 

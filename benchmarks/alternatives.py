@@ -3,9 +3,9 @@
 The feed-forward branch along patches, forward, and forward and backward: on transposed tokens as in the paper's code
 (kept in bf16), with the matrix on the left (kept in fp32), by einsum, and with tokens and hidden units padded to multiples
 of 16. Prediction: eager, compiled, compiled with frozen weights (kept: the engine `compiled`), the same with products
-chosen by timing (max-autotune), and by AMD's zentorch where it is installed and its logits are the network's. AdamW's step: all tensors at once, operation by
-operation, or in one piece. And what is kept for the backward pass: all, all but the output of GELUs, or only the input of
-a block. Each round does all alternatives in turn; multiples are taken within it.
+chosen by timing (max-autotune), and by AMD's zentorch where it is installed and its logits are the network's. AdamW's
+step: all tensors at once, operation by operation, or in one piece. And what is kept for the backward pass: all, all but
+the output of GELUs, or only the input of a block. Each round does all alternatives in turn; multiples are taken within it.
 
 In bf16 where this machine is fast at it, else in fp32; `--precision` says otherwise.
 """
@@ -190,15 +190,16 @@ def _predictions(name: str, network: nn.Module, batch: int, precision: Precision
 
 
 def _zentorch_is_right(name: str, precision: Precision) -> bool:
-    """In a process of its own, for it changes what others compute in bf16."""
+    """Whether its logits are the network's; in a separate process, since it changes what PyTorch computes in bf16."""
     command = [sys.executable, "-c", ZENTORCH, name, precision]
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     difference = float(printed.split()[-1])
-    if difference > NEAR:
+    right = difference <= NEAR
+    if not right:
         print(
             f"{name}: zentorch is not timed: its logits are {difference:.1f} standard deviations from the network's\n"
         )
-    return difference <= NEAR
+    return right
 
 
 def _frozen(network: nn.Module, **options: Any) -> Callable[[Tensor], Tensor]:

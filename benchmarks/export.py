@@ -3,12 +3,11 @@
 python benchmarks/export.py --out runs/export
 
 Top-1 and agreement are on the validation split of the run. The latency is the CPU time of one call on one thread for one
-image of 8 x 8 pixels, as it is; the median of many calls, all files of a network in turns.
+image of 8 x 8 pixels, as it is; the median of many calls, all files in turns.
 """
 
 from __future__ import annotations
 
-import gc
 from pathlib import Path
 from statistics import median
 from time import process_time
@@ -45,35 +44,33 @@ def main(
     print(f"PyTorch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, 1 thread\n")
     print("| network | format | runs | same class, in batches and alone | largest logit difference | top-1 before | top-1 after "
           "| size | latency |\n|---|---|---|---|---|---|---|---|---|", flush=True)  # fmt: skip
-    images = np.repeat((load_digits().images[:8] * 15).astype(np.uint8)[..., None], 3, axis=3)
+    exports: dict[tuple[str, str], ffvit.Export] = {}
     for name, network in NETWORKS.items():
         folder = out / name.replace(" ", "-")
         if not (folder / "summary.json").exists():
             recipe = {"base": "digits", "epochs": epochs, "warmup_epochs": 2}
             ffvit.train(network, "digits", recipe, out=folder, hardware={"accelerator": "cpu", "precision": "fp32"})
-        done = {}
         for form in formats.split(","):
             file = folder / f"{form}{FORMATS[form].suffix}"
             try:
-                done[form] = ffvit.export(folder, format=form, out=file, overwrite=True)
+                exports[name, form] = ffvit.export(folder, format=form, out=file, overwrite=True)
             except ffvit.UserError as error:
                 print(f"| {name} | {form} | no: {error} | | | | | | |", flush=True)
-        runners = {form: open_runner(export.path)[1] for form, export in done.items()}
-        times: dict[str, list[float]] = {form: [] for form in runners}
-        for call in range(calls):
-            for form, runner in runners.items():
-                start = process_time()
-                runner(images[call % 8][None])
-                times[form].append(process_time() - start)
-        for form, export in done.items():
-            proof, scale = export.proof, export.proof.scale
-            before, after = (f"{100 * proof.top1(logits).value:.1f} %" for logits in (proof.before, proof.after))
-            largest = max(proof.difference, proof.single_difference)
-            print(f"| {name} | {form} | {FORMATS[form].engine} | {proof.agree} of {proof.images}, {proof.single_agree} of "
-                  f"{proof.singles} | {largest:.1e} of {scale:.0f} | {before} | {after} | {export.size / 2**20:.2f} MiB "
-                  f"| {1000 * median(times[form]):.2f} ms |", flush=True)  # fmt: skip
-        del runners
-        gc.collect()
+    runners = {key: open_runner(export.path)[1] for key, export in exports.items()}
+    images = np.repeat((load_digits().images[:8] * 15).astype(np.uint8)[..., None], 3, axis=3)
+    times: dict[tuple[str, str], list[float]] = {key: [] for key in runners}
+    for call in range(calls):
+        for key, runner in runners.items():
+            start = process_time()
+            runner(images[call % 8][None])
+            times[key].append(process_time() - start)
+    for (name, form), export in exports.items():
+        proof, scale = export.proof, export.proof.scale
+        before, after = (f"{100 * proof.top1(logits).value:.1f} %" for logits in (proof.before, proof.after))
+        largest = max(proof.difference, proof.single_difference)
+        print(f"| {name} | {form} | {FORMATS[form].engine} | {proof.agree} of {proof.images}, {proof.single_agree} of "
+              f"{proof.singles} | {largest:.1e} of {scale:.0f} | {before} | {after} | {export.size / 2**20:.2f} MiB "
+              f"| {1000 * median(times[name, form]):.2f} ms |")  # fmt: skip
 
 
 if __name__ == "__main__":

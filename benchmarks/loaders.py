@@ -2,7 +2,7 @@
 
 ffvit's, timm's, torchvision's transforms on what torchcodec decodes, SPDL (threads, which decode by torchcodec too) and DALI
 on the processor. All do the same work on the same JPEGs: an area of 8 to 100 % of an image, resized to 224 x 224 with
-antialiasing, mirrored in half of the cases, as batches of bytes. Each is measured in a fresh process of its own, in turns, with
+antialiasing, mirrored in half of the cases, as batches of bytes. Each is measured in a fresh process, in turns, with
 one loading process (or thread) for each core; one epoch is read before the clock starts. What is not installed is left out:
 `pip install torchcodec spdl nvidia-dali-cuda120`.
 """
@@ -47,7 +47,7 @@ def main(*, images: PositiveInt = 1024, rounds: PositiveInt = 5) -> None:
     images
         Photographs to make.
     rounds
-        How often each is measured, in a process of its own each time.
+        How often each is measured, each time in a fresh process.
     """
     screen = Console(stderr=True)
     names = [name for name, (_, packages) in LOADERS.items() if all(map(importlib.util.find_spec, packages))]
@@ -189,12 +189,12 @@ LOADERS: dict[str, tuple[Callable[[Path], Epoch], list[str]]] = {
     "timm": (timms, []),
     "torchcodec and torchvision": (torchcodecs, ["torchcodec"]),
     "SPDL, with torchcodec and torchvision": (spdls, ["spdl", "torchcodec"]),
-    "DALI": (dalis, ["nvidia.dali"] if importlib.util.find_spec("nvidia") else ["nvidia"]),
+    "DALI": (dalis, ["nvidia", "nvidia.dali"]),
 }
 
 
 def measure(name: str, folder: Path) -> None:
-    """In a process of its own: print the seconds until the first batch, and images per second of the epochs after one."""
+    """In a fresh process: print the seconds until the first batch, and images per second of the epochs after one."""
     began = time.perf_counter()
     torch.set_num_threads(1)  # processes and threads that load make use of the cores
     epoch = LOADERS[name][0](folder)

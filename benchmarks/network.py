@@ -29,7 +29,6 @@ from collections.abc import Callable
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
-from statistics import median
 from typing import Annotated, Any
 
 import timm
@@ -38,7 +37,7 @@ from cyclopts import Parameter
 from paper_code import PaperNetwork, deit_step, predict_call, returning_memory
 from pydantic import PositiveFloat, PositiveInt
 from rich.console import Console
-from script import run
+from script import run, spread
 from torch import nn
 
 import ffvit
@@ -177,19 +176,11 @@ def _print(title: str, benchmark: Benchmark, precision: str, console: Console, m
         share = benchmark.utilization(row)
         shown = "-" if share is None else f"{100 * share:.1f}"
         name = f"{row.network}{', compiled' * (row.engine == 'compiled')}"
-        rows.append((name, digits(row.flops / 1e9), _range(row.images_per_second, 3), shown, _range(times, 2)))
+        rows.append((name, digits(row.flops / 1e9), spread(row.images_per_second), shown, spread(times, 2)))
         results.append({**asdict(row), "utilization": share, "times_the_papers_code": times})
     headings = ("network", "GFLOP per\nimage", "images/s", "% of\nmatmul", "times the\npaper's code,\nsame mode")
     console.print(build_table(headings, rows, markdown=markdown))
     return [{"title": title, "matmul": asdict(matmul), "rows": results}]
-
-
-def _range(values: list[float], decimals: int) -> str:
-    middle, lowest, highest = (
-        digits(value) if decimals == 3 else f"{value:.{decimals}f}"
-        for value in (median(values), min(values), max(values))
-    )
-    return f"{middle} ({lowest}-{highest})"
 
 
 if __name__ == "__main__":

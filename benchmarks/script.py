@@ -11,6 +11,7 @@ import cyclopts
 import torch
 
 from ffvit import UserError
+from ffvit.terminal import digits
 
 
 def run(main: Callable[..., Any]) -> None:
@@ -24,7 +25,10 @@ def run(main: Callable[..., Any]) -> None:
         sys.exit("error: the GPU's memory is too small for this: use a smaller batch, or fewer networks")
 
 
-def spread(values: Sequence[float], decimals: int) -> str:
-    """The median, with the lowest and the highest behind it."""
-    middle, lowest, highest = (f"{value:,.{decimals}f}" for value in (median(values), min(values), max(values)))
+def spread(values: Sequence[float], decimals: int | None = None) -> str:
+    """The median, with the lowest and the highest behind it, to so many decimals. Default: three significant digits."""
+    middle, lowest, highest = (
+        digits(value) if decimals is None else f"{value:,.{decimals}f}"
+        for value in (median(values), min(values), max(values))
+    )
     return f"{middle} ({lowest}-{highest})"

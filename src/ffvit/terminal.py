@@ -280,4 +280,7 @@ def percent(share: float) -> str:
 
 def digits(value: float) -> str:
     """Three significant digits, down to thousandths."""
-    return f"{value:,.{min(3, max(0, 2 - math.floor(math.log10(value))))}f}" if value > 0 else "0"
+    if value <= 0:
+        return "0"
+    decimals = 2 - math.floor(math.log10(value))
+    return f"{value:,.{min(3, max(0, decimals))}f}"

@@ -1,4 +1,4 @@
-"""Lightning's Fabric, imported without torchmetrics, which it would import whole to see its version: a second or more."""
+"""Lightning's Fabric, imported without torchmetrics: Lightning would import all of it only to read its version."""
 
 from __future__ import annotations
 

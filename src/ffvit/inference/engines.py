@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ffvit.errors import DeviceError
 from ffvit.hardware.devices import has_bf16_matmul
-from ffvit.models.compiling import allow_variants, compile_unavailable_reason
+from ffvit.models.compiling import compile_unavailable_reason, configure_compiler
 from ffvit.models.description import preprocess_of
 
 ENGINES = ("torch", "compiled", "onnx", "openvino")
@@ -108,7 +108,7 @@ class _Torch(nn.Module):
         self.network, self.dtype = network.eval(), dtype
         self.answer: Callable[[Tensor], Tensor] = self.network
         if compiled:
-            allow_variants()
+            configure_compiler()
             self.answer = torch.compile(self.network, options={"triton.cudagraphs": next(network.parameters()).is_cuda})
         self.compiled = compiled
         self.batches: set[int] = set()

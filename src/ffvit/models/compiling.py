@@ -38,10 +38,12 @@ def compile_unavailable_reason(device: torch.device) -> str | None:
     return None
 
 
-def allow_variants() -> None:
-    """Let one piece of code be compiled for many networks, precisions and sizes: from the ninth on it would run eagerly."""
+def configure_compiler() -> None:
+    """Let one piece of code be compiled for many networks, precisions and sizes: from the ninth on it would run eagerly.
+
+    And silence PyTorch built for CUDA where there is no GPU: it would warn of that at each compilation.
+    """
     torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
-    # On a machine without a GPU, PyTorch built for CUDA would say that there is none.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
 
 
@@ -50,7 +52,7 @@ def compile_blocks(network: nn.Module) -> nn.Module:
 
     PyTorch compiles at the first call, and caches the result for the next run.
     """
-    allow_variants()
+    configure_compiler()
     for part in cast("Iterable[nn.Module]", getattr(network, "blocks", [network])):
         part.compile()
     return network

@@ -95,7 +95,7 @@ def serve(
         )
         server = _Server(config, service, lambda: ready(_address(host, listener)))
         gc.collect()
-        gc.freeze()  # else requests would wait, now and then, until Python has looked through all of PyTorch's objects
+        gc.freeze()  # a collection over all of PyTorch's objects would hold up requests for a third of a second
         server.run([listener])
 
 

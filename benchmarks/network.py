@@ -69,6 +69,7 @@ ENGINES = {False: "torch", True: "compiled"}
 def main(
     *,
     networks: Annotated[list[str] | None, Parameter(consume_multiple=True, negative=())] = None,
+    precisions: Annotated[list[Precision] | None, Parameter(consume_multiple=True, negative=())] = None,
     batch: PositiveInt | None = None,
     rounds: PositiveInt = 7,
     seconds: PositiveFloat = 2.0,
@@ -81,6 +82,8 @@ def main(
     ----------
     networks
         FF-only networks: tiny, small, base, large by their names. Default: tiny and base.
+    precisions
+        What they compute in: fp32, bf16, fp16. Default: bf16 where this machine is fast at it, and fp32.
     batch
         Images a step. Default: 16, on a GPU 256.
     rounds
@@ -101,8 +104,8 @@ def main(
         check_name(name)
         if name not in PEERS:
             raise UserError(f"--networks {name}: give one of {', '.join(PEERS)}")
-    slow = slow_precision_reason("bf16", device)
-    precisions: list[Precision] = ["fp32"] if slow else ["bf16", "fp32"]
+    slow = None if precisions else slow_precision_reason("bf16", device)
+    precisions = precisions or (["fp32"] if slow else ["bf16", "fp32"])
 
     if device.type == "cpu":
         keep_freed_memory()

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Int64
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from ffvit.data.images import Images, Labels, Subset
 from ffvit.errors import DataError
@@ -62,6 +61,8 @@ def hold_out_fold(
     Raises:
         UserError: With whole groups, a fold would lack a class.
     """
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
     labels = images.labels
     by_groups = groups is not None and len(np.unique(groups)) < len(groups)
     splitter = (StratifiedGroupKFold if by_groups else StratifiedKFold)(folds, shuffle=True, random_state=seed)

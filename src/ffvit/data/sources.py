@@ -10,7 +10,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-from sklearn.datasets import load_digits
 
 from ffvit.data import folders, lists
 from ffvit.data.images import SPLITS, ArrayImages, LabeledImages
@@ -47,6 +46,8 @@ def _opened(splits: dict[str, LabeledImages]) -> dict[str, Opener]:
 
 def _digits() -> LabeledImages:
     """8 x 8 scans of handwritten digits, which come with scikit-learn; their levels go from 0 to 16."""
+    from sklearn.datasets import load_digits
+
     digits = load_digits()
     arrays = np.round(digits.images * (255 / 16)).astype(np.uint8)
     return LabeledImages(ArrayImages("digits", arrays, digits.target.astype(np.int64)), tuple("0123456789"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from timm.task import DistillationTeacher
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -65,7 +64,11 @@ class Criterion(nn.Module):
         super().__init__()
         mean, std = torch.tensor(preprocess.mean), torch.tensor(preprocess.std)
         self.recipe = recipe
-        self.teacher = DistillationTeacher(teacher).requires_grad_(False) if teacher is not None else None
+        self.teacher: DistillationTeacher | None = None
+        if teacher is not None:
+            from timm.task import DistillationTeacher
+
+            self.teacher = DistillationTeacher(teacher).requires_grad_(False)
         # Compared once here: in every step, as timm's teacher does it, the comparison would wait for the GPU.
         self.as_student = self.teacher is not None and (
             torch.equal(self.teacher.mean_kd.flatten(), mean) and torch.equal(self.teacher.std_kd.flatten(), std)

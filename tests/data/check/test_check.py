@@ -182,7 +182,7 @@ class TestAlike:
     def test_pixels_held_in_memory_are_compared_too(self, monkeypatch):
         digits = load_digits()
         digits.images[7] = digits.images[3]
-        monkeypatch.setattr("ffvit.data.sources.load_digits", lambda: digits)
+        monkeypatch.setattr("sklearn.datasets.load_digits", lambda: digits)
         assert found("digits") == {"conflict": ["digits[3] = digits[7]", "digits[7] = digits[3]"]}
 
     @pytest.mark.parametrize(

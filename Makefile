@@ -18,7 +18,7 @@ types: .venv/.ready
 	$(BIN)/mypy
 
 unit: .venv/.ready
-	$(BIN)/pytest --numprocesses logical --maxprocesses 2 --dist loadfile
+	$(BIN)/pytest --numprocesses 3 --dist loadfile
 
 reliability: .venv/.ready
 	$(BIN)/pytest tests/reliability -m 'reliability or not reliability'

@@ -18,6 +18,7 @@ from ffvit.config.architecture import FF_ONLY
 from ffvit.config.recipe import named_recipe
 from ffvit.exporting import command
 from ffvit.exporting.formats import FORMATS, Written
+from ffvit.exporting.int8 import Sensitivity
 from ffvit.exporting.output import free_output
 from ffvit.exporting.program import Program, Stages
 from ffvit.exporting.proof import Reference, Sample, find_stage
@@ -97,6 +98,13 @@ def test_eight_bits_are_calibrated_ranked_and_refused_where_they_lose_too_much(
     ):
         command._check_loss(worse, 0.5, done.sensitivities)
     command._check_loss(worse, 2.0, done.sensitivities)
+
+    def made_before(written: Written, *_: object) -> list[Sensitivity]:
+        for file in done.files:
+            shutil.copy(file, written.path.with_suffix(file.suffix))
+        return done.sensitivities
+
+    monkeypatch.setitem(FORMATS, form, replace(row, quantize=made_before))
     monkeypatch.setattr(command, "prove", lambda *_: worse)
     with pytest.raises(ffvit.UserError, match=r"it loses 2\.00 points .* the most sensitive layer is"):
         ffvit.export(run, format=form, out=tmp_path / f"refused{row.suffix}")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import re
 from typing import Any
+
+from docutils import nodes
 
 from ffvit import __version__
 
@@ -24,6 +27,8 @@ autodoc_default_options = {"show-inheritance": True, "exclude-members": "model_c
 autodoc_preserve_defaults = True
 html_theme = "furo"
 html_title = "ffvit"
+html_static_path = ["_static"]
+html_css_files = ["tables.css"]
 
 maximum_signature_line_length = 100
 
@@ -39,6 +44,14 @@ def shorten_signature(
     return str(shown.replace(parameters=plain, return_annotation=inspect.Signature.empty)), returns
 
 
+def mark_numbers(_app: Any, document: nodes.document, _name: str) -> None:
+    """Mark the cells that hold a number, with its range and unit: the style sheet keeps them on one line."""
+    for cell in document.findall(nodes.entry):
+        if re.fullmatch(r"[-\d.,]+( ?(%|x|s|ms|MiB))?( \([-\d.,]+\))?", cell.astext()):
+            cell["classes"].append("number")
+
+
 def setup(app: Any) -> None:
     """Sphinx calls this."""
+    app.connect("doctree-resolved", mark_numbers)
     app.connect("autodoc-process-signature", shorten_signature)

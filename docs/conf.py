@@ -31,6 +31,7 @@ html_static_path = ["_static"]
 html_css_files = ["tables.css"]
 
 maximum_signature_line_length = 100
+smartquotes_action = "qe"  # quotes and dots, but no dashes: --out stays an option
 
 
 def shorten_signature(

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ffvit import Architecture, Branch
 from ffvit.config.mixers import MIXERS
 from ffvit.models.backbone import Backbone
-from ffvit.models.mixers import FeedForward, PatchLinear, build_mixer
+from ffvit.models.mixers import FeedForward, PatchLinear, Random, StaticAttention, build_mixer
 from ffvit.profiling.memory import activation_bytes
 from ffvit.profiling.op_profile import profile_ops
 
@@ -261,3 +261,13 @@ def test_along_features_layers_are_pytorchs_own():
     """Tools that count by the class of a module, or replace it, know `nn.Linear` and no subclass."""
     mixer = FeedForward(6, 24, "features", dropout=0.0)
     assert type(mixer.fc1) is type(mixer.fc2) is torch.nn.Linear
+
+
+def test_matrices_over_patches_start_as_their_papers_and_pytorch_start_them():
+    rows = Random(13).matrix.sum(dim=1)
+    torch.testing.assert_close(rows, torch.ones(13))
+    maps, linear = StaticAttention(49, 8, heads=2, dropout=0.0).maps, torch.nn.Linear(49, 49).weight
+    assert maps.shape == (2, 49, 49)
+    assert maps.abs().max() <= 1 / 7
+    assert maps.std().item() == pytest.approx(linear.std().item(), rel=0.05)
+    assert maps.mean().item() == pytest.approx(0, abs=0.01)

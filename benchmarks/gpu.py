@@ -18,6 +18,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -46,7 +47,7 @@ REPOSITORY = Path(__file__).parents[1]
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is measured: networks and how, a training on how many photographs, each in the folder how often."""
+    """How much is measured: networks and how, photographs to train on, copies of each."""
 
     gpu: bool
     networks: tuple[str, ...]
@@ -55,14 +56,14 @@ class Scale:
     rounds: int
     seconds: float
     photographs: int
-    times: int
+    copies: int
     epochs: int
 
 
 GPU = Scale(
-    True, ("ff_tiny_patch16_224", "ff_base_patch16_224"), "bf16", 256, 5, 0.3, photographs=512, times=40, epochs=3
+    True, ("ff_tiny_patch16_224", "ff_base_patch16_224"), "bf16", 256, 5, 0.3, photographs=512, copies=40, epochs=3
 )
-REHEARSAL = Scale(False, ("ff_tiny_patch16_224",), "fp32", 16, 1, 0.01, photographs=64, times=1, epochs=1)
+REHEARSAL = Scale(False, ("ff_tiny_patch16_224",), "fp32", 16, 1, 0.01, photographs=64, copies=1, epochs=1)
 
 
 class Utilization:
@@ -84,17 +85,18 @@ class Utilization:
     def _watch(self) -> None:
         query = ["nvidia-smi", "--id=0", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
         while not self._stop.wait(0.1):
-            printed = subprocess.run(query, capture_output=True, text=True, check=True).stdout
-            self.percentages.append(float(printed))
+            printed = subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip()
+            if printed.isdecimal():  # some GPUs do not tell
+                self.percentages.append(float(printed))
 
     @property
-    def busy(self) -> float:
-        """Percent, from the first busy moment to the last."""
+    def busy(self) -> str:
+        """The share of the time, from the first busy moment to the last."""
         moments = [number for number, percentage in enumerate(self.percentages) if percentage > 0]
         if not moments:
-            raise UserError("nvidia-smi saw no moment at which the GPU was at work")
+            return "not seen by nvidia-smi"
         during = self.percentages[moments[0] : moments[-1] + 1]
-        return sum(during) / len(during)
+        return f"{sum(during) / len(during):.0f} % of the time"
 
 
 def main(
@@ -119,6 +121,8 @@ def main(
     device = default_device()
     if device.type != "cuda" and not rehearse:
         raise UserError("there is no GPU here: `--rehearse` runs the same parts on the processor")
+    if not rehearse and shutil.which("nvidia-smi") is None:
+        raise UserError("nvidia-smi, which comes with the GPU's driver, is not on the PATH")
     if json_file and not json_file.absolute().parent.is_dir():
         raise UserError(f"--json {json_file}: there is no folder {json_file.parent}")
     scale = REHEARSAL if rehearse else GPU
@@ -188,7 +192,7 @@ def _training(scale: Scale, folder: Path, end: float) -> list[tuple[str, str, st
     write_photographs(photographs / "val", 64, seed=1)
     write_photographs(photographs / "test", 64, seed=2)
     for photograph in sorted((photographs / "train").rglob("*.jpg")):
-        for number in range(1, scale.times):
+        for number in range(1, scale.copies):
             photograph.with_stem(f"{photograph.stem}_{number}").hardlink_to(photograph)
     out = folder / "run"
     command = ["-m", "ffvit", "train", scale.networks[-1], "--data", str(photographs), "--recipe", "deit", "--epochs",
@@ -197,7 +201,7 @@ def _training(scale: Scale, folder: Path, end: float) -> list[tuple[str, str, st
     if scale.gpu:
         with Utilization() as gpu:
             _run([*command, "--compile", "always"], end)
-        busy = f"{gpu.busy:.0f} % of the time"
+        busy = gpu.busy
     else:
         _run([*command, "--device", "cpu"], end)
         busy = "not watched, without a GPU"

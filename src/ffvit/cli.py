@@ -261,8 +261,8 @@ def main() -> None:
     # OpenMP's threads burn their time slice while they wait; where other programs share the processor, that is the
     # time the next step needs. Must be set before PyTorch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Importing PyTorch makes a million objects that stay: searched for unused ones as often as by default, and once more
-    # at the end, they cost two seconds of every command.
+    # Importing PyTorch creates a million objects that are never freed. With Python's default thresholds, garbage collection
+    # during the import and at exit takes two seconds of every command.
     gc.set_threshold(100_000, 20, 100)
     atexit.register(gc.freeze)
     try:
